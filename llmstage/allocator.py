@@ -1,0 +1,34 @@
+"""A better memory allocator for the process that trains. No torch here.
+
+Freed and re-taken activations cost page faults; tcmalloc or jemalloc save about a fifth of a step on a CPU. Where neither
+is installed, glibc is told not to give memory back. An allocator can only be chosen at start, so the process starts again once.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import platform
+import sys
+
+LIBRARIES = ("tcmalloc_minimal", "tcmalloc", "jemalloc")
+MARK = "LLMSTAGE_ALLOCATOR"
+GLIBC = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456"
+
+
+def preload_environment() -> dict[str, str]:
+    """Variables to start again with, or none where this process already has them or the platform has no such thing."""
+    if MARK in os.environ or not sys.platform.startswith("linux") or "LD_PRELOAD" in os.environ:
+        return {}
+    for name in LIBRARIES:
+        path = ctypes.util.find_library(name)
+        if path:
+            return {"LD_PRELOAD": path, MARK: name}
+    if platform.libc_ver()[0] == "glibc":
+        known = os.environ.get("GLIBC_TUNABLES")
+        return {"GLIBC_TUNABLES": f"{known}:{GLIBC}" if known else GLIBC, MARK: "tuned glibc"}
+    return {}
+
+
+def allocator_name() -> str:
+    return os.environ.get(MARK, "plain malloc")

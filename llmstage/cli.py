@@ -1,0 +1,296 @@
+"""The door: the command line, composed by Hydra, checked, typed, and handed to one stage. Only this file knows Hydra runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llmstage import __version__, console
+from llmstage.errors import DiskError, Interrupted, Refused, UserError
+from llmstage.help import help_text, overview
+from llmstage.naming import load_module, unknown
+from llmstage.overrides import Words, read_words
+from llmstage.places import conf_dir, find_model, options, read_run_yaml
+from llmstage.schema import RunConfig, build_run
+from llmstage.schema.checks import check_run
+
+INHERITED = ("task", "data", "generation", "seed")
+"""What stage=evaluate takes over from the run folder it is pointed at, where the command line does not say otherwise."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How one job ended."""
+
+    words: str
+    out_dir: Path
+    status: int
+    value: float | None = None
+    message: str = ""
+
+
+@dataclass(slots=True)
+class Command:
+    """One invocation: what was typed, and how its jobs ended."""
+
+    arguments: list[str]
+    words: Words
+    sweep: bool
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit status; never raises for a user's mistake."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "", "false")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall raise instead of printing and exiting with 1: the status is ours
+    try:
+        return run_command(arguments)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if full_error:
+            traceback.print_exc()
+        else:
+            console.note(f"error: {error}")
+        return error.status if isinstance(error, UserError) else 2
+    except SystemExit as stop:  # argparse inside Hydra
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        console.note("stopped")
+        return 130
+    except OSError as error:
+        traceback.print_exc()
+        console.note(f"error: {error}. Check that the place exists, can be written, and has space left.")
+        return DiskError.status
+    except Exception as error:
+        traceback.print_exc()
+        console.note(f"error: this is a bug of llmstage, not of yours: {type(error).__name__}: {error}")
+        return 1
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = "1" if full_error else "0"
+
+
+def run_command(arguments: list[str]) -> int:
+    if not arguments:
+        console.result(overview())
+        return 0
+    if "--version" in arguments:
+        console.result(f"llmstage {__version__}")
+        return 0
+    parsed = get_args_parser().parse_args([word for word in arguments if word not in ("--help", "-h")])
+    config_dirs = (Path(parsed.config_dir),) if parsed.config_dir else ()
+    words = read_words(parsed.overrides, config_dirs)
+    if "--help" in arguments or "-h" in arguments:
+        stop_for(words.wrong)
+        console.result(help_text(words.choice("stage"), words.choice("task")))
+        return 0
+    only_shows = parsed.cfg or parsed.info or parsed.hydra_help or parsed.shell_completion
+    command = Command(arguments, words, sweep=parsed.multirun)
+    inherit_task(words)
+    if not only_shows:
+        check_all(command, config_dirs)
+        stop_for(words.wrong)
+        restart_with_allocator(command, parsed.overrides)
+    else:
+        stop_for(words.wrong)
+    flags = [word for word in arguments if word not in parsed.overrides]
+    return run_hydra(command, [*flags, *words.for_hydra], sweep=parsed.multirun)
+
+
+def stop_for(wrong: list[str]) -> None:
+    if wrong:
+        raise UserError("This run cannot start:\n" + "\n".join(f"  - {line}" for line in dict.fromkeys(wrong)))
+
+
+def inherit_task(words: Words) -> None:
+    """stage=evaluate on a run folder knows its task."""
+    path = (words.typed.get("model.path") or [None])[0]
+    if words.choice("stage") == "evaluate" and "task" not in words.typed and isinstance(path, str) and Path(path).exists():
+        run_dir = find_model(path).run_dir
+        if run_dir is not None:
+            name = str(read_run_yaml(run_dir).get("task", {}).get("name", ""))
+            if "." in name:
+                raise Refused(f"The run {run_dir} used a task of its own, '{name}'. Name it on the command line: task=…")
+            words.typed["task"] = [name]
+            words.for_hydra.append(f"task={name}")
+
+
+def check_all(command: Command, config_dirs: tuple[Path, ...]) -> None:
+    """Everything that can be said before torch is imported, gathered in `words.wrong`."""
+    words = command.words
+    for group in ("stage", "task"):
+        if group not in words.typed:
+            words.wrong.append(f"{group}= is missing. Known: {', '.join(options(group, config_dirs))}.")
+    readable = not any(line.startswith(("Unknown stage", "Unknown task", "Unknown model", "'")) for line in words.wrong)
+    if command.sweep or not readable or "stage" not in words.typed or "task" not in words.typed:
+        return  # the jobs of a sweep are checked one by one: a job that cannot start is a result, the others go on
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            search = [f"hydra.searchpath=[{config_dirs[0].resolve()}]"] if config_dirs else []
+            kept = [line for line in words.for_hydra if not broken(line, words.wrong)]
+            config = compose("config", overrides=[line for line in kept if not line.startswith("hydra")] + search)
+            plain = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        words.wrong.append(str(error).splitlines()[0])
+        return
+    finally:
+        GlobalHydra.instance().clear()
+    _, wrong = typed_run(plain, words)
+    words.wrong += [line for line in wrong if line not in words.wrong]
+
+
+def broken(line: str, wrong: list[str]) -> bool:
+    key = line.lstrip("+").partition("=")[0]
+    return any(complaint.startswith((f"{key}=", f"Unknown key '{key}'", f"'{key}'")) for complaint in wrong)
+
+
+def typed_run(plain: Any, words: Words) -> tuple[RunConfig, list[str]]:
+    """The composed config as dataclasses, with what a run folder hands down, and every complaint about it."""
+    wrong: list[str] = []
+    plain = inherit(dict(plain), words)
+    run = build_run(plain, wrong)
+    if "${" in str(plain.get("data")) or not run.stage.name:
+        return run, wrong
+    if not wrong:
+        wrong += check_run(run, [key for key in words.typed if "." in key])
+    return run, wrong
+
+
+def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
+    """For stage=evaluate on a run folder: its task, data, generation and seed, below what was typed."""
+    path = (plain.get("model") or {}).get("path")
+    if (plain.get("stage") or {}).get("name") != "evaluate" or not path or not Path(path).expanduser().exists():
+        return plain
+    run_dir = find_model(path).run_dir
+    if run_dir is None:
+        return plain
+    before = read_run_yaml(run_dir)
+    own_data = any(key in words.typed for key in ("data.path", "data.train", "data.validation", "data.test"))
+    for group in INHERITED:
+        old = before.get(group)
+        if group == "seed":
+            if "seed" not in words.typed:
+                plain["seed"] = old
+        elif isinstance(old, dict) and (group != "task" or old.get("name") == plain["task"].get("name")):
+            for key, value in old.items():
+                names_rows = group == "data" and key in ("path", "train", "validation", "test", "name")
+                if f"{group}.{key}" not in words.typed and key in plain[group] and not (names_rows and own_data):
+                    plain[group][key] = value
+    if "data.context" not in words.typed:
+        plain["data"]["context"] = before.get("resolved", {}).get("context", plain["data"]["context"])
+    return plain
+
+
+def restart_with_allocator(command: Command, overrides: list[str]) -> None:
+    """Start again once with a better allocator (PERFORMANCE.md, point 2); only from the console entry."""
+    if os.environ.get("LLMSTAGE_ENTRY") != "console" or command.words.choice("stage") not in ("pretrain", "finetune"):
+        return
+    if "off" in command.words.typed.get("trainer.allocator", []):
+        return
+    from llmstage.allocator import preload_environment
+
+    extra = preload_environment()
+    if extra:
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, "-m", "llmstage", *command.arguments], {**os.environ, **extra})
+    del overrides
+
+
+def run_hydra(command: Command, hydra_arguments: list[str], *, sweep: bool) -> int:
+    """Let Hydra compose and launch; the outcomes say what became of the jobs."""
+    before = sys.argv
+
+    def job(config: DictConfig) -> float | None:
+        return run_job(config, command)
+
+    sys.argv = ["llmstage", *hydra_arguments]
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
+    except Exception:
+        if not (sweep and command.outcomes):
+            raise
+    finally:
+        sys.argv = before
+    if not sweep or not command.outcomes:
+        return command.outcomes[-1].status if command.outcomes else 0
+    sweep_table(command.outcomes)
+    return 1 if any(outcome.status for outcome in command.outcomes) else 0
+
+
+def run_job(config: DictConfig, command: Command) -> float | None:
+    """One job: typed, checked, run, and recorded whatever happens."""
+    from llmstage.report.files import write_json  # light: json and os only
+
+    hydra_config = HydraConfig.get()
+    out_dir = Path(hydra_config.runtime.output_dir)
+    words = " ".join(hydra_config.overrides.task)
+    outcome = Outcome(words, out_dir, status=1)
+    command.outcomes.append(outcome)
+    started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
+    run: RunConfig | None = None
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+        run, wrong = typed_run(plain, command.words)
+        stop_for(wrong)
+        module = load_module("stages", run.stage.name, trusted=True)
+        about = {"command": shlex.join(["llmstage", *command.arguments]), "started": started}
+        outcome.value = module.run(run, out_dir, about)
+        outcome.status = 0
+        return outcome.value
+    except BaseException as error:
+        outcome.status = error.status if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        outcome.message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        record_failure(out_dir, run, state, f"{error}" or type(error).__name__, command, started, time.perf_counter() - clock, write_json)
+        if command.sweep and isinstance(error, Exception):
+            console.note(f"job failed ({words}): {error}")
+        raise
+
+
+def record_failure(out_dir: Path, run: RunConfig | None, state: str, message: str, command: Command, started: str, seconds: float, write: Any) -> None:
+    """report.json of a run that did not end well, with what is known of it."""
+    names = {"stage": run.stage.name, "task": run.task.name} if run is not None else {"stage": "", "task": ""}
+    report = {"status": state, "error": message, **names, "command": shlex.join(["llmstage", *command.arguments]), "started": started, "seconds": seconds, "run_dir": str(out_dir)}
+    try:
+        write(out_dir / "report.json", report)
+    except OSError as error:
+        console.warn(f"report.json could not be written: {error}")
+
+
+def sweep_table(outcomes: list[Outcome]) -> None:
+    """One row a job, the failed ones too."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, title=f"{len(outcomes)} jobs", title_justify="left")
+    for name in ("job", "overrides", "status", "objective", "folder"):
+        table.add_column(name, overflow="fold")
+    for index, outcome in enumerate(outcomes):
+        state = "completed" if outcome.status == 0 else f"failed ({outcome.status}): {outcome.message}"
+        table.add_row(str(index), outcome.words, state, console.number(outcome.value), str(outcome.out_dir))
+    console.result(table)
+
+
+def entry() -> None:
+    """The console script."""
+    os.environ.setdefault("LLMSTAGE_ENTRY", "console")
+    sys.exit(main())
+
+
+__all__ = ["Command", "Outcome", "entry", "main", "unknown"]

@@ -1,0 +1,130 @@
+"""From rows to stored features: encoded once, cached by content, with a ledger of every token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmstage.data.rows import Row
+from llmstage.data.source import RowSource
+from llmstage.data.store import FORMAT, FeatureStore, FeatureWriter
+from llmstage.errors import DataError
+
+BATCH_CHARACTERS = 4_000_000
+"""Text tokenised in one call: keeps every core busy and memory flat."""
+
+
+class Encoded(Protocol):
+    """What a task returns for a window of a row."""
+
+    arrays: dict[str, list[int]]
+    ref: Any
+    cut: int
+    cut_targets: int
+    lost_end: bool
+
+
+Encode = Callable[[list[Row]], list[list[Any]]]
+
+
+def encode_split(
+    source: RowSource,
+    encode_many: Encode,
+    num_targets: Callable[[Any], int],
+    vocab_size: int,
+    *,
+    refs_of_rows: int | None,
+    on_row_error: type[Exception],
+    cache: Path | None,
+    key: dict[str, Any],
+) -> FeatureStore:
+    """All rows of `source` as a FeatureStore.
+
+    `refs_of_rows`: references are kept for the first so many rows (None: all); a training split needs few of them.
+    `key`: everything that decides the features beside the rows' content. A cached store is opened, not made anew.
+    """
+    folder = None
+    if cache is not None:
+        whole = json.dumps([FORMAT, source.digest(), vocab_size, refs_of_rows, key], sort_keys=True, ensure_ascii=False)
+        name = hashlib.sha256(whole.encode()).hexdigest()
+        folder = cache / "features" / name[:2] / name
+        if (folder / "meta.json").is_file():
+            return FeatureStore.open(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    writer = FeatureWriter(folder, "uint16" if vocab_size <= 2**16 else "uint32")
+    ledger, number = writer.ledger, 0
+    for rows in batches_of(source):
+        for (row, place), made in zip(rows, encode_rows(rows, encode_many, on_row_error, source), strict=True):
+            if made is None:
+                continue
+            ledger.rows += 1
+            for features in made:
+                targets = num_targets(features)
+                tokens = len(features.arrays["input_ids"])
+                ledger.features += 1
+                ledger.tokens += tokens
+                ledger.target_tokens += targets
+                ledger.masked_tokens += max(0, tokens - targets)
+                ledger.cut_tokens += features.cut
+                ledger.lost_targets += features.cut_targets
+                ledger.lost_ends += int(features.lost_end)
+                writer.add(features.arrays, number)
+                if refs_of_rows is None or number < refs_of_rows:
+                    writer.refs.append(features.ref)
+            number += 1
+            del row, place
+    if not ledger.features:
+        raise DataError(f"data.{source.split}: no row of {source.described} could be encoded.")
+    return writer.finish()
+
+
+def batches_of(source: RowSource) -> Iterator[list[tuple[Row, str]]]:
+    batch: list[tuple[Row, str]] = []
+    size = 0
+    for row, place in source:
+        batch.append((row, place))
+        size += sum(len(value) if isinstance(value, str) else 500 for value in row.values())
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def encode_rows(rows: list[tuple[Row, str]], encode_many: Encode, on_row_error: type[Exception], source: RowSource) -> list[list[Any] | None]:
+    """Features of each row; a row that cannot be encoded is named with its place, or quarantined."""
+    try:
+        return list(encode_many([row for row, _ in rows]))
+    except on_row_error:
+        pass  # one of them: find it
+    out: list[list[Any] | None] = []
+    for row, place in rows:
+        try:
+            out.append(encode_many([row])[0])
+        except on_row_error as error:
+            bad_rows = getattr(source, "bad_rows", None) or getattr(getattr(source, "base", None), "bad_rows", None)
+            shown, _, line = place.rpartition(":")
+            if bad_rows is None:
+                raise DataError(f"{place}: {error}.") from None
+            bad_rows.report(shown, int(line), int(line), str(error), json.dumps(row, ensure_ascii=False)[:500], len(out))
+            out.append(None)
+    return out
+
+
+def check_ledger(split: str, store: FeatureStore, max_lost: float, context: int) -> None:
+    """No split without targets, and none that loses more of them than it may."""
+    ledger = store.ledger
+    if ledger.target_tokens == 0:
+        raise DataError(
+            f"The {split} split has no target token in {ledger.rows} rows: there is nothing to learn or score. "
+            f"Check data.columns and, for conversations, that the assistant's turns hold text."
+        )
+    if ledger.lost_target_share > max_lost:
+        raise DataError(
+            f"The {split} split would lose {ledger.lost_targets} of {ledger.lost_targets + ledger.target_tokens} target tokens "
+            f"({ledger.lost_target_share:.1%}, {ledger.lost_ends} ends of answers), more than data.max_lost={max_lost:g}: answers are "
+            f"longer than the context. Raise data.context={context}, or accept it with data.max_lost={min(1.0, ledger.lost_target_share * 1.05):.3f}."
+        )

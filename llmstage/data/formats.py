@@ -1,0 +1,93 @@
+"""Which reader reads a file: the one named, or by ending and content. The file name of a reader is its registration."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import re
+from types import ModuleType
+
+from llmstage.data import readers
+from llmstage.data.files import DataFile
+from llmstage.errors import DataError, UserError
+from llmstage.naming import load_module, unknown
+
+ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\d\-\[])')
+BY_ENDING = ("text", "jsonl", "json", "csv", "tsv", "parquet")
+
+
+def reader_names() -> list[str]:
+    """The files in llmstage/data/readers."""
+    return sorted(item.name for item in pkgutil.iter_modules(readers.__path__))
+
+
+def load_reader(name: str, *, trusted: bool = True) -> ModuleType:
+    """The reader module; UserError with the known names for another word."""
+    if "." not in name and name not in reader_names():
+        raise UserError(unknown("data.format", name, ["auto", *reader_names()]))
+    return load_module("data.readers", name, trusted=trusted)
+
+
+def known_endings(name: str = "auto") -> set[str]:
+    """Endings that count as data inside a folder: those of one reader, or of all."""
+    names = reader_names() if name == "auto" else [name]
+    return {ending for item in names for ending in load_reader(item).ENDINGS}
+
+
+def detect(file: DataFile) -> str:
+    """The name of the reader for this file. Raises DataError for an empty file or one that is no data."""
+    head = file.head()
+    if not head:
+        raise DataError(f"{file.shown}: the file is empty (0 bytes). Name a file with rows.")
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+    by_ending = {end: name for name in BY_ENDING for end in load_reader(name).ENDINGS}
+    ending = by_ending.get(file.ending())
+    if ending == "parquet":
+        raise DataError(f"{file.shown}: named .parquet, but the content is not (it does not begin with PAR1).")
+    if ending in ("csv", "tsv"):
+        return ending
+    found = detect_json(text, whole=len(head) < 1 << 16)
+    if found or ending in ("json", "jsonl"):
+        return found or str(ending)
+    if ending is None and "\0" in text:
+        names = "|".join(reader_names())
+        raise DataError(f"{file.shown}: this looks like a binary file. Name its reader: data.format=<{names}>.")
+    return ending or ("tsv" if looks_tabular(text) else "text")
+
+
+def detect_json(text: str, whole: bool) -> str | None:
+    """`jsonl`, `json`, `sgd` or `crosswoz` if the beginning of a file is one of them."""
+    start = text.lstrip()
+    if start[:1] not in ("{", "["):
+        return None
+    first, _, rest = start.partition("\n")
+    try:
+        value = json.loads(first)
+    except ValueError:
+        if start[0] == "[":
+            return ("sgd" if is_sgd(text) else "json") if ARRAY.match(text) else None
+        return ("crosswoz" if is_crosswoz(text) else "json") if re.match(r'\{\s*"', start) else None
+    if rest.strip()[:1] in ("{", "["):
+        return "jsonl"
+    if isinstance(value, list):
+        return ("sgd" if is_sgd(text) else "json") if ARRAY.match(text) else None
+    if is_crosswoz(text):
+        return "crosswoz"
+    lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+    chat = any(word in value for word in ("messages", "conversations"))
+    return "json" if whole and len(lists) == 1 and not chat else "jsonl"
+
+
+def is_sgd(text: str) -> bool:
+    return all(word in text for word in ('"dialogue_id"', '"turns"', '"utterance"'))
+
+
+def is_crosswoz(text: str) -> bool:
+    return bool(re.match(r'\s*\{\s*"[^"]+"\s*:\s*\{', text)) and '"messages"' in text and '"sys-usr"' in text
+
+
+def looks_tabular(text: str) -> bool:
+    rows = text.splitlines()[:20]
+    return len(rows) > 1 and rows[0].count("\t") > 0 and len({row.count("\t") for row in rows[:-1]}) == 1

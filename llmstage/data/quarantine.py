@@ -1,0 +1,37 @@
+"""What becomes of rows that cannot be used: stop at the first, or note each of them once and go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from llmstage.errors import DataError, DiskError
+
+MEND = "Fix the row, or set data.on_bad_row=quarantine."
+
+
+class BadRows:
+    """Shared by the splits of a run; `quarantine.jsonl` holds each bad row once, however often sources are read."""
+
+    def __init__(self, policy: str, out_dir: Path | None) -> None:
+        self.policy = policy
+        self.path = out_dir / "quarantine.jsonl" if out_dir is not None else None
+        self.seen: set[tuple[str, int]] = set()
+
+    def report(self, shown: str, ordinal: int, line: int, reason: str, raw: str, fine: int) -> None:
+        """One bad row: the `ordinal`-th record of the file. DataError under `error`; `fine` rows came before it."""
+        if self.policy == "error":
+            raise DataError(f"{shown}:{line}: {reason}. {MEND} Rows checked and fine before it: {fine}.")
+        if (shown, ordinal) in self.seen:
+            return
+        if self.path is not None:
+            entry = {"file": shown, "line": line, "reason": reason, "row": raw[:500]}
+            # A run that is resumed meets its bad rows again: the first one of a process begins the file anew.
+            mode = "a" if self.seen else "w"
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open(mode, encoding="utf-8", errors="backslashreplace") as target:
+                    target.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            except OSError as error:
+                raise DiskError(f"{self.path} cannot be written ({error}). Free space, or run elsewhere.") from None
+        self.seen.add((shown, ordinal))

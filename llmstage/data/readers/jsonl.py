@@ -1,0 +1,39 @@
+"""JSON lines: one object a line."""
+
+from __future__ import annotations
+
+import json
+
+from llmstage.data.files import DataFile
+from llmstage.data.lines import lines
+from llmstage.data.records import Bad, ReadOptions, Records
+
+ENDINGS = (".jsonl", ".ndjson")
+
+
+def read(file: DataFile, options: ReadOptions) -> Records:
+    """One record a line that is not blank."""
+    for number, line in lines(file, options.encoding, options.max_bytes):
+        if isinstance(line, Bad):
+            yield number, line
+            continue
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            whole = line.endswith("\n")
+            reason = f"not JSON ({error})" if whole else f"not JSON ({error}); the last line, perhaps cut off"
+            yield number, Bad(reason, line)
+            continue
+        if isinstance(value, dict):
+            yield number, value
+        else:
+            yield number, Bad(f"a JSON {kind(value)}, where a row must be an object {{...}}", line)
+
+
+def kind(value: object) -> str:
+    """What JSON calls it."""
+    if value is None:
+        return "null"
+    return {list: "array", str: "string", bool: "boolean", dict: "object"}.get(type(value), "number")

@@ -1,0 +1,29 @@
+"""Schema-Guided Dialogue (Rastogi et al. 2020, arXiv 1909.05855): arrays of dialogues with USER and SYSTEM turns."""
+
+from __future__ import annotations
+
+from llmstage.data.files import DataFile
+from llmstage.data.readers import json
+from llmstage.data.records import Bad, ReadOptions, Records
+
+ENDINGS = (".json",)
+SKIP = ("schema.json",)
+"""Files beside the data that hold no rows."""
+ROLES = {"USER": "user", "SYSTEM": "assistant"}
+
+
+def read(file: DataFile, options: ReadOptions) -> Records:
+    """Records `{"messages": [...], "id": ...}`; annotations (frames) are left out."""
+    for line, record in json.read(file, options):
+        if isinstance(record, Bad):
+            yield line, record
+            continue
+        turns = record.get("turns")
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            yield line, Bad("no list 'turns', as SGD dialogues have", str(record)[:500])
+            continue
+        messages = [
+            {"role": ROLES.get(str(turn.get("speaker")), turn.get("speaker")), "content": turn.get("utterance")}
+            for turn in turns
+        ]
+        yield line, {"messages": messages, "id": record.get("dialogue_id")}

@@ -1,0 +1,19 @@
+"""Tab-separated values: the CSV reader with the tab as first guess."""
+
+from __future__ import annotations
+
+from llmstage.data.files import DataFile
+from llmstage.data.readers.csv import describe_layout, find_layout, read_layout
+from llmstage.data.records import ReadOptions, Records
+
+ENDINGS = (".tsv", ".tab")
+
+
+def read(file: DataFile, options: ReadOptions) -> Records:
+    """Records by column name, or by number (`"0"`) without a header."""
+    return read_layout(file, options, find_layout(file, options, first_guess="\t"))
+
+
+def describe(file: DataFile, options: ReadOptions) -> str:
+    """What was sniffed, for the header line."""
+    return describe_layout(find_layout(file, options, first_guess="\t"), "\t")

@@ -1,0 +1,34 @@
+"""What readers and the row sources above them hand each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True, frozen=True)
+class ReadOptions:
+    """The `data.*` options that change what a reader gives; all of them are part of a source's digest."""
+
+    encoding: str = "utf-8"
+    header: str | bool = "auto"
+    delimiter: str = "auto"
+    text_rows: str = "block"
+    max_bytes: int = 8 << 20
+    """Largest line or record, in bytes."""
+    named: tuple[str, ...] = ()
+    """Columns that the user named; they decide whether a first line is a header."""
+
+
+@dataclass(slots=True, frozen=True)
+class Bad:
+    """A record that could not be read: why, and what stood there."""
+
+    reason: str
+    raw: str
+
+
+Record = tuple[int, dict[str, Any] | Bad]
+"""(line in the file counted from 1, the record by the file's own column names)"""
+Records = Iterator[Record]

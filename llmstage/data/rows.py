@@ -1,0 +1,24 @@
+"""The words in which readers, tasks and loaders speak about rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+"""One raw example in the task's own words, e.g. `{"text": ..., "label": ...}` or `{"messages": [...]}`."""
+
+
+@dataclass(slots=True, frozen=True)
+class Columns:
+    """What a task's rows hold: the words it must have, those it may have, and the words that say what a row *is*."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
+    """Words whose value identifies the text of a row: rows equal in these never stand on two sides of a cut split.
+    Empty: the required words."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return self.content or self.required

@@ -1,0 +1,201 @@
+"""The pieces of a run, in the order they need each other: task, rows, tokenizer, features, model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
+
+from llmstage import console
+from llmstage.data.encode import check_ledger, encode_split
+from llmstage.data.source import ListSource, RowSource, open_splits
+from llmstage.data.splits import overlap, row_hash
+from llmstage.data.store import FeatureStore
+from llmstage.errors import DataError, ModelError
+from llmstage.models.build import build_model
+from llmstage.models.tokenizer import SAMPLE_BYTES, Processor, load_processor, train_processor
+from llmstage.naming import load_module
+from llmstage.places import ModelPlace, cache_dir, find_model
+from llmstage.schema import RunConfig
+from llmstage.tasks.base import RowError, Task
+
+DEFAULT_CONTEXT = {"gpt": 256, "bert": 128}
+DEMO_HELD_OUT = 200
+"""Rows of the demo world's validation and test splits, at most."""
+
+
+@dataclass(slots=True)
+class Pieces:
+    """Everything that is the same for training and for scoring."""
+
+    task: Task
+    processor: Processor
+    sources: dict[str, RowSource]
+    stores: dict[str, FeatureStore]
+    place: ModelPlace | None
+    """Where the model comes from; None for a preset from scratch."""
+    context: int
+    packing: bool
+    overlaps: dict[str, int]
+    """Rows of given splits that stand in train too."""
+
+    def build(self, run: RunConfig) -> nn.Module:
+        options = self.task.model_options()
+        return build_model(run.model, self.task.auto_model, self.processor, self.context, options, self.place, offline=run.offline)
+
+
+def quiet_libraries(*, offline: bool) -> None:
+    """Their bars and hints would stand among our own lines."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def assemble(run: RunConfig, out_dir: Path, *, training: bool, fixed: dict[str, Any], resume_from: Path | None) -> Pieces:
+    """Rows to features. `fixed` and `resume_from`: decisions and tokenizer of an earlier part of the same run."""
+    quiet_libraries(offline=run.offline)
+    module = load_module("tasks", run.task.name, trusted=True)
+    task = cast(Task, module.TASK(run.task, run.generation))
+    sources = open_sources(run, task, out_dir)
+    if training and "train" not in sources:
+        raise DataError("There are no training rows: data.train is missing. Give data.train=<files>.")
+    place = find_model(run.model.path) if run.model.path else None
+    context = int(fixed.get("context") or resolve_context(run, place))
+    if place is not None and not training:
+        task.adopt(model_config(place, offline=run.offline))
+    elif "train" in sources:
+        task.learn(row for row, _ in sources["train"])
+    processor = choose_processor(run, task, sources, place, context, resume_from)
+    task.bind(processor, context)
+    if run.trainer.packing == "on" and not task.packs:
+        raise ModelError(f"trainer.packing=on: task={run.task.name} does not pack; its rows are batched by length. Use packing=auto.")
+    packing = task.packs and run.trainer.packing != "off"
+    stores = {}
+    for split, source in sources.items():
+        if split == "train" and not training and len(sources) > 1:
+            continue
+        stores[split] = encode(run, task, source, context, training=training)
+        check_ledger(split, stores[split], run.data.max_lost, context)
+    overlaps = {} if run.data.is_demo else overlap({name: source for name, source in sources.items()})
+    return Pieces(task, processor, sources, stores, place, context, packing, overlaps)
+
+
+def open_sources(run: RunConfig, task: Task, out_dir: Path) -> dict[str, RowSource]:
+    if not run.data.is_demo:
+        return open_splits(run.data, task.columns, task.check_row, out_dir)
+    wanted = run.data.demo_rows or task.demo_size
+    if run.data.limit:
+        wanted = min(wanted, run.data.limit)
+    held_out = max(10, min(DEMO_HELD_OUT, wanted // 5))
+    sources: dict[str, RowSource] = {}
+    seen: set[int] = set()
+    for number, (split, size) in enumerate((("train", wanted), ("validation", held_out), ("test", held_out))):
+        rows = task.demo_rows(size, 3 * run.seed + number)
+        fresh = [row for row in rows if row_hash(row, task.columns.identity, 0) not in seen]
+        seen.update(row_hash(row, task.columns.identity, 0) for row in rows)
+        sources[split] = ListSource(split, fresh, f"demo world, seed {run.seed}", task.columns.identity)
+    return sources
+
+
+def model_config(place: ModelPlace, *, offline: bool) -> Any:
+    source = str(place.model_dir or place.hub_id)
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=offline or place.model_dir is not None)
+    except (OSError, ValueError, KeyError) as error:
+        where = "" if place.model_dir is not None else " There is no such folder here, and as a hub id it cannot be reached."
+        raise ModelError(f"model.path={source} is no model.{where} {str(error).strip().splitlines()[0]}") from None
+
+
+def resolve_context(run: RunConfig, place: ModelPlace | None) -> int:
+    most = None
+    kind = run.model.kind
+    if place is not None:
+        config = model_config(place, offline=run.offline)
+        most = getattr(config, "max_position_embeddings", None)
+        kind = "bert" if config.model_type in ("bert", "modernbert", "roberta", "distilbert", "electra", "albert") else "gpt"
+    if run.data.context != "auto":
+        if most and int(run.data.context) > most:
+            raise ModelError(f"data.context={run.data.context} is more than the {most} positions of {run.model.path}. Set data.context={most}.")
+        return int(run.data.context)
+    return min(DEFAULT_CONTEXT[kind], most or DEFAULT_CONTEXT[kind])
+
+
+def choose_processor(run: RunConfig, task: Task, sources: dict[str, RowSource], place: ModelPlace | None, context: int, resume_from: Path | None) -> Processor:
+    if resume_from is not None:
+        return load_processor(str(resume_from), local=True)
+    if place is not None:
+        return load_processor(str(place.model_dir or place.hub_id), local=run.offline or place.model_dir is not None)
+    cache = cache_dir(run.data.cache) if not run.data.is_demo else None
+    key = hashlib.sha256(f"3|{sources['train'].digest()}|{run.model.vocab_size}|{run.model.kind}|{context}|{run.task.name}".encode()).hexdigest()
+    folder = cache / "tokenizers" / key if cache else None
+    if folder and (folder / "tokenizer_config.json").is_file():
+        return load_processor(str(folder), local=True)
+    console.note(f"training a tokenizer of {run.model.vocab_size} entries on the training split")
+    processor = train_processor(sample_texts(task, sources["train"]), run.model.vocab_size, run.model.kind, context)
+    if folder:
+        draft = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+        processor.save(draft)
+        if not folder.exists():
+            draft.rename(folder)
+    return processor
+
+
+def sample_texts(task: Task, source: RowSource) -> Iterator[str]:
+    """The texts of the training split; of a large one a seeded sample of about SAMPLE_BYTES."""
+    files = getattr(source, "files", None) or getattr(getattr(source, "base", None), "files", None) or []
+    whole = sum(file.path.stat().st_size for file, _ in files)
+    share = min(1.0, SAMPLE_BYTES / whole) if whole else 1.0
+    draw = random.Random(0)
+    left = SAMPLE_BYTES
+    for row, _ in source:
+        if share < 1 and draw.random() >= share:
+            continue
+        for text in task.texts(row):
+            left -= len(text.encode(errors="replace"))
+            if left < 0:
+                return
+            yield text
+
+
+def encode(run: RunConfig, task: Task, source: RowSource, context: int, *, training: bool) -> FeatureStore:
+    # A quarantined row must be written to this run's folder, so its data is read again.
+    cached = not run.data.is_demo and run.data.on_bad_row == "error"
+    key = {"task": run.task.name, "options": task.cache_key(), "context": context, "tokenizer": task.processor.digest()}
+    return encode_split(
+        source,
+        task.encode_many,
+        task.num_targets,
+        len(task.processor),
+        refs_of_rows=run.trainer.train_rows_scored if source.split == "train" and training else None,
+        on_row_error=RowError,
+        cache=cache_dir(run.data.cache) if cached else None,
+        key=key,
+    )
+
+
+def ledger(pieces: Pieces) -> dict[str, Any]:
+    """The token ledger of each split, for report.json."""
+    out = {}
+    for split, store in pieces.stores.items():
+        source = pieces.sources[split]
+        out[split] = {**store.ledger.as_dict(), "quarantined": source.quarantined, "cut_from_train": source.cut}
+        if split in pieces.overlaps:
+            out[split]["overlap_with_train"] = pieces.overlaps[split]
+    return out
+
+
+def data_digest(pieces: Pieces) -> str:
+    """Fingerprint of what is trained on; a resumed run must see the same."""
+    return hashlib.sha256(f"{pieces.sources['train'].digest()}|{pieces.processor.digest()}|{pieces.context}".encode()).hexdigest()
+
+

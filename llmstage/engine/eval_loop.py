@@ -1,0 +1,71 @@
+"""Scoring: one pass over a split, predictions kept, logits never gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from llmstage.data.order import scoring_batches
+from llmstage.data.store import FeatureStore
+from llmstage.engine.machine import Machine
+from llmstage.metrics.score import Score
+from llmstage.tasks.base import Batch, Exhibit, Features, Task
+
+
+@dataclass(slots=True)
+class Scored:
+    """What one pass over a split gave."""
+
+    scores: dict[str, Score]
+    predictions: list[Any]
+    refs: list[Any]
+    rows: list[int]
+    """Row of each prediction."""
+    exhibits: list[Exhibit]
+
+
+def fetch(store: FeatureStore, index: int) -> Features:
+    arrays, ref, row = store.get(index)
+    return Features(arrays, ref=ref, row=row)
+
+
+def make_batch(task: Task, store: FeatureStore, rows: Sequence[Sequence[int]]) -> Batch:
+    return task.collate([[fetch(store, index) for index in row] for row in rows])
+
+
+@torch.no_grad()
+def score_split(
+    model: nn.Module, task: Task, store: FeatureStore, machine: Machine, *, precision: str, batch_tokens: int, packing: bool,
+    num_rows: int | None = None, generate: bool = False, exhibits: bool = False,
+) -> Scored:
+    """Predict and score the first `num_rows` rows of a split (None: all); text is generated for the task's share of them.
+
+    Batches depend on the data and `batch_tokens` alone, so training and stage=evaluate compute the same numbers.
+    """
+    was_training = model.training
+    model.eval()
+    rows = np.asarray(store.rows)
+    chosen = np.flatnonzero(rows < num_rows) if num_rows is not None else np.arange(len(rows))
+    with_text = [int(index) for index in chosen if generate and rows[index] < task.generate_rows]
+    generating = set(with_text)
+    without = [int(index) for index in chosen if int(index) not in generating]
+    found: dict[int, Any] = {}
+    for group, wants_text in ((with_text, True), (without, False)):
+        if not group:
+            continue
+        for batch_rows in scoring_batches(store.lengths, group, batch_tokens, packing=packing, context=task.context):
+            batch = make_batch(task, store, batch_rows).to(machine.device)
+            with machine.autocast(precision):
+                predictions = task.predict(model, batch, generate=wants_text)
+            found.update(zip([index for row in batch_rows for index in row], predictions, strict=True))
+    model.train(was_training)
+    order = sorted(found)
+    predictions = [found[index] for index in order]
+    refs = [store.refs[index] for index in order]
+    shown = task.exhibits(predictions, refs) if exhibits else []
+    return Scored(task.score(predictions, refs), predictions, refs, [int(rows[index]) for index in order], shown)

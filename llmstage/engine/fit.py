@@ -1,0 +1,208 @@
+"""Training from end to end: what stage=pretrain and stage=finetune share."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from llmstage import console
+from llmstage.allocator import allocator_name
+from llmstage.engine.assemble import Pieces, assemble, data_digest, ledger
+from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state
+from llmstage.engine.machine import Machine, environment, peak_memory, product_rate, resolve_machine
+from llmstage.engine.optim import build_optimizer, build_schedule
+from llmstage.engine.outcome import finish
+from llmstage.engine.plan import Plan, check_budget, check_disk, make_order, make_plan, plan_line
+from llmstage.engine.runfolder import check_same_run, comparable, write_run_yaml
+from llmstage.engine.scoring import headline_split, score, score_all, scores_dict, select, write_predictions
+from llmstage.engine.session import run_lock, session
+from llmstage.engine.tracking import Tracker
+from llmstage.engine.train_loop import Training, train
+from llmstage.metrics.score import Score
+from llmstage.models.build import save_model
+from llmstage.report.files import write_json
+from llmstage.schema import RunConfig
+
+
+def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
+    """Train, select, score, write the run folder. Returns the selecting metric on validation: what a sweep optimises."""
+    clock = time.perf_counter()
+    with run_lock(out_dir), console.logged(out_dir / "run.log"):
+        found = find_checkpoint(out_dir, run.trainer.resume)
+        state, saved = read_state(found) if found else (TrainState(), {})
+        fixed = saved.get("resolved", {})
+        machine = resolve_machine(run.trainer, fixed)
+        with session(run.seed, machine.threads, deterministic=run.trainer.deterministic) as stop:
+            if found:
+                check_same_run(run, saved["config"], found)
+            write_json(out_dir / "environment.json", environment())
+            pieces = assemble(run, out_dir, training=True, fixed=fixed, resume_from=found)
+            torch.manual_seed(run.seed)  # weights depend on the seed alone, not on what was encoded or cached
+            model = pieces.build(run).to(machine.device)
+            store = pieces.stores["train"]
+            check_budget(run, store)
+            order = make_order(run, store, pieces.context, packing=pieces.packing)
+            rate = product_rate(machine)
+            plan = make_plan(run, store, order, model, machine, rate, fixed, from_scratch=pieces.place is None)
+            check_disk(out_dir, plan.parameters)
+            resolved = resolve(plan, machine, pieces, fixed, data_digest(pieces), found)
+            write_run_yaml(out_dir, run, resolved)
+            console.note(header(run, pieces, out_dir), plan_line(plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]))
+            if found:
+                console.note(f"resumed from step {state.step} ({found})")
+            optimizer = build_optimizer(model, run.optim, plan.lr)
+            before = before_training(run, pieces, model, machine, out_dir, resumed=found is not None)
+            tracker = Tracker(out_dir, run.tracker, state.step if found else None)
+            checkpoints = Checkpoints(out_dir, run.trainer.keep, lambda folder: save_model(model, pieces.processor, folder), {"config": comparable(run), "resolved": resolved})
+            checkpoints.clean()
+            checkpoints.resumed_from = found
+            torch.manual_seed(run.seed + 1)
+            if found:
+                load_tensors(found, model, optimizer)
+
+            def evaluate(step: int) -> tuple[str, Score] | None:
+                if "validation" not in pieces.stores:
+                    return None
+                rows = run.trainer.eval_rows
+                scored = score(run, pieces, model, machine, "validation", num_rows=rows, generate=False)
+                if run.task.select not in scored.scores:
+                    scored = score(run, pieces, model, machine, "validation", num_rows=rows, generate=True)
+                tracker({"step": step, "kind": "eval", "split": "validation", **{name: value.value for name, value in scored.scores.items()}})
+                return select(run, scored.scores)
+
+            training = Training(
+                model=compiled_model(model, resolved["compile"]), task=pieces.task, store=store, order=order,
+                schedule=build_schedule(run.optim, plan.lr, plan.steps), optimizer=optimizer, machine=machine,
+                checkpoints=checkpoints, state=state, stop=stop, micro_batch_size=plan.micro_batch_size,
+                eval_every=plan.eval_every, save_every=plan.save_every, patience=run.trainer.patience,
+                max_tokens=run.trainer.max_tokens, max_norm=run.optim.max_grad_norm,
+                spike=spike_policy(run), workers=resolve_workers(run, machine), log_every=run.trainer.log_every,
+                evaluate=evaluate, log=tracker,
+            )
+            train(training)
+            tracker.close()
+            selected = load_best(model, state, checkpoints)
+            scored = score_all(run, pieces, model, machine)
+            split = headline_split(scored)
+            samples = write_predictions(out_dir / "predictions.jsonl", pieces, scored[split], split)
+            report = {
+                **about, "data": {"described": described(pieces), "mapping": mapping(pieces), "splits": ledger(pieces)},
+                "model": model_about(run, pieces, model),
+                "train": train_about(state, plan, machine, pieces, rate, selected, resolved),
+                "scores": scores_dict(scored), "before": {split: before} if before else {},
+                "exhibits": scored[split].exhibits, "samples": samples,
+                "predicted": {"steps": plan.steps, "tokens": plan.tokens, "seconds": plan.seconds, "memory_bytes": plan.memory_bytes},
+                "plan": plan_line(plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]),
+                "warnings": warnings(pieces, state),
+            }
+            save_model(model, pieces.processor, out_dir / "model")
+            finish(run, out_dir, report, time.perf_counter() - clock)
+            return select(run, scored["validation"].scores)[1].value if "validation" in scored else None
+
+
+def resolve(plan: Plan, machine: Machine, pieces: Pieces, fixed: dict[str, Any], digest: str, found: Path | None) -> dict[str, Any]:
+    """Everything `auto` decided, for run.yaml and each checkpoint; a resumed run keeps it."""
+    from llmstage.errors import ModelError
+
+    if found and fixed.get("data_digest") != digest:
+        raise ModelError(
+            f"The training data has changed since {found} was written (content, options or tokenizer). "
+            f"Resume with the old data, or start anew in another folder with trainer.resume=never."
+        )
+    return {
+        "threads": machine.threads, "precision": machine.precision, "micro_batch_size": plan.micro_batch_size, "lr": plan.lr,
+        "context": pieces.context, "packing": pieces.packing, "compile": False, "allocator": fixed.get("allocator", allocator_name()),
+        "steps": plan.steps, "data_digest": digest,
+    }
+
+
+def compiled_model(model: nn.Module, compiled: bool) -> nn.Module:
+    return model if not compiled else torch.compile(model)  # type: ignore[return-value]
+
+
+def spike_policy(run: RunConfig) -> str:
+    if run.trainer.spike != "auto":
+        return run.trainer.spike
+    return "skip" if run.stage.name == "pretrain" else "warn"
+
+
+def resolve_workers(run: RunConfig, machine: Machine) -> int:
+    return (2 if machine.device.type == "cuda" else 0) if run.trainer.workers == "auto" else int(run.trainer.workers)
+
+
+def before_training(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, out_dir: Path, *, resumed: bool) -> dict[str, Any]:
+    """Scores of the untrained model on the split that the report shows; kept in a file, so that a resumed run has them."""
+    path = out_dir / "before.json"
+    if resumed and path.is_file():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    splits = [split for split in pieces.stores if split != "train"]
+    if not splits:
+        return {}
+    scored = score(run, pieces, model, machine, headline_split(dict.fromkeys(splits)))
+    found = {name: value.as_dict() for name, value in scored.scores.items()}
+    write_json(path, found)
+    return found
+
+
+def load_best(model: nn.Module, state: TrainState, checkpoints: Checkpoints) -> int:
+    """Weights of the best checkpoint where a validation metric selected one; returns the step they belong to."""
+    folder = checkpoints.folder / f"step_{state.best_step or 0:06d}"
+    if state.best_step is None or state.best_step == state.step or not folder.is_dir():
+        return state.step
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    return state.best_step
+
+
+def header(run: RunConfig, pieces: Pieces, out_dir: Path) -> str:
+    counts = ", ".join(f"{store.ledger.rows:,} {split}" for split, store in pieces.stores.items())
+    model = run.model.path or run.model.name
+    used = mapping(pieces)
+    columns = "" if run.data.is_demo else " | " + ", ".join(f"{word}={column}" for word, column in used.items())
+    return f"llmstage {run.stage.name} | {run.task.name} on {described(pieces)} ({counts}{columns}) | {model} | seed {run.seed} | {out_dir}"
+
+
+def described(pieces: Pieces) -> str:
+    return "; ".join(dict.fromkeys(source.described.partition(", cut")[0].partition(", less")[0] for source in pieces.sources.values()))
+
+
+def mapping(pieces: Pieces) -> dict[str, str]:
+    return dict(next(iter(pieces.sources.values())).mapping)
+
+
+def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, Any]:
+    config: Any = model.config
+    return {
+        "name": run.model.path or run.model.name, "kind": run.model.kind, "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()), "context": pieces.context,
+        "vocab_size": config.vocab_size, "path": run.model.path, "pipeline_tag": pieces.task.pipeline_tag,
+    }
+
+
+def train_about(state: TrainState, plan: Plan, machine: Machine, pieces: Pieces, rate: float, selected: int, resolved: dict[str, Any]) -> dict[str, Any]:
+    speed = state.timed_tokens / state.timed_seconds if state.timed_seconds else None
+    flops = plan.flops / plan.tokens if plan.tokens else 0.0
+    return {
+        "steps": state.step, "epochs": round(plan.epochs * state.step / plan.steps, 3), "tokens": state.tokens, "tokens_per_second": speed,
+        "mfu": speed * flops / rate if speed else None, "peak_memory_bytes": peak_memory(), "seconds": state.seconds,
+        "loss": {"first": state.first_loss, "last": state.last_loss, "best_validation": state.best},
+        "selected_step": selected, "skipped_steps": state.skipped, "rollbacks": state.rollbacks, "real_share": plan.real_share,
+        **{name: resolved[name] for name in ("precision", "threads", "micro_batch_size", "lr", "packing", "compile", "allocator")},
+        "plan": asdict(plan),
+    }
+
+
+def warnings(pieces: Pieces, state: TrainState) -> list[str]:
+    told = [f"{count} rows of {split} stand in the training split too." for split, count in pieces.overlaps.items() if count]
+    if state.skipped:
+        told.append(f"{state.skipped} of {state.step} steps were skipped: loss or gradient not finite, or a spike.")
+    for split, store in pieces.stores.items():
+        if store.ledger.lost_targets:
+            told.append(f"{split}: {store.ledger.lost_targets} target tokens ({store.ledger.lost_target_share:.2%}) were cut, {store.ledger.lost_ends} answers lost their end.")
+    return told

@@ -1,0 +1,139 @@
+"""What a run will do, worked out before it starts: batches, steps, memory, time. Printed, saved, compared afterwards."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from llmstage import console
+from llmstage.data.order import BatchOrder
+from llmstage.data.store import FeatureStore
+from llmstage.engine.machine import Machine
+from llmstage.engine.optim import auto_lr
+from llmstage.errors import DiskError, UserError
+from llmstage.models.build import count_parameters
+from llmstage.schema import RunConfig
+
+MICRO_TOKENS = 8192
+"""Tokens computed at once under micro_batch_size=auto on a CPU: beyond that memory grows and speed does not."""
+SHARE_OF_PEAK = 0.2
+"""Share of the matrix-product rate that training of small models reaches; for the estimate of time only."""
+
+
+@dataclass(slots=True, frozen=True)
+class Plan:
+    """The decided numbers."""
+
+    steps: int
+    batch_rows: int
+    micro_batch_size: int
+    lr: float
+    from_scratch: bool
+    parameters: int
+    tokens: int
+    """Real input tokens of the whole run, estimated."""
+    real_share: float
+    """Real tokens among those computed in the first pass."""
+    epochs: float
+    flops: float
+    seconds: float
+    memory_bytes: int
+    eval_every: int
+    save_every: int
+
+
+def make_order(run: RunConfig, store: FeatureStore, context: int, *, packing: bool) -> BatchOrder:
+    return BatchOrder(store.lengths, run.seed, context, packing, run.trainer.batch_size, run.trainer.batch_tokens)
+
+
+def make_plan(run: RunConfig, store: FeatureStore, order: BatchOrder, model: nn.Module, machine: Machine, rate: float, fixed: dict[str, Any], *, from_scratch: bool) -> Plan:
+    """`fixed`: decisions of an earlier part of the same run. `rate`: measured FLOP/s, for the estimate of time only."""
+    trainer = run.trainer
+    batches, computed, real, rows = measure_epoch(order)
+    tokens_per_batch = real / batches
+    if trainer.max_steps is not None:
+        steps = trainer.max_steps
+    elif trainer.epochs is not None:
+        steps = max(1, round(trainer.epochs * batches))
+    else:
+        steps = max(1, math.ceil((trainer.max_tokens or 0) / tokens_per_batch))
+    batch_rows = max(1, round(rows / batches))
+    width = computed / max(1, rows)
+    micro = fixed.get("micro_batch_size") or resolve_micro(run, machine, batch_rows, width)
+    config: Any = model.config
+    lr = float(fixed["lr"]) if "lr" in fixed else auto_lr(config.hidden_size, from_scratch=from_scratch) if run.optim.lr == "auto" else float(run.optim.lr)
+    parameters = count_parameters(model)
+    # 6 FLOPs a parameter and token (Kaplan 2020), and attention: 12 * layers * width * context.
+    per_token = 6 * parameters + 12 * config.num_hidden_layers * config.hidden_size * order.context
+    flops = per_token * tokens_per_batch * steps
+    activations = micro * width * (config.num_hidden_layers * config.hidden_size * 40 + 3 * 4 * config.vocab_size * (1 if order.packing else 0))
+    every = max(1, math.ceil(steps / 10))
+    eval_every = every if trainer.eval_every == "auto" else int(trainer.eval_every)
+    return Plan(
+        steps=steps, batch_rows=batch_rows, micro_batch_size=int(micro), lr=lr, from_scratch=from_scratch, parameters=parameters,
+        tokens=int(tokens_per_batch * steps), real_share=real / computed, epochs=steps / batches, flops=flops,
+        seconds=flops / (rate * SHARE_OF_PEAK), memory_bytes=int(16 * parameters + activations + 600 * 2**20),
+        eval_every=eval_every, save_every=eval_every if trainer.save_every == "auto" else int(trainer.save_every),
+    )
+
+
+def resolve_micro(run: RunConfig, machine: Machine, batch_rows: int, width: float) -> int:
+    micro = run.trainer.micro_batch_size
+    if micro != "auto":
+        return min(int(micro), batch_rows)
+    budget = MICRO_TOKENS if machine.device.type == "cpu" else 16 * MICRO_TOKENS
+    return max(1, min(batch_rows, int(budget / max(1.0, width))))
+
+
+def measure_epoch(order: BatchOrder, most: int = 2000) -> tuple[float, float, float, float]:
+    """(batches in a pass, computed tokens, real tokens, rows); of a long pass the first `most` batches, scaled up."""
+    batches = computed = real = rows = 0.0
+    whole = float(order.lengths.sum())
+    for batch in order.epoch(0):
+        lengths = [sum(int(order.lengths[index]) for index in row) for row in batch]
+        batches, rows = batches + 1, rows + len(batch)
+        real += sum(lengths)
+        computed += max(lengths) * len(lengths)
+        if batches >= most:
+            break
+    scale = whole / real
+    return batches * scale, computed * scale, real * scale, rows * scale
+
+
+def check_disk(out_dir: Path, parameters: int) -> None:
+    """Room for two checkpoints and a fifth more (RELIABILITY P9)."""
+    needed = int(1.2 * 2 * 12 * parameters)
+    free = shutil.disk_usage(out_dir).free
+    if free < needed:
+        raise DiskError(f"{out_dir} has {free / 2**20:.0f} MiB free; two checkpoints need {needed / 2**20:.0f} MiB. Free space, or set hydra.run.dir elsewhere.")
+
+
+def check_budget(run: RunConfig, store: FeatureStore) -> None:
+    if len(store) == 0:
+        raise UserError("The training split holds no features.")
+    longest = int(np.max(store.lengths))
+    if run.trainer.batch_tokens is not None and run.trainer.batch_tokens < longest:
+        raise UserError(f"trainer.batch_tokens={run.trainer.batch_tokens} is less than the longest feature, {longest} tokens. Set at least {longest}.")
+
+
+def plan_line(plan: Plan, machine: Machine, *, packing: bool, allocator: str, compiled: bool) -> str:
+    parts = [
+        f"{plan.parameters / 1e6:.2f} M parameters",
+        f"{plan.tokens / 1e6:.2f} M tokens",
+        f"{plan.steps} steps x {plan.batch_rows} rows" + (f" ({math.ceil(plan.batch_rows / plan.micro_batch_size)} x {plan.micro_batch_size})" if plan.micro_batch_size < plan.batch_rows else ""),
+        f"{plan.epochs:.2g} epochs",
+        f"lr {plan.lr:.2g}",
+        machine.described,
+        f"{'packed' if packing else 'length buckets'}, {plan.real_share:.0%} real tokens",
+        *(["compiled"] if compiled else []),
+        allocator,
+        f"{machine.threads} threads",
+        f"about {plan.memory_bytes / 2**30:.1f} GiB, {console.duration(plan.seconds)}",
+    ]
+    return " · ".join(parts)

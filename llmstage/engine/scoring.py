@@ -1,0 +1,75 @@
+"""All splits of a run scored, predictions.jsonl written: the same function for training and for stage=evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from llmstage.engine.assemble import Pieces
+from llmstage.engine.eval_loop import Scored, score_split
+from llmstage.engine.machine import Machine
+from llmstage.errors import UserError
+from llmstage.metrics.score import Score
+from llmstage.schema import RunConfig
+
+SAMPLES = 30
+
+
+def score(
+    run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, split: str, *, num_rows: int | None = None,
+    generate: bool = True, exhibits: bool = False,
+) -> Scored:
+    """One split as the run's config says: precision, batches, generation."""
+    return score_split(
+        model, pieces.task, pieces.stores[split], machine, precision=run.trainer.eval_precision,
+        batch_tokens=run.trainer.eval_batch_tokens, packing=pieces.packing, num_rows=num_rows,
+        generate=generate and run.task.generates, exhibits=exhibits,
+    )
+
+
+def score_all(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine) -> dict[str, Scored]:
+    """Every split there is; of train the first rows only (trainer.train_rows_scored), when there is anything else."""
+    scored = {}
+    for split in pieces.stores:
+        rows = None
+        if split == "train" and len(pieces.stores) > 1:
+            rows = run.trainer.train_rows_scored
+            if not rows:
+                continue
+        scored[split] = score(run, pieces, model, machine, split, num_rows=rows, exhibits=True)
+    return scored
+
+
+def headline_split(scored: dict[str, Any]) -> str:
+    """The split whose predictions are shown: test, else validation, else what there is."""
+    return next((split for split in ("test", "validation") if split in scored), next(iter(scored)))
+
+
+def select(run: RunConfig, scores: dict[str, Score]) -> tuple[str, Score]:
+    """The metric that picks the best checkpoint."""
+    name = run.task.select
+    if name not in scores:
+        raise UserError(f"task.select={name} is no metric of task={run.task.name}. There are: {', '.join(scores)}.")
+    return name, scores[name]
+
+
+def write_predictions(path: Path, pieces: Pieces, scored: Scored, split: str) -> list[dict[str, Any]]:
+    """One line a prediction; returns the first ones for the report."""
+    samples: list[dict[str, Any]] = []
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        for row, prediction, ref in zip(scored.rows, scored.predictions, scored.refs, strict=True):
+            for number, record in enumerate(pieces.task.records(prediction, ref)):
+                line = {"id": f"{row}" if number == 0 and "turn" not in record else f"{row}:{record.get('turn', number)}", "row": row, "split": split, **record}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                if len(samples) < SAMPLES and record.get("prediction") is not None:
+                    samples.append(line)
+    draft.replace(path)
+    return samples
+
+
+def scores_dict(scored: dict[str, Scored]) -> dict[str, Any]:
+    return {split: {name: value.as_dict() for name, value in item.scores.items()} for split, item in scored.items()}

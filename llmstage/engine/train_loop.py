@@ -1,0 +1,291 @@
+"""The training loop, on one screen: evaluate, save, stop?, step, log."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from llmstage import console
+from llmstage.data.order import BatchOrder, Rows, micro_batches
+from llmstage.data.store import FeatureStore
+from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state
+from llmstage.engine.eval_loop import make_batch
+from llmstage.engine.fault import fault
+from llmstage.engine.machine import Machine
+from llmstage.engine.optim import Schedule, scale_gradients
+from llmstage.engine.session import StopFlag
+from llmstage.errors import Diverged, Interrupted, OutOfMemory
+from llmstage.metrics.score import Score
+from llmstage.tasks.base import Batch, Task
+
+WARM_UP_STEPS = 3
+"""Steps left out of the reported rate."""
+SPIKE_WINDOW, SPIKE_SIGMAS = 128, 6.0
+"""OLMo's rule: a loss or norm beyond mean + 6 sigma of the last 128 steps, once there are 64."""
+
+
+@dataclass(slots=True)
+class Training:
+    """What the loop works with."""
+
+    model: nn.Module
+    task: Task
+    store: FeatureStore
+    order: BatchOrder
+    schedule: Schedule
+    optimizer: torch.optim.Optimizer
+    machine: Machine
+    checkpoints: Checkpoints
+    state: TrainState
+    stop: StopFlag
+    micro_batch_size: int
+    eval_every: int
+    save_every: int
+    patience: int | None
+    max_tokens: int | None
+    max_norm: float | None
+    spike: str
+    workers: int
+    log_every: int
+    evaluate: Callable[[int], tuple[str, Score] | None]
+    """Validate at a step; (name, score) of the selecting metric, or None where there is no validation split."""
+    log: Callable[[dict[str, Any]], None]
+    """Write one line of metrics."""
+
+
+@dataclass(slots=True)
+class StepBatch:
+    epoch: int
+    batch: int
+    parts: list[Batch]
+
+
+def train(run: Training) -> TrainState:
+    """Run to the end of the schedule, from wherever `run.state` stands. Raises Interrupted after saving on a signal."""
+    state, scaler = run.state, make_scaler(run)
+    display = console.StepDisplay(run.schedule.steps, run.log_every, state.step)
+    batches = stream(run)
+    run.model.train()
+    with display:
+        while True:
+            done = state.step >= run.schedule.steps or (run.max_tokens is not None and state.tokens >= run.max_tokens)
+            improved = validate(run, display) if due(run.eval_every, state.step, done) and state.evaluated != state.step else False
+            gave_up = run.patience is not None and state.stale >= run.patience
+            if (due(run.save_every, state.step, done or gave_up) or improved) and state.step > 0 or run.stop.name:
+                run.checkpoints.save(state, run.optimizer, run.model)
+            if done or gave_up:
+                break
+            if run.stop.name:
+                raise Interrupted(f"stopped by {run.stop.name} after step {state.step}; saved. The same command with hydra.run.dir=<this folder> goes on.")
+
+            started = time.perf_counter()
+            batch = next(batches)
+            line = take_step(run, batch, scaler)
+            seconds = time.perf_counter() - started
+            fault("step")
+
+            if line["loss"] is None and must_roll_back(state) or line.get("spike") == "rollback":
+                roll_back(run, batch)
+                batches = stream(run)
+                continue
+            account(state, line, seconds)
+            run.log({**line, "seconds": round(state.seconds, 3)})
+            shown = {"loss": line["loss"], "lr": line["lr"], "tokens/s": line["tokens_per_second"]}
+            display.show(state.step, shown)
+    return state
+
+
+def due(every: int, step: int, done: bool) -> bool:
+    return done or (every > 0 and step % every == 0)
+
+
+def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | None) -> dict[str, Any]:
+    """One optimizer step over all micro-batches; returns its line for metrics.jsonl. Advances the cursor."""
+    state = run.state
+    lr = run.schedule.at(state.step - state.skipped)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    started = time.perf_counter()
+    total, count, tokens = 0.0, 0.0, 0
+    poison = fault("loss") == "nan"
+    try:
+        for part in batch.parts:
+            part = part.to(run.machine.device)
+            with run.machine.autocast(run.machine.precision):
+                loss = run.task.loss(run.model, part)
+            (scaler.scale(loss.total) if scaler else loss.total).backward()
+            total += math.nan if poison else float(loss.total.detach())
+            count += loss.count
+            tokens += part.num_tokens
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        raise_if_memory(error, run.micro_batch_size)
+        raise
+    if scaler:
+        scaler.unscale_(run.optimizer)
+    parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+    norm = scale_gradients(parameters, max(count, 1e-12), run.max_norm)
+    mean = total / max(count, 1e-12)
+    finite = math.isfinite(mean) and (math.isfinite(norm) or scaler is not None)
+    spike = finite and is_spike(state, mean, norm)
+    if finite and not (spike and run.spike in ("skip", "rollback")):
+        if scaler:
+            scaler.step(run.optimizer)
+            scaler.update()
+        else:
+            run.optimizer.step()
+        run.task.after_step(run.model)
+        remember(state, mean, norm)
+    else:
+        state.skipped += 1
+    run.optimizer.zero_grad(set_to_none=True)
+    state.step, state.epoch, state.batch, state.tokens = state.step + 1, batch.epoch, batch.batch + 1, state.tokens + tokens
+    state.loss_scale = scaler.state_dict() if scaler else None
+    note_finite(state, finite, batch, run)
+    line: dict[str, Any] = {
+        "step": state.step, "kind": "train", "loss": mean if finite else None, "lr": lr, "grad_norm": norm if math.isfinite(norm) else None,
+        "tokens": tokens, "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
+    }
+    if spike and run.spike != "off":
+        line["spike"] = run.spike
+        console.warn(f"step {state.step}: loss {mean:.4g}, gradient norm {norm:.4g} stand out by 6 sigma ({run.spike})")
+    return line
+
+
+def make_scaler(run: Training) -> torch.amp.GradScaler | None:
+    """Loss scaling for fp16 only; bf16 has fp32's range."""
+    if run.machine.precision != "fp16":
+        return None
+    scaler = torch.amp.GradScaler(run.machine.device.type)
+    if run.state.loss_scale:
+        scaler.load_state_dict(run.state.loss_scale)
+    return scaler
+
+
+class StepDataset(Dataset[StepBatch]):
+    """Batches by their feature indices; collating happens here, in a worker where there are any."""
+
+    def __init__(self, task: Task, store: FeatureStore, micro_batch_size: int) -> None:
+        self.task, self.store, self.size = task, store, micro_batch_size
+
+    def __getitem__(self, key: Any) -> StepBatch:
+        epoch, batch, rows = key
+        parts = [make_batch(self.task, self.store, part) for part in micro_batches(rows, self.size, self.store.lengths)]
+        return StepBatch(epoch, batch, parts)
+
+
+def stream(run: Training) -> Iterator[StepBatch]:
+    """Batches from the cursor on, epoch after epoch. The order is a pure function of (seed, epoch)."""
+    dataset = StepDataset(run.task, run.store, run.micro_batch_size)
+    keys = cursor(run.order, run.state.epoch, run.state.batch, {(pair[0], pair[1]) for pair in run.state.excluded})
+    yield from DataLoader(
+        dataset,
+        sampler=keys,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=run.workers,
+        pin_memory=run.machine.device.type == "cuda",
+        prefetch_factor=4 if run.workers else None,
+        # A generator of its own: DataLoader otherwise draws from the global one, and a resumed run draws another time.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def cursor(order: BatchOrder, epoch: int, batch: int, excluded: set[tuple[int, int]]) -> Iterator[tuple[int, int, Rows]]:
+    while True:
+        for number, rows in enumerate(order.epoch(epoch)):
+            if number >= batch and (epoch, number) not in excluded:
+                yield epoch, number, rows
+        epoch, batch = epoch + 1, 0
+
+
+def validate(run: Training, display: console.StepDisplay) -> bool:
+    """Evaluate, remember the best; True where this is a new best."""
+    state = run.state
+    found = run.evaluate(state.step)
+    state.evaluated = state.step
+    run.model.train()
+    if found is None:
+        return False
+    name, score = found
+    display.say(f"step {state.step:>5}/{run.schedule.steps}  validation {name} {console.number(score.value)}")
+    better = state.best is None or (score.value > state.best if score.higher_is_better else score.value < state.best)
+    if not better or not math.isfinite(score.value):
+        state.stale += 1
+        return False
+    state.best, state.best_step, state.stale = score.value, state.step, 0
+    return True
+
+
+def account(state: TrainState, line: dict[str, Any], seconds: float) -> None:
+    state.seconds += seconds
+    if state.step > WARM_UP_STEPS:
+        state.timed_tokens += line["tokens"]
+        state.timed_seconds += seconds
+    if line["loss"] is not None:
+        state.first_loss = line["loss"] if state.first_loss is None else state.first_loss
+        state.last_loss = line["loss"]
+
+
+def is_spike(state: TrainState, loss: float, norm: float) -> bool:
+    for value, past in ((loss, state.losses), (norm, state.norms)):
+        if len(past) >= SPIKE_WINDOW // 2 and value > statistics.fmean(past) + SPIKE_SIGMAS * statistics.pstdev(past):
+            return True
+    return False
+
+
+def remember(state: TrainState, loss: float, norm: float) -> None:
+    for value, past in ((loss, state.losses), (norm, state.norms)):
+        if math.isfinite(value):
+            past.append(value)
+            del past[:-SPIKE_WINDOW]
+
+
+def note_finite(state: TrainState, finite: bool, batch: StepBatch, run: Training) -> None:
+    """Count non-finite steps in a row and among the last thousand (RELIABILITY P7)."""
+    if finite:
+        state.bad_run = 0
+        return
+    state.bad_run += 1
+    state.bad_steps = [step for step in state.bad_steps if step > state.step - 1000] + [state.step]
+    console.warn(f"step {state.step}: loss or gradient is not finite; the update is skipped (batch {batch.batch} of epoch {batch.epoch})")
+
+
+def must_roll_back(state: TrainState) -> bool:
+    return state.bad_run > 3 or len(state.bad_steps) > 20
+
+
+def roll_back(run: Training, batch: StepBatch) -> None:
+    """Back to the newest valid checkpoint, past the batches around the bad ones; Diverged after the second time."""
+    state = run.state
+    folder = find_checkpoint(run.checkpoints.folder.parent, "auto")
+    if state.rollbacks >= 2 or folder is None:
+        why = "after two rollbacks" if folder is not None else "and there is no checkpoint to go back to"
+        raise Diverged(f"The loss stayed non-finite at step {state.step} {why}. Lower optim.lr (now {run.schedule.peak:g}), or look at metrics.jsonl.")
+    window = [[batch.epoch, number] for number in range(max(0, batch.batch - 4), batch.batch + 2)]
+    saved, _ = read_state(folder)
+    load_tensors(folder, run.model, run.optimizer)
+    for name in saved.__slots__:
+        if name not in ("rollbacks", "excluded", "skipped"):
+            setattr(state, name, getattr(saved, name))
+    state.rollbacks += 1
+    state.excluded += window
+    state.skipped = saved.skipped
+    console.warn(f"rolled back to step {state.step} ({folder.name}); batches {window[0]} to {window[-1]} are passed over")
+
+
+def raise_if_memory(error: BaseException, micro_batch_size: int) -> None:
+    marks = ("out of memory", "can't allocate memory")
+    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(mark in str(error) for mark in marks):
+        return
+    mend = f"Set trainer.micro_batch_size below {micro_batch_size}" if micro_batch_size > 1 else "Lower data.context or take a smaller model"
+    raise OutOfMemory(f"Memory ran out in a training step at micro-batch {micro_batch_size}. {mend}; the gradient stays the same.") from None
+
+

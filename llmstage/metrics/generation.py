@@ -1,0 +1,82 @@
+"""Scores of generated text: chrF by sacreBLEU, ROUGE-L by rouge-score, exact match, diversity."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from llmstage.metrics.intervals import bootstrap_score, mean, proportion, resampled_sums
+from llmstage.metrics.score import Score
+
+# Chinese characters and Japanese kana stand for themselves; any other run of letters and digits is a word.
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-cased words without punctuation, CJK by character; for ASCII the same as rouge-score's own tokenizer."""
+    return WORD.findall(text.lower())
+
+
+class WordTokenizer:
+    """What `RougeScorer(tokenizer=...)` asks for. Its default one keeps `[a-z0-9]` only: any Chinese text scores 0."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return split_words(text)
+
+
+def chrf(hyps: Sequence[str], refs: Sequence[str]) -> Score:
+    """Corpus chrF2 (0 to 100; Popović 2015) by sacreBLEU, one reference a row; `method` carries its signature.
+
+    The interval is the percentile bootstrap over rows on sacreBLEU's own n-gram counts. sacreBLEU 2.6 has a bootstrap
+    too, but `n_bootstrap` raises TypeError as soon as one resample scores 0 (float among float32) and holds all
+    resamples at once.
+    """
+    check_pairs(hyps, refs)
+    if not hyps:
+        return Score(math.nan)
+    import numpy as np
+    from sacrebleu.metrics.chrf import CHRF
+
+    metric = CHRF()
+    value = float(metric.corpus_score(list(hyps), [list(refs)]).score)
+    signature = f"chrF2|{metric.get_signature()}"
+    if len(hyps) == 1:
+        return Score(value, None, None, 1, signature)
+    counts = np.asarray(metric._extract_corpus_statistics(list(hyps), [list(refs)]), dtype=np.float64)  # [N, 18]
+    resampled = np.array([metric._compute_f_score(sums) for sums in resampled_sums(counts)])
+    score = bootstrap_score(value, resampled, len(hyps))
+    return replace(score, method=f"{score.method}, {signature}" if score.method else signature)
+
+
+def rouge_l(hyps: Sequence[str], refs: Sequence[str]) -> Score:
+    """Mean ROUGE-L F measure (0 to 1; Lin 2004) by rouge-score without stemming, over words and Chinese characters."""
+    check_pairs(hyps, refs)
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], tokenizer=WordTokenizer())
+    return mean([scorer.score(ref, hyp)["rougeL"].fmeasure for hyp, ref in zip(hyps, refs, strict=True)])
+
+
+def exact_match(hyps: Sequence[str], refs: Sequence[str]) -> Score:
+    """Share of rows equal to their reference once white space around both is stripped."""
+    check_pairs(hyps, refs)
+    return proportion([hyp.strip() == ref.strip() for hyp, ref in zip(hyps, refs, strict=True)])
+
+
+def distinct_n(hyps: Sequence[str], n: int) -> Score:
+    """Different n-grams over all n-grams of all replies (Li et al. 2016, NAACL), over words and Chinese characters.
+
+    The paper divides by tokens; dividing by n-grams, as most later code does, makes 1 the top for every n. It falls as
+    the text grows, so compare only equal amounts; there is no interval because a resample repeats rows and lowers it.
+    """
+    grams = [gram for hyp in hyps for gram in zip(*(split_words(hyp)[start:] for start in range(n)), strict=False)]
+    return Score(len(set(grams)) / len(grams) if grams else math.nan, None, None, len(grams))
+
+
+def check_pairs(hyps: Sequence[str], refs: Sequence[str]) -> None:
+    """Raise ValueError where texts and references are not one to one: that is a bug of the caller."""
+    if len(hyps) != len(refs):
+        raise ValueError(f"{len(hyps)} texts against {len(refs)} references")

@@ -1,0 +1,172 @@
+"""Models: presets from scratch as transformers configs, or loaded by path. Only safetensors, never remote code."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig
+
+from llmstage.errors import ModelError
+from llmstage.models.tokenizer import ASSISTANT, END, Processor
+from llmstage.places import ModelPlace
+from llmstage.schema import ModelConfig
+
+FAMILY = {"gpt": "decoder (Llama)", "bert": "encoder (ModernBERT)"}
+
+
+def preset_config(cfg: ModelConfig, processor: Processor, context: int, options: dict[str, Any]) -> PreTrainedConfig:
+    """A preset as a transformers config.
+
+    gpt is Llama (Touvron 2023: RMSNorm, SwiGLU, rotary positions): the architecture that most other tools load.
+    bert is ModernBERT (Warner 2024: rotary positions, GeGLU, no token types): the current encoder of transformers.
+    Both have no learned positions, so a longer context needs no new weights.
+    """
+    ids = processor.tokenizer
+    common: dict[str, Any] = {
+        "vocab_size": max(len(processor), 8),
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "intermediate_size": cfg.mlp_width,
+        "pad_token_id": ids.pad_token_id,
+        "bos_token_id": ids.bos_token_id,
+        "eos_token_id": ids.eos_token_id,
+        "tie_word_embeddings": True,
+        **options,
+    }
+    if cfg.kind == "gpt":
+        return LlamaConfig(
+            max_position_embeddings=max(context, 1024),
+            num_key_value_heads=cfg.heads,
+            attention_dropout=cfg.dropout,
+            **common,
+        )
+    return ModernBertConfig(
+        max_position_embeddings=max(context, 1024),
+        cls_token_id=ids.cls_token_id,
+        sep_token_id=ids.sep_token_id,
+        attention_dropout=cfg.dropout,
+        mlp_dropout=cfg.dropout,
+        embedding_dropout=cfg.dropout,
+        classifier_dropout=cfg.dropout,
+        classifier_pooling="mean",
+        **common,
+    )
+
+
+def build_model(
+    cfg: ModelConfig, auto_model: str, processor: Processor, context: int, options: dict[str, Any], place: ModelPlace | None, *, offline: bool
+) -> nn.Module:
+    """The model with its head, fp32, in eval mode. Weights are seeded by torch's generator where none are loaded."""
+    auto = getattr(transformers, auto_model)
+    if place is None:
+        config = preset_config(cfg, processor, context, options)
+        model = auto.from_config(config, attn_implementation="sdpa")
+    else:
+        model = load_model(auto, place, options, cfg.dropout, offline=offline)
+        rows = model.get_input_embeddings().weight.shape[0]
+        if len(processor) > rows:
+            raise ModelError(
+                f"The tokenizer has {len(processor)} entries but the model at {cfg.path} has embeddings for {rows}. "
+                f"They do not belong together: save the model with its own tokenizer."
+            )
+    if model.config.pad_token_id is None:  # transformers' classifiers look for it to find the last token
+        model.config.pad_token_id = processor.pad_id
+    if auto_model == "AutoModelForCausalLM":
+        set_generation(model, processor)
+        model.split_head = head_is_plain(model)
+    model.eval()
+    return model
+
+
+def load_model(auto: Any, place: ModelPlace, options: dict[str, Any], dropout: float, *, offline: bool) -> Any:
+    source = str(place.model_dir) if place.model_dir is not None else str(place.hub_id)
+    local = place.model_dir is not None or offline
+    keys = {**options, **({"attention_dropout": dropout} if dropout else {})}
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local, **keys)
+        with quiet():
+            model, found = auto.from_pretrained(
+                source,
+                config=config,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=local,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=bool(options),
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(explain(source, place, str(error), offline=offline)) from None
+    missing = [name for name in found["missing_keys"] if not name.startswith(HEADS)]
+    if missing:
+        raise ModelError(f"{source} lacks weights of {auto.__name__}: {', '.join(sorted(missing)[:4])}. Is it another kind of model?")
+    return model
+
+
+HEADS = ("classifier", "score", "head", "qa_outputs", "lm_head", "cls", "decoder")
+"""Weights that a task may start anew on a pretrained body."""
+
+
+def explain(source: str, place: ModelPlace, error: str, *, offline: bool) -> str:
+    first = error.strip().splitlines()[0] if error.strip() else "unknown reason"
+    if place.model_dir is not None:
+        return f"No model can be loaded from {source}: {first}"
+    why = "offline=true forbids asking a hub" if offline else "and as a hub id it could not be fetched"
+    return f"model.path={source} is no folder here, {why}: {first}"
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """transformers reports new heads on standard error by itself; we tell it in our own words."""
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def set_generation(model: Any, processor: Processor) -> None:
+    """generate() ends at the end of a document and at the end of a turn."""
+    ends = [processor.eos_id]
+    end_of_turn = processor.tokenizer.convert_tokens_to_ids(END)
+    if isinstance(end_of_turn, int) and ASSISTANT in processor.tokenizer.get_added_vocab():
+        ends.append(end_of_turn)
+    known = model.generation_config.eos_token_id
+    ends += known if isinstance(known, list) else [known]
+    model.generation_config.eos_token_id = sorted({end for end in ends if end is not None}) or None
+    model.generation_config.pad_token_id = processor.pad_id
+
+
+def head_is_plain(model: Any) -> bool:
+    """Whether logits are just head(last hidden state): then the head need only run where there are targets.
+
+    Models that scale or cap their logits (Gemma 2, Cohere, Granite) are not, and go through their own forward.
+    """
+    ids = torch.arange(1, 9).unsqueeze(0) % model.get_input_embeddings().weight.shape[0]
+    with torch.no_grad():
+        try:
+            hidden = model.base_model(input_ids=ids).last_hidden_state
+            return torch.allclose(model.get_output_embeddings()(hidden), model(input_ids=ids).logits, atol=1e-5)
+        except (AttributeError, TypeError):
+            return False
+
+
+def save_model(model: Any, processor: Processor, folder: Path) -> None:
+    """A Hugging Face directory that loads with transformers alone."""
+    model.save_pretrained(folder)
+    processor.save(folder)
+    for path in folder.iterdir():  # safetensors writes mode 0600 whatever the umask says (RELIABILITY, finding 8)
+        path.chmod(0o644)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,96 @@
+"""Conversations as ids: the model's own chat template, with every message's content encoded as plain text.
+
+Text such as `<|assistant|>` inside a message must not become a control token (RELIABILITY P16), in training as in use,
+so the template is rendered around marks, cut at them, and the contents are spliced in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from llmstage.models.tokenizer import Processor
+
+MARK = "\ue000{}\ue001"
+"""A private-use mark that stands for the content of message number {} while the template is rendered."""
+
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+"""For base models that come without a template; needs no new tokens."""
+
+
+class TemplateRefused(ValueError):
+    """The model's chat template does not accept this conversation; the text says why."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """One message as ids: `before` opens it, `content` is its text, `after` closes it."""
+
+    before: list[int]
+    content: list[int]
+    after: list[int]
+    """For an assistant's turn it begins with the tokens that end the turn."""
+    role: str
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.content) + len(self.after)
+
+
+def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[Turn]:
+    """The messages as turns whose ids, laid end to end, are the rendered conversation."""
+    if not processor.tokenizer.chat_template:
+        processor.tokenizer.chat_template = PLAIN_TEMPLATE
+    marked = [{"role": message["role"], "content": MARK.format(index)} for index, message in enumerate(messages)]
+    try:
+        text = str(processor.tokenizer.apply_chat_template(marked, tokenize=False))
+        opening = str(processor.tokenizer.apply_chat_template(marked[:1], tokenize=False, add_generation_prompt=True))
+        closed = str(processor.tokenizer.apply_chat_template(marked[:1], tokenize=False))
+    except (TemplateError, ValueError) as error:
+        raise TemplateRefused(f"the chat template refuses this conversation: {error}") from None
+    prompt = opening.removeprefix(closed)  # what opens an assistant's turn
+    contents = processor.plain_ids([message["content"] for message in messages])
+    between: list[str] = []
+    rest = text
+    for index in range(len(messages)):
+        head, mark, rest = rest.partition(MARK.format(index))
+        if not mark:
+            raise TemplateRefused(f"the chat template leaves out message {index + 1} ({messages[index]['role']})")
+        between.append(head)
+    between.append(rest)
+    return split_turns(processor, messages, contents, between, prompt)
+
+
+def split_turns(processor: Processor, messages: list[dict[str, Any]], contents: list[list[int]], between: list[str], prompt: str) -> list[Turn]:
+    """Text between two contents closes one turn and opens the next; an assistant's opening is the generation prompt."""
+    openings = [between[0]]
+    closings = []
+    for index in range(1, len(between)):
+        text = between[index]
+        following = messages[index]["role"] if index < len(messages) else None
+        if following == "assistant" and prompt and text.endswith(prompt):
+            cut = len(text) - len(prompt)
+        elif following is None:
+            cut = len(text)
+        else:
+            cut = end_of_turn(processor, text) if messages[index - 1]["role"] == "assistant" else 0
+        closings.append(text[:cut])
+        openings.append(text[cut:])
+    return [
+        Turn(processor.markup_ids(openings[index]), contents[index], processor.markup_ids(closings[index]), message["role"])
+        for index, message in enumerate(messages)
+    ]
+
+
+def end_of_turn(processor: Processor, text: str) -> int:
+    """Length of the part of `text` that ends an assistant's turn: up to and with its first special token."""
+    specials = [token for token in processor.tokenizer.all_special_tokens if token in text]
+    if not specials:
+        return len(text)
+    first = min(specials, key=text.index)
+    return text.index(first) + len(first)

@@ -1,0 +1,67 @@
+"""Language-model losses from a transformers model: one shift, and the head only where there is a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK_BYTES = 256 * 2**20
+"""Logits in fp32 that may stand in memory at once when no gradient is needed."""
+
+
+@dataclass(slots=True)
+class TokenLosses:
+    """Per target token, in reading order of the batch."""
+
+    nll: Tensor
+    """[N] -log p(target), nats, fp32."""
+    correct: Tensor
+    """[N] bool: the target was the likeliest token."""
+    where: Tensor
+    """[N] index of the target in the flattened [B * T] labels."""
+
+
+def targets_of(labels: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
+    """(index of the predicting position, target id), both [N].
+
+    Labels stand at their own positions, as in transformers; the position before speaks about them. This is the one shift.
+    """
+    shifted = labels[:, 1:]  # [B, T-1]
+    row, column = (shifted != ignore).nonzero(as_tuple=True)
+    return row * labels.shape[1] + column, shifted[row, column]
+
+
+def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, ignore: int) -> TokenLosses:
+    """-log p of every target. `labels` [B, T] holds `ignore` where a token is no target."""
+    index, target = targets_of(labels, ignore)
+    if not getattr(model, "split_head", False):
+        logits = model(**inputs).logits
+        chosen = logits.reshape(-1, logits.shape[-1]).index_select(0, index)
+        return measure(chosen, target, index)
+    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # type: ignore[operator]
+    chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, index)  # [N, D]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if torch.is_grad_enabled():
+        return measure(head(chosen), target, index)
+    size = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
+    parts = [
+        measure(head(chosen[at : at + size]), target[at : at + size], index[at : at + size])
+        for at in range(0, max(1, len(target)), size)
+    ]
+    return TokenLosses(*(torch.cat([getattr(part, name) for part in parts]) for name in ("nll", "correct", "where")))
+
+
+def measure(logits: Tensor, target: Tensor, index: Tensor) -> TokenLosses:
+    """Cross-entropy in fp32 whatever the logits' type."""
+    nll = F.cross_entropy(logits.float(), target, reduction="none")
+    return TokenLosses(nll, logits.detach().argmax(-1) == target, index + 1)
+
+
+def sum_by_segment(values: Tensor, where: Tensor, segments: Tensor, num_segments: int) -> list[float]:
+    """Sums of per-token values for each feature of the batch."""
+    owner = segments.reshape(-1).index_select(0, where)
+    total = torch.zeros(num_segments, dtype=torch.float64, device=values.device)
+    return [float(value) for value in total.index_add_(0, owner, values.double()).tolist()]

@@ -1,0 +1,35 @@
+"""Every key of the command line as typed dataclasses; no torch here."""
+
+from llmstage.schema.data import DataConfig
+from llmstage.schema.run import (
+    GROUPS,
+    GenerationConfig,
+    ModelConfig,
+    OptimConfig,
+    ProveResume,
+    RunConfig,
+    StageConfig,
+    TrackerConfig,
+    TrainerConfig,
+    build_run,
+    stage_config,
+    task_config,
+)
+from llmstage.schema.task import TaskConfig
+
+__all__ = [
+    "GROUPS",
+    "DataConfig",
+    "GenerationConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "ProveResume",
+    "RunConfig",
+    "StageConfig",
+    "TaskConfig",
+    "TrackerConfig",
+    "TrainerConfig",
+    "build_run",
+    "stage_config",
+    "task_config",
+]

@@ -1,0 +1,103 @@
+"""What must hold between keys. Each check returns complaints; the door gathers them all before it speaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from llmstage.schema.marks import TRAINING_STAGES, ReadBy
+from llmstage.schema.run import RunConfig, stage_config, task_config
+from llmstage.schema.typed import walk_fields
+
+DECODERS = ("llama", "gpt2", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi3", "gpt_neox", "opt", "olmo2")
+ENCODERS = ("bert", "roberta", "modernbert", "distilbert", "deberta-v2", "electra", "albert", "xlm-roberta", "camembert")
+"""Model types whose family is known without loading them; others are left to the model's own classes."""
+
+
+def check_run(run: RunConfig, typed: Iterable[str]) -> list[str]:
+    """Every complaint about a composed run; `typed` are the keys that the user set."""
+    return [
+        *check_stage_fits_task(run),
+        *check_model_fits_task(run),
+        *check_budget(run),
+        *check_preset(run),
+        *check_read(run, typed),
+    ]
+
+
+def check_stage_fits_task(run: RunConfig) -> list[str]:
+    stage, task = run.stage.name, run.task
+    if stage in ("pretrain", "finetune") and stage not in task.stages:
+        return [f"task={task.name} does not go with stage={stage}. It goes through: {', '.join(task.stages)}."]
+    if stage == "evaluate" and not run.model.path:
+        return ["stage=evaluate needs a model: model.path=outputs/latest, a Hugging Face directory or a hub id."]
+    return []
+
+
+def check_model_fits_task(run: RunConfig) -> list[str]:
+    kind, named = run.model.kind, f"model={run.model.name}"
+    if run.model.path:
+        kind, named = kind_at(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
+    if kind and kind not in run.task.kinds:
+        fits = " or ".join(f"model={kind}_tiny" for kind in run.task.kinds)
+        return [f"task={run.task.name} does not fit {named} (family {kind}). It takes: {fits}, or a model.path of that family."]
+    return []
+
+
+def kind_at(path: Path) -> str | None:
+    """Family of a local model by its config.json; None where it cannot be told without loading."""
+    for folder in (path, path / "model"):
+        try:
+            model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        except (OSError, ValueError, AttributeError):
+            continue
+        return "gpt" if model_type in DECODERS else "bert" if model_type in ENCODERS else None
+    return None
+
+
+def check_budget(run: RunConfig) -> list[str]:
+    trainer, wrong = run.trainer, []
+    budgets = {"max_steps": trainer.max_steps, "epochs": trainer.epochs, "max_tokens": trainer.max_tokens}
+    given = [f"trainer.{key}={value}" for key, value in budgets.items() if value is not None]
+    if len(given) != 1:
+        wrong.append(f"Exactly one of trainer.max_steps, epochs, max_tokens must be set; seen: {', '.join(given) or 'none'}.")
+    if (trainer.batch_size is None) == (trainer.batch_tokens is None):
+        wrong.append("Exactly one of trainer.batch_size and trainer.batch_tokens must be set.")
+    return wrong
+
+
+def check_preset(run: RunConfig) -> list[str]:
+    model = run.model
+    if model.path is None and model.width % model.heads:
+        return [f"model.width={model.width} is not a multiple of model.heads={model.heads}."]
+    if model.path is None and model.width // model.heads % 2:
+        return [f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."]
+    return []
+
+
+def check_read(run: RunConfig, typed: Iterable[str]) -> list[str]:
+    """A key that the user set and this run does not read: an error, never a silent option."""
+    kinds = dict(walk_fields(RunConfig))
+    kinds.update(walk_fields(stage_config(run.stage.name), "stage"))
+    kinds.update(walk_fields(task_config(run.task.name), "task"))
+    wrong = []
+    for key in typed:
+        kind = kinds.get(key) or kinds.get(key.rpartition(".")[0])
+        for mark in marks(kind):
+            reason = mark.unread(run)
+            if reason:
+                wrong.append(f"{key} is not read here: {reason}. Leave it out.")
+                break
+    return wrong
+
+
+def marks(kind: Any) -> list[ReadBy]:
+    """The marks of a field, also of the parts of a union."""
+    found = [extra for extra in get_args(kind)[1:] if isinstance(extra, ReadBy)] if get_origin(kind) is Annotated else []
+    return found + [mark for part in get_args(kind) if get_origin(part) is Annotated for mark in marks(part)]
+
+
+def trains(run: RunConfig) -> bool:
+    return run.stage.name in TRAINING_STAGES

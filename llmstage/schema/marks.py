@@ -1,0 +1,48 @@
+"""Who reads a key. A mark stands in the field's `Annotated` type; a key nobody reads in this run is an error, not a
+silent option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmstage.schema.run import RunConfig
+
+
+@dataclass(slots=True, frozen=True)
+class ReadBy:
+    """`unread(run)` gives the reason why this run does not read the key, or None where it does."""
+
+    unread: Callable[[RunConfig], str | None]
+
+
+TRAINING_STAGES = ("pretrain", "finetune", "prove_resume")
+
+
+def _training(run: RunConfig) -> str | None:
+    return None if run.stage.name in TRAINING_STAGES else f"stage={run.stage.name} does not train"
+
+
+def _files(run: RunConfig) -> str | None:
+    return "data=demo is generated in memory; give data.train, data.test or data.path" if run.data.is_demo else None
+
+
+def _demo(run: RunConfig) -> str | None:
+    return None if run.data.is_demo else "data files are given, so the demo world is off"
+
+
+def _scratch(run: RunConfig) -> str | None:
+    return "model.path is given, so no preset is built" if run.model.path else None
+
+
+def _generates(run: RunConfig) -> str | None:
+    return None if run.task.generates else f"task={run.task.name} generates no text"
+
+
+TRAINING = ReadBy(_training)
+FILES = ReadBy(_files)
+DEMO = ReadBy(_demo)
+SCRATCH = ReadBy(_scratch)
+GENERATES = ReadBy(_generates)

@@ -1,0 +1,221 @@
+"""The whole run as one tree of dataclasses. `conf/` holds the same keys with the same defaults; a test compares them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from llmstage.naming import load_module
+from llmstage.schema import task as task_schemas
+from llmstage.schema.data import DataConfig
+from llmstage.schema.marks import GENERATES, SCRATCH, TRAINING
+from llmstage.schema.task import TaskConfig
+from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range, build
+
+Count = Annotated[int, AT_LEAST_1, TRAINING]
+
+
+@dataclass(slots=True)
+class StageConfig:
+    """What happens in this run."""
+
+    name: str = ""
+    """The stage, a file in llmstage/stages."""
+
+
+@dataclass(slots=True)
+class ProveResume(StageConfig):
+    """Knobs of stage=prove_resume."""
+
+    train_stage: Literal["auto", "pretrain", "finetune"] = "auto"
+    """The training stage whose resume is proved; auto: the first that the task goes through."""
+    kill_at: list[Annotated[int, AT_LEAST_1]] | None = None
+    """Optimizer steps after which the run is killed, one after another; null: at a third and at two thirds."""
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """A preset from scratch, or a model by path."""
+
+    name: str = ""
+    """The option of conf/model that was chosen."""
+    kind: Literal["gpt", "bert"] = "gpt"
+    """Family: gpt is a decoder (Llama), bert an encoder (ModernBERT)."""
+    path: str | None = None
+    """A Hugging Face directory, a run folder, or a hub id; the preset is then not used."""
+    vocab_size: Annotated[int, Range(300, 1_000_000), SCRATCH] = 2048
+    """Entries of the byte-level BPE that is trained on the training split."""
+    layers: Annotated[int, AT_LEAST_1, SCRATCH] = 4
+    """Transformer blocks."""
+    width: Annotated[int, Range(8, 65536), SCRATCH] = 128
+    """Hidden size."""
+    heads: Annotated[int, AT_LEAST_1, SCRATCH] = 4
+    """Attention heads; must divide width."""
+    mlp_width: Annotated[int, AT_LEAST_1, SCRATCH] = 344
+    """Inner size of the gated MLP."""
+    dropout: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.0
+    """Dropout of attention, and of MLP and head where the family has it; 0 suits training from scratch."""
+
+
+@dataclass(slots=True)
+class TrainerConfig:
+    """Budget, batches, machine, checkpoints."""
+
+    max_steps: Count | None = 300
+    """Optimizer steps. Exactly one of max_steps, epochs and max_tokens holds; typing one switches the default off."""
+    epochs: Annotated[float, POSITIVE, TRAINING] | None = None
+    """Passes over the training split."""
+    max_tokens: Count | None = None
+    """Real (unpadded) input tokens."""
+    batch_size: Count | None = 16
+    """Rows per optimizer step as the model sees them: packed rows of data.context where packing is on."""
+    batch_tokens: Count | None = None
+    """Instead of batch_size: about this many tokens per optimizer step."""
+    micro_batch_size: Annotated[Literal["auto"] | int, AT_LEAST_1, TRAINING] = "auto"
+    """Rows computed at once; the step's gradient is the same for every value."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], TRAINING] = "auto"
+    """auto: bf16 autocast where the hardware is fast at it (CPUs with AMX or AVX512-bf16 included), fp16 with loss
+    scaling on GPUs without bf16, else fp32. Weights are fp32 in every case."""
+    eval_precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of scoring; fp32 gives the same number on every machine."""
+    eval_batch_tokens: Annotated[int, AT_LEAST_1] = 8192
+    """Tokens in one batch when scoring; bounds memory."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, …"""
+    threads: Literal["auto"] | Annotated[int, AT_LEAST_1] = "auto"
+    """CPU threads; auto: what the affinity mask and the cgroup quota allow."""
+    workers: Literal["auto"] | Annotated[int, NOT_NEGATIVE, TRAINING] = "auto"
+    """Processes that prepare batches; auto: 0 on a CPU, 2 beside a GPU."""
+    compile: Annotated[Literal["auto", "on", "off"], TRAINING] = "auto"
+    """torch.compile of the training step; auto: on a GPU only."""
+    allocator: Annotated[Literal["auto", "off"], TRAINING] = "auto"
+    """auto: start again once with tcmalloc or jemalloc preloaded where one is installed, else with glibc tuned."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Several features in one row behind a block-diagonal mask; auto: where the task allows it."""
+    eval_every: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
+    """Steps between validation passes; 0: only at the end; auto: ten times in a run."""
+    eval_rows: Annotated[int, AT_LEAST_1, TRAINING] | None = 500
+    """Validation rows used while training; the final scores are on all of them."""
+    train_rows_scored: Annotated[int, NOT_NEGATIVE, TRAINING] = 200
+    """Training rows scored at the end, to show the gap to validation; 0: none."""
+    save_every: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
+    """Steps between checkpoints; 0: only at the end; auto: as often as eval_every."""
+    keep: Annotated[int, Range(2, 1_000_000), TRAINING] = 3
+    """Newest checkpoints kept beside the best; 1 is refused, because the last may be the one that is torn."""
+    patience: Annotated[int, AT_LEAST_1, TRAINING] | None = None
+    """Stop after this many validation passes without a better selection metric; null: never."""
+    resume: Annotated[str, TRAINING] = "auto"
+    """auto: go on from the newest valid checkpoint of hydra.run.dir; never; or the path of a checkpoint."""
+    spike: Annotated[Literal["auto", "off", "warn", "skip", "rollback"], TRAINING] = "auto"
+    """What to do when loss or gradient norm exceeds mean + 6 sigma of 128 steps; auto: skip in pretrain, else warn."""
+    log_every: Count = 10
+    """Steps between printed lines; metrics.jsonl holds every step."""
+    deterministic: Annotated[bool, TRAINING] = True
+    """Only deterministic kernels, so that a resumed run is bit-identical."""
+
+
+@dataclass(slots=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    name: str = "adamw"
+    """The option of conf/optim that was chosen."""
+    lr: Annotated[Literal["auto"] | float, POSITIVE, TRAINING] = "auto"
+    """Peak learning rate; auto: by width, and lower where the model is already trained. The plan line shows it."""
+    weight_decay: Annotated[float, NOT_NEGATIVE, TRAINING] = 0.1
+    """Decoupled decay of matrices; vectors and embeddings are not decayed."""
+    beta1: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.9
+    """Decay of the gradient's mean."""
+    beta2: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.95
+    """Decay of the gradient's square."""
+    eps: Annotated[float, POSITIVE, TRAINING] = 1e-8
+    """Added to the denominator."""
+    schedule: Annotated[Literal["cosine", "linear", "wsd", "constant"], TRAINING] = "cosine"
+    """Shape after the warm-up; wsd: constant, then linear down over the last fifth."""
+    warmup_steps: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
+    """Steps over which the rate climbs from 0 to its peak; auto: a twentieth of the run, at most 200."""
+    min_lr_share: Annotated[float, Range(0, 1), TRAINING] = 0.1
+    """The rate at the end, as a share of the peak."""
+    max_grad_norm: Annotated[float, POSITIVE, TRAINING] | None = 1.0
+    """Gradients are scaled down to this norm; null: never."""
+
+
+@dataclass(slots=True)
+class GenerationConfig:
+    """How text is generated where a task generates."""
+
+    max_new_tokens: Annotated[int, AT_LEAST_1, GENERATES] = 64
+    """Longest reply."""
+    beams: Annotated[int, AT_LEAST_1, GENERATES] = 1
+    """Beam search with so many beams; 1: none."""
+    temperature: Annotated[float, NOT_NEGATIVE, GENERATES] = 0.0
+    """0: the likeliest token each time; above: sampling."""
+    top_p: Annotated[float, Range(0, 1, open_low=True), GENERATES] = 1.0
+    """Sampling from the smallest set of tokens with this much probability."""
+
+
+@dataclass(slots=True)
+class TrackerConfig:
+    """Where metrics go beside metrics.jsonl."""
+
+    name: Annotated[Literal["none", "tensorboard"], TRAINING] = "none"
+    """none or tensorboard (extra `tensorboard`; files in <run>/tb)."""
+
+
+@dataclass(slots=True)
+class RunConfig:
+    """Everything one run is told."""
+
+    stage: StageConfig = field(default_factory=StageConfig)
+    """What happens."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    """What is learned and scored."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Which model."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which rows."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """How it is trained and on what machine."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    """How text is generated."""
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    """Where metrics go."""
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    """Weights, order of the data, demo world, bootstrap."""
+    offline: bool = False
+    """Open no socket; a hub is asked only when a hub id was given, and then not."""
+
+
+GROUPS = ("stage", "task", "model", "data", "trainer", "optim", "generation", "tracker")
+
+
+def camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def stage_config(name: str) -> type[StageConfig]:
+    """The dataclass of a stage: its own by name, or the plain one."""
+    found = globals().get(camel(name), StageConfig)
+    return found if isinstance(found, type) and issubclass(found, StageConfig) else StageConfig
+
+
+def task_config(name: str, *, trusted: bool = True) -> type[TaskConfig]:
+    """The dataclass of a task: its own by name in schema/task.py, `Config` of a module outside, or the plain one."""
+    if "." in name:
+        found = getattr(load_module("tasks", name, trusted=trusted), "Config", TaskConfig)
+    else:
+        found = getattr(task_schemas, camel(name), TaskConfig)
+    return found if isinstance(found, type) and issubclass(found, TaskConfig) else TaskConfig
+
+
+def build_run(data: dict[str, Any], wrong: list[str], *, trusted: bool = True) -> RunConfig:
+    """Plain composed data as a `RunConfig`; every complaint about keys, types and ranges goes to `wrong`."""
+    rest = {key: value for key, value in data.items() if key not in ("stage", "task")}
+    run = build(RunConfig, rest, "", wrong)
+    stage, task = data.get("stage") or {}, data.get("task") or {}
+    run.stage = build(stage_config(str(stage.get("name", ""))), stage, "stage", wrong)
+    run.task = build(task_config(str(task.get("name", "")), trusted=trusted), task, "task", wrong)
+    return run
+

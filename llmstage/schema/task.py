@@ -1,0 +1,44 @@
+"""The `task` group. A task with knobs of its own has a dataclass here, named after it in CamelCase; any other task is a
+plain `TaskConfig`. A task outside the package keeps its dataclass as `Config` in its own module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from llmstage.schema.marks import TRAINING
+from llmstage.schema.typed import AT_LEAST_1
+
+
+@dataclass(slots=True)
+class TaskConfig:
+    """What every task says of itself; read before torch is imported."""
+
+    name: str = ""
+    """File in llmstage/tasks (or a dotted path typed on the command line)."""
+    stages: list[str] = field(default_factory=list)
+    """Training stages that this task can go through: pretrain, finetune."""
+    kinds: list[str] = field(default_factory=list)
+    """Model families that it takes: gpt, bert."""
+    generates: bool = False
+    """Whether scoring generates text, so that the `generation` group is read."""
+    select: str = "loss"
+    """Validation metric that picks the best checkpoint; the metric knows its own direction."""
+
+
+@dataclass(slots=True)
+class Dialogue(TaskConfig):
+    """Knobs of task=dialogue."""
+
+    system: str | None = None
+    """A system message put in front of conversations that have none."""
+    generate_rows: Annotated[int, AT_LEAST_1] = 100
+    """Conversations of a split whose replies are generated; perplexity and token accuracy are on the whole split."""
+
+
+@dataclass(slots=True)
+class Classification(TaskConfig):
+    """Knobs of task=classification."""
+
+    class_weights: Annotated[Literal["none", "balanced"], TRAINING] = "none"
+    """balanced: each class weighs n / (classes * its rows) in the loss, as scikit-learn's class_weight does."""

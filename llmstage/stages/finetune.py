@@ -1,0 +1,13 @@
+"""stage=finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmstage.engine.fit import fit
+from llmstage.schema import RunConfig
+
+
+def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
+    """Train from end to end; returns the selecting metric on validation."""
+    return fit(cfg, out_dir, about)

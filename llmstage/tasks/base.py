@@ -1,0 +1,186 @@
+"""What a task is: rows to features, features to a batch, the loss, the predictions, the scores.
+
+The engine knows tasks by the methods below and none by name. A new task is one file here and one YAML in `conf/task/`
+(and a dataclass in `schema/task.py` if it has knobs of its own).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from llmstage.data.rows import Columns, Row
+from llmstage.metrics.score import Score
+from llmstage.models.tokenizer import Processor
+from llmstage.schema import GenerationConfig, TaskConfig
+
+IGNORE_INDEX = -100
+"""Label of a position that is no target; the value cross-entropy skips by default."""
+
+Exhibit = dict[str, Any]
+"""Something the report shows beside the scores: {"kind": "text|table|matrix|lines|bars", "title": ..., ...}."""
+
+
+class RowError(ValueError):
+    """A row that cannot be encoded; the loader adds `file:line` and applies `data.on_bad_row`."""
+
+
+@dataclass(slots=True)
+class Features:
+    """One encoded example: what the model sees of a row, or of a window of it. No padding."""
+
+    arrays: dict[str, list[int]]
+    """`input_ids` [T] always; other sequences [T], or [1] for a label of the whole."""
+    ref: Any = None
+    """What score() compares with; JSON data."""
+    cut: int = 0
+    """Tokens of the row that stand in none of its features."""
+    cut_targets: int = 0
+    """Target tokens among them."""
+    lost_end: bool = False
+    """The token that ends a target was cut away."""
+    row: int = -1
+    """Index of the row in its split; the loader sets it."""
+
+    @property
+    def input_ids(self) -> list[int]:
+        return self.arrays["input_ids"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """One micro-batch."""
+
+    inputs: dict[str, Tensor]
+    """`model(**inputs)`; e.g. input_ids [B, T]."""
+    labels: Tensor | None = None
+    """[B, T] or [B]; IGNORE_INDEX where a position does not count."""
+    refs: list[Any] = field(default_factory=list)
+    """One per feature, in order: what score() compares with."""
+    segments: Tensor | None = None
+    """[B, T] index of the feature that each position belongs to, -1 on padding."""
+    num_tokens: int = 0
+    """Real input tokens."""
+
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu":
+            return self
+        self.inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        self.labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        self.segments = None if self.segments is None else self.segments.to(device, non_blocking=True)
+        return self
+
+
+@dataclass(slots=True)
+class LossSum:
+    """A loss as a sum and a count, so that micro-batches and ranks add up exactly."""
+
+    total: Tensor
+    """Scalar, summed over items, carries the gradient."""
+    count: float
+    """Items: target tokens, rows; their total weight where items are weighted."""
+    logs: dict[str, float] = field(default_factory=dict)
+    """Shown, never trained on."""
+
+
+class Task(ABC):
+    """One thing a model can learn. Subclasses set the class variables and fill in the methods."""
+
+    columns: ClassVar[Columns]
+    auto_model: ClassVar[str]
+    """The transformers class that holds model and head, e.g. AutoModelForCausalLM."""
+    pipeline_tag: ClassVar[str] = "text-generation"
+    """What the model card says the model is for."""
+    packs: ClassVar[bool] = False
+    """Features may share a row behind a block-diagonal mask."""
+    additive_loss: ClassVar[bool] = True
+    """False: other rows of the batch are part of the objective."""
+    demo_size: ClassVar[int] = 1000
+    """Training rows of data=demo where data.demo_rows does not say."""
+
+    processor: Processor
+    context: int
+
+    def __init__(self, cfg: TaskConfig, generation: GenerationConfig) -> None:
+        self.cfg = cfg
+        self.generation = generation
+
+    @staticmethod
+    @abstractmethod
+    def demo_rows(num_rows: int, seed: int) -> list[Row]:
+        """Learnable rows, offline and seeded: data=demo and the contract test."""
+
+    def check_row(self, row: Row) -> str | None:
+        """The reason why a row cannot be used, or None. Called for every row of every split."""
+        return None
+
+    @abstractmethod
+    def texts(self, row: Row) -> list[str]:
+        """The texts of a row, for training a tokenizer."""
+
+    def learn(self, rows: Iterable[Row]) -> None:
+        """Take from the training rows what the task must know before encoding, e.g. its labels."""
+
+    def adopt(self, config: Any) -> None:
+        """Take the same from the config of a trained model."""
+
+    def model_options(self) -> dict[str, Any]:
+        """Keys for the model's config, e.g. num_labels, id2label."""
+        return {}
+
+    def bind(self, processor: Processor, context: int) -> None:
+        """Called once before encode: the tokenizer, and the most tokens a feature may have."""
+        self.processor, self.context = processor, context
+
+    def cache_key(self) -> dict[str, Any]:
+        """Every option of the task that reaches encode(); part of the key of the encoded-data cache."""
+        return {}
+
+    @abstractmethod
+    def encode(self, row: Row) -> list[Features]:
+        """A row as features: pure, without padding; raises RowError where the row cannot be encoded."""
+
+    def encode_many(self, rows: list[Row]) -> list[list[Features]]:
+        """encode() for several rows at once; a task may override it to tokenise in one call. Same result."""
+        return [self.encode(row) for row in rows]
+
+    def num_targets(self, features: Features) -> int:
+        """Items of the loss in one feature."""
+        return 1
+
+    @abstractmethod
+    def collate(self, rows: list[list[Features]]) -> Batch:
+        """Features as tensors: one inner list a row of the batch (several only where the task packs)."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> LossSum:
+        """The training loss of one micro-batch."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
+        """One prediction per feature, as JSON data. `generate`: text is wanted as well, where the task generates."""
+
+    @abstractmethod
+    def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
+        """Plain Python in, numbers out."""
+
+    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+        """Tables and charts beside the scores, for the report."""
+        return []
+
+    def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
+        """Lines of predictions.jsonl for one feature: at least `prediction` and `reference`."""
+        return [{"prediction": prediction, "reference": ref}]
+
+    def after_step(self, model: nn.Module) -> None:
+        """Called after each optimizer step, e.g. to clamp a temperature."""
+
+    @property
+    def generate_rows(self) -> int:
+        """Rows of a split for which text is generated; 0 where the task generates none."""
+        return 0

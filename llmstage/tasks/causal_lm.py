@@ -1,0 +1,109 @@
+"""Next-token prediction on documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from llmstage.data.collate import labels_for, pack
+from llmstage.data.demo.prose import prose_rows
+from llmstage.data.rows import Columns, Row
+from llmstage.metrics.language import language_model_scores
+from llmstage.metrics.score import Score
+from llmstage.models.lm import sum_by_segment, token_losses
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, Task
+
+
+class CausalLM(Task):
+    """A document is cut into windows of the context; every token but the first is a target exactly once.
+
+    Windows overlap by one token: the last token of one is the first of the next, where it is context only.
+    """
+
+    columns = Columns(required=("text",))
+    auto_model = "AutoModelForCausalLM"
+    packs = True
+    demo_size = 2000
+
+    @staticmethod
+    def demo_rows(num_rows: int, seed: int) -> list[Row]:
+        return prose_rows(num_rows, seed)
+
+    def check_row(self, row: Row) -> str | None:
+        if not isinstance(row["text"], str):
+            return f"text is {type(row['text']).__name__}, not text"
+        return None if row["text"].strip() else "text is empty"
+
+    def texts(self, row: Row) -> list[str]:
+        return [row["text"]]
+
+    def encode(self, row: Row) -> list[Features]:
+        return self.encode_many([row])[0]
+
+    def encode_many(self, rows: list[Row]) -> list[list[Features]]:
+        coded = self.processor.plain_ids([row["text"] for row in rows])
+        return [self._windows(row["text"], ids) for row, ids in zip(rows, coded, strict=True)]
+
+    def _windows(self, text: str, ids: list[int]) -> list[Features]:
+        bos, eos = self.processor.bos_id, self.processor.eos_id
+        ids = ([bos] if bos is not None else []) + ids + ([eos] if eos is not None else [])
+        num_bytes = len(text.encode())
+        stride = self.context - 1
+        starts = range(0, max(1, len(ids) - 1), stride)
+        whole = len(ids) - 1  # targets of the document
+        features = []
+        for start in starts:
+            window = ids[start : start + self.context]
+            share = num_bytes * (len(window) - 1) / max(1, whole)
+            features.append(Features({"input_ids": window}, ref={"bytes": share}))
+        return features
+
+    def num_targets(self, features: Features) -> int:
+        return len(features.input_ids) - 1
+
+    def collate(self, rows: list[list[Features]]) -> Batch:
+        ids = [[features.input_ids for features in row] for row in rows]
+        packed = pack(ids, self.processor.pad_id, causal=True)
+        # The first token of a feature has nothing before it that it may see, so it is no target.
+        labels = labels_for([[[IGNORE_INDEX, *window[1:]] for window in row] for row in ids], IGNORE_INDEX)
+        refs = [features.ref for row in rows for features in row]
+        return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
+
+    def loss(self, model: nn.Module, batch: Batch) -> LossSum:
+        assert batch.labels is not None
+        losses = token_losses(model, batch.inputs, batch.labels, IGNORE_INDEX)
+        return LossSum(losses.nll.sum(), len(losses.nll))
+
+    def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
+        assert batch.labels is not None and batch.segments is not None
+        losses = token_losses(model, batch.inputs, batch.labels, IGNORE_INDEX)
+        count = len(batch.refs)
+        sums = [
+            sum_by_segment(values, losses.where, batch.segments, count)
+            for values in (losses.nll, losses.correct, losses.correct | True)
+        ]
+        return [{"nll": nll, "correct": int(right), "tokens": int(tokens)} for nll, right, tokens in zip(*sums, strict=True)]
+
+    def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
+        return language_model_scores(
+            [item["nll"] for item in predictions],
+            [item["tokens"] for item in predictions],
+            [item["correct"] for item in predictions],
+            [ref["bytes"] for ref in refs],
+        )
+
+    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+        """How the loss is spread over windows."""
+        rates = sorted(item["nll"] / item["tokens"] for item in predictions if item["tokens"])
+        if not rates:
+            return []
+        marks = [0, 5, 25, 50, 75, 95, 100]
+        rows = [[f"{mark} %", f"{rates[min(len(rates) - 1, mark * len(rates) // 100)]:.3f}"] for mark in marks]
+        return [{"kind": "table", "title": "Loss per token over windows", "columns": ["quantile", "nats"], "rows": rows}]
+
+    def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
+        return [{"prediction": None, "reference": None, "log_probability": -prediction["nll"], **{k: prediction[k] for k in ("tokens", "correct")}}]
+
+
+TASK = CausalLM

@@ -1,0 +1,284 @@
+"""Multi-turn conversations: only the assistant's tokens are learned, the end of its turn included."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from torch import nn
+
+from llmstage.data.collate import labels_for, pack
+from llmstage.data.demo.dialogue import dialogue_rows
+from llmstage.data.rows import Columns, Row
+from llmstage.metrics.generation import chrf, distinct_n, exact_match, rouge_l
+from llmstage.metrics.intervals import proportion
+from llmstage.metrics.language import language_model_scores
+from llmstage.metrics.score import Score
+from llmstage.models.chat import TemplateRefused, Turn, conversation
+from llmstage.models.generate import generate_replies
+from llmstage.models.lm import sum_by_segment, token_losses
+from llmstage.schema.task import Dialogue as DialogueConfig
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
+
+ROLES = ("system", "user", "assistant")
+
+
+class Dialogue(Task):
+    """A conversation longer than the context is cut into windows of whole turns; every answer is a target once."""
+
+    columns = Columns(required=("messages",), optional=("recalls", "language"), content=("messages",))
+    auto_model = "AutoModelForCausalLM"
+    packs = True
+    demo_size = 2400
+
+    cfg: DialogueConfig
+
+    @staticmethod
+    def demo_rows(num_rows: int, seed: int) -> list[Row]:
+        return dialogue_rows(num_rows, seed)
+
+    def check_row(self, row: Row) -> str | None:
+        messages = row["messages"]
+        if not isinstance(messages, list) or not messages:
+            return "messages is not a list of {role, content}"
+        for number, message in enumerate(messages, 1):
+            if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+                return f"message {number} has no text in content"
+            if message.get("role") not in ROLES:
+                return f"message {number} has the role {message.get('role')!r}; known are {', '.join(ROLES)}"
+        answers = [message for message in messages if message["role"] == "assistant"]
+        if not answers:
+            return "no message of the assistant: there is nothing to learn"
+        return None if any(message["content"].strip() for message in answers) else "every answer of the assistant is empty"
+
+    def texts(self, row: Row) -> list[str]:
+        return [message["content"] for message in row["messages"]]
+
+    def cache_key(self) -> dict[str, Any]:
+        return {"system": self.cfg.system}
+
+    def encode(self, row: Row) -> list[Features]:
+        messages = row["messages"]
+        shift = 0
+        if self.cfg.system and messages[0]["role"] != "system":
+            messages, shift = [{"role": "system", "content": self.cfg.system}, *messages], 1
+        try:
+            turns = conversation(self.processor, messages)
+        except TemplateRefused as error:
+            raise RowError(str(error)) from None
+        recalls = {int(item["turn"]) + shift: item for item in row.get("recalls") or []}
+        features = []
+        lengths = [len(turn) for turn in turns]
+        reserve = lengths[0] if turns[0].role == "system" else 1
+        covered: set[int] = set()
+        for first, last, answers in windows(lengths, [turn.role == "assistant" for turn in turns], self.context, reserve):
+            features.append(self._window(messages, turns, first, last, answers, recalls, shift))
+            covered.update(range(first, last + 1))
+        features[-1].cut += sum(length for index, length in enumerate(lengths) if index not in covered)
+        return features
+
+    def _window(
+        self, messages: list[dict[str, Any]], turns: list[Turn], first: int, last: int, answers: list[int],
+        recalls: dict[int, Any], shift: int,
+    ) -> Features:
+        """Turns first..last as one feature; the assistant's turns in `answers` are its targets."""
+        keep_system = first > 0 and turns[0].role == "system"
+        chosen = ([0] if keep_system else []) + list(range(first, last + 1))
+        ids: list[int] = list(turns[0].before) if first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1] else []
+        ids = ids[:1]  # a later window begins as a conversation does
+        target: list[int] = [0] * len(ids)
+        replies = []
+        for index in chosen:
+            turn = turns[index]
+            learned = index in answers
+            ids += turn.before
+            target += [0] * len(turn.before)
+            if learned:
+                reply = {"turn": index - shift, "start": len(ids), "text": messages[index]["content"]}
+                replies.append({**reply, **({"recall": recalls[index]} if index in recalls else {})})
+            ids += turn.content + turn.after
+            target += [int(learned)] * (len(turn.content) + len(turn.after))
+        cut = max(0, len(ids) - self.context)
+        cut_targets, lost_end = 0, False
+        if cut:  # a single answer, or what stands before it, is longer than the context
+            start = replies[0]["start"]
+            front = min(cut, max(0, start - 8))
+            ids, target = ids[front:], target[front:]
+            cut_targets = sum(target[self.context :])
+            lost_end = cut_targets > 0
+            ids, target = ids[: self.context], target[: self.context]
+            replies = [{**reply, "start": reply["start"] - front} for reply in replies]
+        told = [dict(message) for message in messages[first : last + 1]]
+        return Features(
+            {"input_ids": ids, "target": target},
+            ref={"replies": replies, "messages": told, "first": first - shift if first else 0,
+                 "bytes": sum(len(reply["text"].encode()) for reply in replies)},
+            cut=cut, cut_targets=cut_targets, lost_end=lost_end,
+        )
+
+    def num_targets(self, features: Features) -> int:
+        return sum(features.arrays["target"][1:])
+
+    def collate(self, rows: list[list[Features]]) -> Batch:
+        ids = [[features.input_ids for features in row] for row in rows]
+        packed = pack(ids, self.processor.pad_id, causal=True)
+        labels = labels_for([[self._labels(features) for features in row] for row in rows], IGNORE_INDEX)
+        refs = [features.ref for row in rows for features in row]
+        batch = Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
+        return batch
+
+    @staticmethod
+    def _labels(features: Features) -> list[int]:
+        """The id where the assistant speaks; never the first position, which nothing precedes."""
+        pairs = zip(features.input_ids, features.arrays["target"], strict=True)
+        return [token if wanted and place else IGNORE_INDEX for place, (token, wanted) in enumerate(pairs)]
+
+    def loss(self, model: nn.Module, batch: Batch) -> LossSum:
+        assert batch.labels is not None
+        losses = token_losses(model, batch.inputs, batch.labels, IGNORE_INDEX)
+        return LossSum(losses.nll.sum(), len(losses.nll))
+
+    def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
+        assert batch.labels is not None and batch.segments is not None
+        losses = token_losses(model, batch.inputs, batch.labels, IGNORE_INDEX)
+        count = len(batch.refs)
+        nll, correct, tokens = (
+            sum_by_segment(values, losses.where, batch.segments, count)
+            for values in (losses.nll, losses.correct, losses.correct | True)
+        )
+        items = [{"nll": a, "correct": int(b), "tokens": int(c)} for a, b, c in zip(nll, correct, tokens, strict=True)]
+        if generate:
+            self._generate(model, batch, items)
+        return items
+
+    def _generate(self, model: nn.Module, batch: Batch, items: list[dict[str, Any]]) -> None:
+        """Each answer anew from its true history."""
+        assert batch.segments is not None
+        ids, owner = batch.inputs["input_ids"].cpu(), batch.segments.cpu()
+        prompts = []
+        for number, ref in enumerate(batch.refs):
+            own = ids[owner == number].tolist()
+            prompts += [own[: reply["start"]] for reply in ref["replies"]]
+        replies = iter(generate_replies(model, self.processor, prompts, self.generation))
+        for item, ref in zip(items, batch.refs, strict=True):
+            made = [next(replies) for _ in ref["replies"]]
+            item["replies"] = [text for text, _ in made]
+            item["ended"] = [ended for _, ended in made]
+
+    def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
+        scores = language_model_scores(
+            [item["nll"] for item in predictions],
+            [item["tokens"] for item in predictions],
+            [item["correct"] for item in predictions],
+            [ref["bytes"] for ref in refs],
+        )
+        said, told, recalls = answers_of(predictions, refs)
+        if said:
+            scores |= {"chrf": chrf(said, told), "rouge_l": rouge_l(said, told), "exact_match": exact_match(said, told)}
+            scores |= {"distinct_1": distinct_n(said, 1), "distinct_2": distinct_n(said, 2)}
+        for name, closed in (("recall_closed", True), ("recall_numbers", False)):
+            hits = [hit for _, hit, item in recalls if bool(item["closed"]) is closed]
+            if hits:
+                scores[name] = proportion(hits)
+        return scores
+
+    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+        """How recall falls with distance, by kind of fact."""
+        _, _, recalls = answers_of(predictions, refs)
+        if not recalls:
+            return []
+        series = []
+        for name, closed in (("names, items, cities, days", True), ("numbers and dates", False)):
+            by_distance: dict[int, list[bool]] = defaultdict(list)
+            for distance, hit, item in recalls:
+                if bool(item["closed"]) is closed:
+                    by_distance[distance].append(hit)
+            points = [(distance, proportion(hits)) for distance, hits in sorted(by_distance.items())]
+            if points:
+                series.append({
+                    "name": name, "x": [x for x, _ in points], "y": [score.value for _, score in points],
+                    "low": [score.low for _, score in points], "high": [score.high for _, score in points],
+                })
+        kinds: dict[str, list[bool]] = defaultdict(list)
+        for _, hit, item in recalls:
+            kinds[str(item["kind"])].append(hit)
+        rows = []
+        for kind, hits in sorted(kinds.items()):
+            score = proportion(hits)
+            rows.append([kind, f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}", str(len(hits))])
+        return [
+            {"kind": "lines", "title": "Recall by distance", "x_label": "turns since the fact was last stated",
+             "y_label": "share recalled exactly", "series": series, "y_range": [0, 1],
+             "note": "A reply recalls a fact if it holds the right value and no other value of that kind from the conversation."},
+            {"kind": "table", "title": "Recall by kind of fact", "columns": ["fact", "recalled", "95 % (Wilson)", "questions"], "rows": rows},
+        ]
+
+    def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
+        lines = []
+        for number, reply in enumerate(ref["replies"]):
+            if "replies" not in prediction:
+                break
+            said = prediction["replies"][number]
+            at = reply["turn"] - ref["first"]
+            line = {"turn": reply["turn"], "prediction": said, "reference": reply["text"], "ended": prediction["ended"][number],
+                    "correct": said.strip() == reply["text"].strip(), "prompt": ref["messages"][:at] if at > 0 else ref["messages"]}
+            if "recall" in reply:
+                line["recall"] = {**reply["recall"], "hit": recalled(said, reply["recall"])}
+            lines.append(line)
+        if not lines:
+            lines.append({"prediction": None, "reference": [reply["text"] for reply in ref["replies"]]})
+        lines[0] |= {"log_probability": -prediction["nll"], "tokens": prediction["tokens"]}
+        return lines
+
+    @property
+    def generate_rows(self) -> int:
+        return self.cfg.generate_rows
+
+
+def windows(lengths: list[int], is_answer: list[bool], context: int, reserve: int = 0) -> list[tuple[int, int, list[int]]]:
+    """(first turn, last turn, answers that are targets) of each window; every answer is a target in exactly one.
+
+    A window holds whole turns. The next one begins as early as its first new answer lets it fit with about half of the
+    context left for what follows, so that an answer keeps a history. `reserve` tokens stand at the head of every later
+    window (the system message, or the mark that begins a conversation).
+    """
+    answers = [index for index, answer in enumerate(is_answer) if answer]
+    out: list[tuple[int, int, list[int]]] = []
+    first = 0
+    while answers:
+        if len(out) == 1:
+            context -= reserve
+        if out:  # history for the next answer: whole turns before it within half of the context
+            first = answers[0]
+            while first > 0 and sum(lengths[first - 1 : answers[0] + 1]) <= max(context // 2, lengths[answers[0]] + lengths[answers[0] - 1]):
+                first -= 1
+        taken = [index for index in answers if sum(lengths[first : index + 1]) <= context]
+        if not taken:  # not even one fits: nearer history, and if that is not enough the answer itself is cut and counted
+            while first < answers[0] - 1 and sum(lengths[first : answers[0] + 1]) > context:
+                first += 1
+            taken = [index for index in answers if sum(lengths[first : index + 1]) <= context] or answers[:1]
+        out.append((first, taken[-1], taken))
+        answers = answers[len(taken) :]
+    return out
+
+
+def recalled(reply: str, recall: dict[str, Any]) -> bool:
+    """The right value stands in the reply and no other value of its kind from the conversation does."""
+    return recall["answer"] in reply and not any(other in reply.replace(recall["answer"], "") for other in recall.get("others") or [])
+
+
+def answers_of(predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[str], list[tuple[int, bool, dict[str, Any]]]]:
+    """(generated replies, reference replies, (distance, hit, recall) of the replies that must recall a fact)."""
+    said: list[str] = []
+    told: list[str] = []
+    recalls = []
+    for prediction, ref in zip(predictions, refs, strict=True):
+        for text, reply in zip(prediction.get("replies", []), ref["replies"], strict=False):
+            said.append(text)
+            told.append(reply["text"])
+            if "recall" in reply:
+                recalls.append((int(reply["recall"]["distance"]), recalled(text, reply["recall"]), reply["recall"]))
+    return said, told, recalls
+
+
+TASK = Dialogue
