@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,19 @@ def stop_for(wrong: list[str]) -> None:
 def inherit_task(words: Words) -> None:
     """stage=evaluate on a run folder knows its task."""
     path = (words.typed.get("model.path") or [None])[0]
-    if words.choice("stage") == "evaluate" and "task" not in words.typed and isinstance(path, str) and Path(path).exists():
+    if (
+        words.choice("stage") == "evaluate"
+        and "task" not in words.typed
+        and isinstance(path, str)
+        and Path(path).exists()
+    ):
         run_dir = find_model(path).run_dir
         if run_dir is not None:
             name = str(read_run_yaml(run_dir).get("task", {}).get("name", ""))
             if "." in name:
-                raise Refused(f"The run {run_dir} used a task of its own, '{name}'. Name it on the command line: task=…")
+                raise Refused(
+                    f"The run {run_dir} used a task of its own, '{name}'. Name it on the command line: task=…"
+                )
             words.typed["task"] = [name]
             words.for_hydra.append(f"task={name}")
 
@@ -242,7 +249,7 @@ def run_job(config: DictConfig, command: Command) -> float | None:
     words = " ".join(hydra_config.overrides.task)
     outcome = Outcome(words, out_dir, status=1)
     command.outcomes.append(outcome)
-    started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     run: RunConfig | None = None
     try:
         plain = OmegaConf.to_container(config, resolve=True)
@@ -254,19 +261,47 @@ def run_job(config: DictConfig, command: Command) -> float | None:
         outcome.status = 0
         return outcome.value
     except BaseException as error:
-        outcome.status = error.status if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        outcome.status = (
+            error.status if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        )
         outcome.message = str(error).splitlines()[0] if str(error) else type(error).__name__
         state = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
-        record_failure(out_dir, run, state, f"{error}" or type(error).__name__, command, started, time.perf_counter() - clock, write_json)
+        record_failure(
+            out_dir,
+            run,
+            state,
+            f"{error}" or type(error).__name__,
+            command,
+            started,
+            time.perf_counter() - clock,
+            write_json,
+        )
         if command.sweep and isinstance(error, Exception):
             console.note(f"job failed ({words}): {error}")
         raise
 
 
-def record_failure(out_dir: Path, run: RunConfig | None, state: str, message: str, command: Command, started: str, seconds: float, write: Any) -> None:
+def record_failure(
+    out_dir: Path,
+    run: RunConfig | None,
+    state: str,
+    message: str,
+    command: Command,
+    started: str,
+    seconds: float,
+    write: Any,
+) -> None:
     """report.json of a run that did not end well, with what is known of it."""
     names = {"stage": run.stage.name, "task": run.task.name} if run is not None else {"stage": "", "task": ""}
-    report = {"status": state, "error": message, **names, "command": shlex.join(["llmstage", *command.arguments]), "started": started, "seconds": seconds, "run_dir": str(out_dir)}
+    report = {
+        "status": state,
+        "error": message,
+        **names,
+        "command": shlex.join(["llmstage", *command.arguments]),
+        "started": started,
+        "seconds": seconds,
+        "run_dir": str(out_dir),
+    }
     try:
         write(out_dir / "report.json", report)
     except OSError as error:

@@ -92,7 +92,12 @@ class StepDisplay:
 
     def __enter__(self) -> StepDisplay:
         if self.console.is_terminal:
-            columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.bar.start()
             self.task = self.bar.add_task("", total=self.total, completed=self.first)
@@ -104,7 +109,9 @@ class StepDisplay:
 
     def show(self, step: int, figures: Mapping[str, Any]) -> None:
         """Figures come from the dict that goes to metrics.jsonl."""
-        words = "  ".join(f"{name} {value if isinstance(value, str) else number(value)}" for name, value in figures.items())
+        words = "  ".join(
+            f"{name} {value if isinstance(value, str) else number(value)}" for name, value in figures.items()
+        )
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=step, description=words)
         if step % self.every == 0 or step == self.total:

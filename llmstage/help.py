@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 from dataclasses import fields, is_dataclass
 from functools import cache
 
@@ -28,8 +29,12 @@ def field_docs(cls: type) -> dict[str, str]:
             continue
         tree = ast.parse(inspect.getsource(base))
         body = tree.body[0].body  # type: ignore[attr-defined]
-        for item, after in zip(body, body[1:], strict=False):
-            if isinstance(item, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        for item, after in itertools.pairwise(body):
+            if (
+                isinstance(item, ast.AnnAssign)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+            ):
                 docs[item.target.id] = " ".join(str(after.value.value).split())  # type: ignore[union-attr]
     return docs
 
@@ -61,7 +66,7 @@ def overview() -> str:
 def keys_of(cls: type, prefix: str) -> list[str]:
     known, docs, defaults = hints(cls), field_docs(cls), cls()
     lines = []
-    for item in fields(cls):  # type: ignore[arg-type]
+    for item in fields(cls):
         key, kind, value = f"{prefix}.{item.name}".lstrip("."), known[item.name], getattr(defaults, item.name)
         if is_dataclass(kind) and isinstance(kind, type):
             lines += keys_of(kind, key)
@@ -75,11 +80,18 @@ def keys_of(cls: type, prefix: str) -> list[str]:
 
 def help_text(stage: str = "", task: str = "") -> str:
     """All keys; with a stage or task, its own keys in place of every stage's and task's."""
-    lines = [overview(), "", "Grammar: Hydra's. key=value, several jobs: -m key=a,b. Own YAML: --config-dir my_conf.", ""]
+    lines = [
+        overview(),
+        "",
+        "Grammar: Hydra's. key=value, several jobs: -m key=a,b. Own YAML: --config-dir my_conf.",
+        "",
+    ]
     for group in ("stage", "task", "model", "data", "optim", "generation", "trainer", "tracker"):
         names = options(group)
         lines.append(f"{group}={'|'.join(names)}")
-        lines += [f"  {name:<20} {about(group, name)}".rstrip() for name in names if group in ("task", "model", "trainer")]
+        lines += [
+            f"  {name:<20} {about(group, name)}".rstrip() for name in names if group in ("task", "model", "trainer")
+        ]
         if group in ("stage", "task"):
             chosen = stage if group == "stage" else task
             for name in [chosen] if chosen else names:
@@ -92,7 +104,9 @@ def help_text(stage: str = "", task: str = "") -> str:
             lines += keys_of(hints(RunConfig)[group], group)
         lines.append("")
     lines += ["root", *entry(RunConfig, "", "seed"), *entry(RunConfig, "", "offline"), ""]
-    lines.append("Exit status: 0 done, 1 bug or failed sweep, 2 config, 3 data, 4 model or resume, 5 diverged, 6 out of memory, 7 disk,")
+    lines.append(
+        "Exit status: 0 done, 1 bug or failed sweep, 2 config, 3 data, 4 model or resume, 5 diverged, 6 out of memory, 7 disk,"
+    )
     lines.append("8 refused for safety, 75 interrupted and resumable, 130 second Ctrl-C.")
     return "\n".join(lines)
 

@@ -47,4 +47,6 @@ def load_module(package: str, name: str, *, trusted: bool) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
             raise  # the module exists; one of ITS imports is missing
-        raise UserError(f"There is no module '{path}'. Check the spelling and that it can be imported from here.") from None
+        raise UserError(
+            f"There is no module '{path}'. Check the spelling and that it can be imported from here."
+        ) from None

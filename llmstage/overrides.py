@@ -53,9 +53,9 @@ def values_of(override: Override) -> list[Any]:
     """The values an override takes; none where they are known only when Hydra resolves them."""
     value = override.value()
     if isinstance(value, ChoiceSweep):
-        return [item for item in override.sweep_iterator()] if not value.simple_form else [plain(item) for item in value.list]
+        return list(override.sweep_iterator()) if not value.simple_form else [plain(item) for item in value.list]
     if isinstance(value, RangeSweep):
-        return [item for item in value.range()]
+        return list(value.range())
     if isinstance(value, IntervalSweep):
         return []
     return [plain(value)]
@@ -84,7 +84,9 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
         try:
             overrides.append(parser.parse_override(argument))
         except HydraException:
-            words.wrong.append(f"'{argument}' cannot be read. The form is key=value, e.g. optim.lr=3e-4 or data.train=a.txt.")
+            words.wrong.append(
+                f"'{argument}' cannot be read. The form is key=value, e.g. optim.lr=3e-4 or data.train=a.txt."
+            )
     for override in overrides:  # the choices first: they decide which keys there are
         key = override.key_or_group
         if key in (*GROUPS, "experiment"):
@@ -97,7 +99,9 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
             words.for_hydra.append(str(override.input_line))
         elif key.startswith("hydra"):
             if not key.startswith(HYDRA_KEYS):
-                words.wrong.append(f"'{key}' of Hydra's own config cannot be set here. Open are: {', '.join(HYDRA_KEYS)}.")
+                words.wrong.append(
+                    f"'{key}' of Hydra's own config cannot be set here. Open are: {', '.join(HYDRA_KEYS)}."
+                )
             words.for_hydra.append(str(override.input_line))
         else:
             check_leaf(override, key, kinds, words)

@@ -94,7 +94,9 @@ def batches_of(source: RowSource) -> Iterator[list[tuple[Row, str]]]:
         yield batch
 
 
-def encode_rows(rows: list[tuple[Row, str]], encode_many: Encode, on_row_error: type[Exception], source: RowSource) -> list[list[Any] | None]:
+def encode_rows(
+    rows: list[tuple[Row, str]], encode_many: Encode, on_row_error: type[Exception], source: RowSource
+) -> list[list[Any] | None]:
     """Features of each row; a row that cannot be encoded is named with its place, or quarantined."""
     try:
         return list(encode_many([row for row, _ in rows]))
@@ -109,7 +111,9 @@ def encode_rows(rows: list[tuple[Row, str]], encode_many: Encode, on_row_error: 
             shown, _, line = place.rpartition(":")
             if bad_rows is None:
                 raise DataError(f"{place}: {error}.") from None
-            bad_rows.report(shown, int(line), int(line), str(error), json.dumps(row, ensure_ascii=False)[:500], len(out))
+            bad_rows.report(
+                shown, int(line), int(line), str(error), json.dumps(row, ensure_ascii=False)[:500], len(out)
+            )
             out.append(None)
     return out
 

@@ -62,7 +62,11 @@ class BatchOrder:
         """Batches of so many rows, or of so many padded tokens; `chosen` is sorted by length."""
         batch: Rows = []
         for index in chosen:
-            full = len(batch) >= self.batch_rows if self.batch_rows else (len(batch) + 1) * self.lengths[index] > (self.batch_tokens or 0)
+            full = (
+                len(batch) >= self.batch_rows
+                if self.batch_rows
+                else (len(batch) + 1) * self.lengths[index] > (self.batch_tokens or 0)
+            )
             if batch and full:
                 yield batch
                 batch = []
@@ -100,7 +104,9 @@ def micro_batches(batch: Rows, size: int, lengths: np.ndarray) -> list[Rows]:
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
 
-def scoring_batches(lengths: np.ndarray, chosen: Sequence[int], budget: int, *, packing: bool, context: int) -> list[Rows]:
+def scoring_batches(
+    lengths: np.ndarray, chosen: Sequence[int], budget: int, *, packing: bool, context: int
+) -> list[Rows]:
     """Batches for scoring: length-sorted, at most `budget` padded tokens each."""
     if packing:
         rows = best_fit(chosen, lengths, context)

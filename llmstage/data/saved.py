@@ -71,7 +71,7 @@ def load_tables(path: str) -> dict[str, Any]:
                 f"data.path={path} was not written by datasets.save_to_disk (no dataset_dict.json, no state.json). "
                 f"For a folder of files: data.train={path}"
             )
-        import datasets  # type: ignore[import-untyped]
+        import datasets
 
         try:
             loaded = datasets.load_from_disk(str(folder))

@@ -8,7 +8,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +47,14 @@ class Ledger:
 class FeatureStore:
     """Features of one split. `arrays[name]` is flat; feature i is `arrays[name][offsets[name][i]:offsets[name][i + 1]]`."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], offsets: dict[str, np.ndarray], rows: np.ndarray, refs: list[Any], ledger: Ledger) -> None:
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray],
+        offsets: dict[str, np.ndarray],
+        rows: np.ndarray,
+        refs: list[Any],
+        ledger: Ledger,
+    ) -> None:
         self.arrays, self.offsets, self.rows, self.refs, self.ledger = arrays, offsets, rows, refs, ledger
         self.lengths: np.ndarray = np.diff(offsets["input_ids"])
 
@@ -56,7 +63,10 @@ class FeatureStore:
 
     def get(self, index: int) -> tuple[dict[str, list[int]], Any, int]:
         """(arrays, ref, row) of one feature."""
-        arrays = {name: flat[self.offsets[name][index] : self.offsets[name][index + 1]].tolist() for name, flat in self.arrays.items()}
+        arrays = {
+            name: flat[self.offsets[name][index] : self.offsets[name][index + 1]].tolist()
+            for name, flat in self.arrays.items()
+        }
         return arrays, self.refs[index] if index < len(self.refs) else None, int(self.rows[index])
 
     @classmethod
@@ -64,7 +74,9 @@ class FeatureStore:
         """Memory-map a published folder; takes milliseconds whatever its size."""
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         arrays = {
-            name: np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r") if (folder / f"{name}.bin").stat().st_size else np.zeros(0, dtype)
+            name: np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r")
+            if (folder / f"{name}.bin").stat().st_size
+            else np.zeros(0, dtype)
             for name, dtype in meta["arrays"].items()
         }
         offsets = {name: np.load(folder / f"{name}.offsets.npy", mmap_mode="r") for name in meta["arrays"]}
@@ -82,7 +94,7 @@ class FeatureWriter:
             shutil.rmtree(self.draft, ignore_errors=True)
             self.draft.mkdir(parents=True)
         self.id_type = id_type
-        self.files: dict[str, BinaryIO] = {}
+        self.files: dict[str, Any] = {}
         self.lengths: dict[str, list[int]] = {}
         self.rows: list[int] = []
         self.refs: list[Any] = []
@@ -101,17 +113,25 @@ class FeatureWriter:
         self.rows.append(row)
 
     def finish(self) -> FeatureStore:
-        offsets = {name: np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) for name, lengths in self.lengths.items()}
+        offsets = {
+            name: np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) for name, lengths in self.lengths.items()
+        }
         rows = np.asarray(self.rows, dtype=np.int64)
         if self.draft is None or self.folder is None:
-            arrays = {name: np.frombuffer(file.getvalue(), dtype=self.type_of(name)) for name, file in self.files.items()}  # type: ignore[attr-defined]
+            arrays = {
+                name: np.frombuffer(file.getvalue(), dtype=self.type_of(name)) for name, file in self.files.items()
+            }
             return FeatureStore(arrays, offsets, rows, self.refs, self.ledger)
         for name, file in self.files.items():
             file.close()
             np.save(self.draft / f"{name}.offsets.npy", offsets[name])
         np.save(self.draft / "rows.npy", rows)
         (self.draft / "refs.json").write_text(json.dumps(self.refs, ensure_ascii=False), encoding="utf-8")
-        meta = {"format": FORMAT, "arrays": {name: self.type_of(name) for name in self.files}, "ledger": asdict(self.ledger)}
+        meta = {
+            "format": FORMAT,
+            "arrays": {name: self.type_of(name) for name in self.files},
+            "ledger": asdict(self.ledger),
+        }
         (self.draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         try:
             self.draft.rename(self.folder)

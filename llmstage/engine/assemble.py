@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
@@ -47,9 +46,11 @@ class Pieces:
     overlaps: dict[str, int]
     """Rows of given splits that stand in train too."""
 
-    def build(self, run: RunConfig) -> nn.Module:
+    def build(self, run: RunConfig) -> Any:
         options = self.task.model_options()
-        return build_model(run.model, self.task.auto_model, self.processor, self.context, options, self.place, offline=run.offline)
+        return build_model(
+            run.model, self.task.auto_model, self.processor, self.context, options, self.place, offline=run.offline
+        )
 
 
 def quiet_libraries(*, offline: bool) -> None:
@@ -57,11 +58,13 @@ def quiet_libraries(*, offline: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
-def assemble(run: RunConfig, out_dir: Path, *, training: bool, fixed: dict[str, Any], resume_from: Path | None) -> Pieces:
+def assemble(
+    run: RunConfig, out_dir: Path, *, training: bool, fixed: dict[str, Any], resume_from: Path | None
+) -> Pieces:
     """Rows to features. `fixed` and `resume_from`: decisions and tokenizer of an earlier part of the same run."""
     quiet_libraries(offline=run.offline)
     module = load_module("tasks", run.task.name, trusted=True)
@@ -78,7 +81,9 @@ def assemble(run: RunConfig, out_dir: Path, *, training: bool, fixed: dict[str, 
     processor = choose_processor(run, task, sources, place, context, resume_from)
     task.bind(processor, context)
     if run.trainer.packing == "on" and not task.packs:
-        raise ModelError(f"trainer.packing=on: task={run.task.name} does not pack; its rows are batched by length. Use packing=auto.")
+        raise ModelError(
+            f"trainer.packing=on: task={run.task.name} does not pack; its rows are batched by length. Use packing=auto."
+        )
     packing = task.packs and run.trainer.packing != "off"
     stores = {}
     for split, source in sources.items():
@@ -86,7 +91,7 @@ def assemble(run: RunConfig, out_dir: Path, *, training: bool, fixed: dict[str, 
             continue
         stores[split] = encode(run, task, source, context, training=training)
         check_ledger(split, stores[split], run.data.max_lost, context)
-    overlaps = {} if run.data.is_demo else overlap({name: source for name, source in sources.items()})
+    overlaps = {} if run.data.is_demo else overlap(dict(sources.items()))
     return Pieces(task, processor, sources, stores, place, context, packing, overlaps)
 
 
@@ -110,9 +115,15 @@ def open_sources(run: RunConfig, task: Task, out_dir: Path) -> dict[str, RowSour
 def model_config(place: ModelPlace, *, offline: bool) -> Any:
     source = str(place.model_dir or place.hub_id)
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=offline or place.model_dir is not None)
+        return AutoConfig.from_pretrained(
+            source, trust_remote_code=False, local_files_only=offline or place.model_dir is not None
+        )
     except (OSError, ValueError, KeyError) as error:
-        where = "" if place.model_dir is not None else " There is no such folder here, and as a hub id it cannot be reached."
+        where = (
+            ""
+            if place.model_dir is not None
+            else " There is no such folder here, and as a hub id it cannot be reached."
+        )
         raise ModelError(f"model.path={source} is no model.{where} {str(error).strip().splitlines()[0]}") from None
 
 
@@ -122,21 +133,36 @@ def resolve_context(run: RunConfig, place: ModelPlace | None) -> int:
     if place is not None:
         config = model_config(place, offline=run.offline)
         most = getattr(config, "max_position_embeddings", None)
-        kind = "bert" if config.model_type in ("bert", "modernbert", "roberta", "distilbert", "electra", "albert") else "gpt"
+        kind = (
+            "bert"
+            if config.model_type in ("bert", "modernbert", "roberta", "distilbert", "electra", "albert")
+            else "gpt"
+        )
     if run.data.context != "auto":
         if most and int(run.data.context) > most:
-            raise ModelError(f"data.context={run.data.context} is more than the {most} positions of {run.model.path}. Set data.context={most}.")
+            raise ModelError(
+                f"data.context={run.data.context} is more than the {most} positions of {run.model.path}. Set data.context={most}."
+            )
         return int(run.data.context)
     return min(DEFAULT_CONTEXT[kind], most or DEFAULT_CONTEXT[kind])
 
 
-def choose_processor(run: RunConfig, task: Task, sources: dict[str, RowSource], place: ModelPlace | None, context: int, resume_from: Path | None) -> Processor:
+def choose_processor(
+    run: RunConfig,
+    task: Task,
+    sources: dict[str, RowSource],
+    place: ModelPlace | None,
+    context: int,
+    resume_from: Path | None,
+) -> Processor:
     if resume_from is not None:
         return load_processor(str(resume_from), local=True)
     if place is not None:
         return load_processor(str(place.model_dir or place.hub_id), local=run.offline or place.model_dir is not None)
     cache = cache_dir(run.data.cache) if not run.data.is_demo else None
-    key = hashlib.sha256(f"3|{sources['train'].digest()}|{run.model.vocab_size}|{run.model.kind}|{context}|{run.task.name}".encode()).hexdigest()
+    key = hashlib.sha256(
+        f"3|{sources['train'].digest()}|{run.model.vocab_size}|{run.model.kind}|{context}|{run.task.name}".encode()
+    ).hexdigest()
     folder = cache / "tokenizers" / key if cache else None
     if folder and (folder / "tokenizer_config.json").is_file():
         return load_processor(str(folder), local=True)
@@ -196,6 +222,6 @@ def ledger(pieces: Pieces) -> dict[str, Any]:
 
 def data_digest(pieces: Pieces) -> str:
     """Fingerprint of what is trained on; a resumed run must see the same."""
-    return hashlib.sha256(f"{pieces.sources['train'].digest()}|{pieces.processor.digest()}|{pieces.context}".encode()).hexdigest()
-
-
+    return hashlib.sha256(
+        f"{pieces.sources['train'].digest()}|{pieces.processor.digest()}|{pieces.context}".encode()
+    ).hexdigest()

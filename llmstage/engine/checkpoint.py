@@ -104,8 +104,12 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
             self.failures += 1
             if self.failures >= 3 or not disk_full(error):
-                raise DiskError(f"The checkpoint of step {state.step} could not be written to {self.folder}: {error}. Free space and resume.") from None
-            console.warn(f"checkpoint of step {state.step} not written ({error}); the older ones stay, training goes on")
+                raise DiskError(
+                    f"The checkpoint of step {state.step} could not be written to {self.folder}: {error}. Free space and resume."
+                ) from None
+            console.warn(
+                f"checkpoint of step {state.step} not written ({error}); the older ones stay, training goes on"
+            )
             return final
         self.failures = 0
         self._retire(state)
@@ -185,7 +189,9 @@ def sync_folder(folder: Path) -> None:
 def disk_full(error: Exception) -> bool:
     """ENOSPC, EFBIG, EDQUOT, also as safetensors and torch word them (RELIABILITY P9)."""
     text = str(error)
-    return getattr(error, "errno", None) in (27, 28, 122) or any(mark in text for mark in ("os error 27", "os error 28", "os error 122", "No space left", "inline_container"))
+    return getattr(error, "errno", None) in (27, 28, 122) or any(
+        mark in text for mark in ("os error 27", "os error 28", "os error 122", "No space left", "inline_container")
+    )
 
 
 def why_invalid(folder: Path) -> str | None:
@@ -220,9 +226,11 @@ def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
         folder = Path(resume).expanduser()
         reason = why_invalid(folder) if folder.is_dir() else "there is no such folder"
         if reason:
-            raise ModelError(f"trainer.resume={resume}: {reason}. Name a checkpoint folder such as <run>/checkpoints/step_000200.")
+            raise ModelError(
+                f"trainer.resume={resume}: {reason}. Name a checkpoint folder such as <run>/checkpoints/step_000200."
+            )
         return folder.resolve()
-    rejected = []
+    rejected: list[str] = []
     for folder in list_checkpoints(run_dir / "checkpoints"):
         reason = why_invalid(folder)
         if reason is None:
@@ -248,10 +256,14 @@ def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
     """Weights, optimizer and RNG of a checkpoint into place, bit for bit."""
     weights = load_file(folder / "model.safetensors")
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
+        name for name, _ in model.named_parameters()
+    }
     lost = [name for name in missing if name not in tied and name in dict(model.named_parameters())]
     if lost or unexpected:
-        raise ModelError(f"{folder} does not fit the model: {', '.join([*lost, *unexpected][:4])}. It was written with another config.")
+        raise ModelError(
+            f"{folder} does not fit the model: {', '.join([*lost, *unexpected][:4])}. It was written with another config."
+        )
     restore_optimizer(optimizer, model, load_file(folder / "optimizer.safetensors"))
     restore_rng(load_file(folder / "rng.safetensors"))
 
@@ -272,7 +284,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
     for key, value in tensors.items():
         slot, _, name = key.partition("|")
         if name not in named:
-            raise ModelError(f"The checkpoint's optimizer knows '{name}', the model does not: it was written with another config.")
+            raise ModelError(
+                f"The checkpoint's optimizer knows '{name}', the model does not: it was written with another config."
+            )
         parameter = named[name]
         # Step counters stay where the fused kernel expects them; moments go where the weights are.
         optimizer.state[parameter][slot] = value.to(parameter.device)

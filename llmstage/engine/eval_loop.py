@@ -40,10 +40,19 @@ def make_batch(task: Task, store: FeatureStore, rows: Sequence[Sequence[int]]) -
 
 @torch.no_grad()
 def score_split(
-    model: nn.Module, task: Task, store: FeatureStore, machine: Machine, *, precision: str, batch_tokens: int, packing: bool,
-    num_rows: int | None = None, generate: bool = False, exhibits: bool = False,
+    model: nn.Module,
+    task: Task,
+    store: FeatureStore,
+    machine: Machine,
+    *,
+    precision: str,
+    batch_tokens: int,
+    packing: bool,
+    num_rows: int | None = None,
+    text_rows: int = 0,
+    exhibits: bool = False,
 ) -> Scored:
-    """Predict and score the first `num_rows` rows of a split (None: all); text is generated for the task's share of them.
+    """Predict and score the first `num_rows` rows of a split (None: all); text is generated for the first `text_rows` of them.
 
     Batches depend on the data and `batch_tokens` alone, so training and stage=evaluate compute the same numbers.
     """
@@ -51,7 +60,7 @@ def score_split(
     model.eval()
     rows = np.asarray(store.rows)
     chosen = np.flatnonzero(rows < num_rows) if num_rows is not None else np.arange(len(rows))
-    with_text = [int(index) for index in chosen if generate and rows[index] < task.generate_rows]
+    with_text = [int(index) for index in chosen if rows[index] < text_rows]
     generating = set(with_text)
     without = [int(index) for index in chosen if int(index) not in generating]
     found: dict[int, Any] = {}

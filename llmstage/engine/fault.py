@@ -22,7 +22,9 @@ def fault(point: str) -> str | None:
     if not wanted:
         return None
     if os.environ.get("LLMSTAGE_ALLOW_FAULTS") != "1":
-        raise Refused("LLMSTAGE_FAULT is set, which makes runs fail on purpose. Unset it, or set LLMSTAGE_ALLOW_FAULTS=1 in a test.")
+        raise Refused(
+            "LLMSTAGE_FAULT is set, which makes runs fail on purpose. Unset it, or set LLMSTAGE_ALLOW_FAULTS=1 in a test."
+        )
     name, nth, action = wanted.split(":")
     if name != point:
         return None

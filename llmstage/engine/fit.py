@@ -54,13 +54,23 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             check_disk(out_dir, plan.parameters)
             resolved = resolve(plan, machine, pieces, fixed, data_digest(pieces), found)
             write_run_yaml(out_dir, run, resolved)
-            console.note(header(run, pieces, out_dir), plan_line(plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]))
+            console.note(
+                header(run, pieces, out_dir),
+                plan_line(
+                    plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]
+                ),
+            )
             if found:
                 console.note(f"resumed from step {state.step} ({found})")
             optimizer = build_optimizer(model, run.optim, plan.lr)
             before = before_training(run, pieces, model, machine, out_dir, resumed=found is not None)
             tracker = Tracker(out_dir, run.tracker, state.step if found else None)
-            checkpoints = Checkpoints(out_dir, run.trainer.keep, lambda folder: save_model(model, pieces.processor, folder), {"config": comparable(run), "resolved": resolved})
+            checkpoints = Checkpoints(
+                out_dir,
+                run.trainer.keep,
+                lambda folder: save_model(model, pieces.processor, folder),
+                {"config": comparable(run), "resolved": resolved},
+            )
             checkpoints.clean()
             checkpoints.resumed_from = found
             torch.manual_seed(run.seed + 1)
@@ -74,17 +84,38 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 scored = score(run, pieces, model, machine, "validation", num_rows=rows, generate=False)
                 if run.task.select not in scored.scores:
                     scored = score(run, pieces, model, machine, "validation", num_rows=rows, generate=True)
-                tracker({"step": step, "kind": "eval", "split": "validation", **{name: value.value for name, value in scored.scores.items()}})
+                tracker(
+                    {
+                        "step": step,
+                        "kind": "eval",
+                        "split": "validation",
+                        **{name: value.value for name, value in scored.scores.items()},
+                    }
+                )
                 return select(run, scored.scores)
 
             training = Training(
-                model=compiled_model(model, resolved["compile"]), task=pieces.task, store=store, order=order,
-                schedule=build_schedule(run.optim, plan.lr, plan.steps), optimizer=optimizer, machine=machine,
-                checkpoints=checkpoints, state=state, stop=stop, micro_batch_size=plan.micro_batch_size,
-                eval_every=plan.eval_every, save_every=plan.save_every, patience=run.trainer.patience,
-                max_tokens=run.trainer.max_tokens, max_norm=run.optim.max_grad_norm,
-                spike=spike_policy(run), workers=resolve_workers(run, machine), log_every=run.trainer.log_every,
-                evaluate=evaluate, log=tracker,
+                model=compiled_model(model, resolved["compile"]),
+                task=pieces.task,
+                store=store,
+                order=order,
+                schedule=build_schedule(run.optim, plan.lr, plan.steps),
+                optimizer=optimizer,
+                machine=machine,
+                checkpoints=checkpoints,
+                state=state,
+                stop=stop,
+                micro_batch_size=plan.micro_batch_size,
+                eval_every=plan.eval_every,
+                save_every=plan.save_every,
+                patience=run.trainer.patience,
+                max_tokens=run.trainer.max_tokens,
+                max_norm=run.optim.max_grad_norm,
+                spike=spike_policy(run),
+                workers=resolve_workers(run, machine),
+                log_every=run.trainer.log_every,
+                evaluate=evaluate,
+                log=tracker,
             )
             train(training)
             tracker.close()
@@ -93,13 +124,23 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             split = headline_split(scored)
             samples = write_predictions(out_dir / "predictions.jsonl", pieces, scored[split], split)
             report = {
-                **about, "data": {"described": described(pieces), "mapping": mapping(pieces), "splits": ledger(pieces)},
+                **about,
+                "data": {"described": described(pieces), "mapping": mapping(pieces), "splits": ledger(pieces)},
                 "model": model_about(run, pieces, model),
                 "train": train_about(state, plan, machine, pieces, rate, selected, resolved),
-                "scores": scores_dict(scored), "before": {split: before} if before else {},
-                "exhibits": scored[split].exhibits, "samples": samples,
-                "predicted": {"steps": plan.steps, "tokens": plan.tokens, "seconds": plan.seconds, "memory_bytes": plan.memory_bytes},
-                "plan": plan_line(plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]),
+                "scores": scores_dict(scored),
+                "before": {split: before} if before else {},
+                "exhibits": scored[split].exhibits,
+                "samples": samples,
+                "predicted": {
+                    "steps": plan.steps,
+                    "tokens": plan.tokens,
+                    "seconds": plan.seconds,
+                    "memory_bytes": plan.memory_bytes,
+                },
+                "plan": plan_line(
+                    plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]
+                ),
                 "warnings": warnings(pieces, state),
             }
             save_model(model, pieces.processor, out_dir / "model")
@@ -107,7 +148,9 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             return select(run, scored["validation"].scores)[1].value if "validation" in scored else None
 
 
-def resolve(plan: Plan, machine: Machine, pieces: Pieces, fixed: dict[str, Any], digest: str, found: Path | None) -> dict[str, Any]:
+def resolve(
+    plan: Plan, machine: Machine, pieces: Pieces, fixed: dict[str, Any], digest: str, found: Path | None
+) -> dict[str, Any]:
     """Everything `auto` decided, for run.yaml and each checkpoint; a resumed run keeps it."""
     from llmstage.errors import ModelError
 
@@ -117,9 +160,16 @@ def resolve(plan: Plan, machine: Machine, pieces: Pieces, fixed: dict[str, Any],
             f"Resume with the old data, or start anew in another folder with trainer.resume=never."
         )
     return {
-        "threads": machine.threads, "precision": machine.precision, "micro_batch_size": plan.micro_batch_size, "lr": plan.lr,
-        "context": pieces.context, "packing": pieces.packing, "compile": False, "allocator": fixed.get("allocator", allocator_name()),
-        "steps": plan.steps, "data_digest": digest,
+        "threads": machine.threads,
+        "precision": machine.precision,
+        "micro_batch_size": plan.micro_batch_size,
+        "lr": plan.lr,
+        "context": pieces.context,
+        "packing": pieces.packing,
+        "compile": False,
+        "allocator": fixed.get("allocator", allocator_name()),
+        "steps": plan.steps,
+        "data_digest": digest,
     }
 
 
@@ -137,7 +187,9 @@ def resolve_workers(run: RunConfig, machine: Machine) -> int:
     return (2 if machine.device.type == "cuda" else 0) if run.trainer.workers == "auto" else int(run.trainer.workers)
 
 
-def before_training(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, out_dir: Path, *, resumed: bool) -> dict[str, Any]:
+def before_training(
+    run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, out_dir: Path, *, resumed: bool
+) -> dict[str, Any]:
     """Scores of the untrained model on the split that the report shows; kept in a file, so that a resumed run has them."""
     path = out_dir / "before.json"
     if resumed and path.is_file():
@@ -145,7 +197,8 @@ def before_training(run: RunConfig, pieces: Pieces, model: nn.Module, machine: M
     splits = [split for split in pieces.stores if split != "train"]
     if not splits:
         return {}
-    scored = score(run, pieces, model, machine, headline_split(dict.fromkeys(splits)))
+    # Text of an untrained model is long and tells little: it is generated for a few rows only, and `count` says so.
+    scored = score(run, pieces, model, machine, headline_split(dict.fromkeys(splits)), text_rows=20)
     found = {name: value.as_dict() for name, value in scored.scores.items()}
     write_json(path, found)
     return found
@@ -169,7 +222,11 @@ def header(run: RunConfig, pieces: Pieces, out_dir: Path) -> str:
 
 
 def described(pieces: Pieces) -> str:
-    return "; ".join(dict.fromkeys(source.described.partition(", cut")[0].partition(", less")[0] for source in pieces.sources.values()))
+    return "; ".join(
+        dict.fromkeys(
+            source.described.partition(", cut")[0].partition(", less")[0] for source in pieces.sources.values()
+        )
+    )
 
 
 def mapping(pieces: Pieces) -> dict[str, str]:
@@ -179,30 +236,58 @@ def mapping(pieces: Pieces) -> dict[str, str]:
 def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, Any]:
     config: Any = model.config
     return {
-        "name": run.model.path or run.model.name, "kind": run.model.kind, "architecture": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()), "context": pieces.context,
-        "vocab_size": config.vocab_size, "path": run.model.path, "pipeline_tag": pieces.task.pipeline_tag,
+        "name": run.model.path or run.model.name,
+        "kind": run.model.kind,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "context": pieces.context,
+        "vocab_size": config.vocab_size,
+        "path": run.model.path,
+        "pipeline_tag": pieces.task.pipeline_tag,
     }
 
 
-def train_about(state: TrainState, plan: Plan, machine: Machine, pieces: Pieces, rate: float, selected: int, resolved: dict[str, Any]) -> dict[str, Any]:
+def train_about(
+    state: TrainState,
+    plan: Plan,
+    machine: Machine,
+    pieces: Pieces,
+    rate: float,
+    selected: int,
+    resolved: dict[str, Any],
+) -> dict[str, Any]:
     speed = state.timed_tokens / state.timed_seconds if state.timed_seconds else None
     flops = plan.flops / plan.tokens if plan.tokens else 0.0
     return {
-        "steps": state.step, "epochs": round(plan.epochs * state.step / plan.steps, 3), "tokens": state.tokens, "tokens_per_second": speed,
-        "mfu": speed * flops / rate if speed else None, "peak_memory_bytes": peak_memory(), "seconds": state.seconds,
+        "steps": state.step,
+        "epochs": round(plan.epochs * state.step / plan.steps, 3),
+        "tokens": state.tokens,
+        "tokens_per_second": speed,
+        "mfu": speed * flops / rate if speed else None,
+        "peak_memory_bytes": peak_memory(),
+        "seconds": state.seconds,
         "loss": {"first": state.first_loss, "last": state.last_loss, "best_validation": state.best},
-        "selected_step": selected, "skipped_steps": state.skipped, "rollbacks": state.rollbacks, "real_share": plan.real_share,
-        **{name: resolved[name] for name in ("precision", "threads", "micro_batch_size", "lr", "packing", "compile", "allocator")},
+        "selected_step": selected,
+        "skipped_steps": state.skipped,
+        "rollbacks": state.rollbacks,
+        "real_share": plan.real_share,
+        **{
+            name: resolved[name]
+            for name in ("precision", "threads", "micro_batch_size", "lr", "packing", "compile", "allocator")
+        },
         "plan": asdict(plan),
     }
 
 
 def warnings(pieces: Pieces, state: TrainState) -> list[str]:
-    told = [f"{count} rows of {split} stand in the training split too." for split, count in pieces.overlaps.items() if count]
+    told = [
+        f"{count} rows of {split} stand in the training split too." for split, count in pieces.overlaps.items() if count
+    ]
     if state.skipped:
         told.append(f"{state.skipped} of {state.step} steps were skipped: loss or gradient not finite, or a spike.")
     for split, store in pieces.stores.items():
         if store.ledger.lost_targets:
-            told.append(f"{split}: {store.ledger.lost_targets} target tokens ({store.ledger.lost_target_share:.2%}) were cut, {store.ledger.lost_ends} answers lost their end.")
+            told.append(
+                f"{split}: {store.ledger.lost_targets} target tokens ({store.ledger.lost_target_share:.2%}) were cut, {store.ledger.lost_ends} answers lost their end."
+            )
     return told

@@ -55,7 +55,9 @@ def resolve_machine(cfg: TrainerConfig, fixed: dict[str, Any] | None = None) -> 
     if precision == "auto":
         precision = "bf16" if why else "fp16" if device.type == "cuda" else "fp32"
     if precision == "fp16" and device.type == "cpu":
-        raise UserError("trainer.precision=fp16 needs a GPU: CPUs have no fast fp16 here. Use precision=auto, bf16 or fp32.")
+        raise UserError(
+            "trainer.precision=fp16 needs a GPU: CPUs have no fast fp16 here. Use precision=auto, bf16 or fp32."
+        )
     return Machine(device, threads, precision, why if precision == "bf16" else "")
 
 
@@ -121,14 +123,31 @@ def environment() -> dict[str, Any]:
     """For environment.json and the report."""
     from importlib.metadata import PackageNotFoundError, version
 
-    names = ("llmstage", "torch", "transformers", "tokenizers", "datasets", "hydra-core", "omegaconf", "numpy", "scikit-learn", "sacrebleu")
+    names = (
+        "llmstage",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "datasets",
+        "hydra-core",
+        "omegaconf",
+        "numpy",
+        "scikit-learn",
+        "sacrebleu",
+    )
     versions = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "machine": {"system": platform.platform(), "cores": available_threads(), "cpu": cpu_name(), "bf16": fast_bf16(torch.device("cpu")), "gpu": gpu},
+        "machine": {
+            "system": platform.platform(),
+            "cores": available_threads(),
+            "cpu": cpu_name(),
+            "bf16": fast_bf16(torch.device("cpu")),
+            "gpu": gpu,
+        },
         "versions": versions,
     }
 

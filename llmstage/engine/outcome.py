@@ -19,8 +19,14 @@ from llmstage.schema import RunConfig
 def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float) -> None:
     """Write and show what came of a run that was completed."""
     whole = {
-        "status": "completed", "stage": run.stage.name, "task": run.task.name, "seed": run.seed, "seconds": seconds,
-        "run_dir": str(out_dir.resolve()), **environment(), **report,
+        "status": "completed",
+        "stage": run.stage.name,
+        "task": run.task.name,
+        "seed": run.seed,
+        "seconds": seconds,
+        "run_dir": str(out_dir.resolve()),
+        **environment(),
+        **report,
     }
     write_json(out_dir / "report.json", whole)
     page = write_html(out_dir, whole)

@@ -52,7 +52,17 @@ def make_order(run: RunConfig, store: FeatureStore, context: int, *, packing: bo
     return BatchOrder(store.lengths, run.seed, context, packing, run.trainer.batch_size, run.trainer.batch_tokens)
 
 
-def make_plan(run: RunConfig, store: FeatureStore, order: BatchOrder, model: nn.Module, machine: Machine, rate: float, fixed: dict[str, Any], *, from_scratch: bool) -> Plan:
+def make_plan(
+    run: RunConfig,
+    store: FeatureStore,
+    order: BatchOrder,
+    model: nn.Module,
+    machine: Machine,
+    rate: float,
+    fixed: dict[str, Any],
+    *,
+    from_scratch: bool,
+) -> Plan:
     """`fixed`: decisions of an earlier part of the same run. `rate`: measured FLOP/s, for the estimate of time only."""
     trainer = run.trainer
     batches, computed, real, rows = measure_epoch(order)
@@ -67,19 +77,39 @@ def make_plan(run: RunConfig, store: FeatureStore, order: BatchOrder, model: nn.
     width = computed / max(1, rows)
     micro = fixed.get("micro_batch_size") or resolve_micro(run, machine, batch_rows, width)
     config: Any = model.config
-    lr = float(fixed["lr"]) if "lr" in fixed else auto_lr(config.hidden_size, from_scratch=from_scratch) if run.optim.lr == "auto" else float(run.optim.lr)
+    lr = (
+        float(fixed["lr"])
+        if "lr" in fixed
+        else auto_lr(config.hidden_size, from_scratch=from_scratch)
+        if run.optim.lr == "auto"
+        else float(run.optim.lr)
+    )
     parameters = count_parameters(model)
     # 6 FLOPs a parameter and token (Kaplan 2020), and attention: 12 * layers * width * context.
     per_token = 6 * parameters + 12 * config.num_hidden_layers * config.hidden_size * order.context
     flops = per_token * tokens_per_batch * steps
-    activations = micro * width * (config.num_hidden_layers * config.hidden_size * 40 + 3 * 4 * config.vocab_size * (1 if order.packing else 0))
+    activations = (
+        micro
+        * width
+        * (config.num_hidden_layers * config.hidden_size * 40 + 3 * 4 * config.vocab_size * (1 if order.packing else 0))
+    )
     every = max(1, math.ceil(steps / 10))
     eval_every = every if trainer.eval_every == "auto" else int(trainer.eval_every)
     return Plan(
-        steps=steps, batch_rows=batch_rows, micro_batch_size=int(micro), lr=lr, from_scratch=from_scratch, parameters=parameters,
-        tokens=int(tokens_per_batch * steps), real_share=real / computed, epochs=steps / batches, flops=flops,
-        seconds=flops / (rate * SHARE_OF_PEAK), memory_bytes=int(16 * parameters + activations + 600 * 2**20),
-        eval_every=eval_every, save_every=eval_every if trainer.save_every == "auto" else int(trainer.save_every),
+        steps=steps,
+        batch_rows=batch_rows,
+        micro_batch_size=int(micro),
+        lr=lr,
+        from_scratch=from_scratch,
+        parameters=parameters,
+        tokens=int(tokens_per_batch * steps),
+        real_share=real / computed,
+        epochs=steps / batches,
+        flops=flops,
+        seconds=flops / (rate * SHARE_OF_PEAK),
+        memory_bytes=int(16 * parameters + activations + 600 * 2**20),
+        eval_every=eval_every,
+        save_every=eval_every if trainer.save_every == "auto" else int(trainer.save_every),
     )
 
 
@@ -111,7 +141,9 @@ def check_disk(out_dir: Path, parameters: int) -> None:
     needed = int(1.2 * 2 * 12 * parameters)
     free = shutil.disk_usage(out_dir).free
     if free < needed:
-        raise DiskError(f"{out_dir} has {free / 2**20:.0f} MiB free; two checkpoints need {needed / 2**20:.0f} MiB. Free space, or set hydra.run.dir elsewhere.")
+        raise DiskError(
+            f"{out_dir} has {free / 2**20:.0f} MiB free; two checkpoints need {needed / 2**20:.0f} MiB. Free space, or set hydra.run.dir elsewhere."
+        )
 
 
 def check_budget(run: RunConfig, store: FeatureStore) -> None:
@@ -119,14 +151,21 @@ def check_budget(run: RunConfig, store: FeatureStore) -> None:
         raise UserError("The training split holds no features.")
     longest = int(np.max(store.lengths))
     if run.trainer.batch_tokens is not None and run.trainer.batch_tokens < longest:
-        raise UserError(f"trainer.batch_tokens={run.trainer.batch_tokens} is less than the longest feature, {longest} tokens. Set at least {longest}.")
+        raise UserError(
+            f"trainer.batch_tokens={run.trainer.batch_tokens} is less than the longest feature, {longest} tokens. Set at least {longest}."
+        )
 
 
 def plan_line(plan: Plan, machine: Machine, *, packing: bool, allocator: str, compiled: bool) -> str:
     parts = [
         f"{plan.parameters / 1e6:.2f} M parameters",
         f"{plan.tokens / 1e6:.2f} M tokens",
-        f"{plan.steps} steps x {plan.batch_rows} rows" + (f" ({math.ceil(plan.batch_rows / plan.micro_batch_size)} x {plan.micro_batch_size})" if plan.micro_batch_size < plan.batch_rows else ""),
+        f"{plan.steps} steps x {plan.batch_rows} rows"
+        + (
+            f" ({math.ceil(plan.batch_rows / plan.micro_batch_size)} x {plan.micro_batch_size})"
+            if plan.micro_batch_size < plan.batch_rows
+            else ""
+        ),
         f"{plan.epochs:.2g} epochs",
         f"lr {plan.lr:.2g}",
         machine.described,

@@ -62,7 +62,11 @@ def write_run_yaml(out_dir: Path, run: RunConfig, resolved: dict[str, Any]) -> N
 def check_same_run(run: RunConfig, saved: dict[str, Any], found: Path) -> None:
     """Refuse to go on under another config; the differences are listed."""
     now, then = flatten(plain(run)), flatten(saved)
-    changed = [key for key in sorted(now.keys() | then.keys()) if now.get(key) != then.get(key) and not key.startswith(MAY_CHANGE)]
+    changed = [
+        key
+        for key in sorted(now.keys() | then.keys())
+        if now.get(key) != then.get(key) and not key.startswith(MAY_CHANGE)
+    ]
     if changed:
         listed = ", ".join(f"{key}: {then.get(key)} -> {now.get(key)}" for key in changed[:8])
         raise ModelError(

@@ -19,14 +19,30 @@ SAMPLES = 30
 
 
 def score(
-    run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, split: str, *, num_rows: int | None = None,
-    generate: bool = True, exhibits: bool = False,
+    run: RunConfig,
+    pieces: Pieces,
+    model: nn.Module,
+    machine: Machine,
+    split: str,
+    *,
+    num_rows: int | None = None,
+    generate: bool = True,
+    exhibits: bool = False,
+    text_rows: int | None = None,
 ) -> Scored:
-    """One split as the run's config says: precision, batches, generation."""
+    """One split as the run's config says: precision, batches, generation (for `text_rows` rows at most)."""
+    wanted = pieces.task.generate_rows if generate and run.task.generates else 0
     return score_split(
-        model, pieces.task, pieces.stores[split], machine, precision=run.trainer.eval_precision,
-        batch_tokens=run.trainer.eval_batch_tokens, packing=pieces.packing, num_rows=num_rows,
-        generate=generate and run.task.generates, exhibits=exhibits,
+        model,
+        pieces.task,
+        pieces.stores[split],
+        machine,
+        precision=run.trainer.eval_precision,
+        batch_tokens=run.trainer.eval_batch_tokens,
+        packing=pieces.packing,
+        num_rows=num_rows,
+        text_rows=min(wanted, wanted if text_rows is None else text_rows),
+        exhibits=exhibits,
     )
 
 
@@ -63,7 +79,12 @@ def write_predictions(path: Path, pieces: Pieces, scored: Scored, split: str) ->
     with draft.open("w", encoding="utf-8") as file:
         for row, prediction, ref in zip(scored.rows, scored.predictions, scored.refs, strict=True):
             for number, record in enumerate(pieces.task.records(prediction, ref)):
-                line = {"id": f"{row}" if number == 0 and "turn" not in record else f"{row}:{record.get('turn', number)}", "row": row, "split": split, **record}
+                line = {
+                    "id": f"{row}" if number == 0 and "turn" not in record else f"{row}:{record.get('turn', number)}",
+                    "row": row,
+                    "split": split,
+                    **record,
+                }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 if len(samples) < SAMPLES and record.get("prediction") is not None:
                     samples.append(line)

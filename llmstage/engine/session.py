@@ -71,13 +71,17 @@ def run_lock(out_dir: Path) -> Iterator[None]:
         out_dir.mkdir(parents=True, exist_ok=True)
         file = (out_dir / ".lock").open("a+")
     except OSError as error:
-        raise DiskError(f"{out_dir} cannot be written ({error.strerror}). Name another place: hydra.run.dir=<folder>") from None
+        raise DiskError(
+            f"{out_dir} cannot be written ({error.strerror}). Name another place: hydra.run.dir=<folder>"
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise UserError(f"{out_dir} is in use by process {file.read().strip() or 'unknown'}. Wait for it, or choose another folder.") from None
+            raise UserError(
+                f"{out_dir} is in use by process {file.read().strip() or 'unknown'}. Wait for it, or choose another folder."
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

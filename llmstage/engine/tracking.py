@@ -54,5 +54,7 @@ def open_board(run_dir: Path, resumed_step: int | None) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("tracker=tensorboard needs the package tensorboard: pip install 'llmstage[tensorboard]'") from None
-    return SummaryWriter(str(run_dir / "tb"), purge_step=resumed_step)  # type: ignore[no-untyped-call]
+        raise UserError(
+            "tracker=tensorboard needs the package tensorboard: pip install 'llmstage[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(run_dir / "tb"), purge_step=resumed_step)

@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,14 +77,20 @@ def train(run: Training) -> TrainState:
     with display:
         while True:
             done = state.step >= run.schedule.steps or (run.max_tokens is not None and state.tokens >= run.max_tokens)
-            improved = validate(run, display) if due(run.eval_every, state.step, done) and state.evaluated != state.step else False
+            improved = (
+                validate(run, display)
+                if due(run.eval_every, state.step, done) and state.evaluated != state.step
+                else False
+            )
             gave_up = run.patience is not None and state.stale >= run.patience
-            if (due(run.save_every, state.step, done or gave_up) or improved) and state.step > 0 or run.stop.name:
+            if ((due(run.save_every, state.step, done or gave_up) or improved) and state.step > 0) or run.stop.name:
                 run.checkpoints.save(state, run.optimizer, run.model)
             if done or gave_up:
                 break
             if run.stop.name:
-                raise Interrupted(f"stopped by {run.stop.name} after step {state.step}; saved. The same command with hydra.run.dir=<this folder> goes on.")
+                raise Interrupted(
+                    f"stopped by {run.stop.name} after step {state.step}; saved. The same command with hydra.run.dir=<this folder> goes on."
+                )
 
             started = time.perf_counter()
             batch = next(batches)
@@ -93,7 +98,7 @@ def train(run: Training) -> TrainState:
             seconds = time.perf_counter() - started
             fault("step")
 
-            if line["loss"] is None and must_roll_back(state) or line.get("spike") == "rollback":
+            if (line["loss"] is None and must_roll_back(state)) or line.get("spike") == "rollback":
                 roll_back(run, batch)
                 batches = stream(run)
                 continue
@@ -147,12 +152,22 @@ def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | No
     else:
         state.skipped += 1
     run.optimizer.zero_grad(set_to_none=True)
-    state.step, state.epoch, state.batch, state.tokens = state.step + 1, batch.epoch, batch.batch + 1, state.tokens + tokens
+    state.step, state.epoch, state.batch, state.tokens = (
+        state.step + 1,
+        batch.epoch,
+        batch.batch + 1,
+        state.tokens + tokens,
+    )
     state.loss_scale = scaler.state_dict() if scaler else None
     note_finite(state, finite, batch, run)
     line: dict[str, Any] = {
-        "step": state.step, "kind": "train", "loss": mean if finite else None, "lr": lr, "grad_norm": norm if math.isfinite(norm) else None,
-        "tokens": tokens, "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
+        "step": state.step,
+        "kind": "train",
+        "loss": mean if finite else None,
+        "lr": lr,
+        "grad_norm": norm if math.isfinite(norm) else None,
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
     }
     if spike and run.spike != "off":
         line["spike"] = run.spike
@@ -188,7 +203,7 @@ def stream(run: Training) -> Iterator[StepBatch]:
     keys = cursor(run.order, run.state.epoch, run.state.batch, {(pair[0], pair[1]) for pair in run.state.excluded})
     yield from DataLoader(
         dataset,
-        sampler=keys,  # type: ignore[arg-type]
+        sampler=keys,
         batch_size=None,
         num_workers=run.workers,
         pin_memory=run.machine.device.type == "cuda",
@@ -198,7 +213,9 @@ def stream(run: Training) -> Iterator[StepBatch]:
     )
 
 
-def cursor(order: BatchOrder, epoch: int, batch: int, excluded: set[tuple[int, int]]) -> Iterator[tuple[int, int, Rows]]:
+def cursor(
+    order: BatchOrder, epoch: int, batch: int, excluded: set[tuple[int, int]]
+) -> Iterator[tuple[int, int, Rows]]:
     while True:
         for number, rows in enumerate(order.epoch(epoch)):
             if number >= batch and (epoch, number) not in excluded:
@@ -255,7 +272,9 @@ def note_finite(state: TrainState, finite: bool, batch: StepBatch, run: Training
         return
     state.bad_run += 1
     state.bad_steps = [step for step in state.bad_steps if step > state.step - 1000] + [state.step]
-    console.warn(f"step {state.step}: loss or gradient is not finite; the update is skipped (batch {batch.batch} of epoch {batch.epoch})")
+    console.warn(
+        f"step {state.step}: loss or gradient is not finite; the update is skipped (batch {batch.batch} of epoch {batch.epoch})"
+    )
 
 
 def must_roll_back(state: TrainState) -> bool:
@@ -268,7 +287,9 @@ def roll_back(run: Training, batch: StepBatch) -> None:
     folder = find_checkpoint(run.checkpoints.folder.parent, "auto")
     if state.rollbacks >= 2 or folder is None:
         why = "after two rollbacks" if folder is not None else "and there is no checkpoint to go back to"
-        raise Diverged(f"The loss stayed non-finite at step {state.step} {why}. Lower optim.lr (now {run.schedule.peak:g}), or look at metrics.jsonl.")
+        raise Diverged(
+            f"The loss stayed non-finite at step {state.step} {why}. Lower optim.lr (now {run.schedule.peak:g}), or look at metrics.jsonl."
+        )
     window = [[batch.epoch, number] for number in range(max(0, batch.batch - 4), batch.batch + 2)]
     saved, _ = read_state(folder)
     load_tensors(folder, run.model, run.optimizer)
@@ -278,14 +299,20 @@ def roll_back(run: Training, batch: StepBatch) -> None:
     state.rollbacks += 1
     state.excluded += window
     state.skipped = saved.skipped
-    console.warn(f"rolled back to step {state.step} ({folder.name}); batches {window[0]} to {window[-1]} are passed over")
+    console.warn(
+        f"rolled back to step {state.step} ({folder.name}); batches {window[0]} to {window[-1]} are passed over"
+    )
 
 
 def raise_if_memory(error: BaseException, micro_batch_size: int) -> None:
     marks = ("out of memory", "can't allocate memory")
     if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(mark in str(error) for mark in marks):
         return
-    mend = f"Set trainer.micro_batch_size below {micro_batch_size}" if micro_batch_size > 1 else "Lower data.context or take a smaller model"
-    raise OutOfMemory(f"Memory ran out in a training step at micro-batch {micro_batch_size}. {mend}; the gradient stays the same.") from None
-
-
+    mend = (
+        f"Set trainer.micro_batch_size below {micro_batch_size}"
+        if micro_batch_size > 1
+        else "Lower data.context or take a smaller model"
+    )
+    raise OutOfMemory(
+        f"Memory ran out in a training step at micro-batch {micro_batch_size}. {mend}; the gradient stays the same."
+    ) from None

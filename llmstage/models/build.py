@@ -61,8 +61,15 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
 
 
 def build_model(
-    cfg: ModelConfig, auto_model: str, processor: Processor, context: int, options: dict[str, Any], place: ModelPlace | None, *, offline: bool
-) -> nn.Module:
+    cfg: ModelConfig,
+    auto_model: str,
+    processor: Processor,
+    context: int,
+    options: dict[str, Any],
+    place: ModelPlace | None,
+    *,
+    offline: bool,
+) -> Any:
     """The model with its head, fp32, in eval mode. Weights are seeded by torch's generator where none are loaded."""
     auto = getattr(transformers, auto_model)
     if place is None:
@@ -106,7 +113,9 @@ def load_model(auto: Any, place: ModelPlace, options: dict[str, Any], dropout: f
         raise ModelError(explain(source, place, str(error), offline=offline)) from None
     missing = [name for name in found["missing_keys"] if not name.startswith(HEADS)]
     if missing:
-        raise ModelError(f"{source} lacks weights of {auto.__name__}: {', '.join(sorted(missing)[:4])}. Is it another kind of model?")
+        raise ModelError(
+            f"{source} lacks weights of {auto.__name__}: {', '.join(sorted(missing)[:4])}. Is it another kind of model?"
+        )
     return model
 
 

@@ -66,7 +66,9 @@ def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[T
     return split_turns(processor, messages, contents, between, prompt)
 
 
-def split_turns(processor: Processor, messages: list[dict[str, Any]], contents: list[list[int]], between: list[str], prompt: str) -> list[Turn]:
+def split_turns(
+    processor: Processor, messages: list[dict[str, Any]], contents: list[list[int]], between: list[str], prompt: str
+) -> list[Turn]:
     """Text between two contents closes one turn and opens the next; an assistant's opening is the generation prompt."""
     openings = [between[0]]
     closings = []
@@ -82,7 +84,12 @@ def split_turns(processor: Processor, messages: list[dict[str, Any]], contents: 
         closings.append(text[:cut])
         openings.append(text[cut:])
     return [
-        Turn(processor.markup_ids(openings[index]), contents[index], processor.markup_ids(closings[index]), message["role"])
+        Turn(
+            processor.markup_ids(openings[index]),
+            contents[index],
+            processor.markup_ids(closings[index]),
+            message["role"],
+        )
         for index, message in enumerate(messages)
     ]
 

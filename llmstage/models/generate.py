@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ def generate_replies(
     from transformers import GenerationConfig as HFGenerationConfig
 
     device = next(model.parameters()).device
-    base = model.generation_config
+    base: Any = model.generation_config
     settings = HFGenerationConfig(
         max_new_tokens=cfg.max_new_tokens,
         num_beams=cfg.beams,

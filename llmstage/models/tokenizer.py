@@ -34,10 +34,12 @@ SAMPLE_BYTES = 100_000_000
 class Processor:
     """A tokenizer with the two things training needs: plain text stays plain, and ids come as lists."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise ModelError(f"{type(tokenizer).__name__} has no fast tokenizer. Save the model with its tokenizer.json.")
+            raise ModelError(
+                f"{type(tokenizer).__name__} has no fast tokenizer. Save the model with its tokenizer.json."
+            )
         self.tokenizer = tokenizer
         # A copy that reads special-token text inside users' content as plain text (RELIABILITY P16).
         self._plain: Tokenizer = copy.deepcopy(backend)
@@ -91,11 +93,11 @@ class Processor:
 
     @property
     def bos_id(self) -> int | None:
-        return self.tokenizer.bos_token_id
+        return None if self.tokenizer.bos_token_id is None else int(self.tokenizer.bos_token_id)
 
     @property
     def eos_id(self) -> int | None:
-        return self.tokenizer.eos_token_id
+        return None if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -105,7 +107,10 @@ def train_processor(texts: Iterable[str], vocab_size: int, kind: str, context: i
     """A byte-level BPE with `vocab_size` entries at most; the same texts give the same tokenizer."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

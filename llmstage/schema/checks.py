@@ -11,8 +11,31 @@ from llmstage.schema.marks import TRAINING_STAGES, ReadBy
 from llmstage.schema.run import RunConfig, stage_config, task_config
 from llmstage.schema.typed import walk_fields
 
-DECODERS = ("llama", "gpt2", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi3", "gpt_neox", "opt", "olmo2")
-ENCODERS = ("bert", "roberta", "modernbert", "distilbert", "deberta-v2", "electra", "albert", "xlm-roberta", "camembert")
+DECODERS = (
+    "llama",
+    "gpt2",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "gpt_neox",
+    "opt",
+    "olmo2",
+)
+ENCODERS = (
+    "bert",
+    "roberta",
+    "modernbert",
+    "distilbert",
+    "deberta-v2",
+    "electra",
+    "albert",
+    "xlm-roberta",
+    "camembert",
+)
 """Model types whose family is known without loading them; others are left to the model's own classes."""
 
 
@@ -37,12 +60,15 @@ def check_stage_fits_task(run: RunConfig) -> list[str]:
 
 
 def check_model_fits_task(run: RunConfig) -> list[str]:
-    kind, named = run.model.kind, f"model={run.model.name}"
+    kind: str | None = run.model.kind
+    named = f"model={run.model.name}"
     if run.model.path:
         kind, named = kind_at(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
     if kind and kind not in run.task.kinds:
         fits = " or ".join(f"model={kind}_tiny" for kind in run.task.kinds)
-        return [f"task={run.task.name} does not fit {named} (family {kind}). It takes: {fits}, or a model.path of that family."]
+        return [
+            f"task={run.task.name} does not fit {named} (family {kind}). It takes: {fits}, or a model.path of that family."
+        ]
     return []
 
 
@@ -62,7 +88,9 @@ def check_budget(run: RunConfig) -> list[str]:
     budgets = {"max_steps": trainer.max_steps, "epochs": trainer.epochs, "max_tokens": trainer.max_tokens}
     given = [f"trainer.{key}={value}" for key, value in budgets.items() if value is not None]
     if len(given) != 1:
-        wrong.append(f"Exactly one of trainer.max_steps, epochs, max_tokens must be set; seen: {', '.join(given) or 'none'}.")
+        wrong.append(
+            f"Exactly one of trainer.max_steps, epochs, max_tokens must be set; seen: {', '.join(given) or 'none'}."
+        )
     if (trainer.batch_size is None) == (trainer.batch_tokens is None):
         wrong.append("Exactly one of trainer.batch_size and trainer.batch_tokens must be set.")
     return wrong
@@ -73,7 +101,9 @@ def check_preset(run: RunConfig) -> list[str]:
     if model.path is None and model.width % model.heads:
         return [f"model.width={model.width} is not a multiple of model.heads={model.heads}."]
     if model.path is None and model.width // model.heads % 2:
-        return [f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."]
+        return [
+            f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."
+        ]
     return []
 
 
@@ -95,7 +125,9 @@ def check_read(run: RunConfig, typed: Iterable[str]) -> list[str]:
 
 def marks(kind: Any) -> list[ReadBy]:
     """The marks of a field, also of the parts of a union."""
-    found = [extra for extra in get_args(kind)[1:] if isinstance(extra, ReadBy)] if get_origin(kind) is Annotated else []
+    found = (
+        [extra for extra in get_args(kind)[1:] if isinstance(extra, ReadBy)] if get_origin(kind) is Annotated else []
+    )
     return found + [mark for part in get_args(kind) if get_origin(part) is Annotated for mark in marks(part)]
 
 

@@ -218,4 +218,3 @@ def build_run(data: dict[str, Any], wrong: list[str], *, trusted: bool = True) -
     run.stage = build(stage_config(str(stage.get("name", ""))), stage, "stage", wrong)
     run.task = build(task_config(str(task.get("name", "")), trusted=trusted), task, "task", wrong)
     return run
-

@@ -10,7 +10,6 @@ import math
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llmstage.naming import did_you_mean
@@ -47,7 +46,6 @@ SHARE = Range(0, 1)
 AT_LEAST_1 = Range(1, 1e12)
 
 
-@cache
 def hints(cls: type) -> dict[str, Any]:
     """The field types of a dataclass, `Annotated` kept."""
     return get_type_hints(cls, include_extras=True)
@@ -88,7 +86,11 @@ def convert(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
     if made is MISFIT:
         choices = [str(choice) for choice in get_args(kind)] if get_origin(kind) is Literal else []
         hint = did_you_mean(str(value), choices) if choices else ""
-        wrong.append(f"{key}={value!r} is not {describe(kind)}.{hint}" if value is not None else f"{key}=null is not {describe(kind)}.")
+        wrong.append(
+            f"{key}={value!r} is not {describe(kind)}.{hint}"
+            if value is not None
+            else f"{key}=null is not {describe(kind)}."
+        )
         return value
     return made
 
@@ -103,7 +105,7 @@ def convert_plain(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
         return [convert(get_args(kind)[0], item, f"{key}[{i}]", wrong) for i, item in enumerate(value)]
     if get_origin(kind) is dict and isinstance(value, dict):
         return {str(word): convert(get_args(kind)[1], item, f"{key}.{word}", wrong) for word, item in value.items()}
-    if kind is Any or kind is type(None) and value is None:
+    if kind is Any or (kind is type(None) and value is None):
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -134,7 +136,9 @@ def convert_union(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
         return attempts[0][1]
     ranged = [lines for lines, _ in attempts if any(" must be " in line for line in lines)]
     choices = [str(choice) for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-    wrong.extend(ranged[0] if ranged else [f"{key}={value!r} is not {describe(kind)}.{did_you_mean(str(value), choices)}"])
+    wrong.extend(
+        ranged[0] if ranged else [f"{key}={value!r} is not {describe(kind)}.{did_you_mean(str(value), choices)}"]
+    )
     return value
 
 
@@ -157,7 +161,7 @@ def build(cls: type[T], data: Any, key: str, wrong: list[str]) -> T:
 def walk_fields(cls: type, key: str = "") -> Iterator[tuple[str, Any]]:
     """(full key, type) of every leaf below a dataclass; a group that may be several dataclasses counts as a leaf."""
     known = hints(cls)
-    for item in fields(cls):  # type: ignore[arg-type]
+    for item in fields(cls):
         path = f"{key}.{item.name}" if key else item.name
         kind = known[item.name]
         if is_dataclass(kind) and isinstance(kind, type):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from llmstage import console
 from llmstage.engine.assemble import assemble, ledger
-from llmstage.engine.fit import described, header, mapping, model_about, warnings
 from llmstage.engine.checkpoint import TrainState
+from llmstage.engine.fit import described, header, mapping, model_about, warnings
 from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml
@@ -26,7 +26,11 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
             write_json(out_dir / "environment.json", environment())
             pieces = assemble(cfg, out_dir, training=False, fixed={}, resume_from=None)
-            write_run_yaml(out_dir, cfg, {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision})
+            write_run_yaml(
+                out_dir,
+                cfg,
+                {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision},
+            )
             model = pieces.build(cfg).to(machine.device)
             console.note(header(cfg, pieces, out_dir))
             scored = score_all(cfg, pieces, model, machine)

@@ -83,7 +83,9 @@ class CausalLM(Task):
             sum_by_segment(values, losses.where, batch.segments, count)
             for values in (losses.nll, losses.correct, losses.correct | True)
         ]
-        return [{"nll": nll, "correct": int(right), "tokens": int(tokens)} for nll, right, tokens in zip(*sums, strict=True)]
+        return [
+            {"nll": nll, "correct": int(right), "tokens": int(tokens)} for nll, right, tokens in zip(*sums, strict=True)
+        ]
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         return language_model_scores(
@@ -100,10 +102,19 @@ class CausalLM(Task):
             return []
         marks = [0, 5, 25, 50, 75, 95, 100]
         rows = [[f"{mark} %", f"{rates[min(len(rates) - 1, mark * len(rates) // 100)]:.3f}"] for mark in marks]
-        return [{"kind": "table", "title": "Loss per token over windows", "columns": ["quantile", "nats"], "rows": rows}]
+        return [
+            {"kind": "table", "title": "Loss per token over windows", "columns": ["quantile", "nats"], "rows": rows}
+        ]
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
-        return [{"prediction": None, "reference": None, "log_probability": -prediction["nll"], **{k: prediction[k] for k in ("tokens", "correct")}}]
+        return [
+            {
+                "prediction": None,
+                "reference": None,
+                "log_probability": -prediction["nll"],
+                **{k: prediction[k] for k in ("tokens", "correct")},
+            }
+        ]
 
 
 TASK = CausalLM

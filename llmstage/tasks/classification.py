@@ -57,13 +57,19 @@ class Classification(Task):
             kinds.setdefault(type(row["label"]), row["label"])
         if len(kinds) > 1:
             seen = ", ".join(f"{value!r} ({kind.__name__})" for kind, value in kinds.items())
-            raise DataError(f"Labels of different types in the training split: {seen}. Write them all as text or all as numbers.")
+            raise DataError(
+                f"Labels of different types in the training split: {seen}. Write them all as text or all as numbers."
+            )
         if len(counts) < 2:
-            raise DataError(f"The training split has {len(counts)} label ({', '.join(counts)}); two are needed. Check data.columns.label.")
+            raise DataError(
+                f"The training split has {len(counts)} label ({', '.join(counts)}); two are needed. Check data.columns.label."
+            )
         numeric = all(label.lstrip("-").isdigit() for label in counts)
         self.labels = sorted(counts, key=(lambda label: (int(label), label)) if numeric else None)
         if len(self.labels) > 2000:
-            raise DataError(f"{len(self.labels)} different labels: data.columns.label seems to name a column of texts or ids.")
+            raise DataError(
+                f"{len(self.labels)} different labels: data.columns.label seems to name a column of texts or ids."
+            )
         if self.cfg.class_weights == "balanced":
             total = sum(counts.values())
             self.weights = [total / (len(counts) * counts[label]) for label in self.labels]
@@ -71,7 +77,9 @@ class Classification(Task):
     def adopt(self, config: Any) -> None:
         names = [str(config.id2label[index]) for index in range(len(config.id2label))]
         if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
-            names = [str(index) for index in range(len(names))]  # transformers' own names say nothing: classes are 0, 1, …
+            names = [
+                str(index) for index in range(len(names))
+            ]  # transformers' own names say nothing: classes are 0, 1, …
         self.labels = names
 
     def model_options(self) -> dict[str, Any]:
@@ -94,7 +102,11 @@ class Classification(Task):
         arrays = {"input_ids": ids, "label": [self.labels.index(label)]}
         if "token_type_ids" in self.processor.tokenizer.model_input_names:
             arrays["token_type_ids"] = types
-        return [Features(arrays, ref={"label": label, "text": row["text"], **({"text_pair": pair} if pair else {})}, cut=cut)]
+        return [
+            Features(
+                arrays, ref={"label": label, "text": row["text"], **({"text_pair": pair} if pair else {})}, cut=cut
+            )
+        ]
 
     def collate(self, rows: list[list[Features]]) -> Batch:
         features = [row[0] for row in rows]
@@ -119,7 +131,9 @@ class Classification(Task):
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
         log_p = torch.log_softmax(model(**batch.inputs).logits.float(), -1).cpu()  # [B, C]
         if log_p.shape[1] != len(self.labels):
-            raise ModelError(f"The model has {log_p.shape[1]} classes and the task {len(self.labels)}: {', '.join(self.labels[:9])}.")
+            raise ModelError(
+                f"The model has {log_p.shape[1]} classes and the task {len(self.labels)}: {', '.join(self.labels[:9])}."
+            )
         best = log_p.argmax(-1).tolist()
         return [{"label": self.labels[index], "log_p": row} for index, row in zip(best, log_p.tolist(), strict=True)]
 
@@ -132,26 +146,46 @@ class Classification(Task):
 
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         predicted, expected = [item["label"] for item in predictions], [ref["label"] for ref in refs]
-        report = classification_report_text(predicted, expected, self.labels)
+        report = classification_report_text(predicted, expected)
         shown: list[Exhibit] = [{"kind": "text", "title": "Per class (as scikit-learn prints it)", "text": report}]
         if len(self.labels) <= 30:
             matrix = confusion(predicted, expected, self.labels)
-            shown.append({
-                "kind": "matrix", "title": "Confusion matrix", "row_labels": self.labels, "column_labels": self.labels,
-                "values": [list(map(int, row)) for row in matrix], "row_name": "true", "column_name": "predicted",
-            })
+            shown.append(
+                {
+                    "kind": "matrix",
+                    "title": "Confusion matrix",
+                    "row_labels": self.labels,
+                    "column_labels": self.labels,
+                    "values": [list(map(int, row)) for row in matrix],
+                    "row_name": "true",
+                    "column_name": "predicted",
+                }
+            )
         else:
             wrong = Counter((true, said) for true, said in zip(expected, predicted, strict=True) if true != said)
             rows = [[true, said, str(count)] for (true, said), count in wrong.most_common(15)]
-            shown.append({"kind": "table", "title": "Most frequent confusions", "columns": ["true", "predicted", "rows"], "rows": rows})
+            shown.append(
+                {
+                    "kind": "table",
+                    "title": "Most frequent confusions",
+                    "columns": ["true", "predicted", "rows"],
+                    "rows": rows,
+                }
+            )
         return shown
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         scores = dict(zip(self.labels, (round(value, 6) for value in prediction["log_p"]), strict=True))
-        return [{
-            "prediction": prediction["label"], "reference": ref["label"], "correct": prediction["label"] == ref["label"],
-            "text": ref["text"], **({"text_pair": ref["text_pair"]} if "text_pair" in ref else {}), "log_probabilities": scores,
-        }]
+        return [
+            {
+                "prediction": prediction["label"],
+                "reference": ref["label"],
+                "correct": prediction["label"] == ref["label"],
+                "text": ref["text"],
+                **({"text_pair": ref["text_pair"]} if "text_pair" in ref else {}),
+                "log_probabilities": scores,
+            }
+        ]
 
 
 TASK = Classification

@@ -16,7 +16,7 @@ from llmstage.metrics.language import language_model_scores
 from llmstage.metrics.score import Score
 from llmstage.models.chat import TemplateRefused, Turn, conversation
 from llmstage.models.generate import generate_replies
-from llmstage.models.lm import sum_by_segment, token_losses
+from llmstage.models.lm import TokenLosses, sum_by_segment, token_losses
 from llmstage.schema.task import Dialogue as DialogueConfig
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
 
@@ -49,7 +49,9 @@ class Dialogue(Task):
         answers = [message for message in messages if message["role"] == "assistant"]
         if not answers:
             return "no message of the assistant: there is nothing to learn"
-        return None if any(message["content"].strip() for message in answers) else "every answer of the assistant is empty"
+        return (
+            None if any(message["content"].strip() for message in answers) else "every answer of the assistant is empty"
+        )
 
     def texts(self, row: Row) -> list[str]:
         return [message["content"] for message in row["messages"]]
@@ -71,20 +73,32 @@ class Dialogue(Task):
         lengths = [len(turn) for turn in turns]
         reserve = lengths[0] if turns[0].role == "system" else 1
         covered: set[int] = set()
-        for first, last, answers in windows(lengths, [turn.role == "assistant" for turn in turns], self.context, reserve):
+        for first, last, answers in windows(
+            lengths, [turn.role == "assistant" for turn in turns], self.context, reserve
+        ):
             features.append(self._window(messages, turns, first, last, answers, recalls, shift))
             covered.update(range(first, last + 1))
         features[-1].cut += sum(length for index, length in enumerate(lengths) if index not in covered)
         return features
 
     def _window(
-        self, messages: list[dict[str, Any]], turns: list[Turn], first: int, last: int, answers: list[int],
-        recalls: dict[int, Any], shift: int,
+        self,
+        messages: list[dict[str, Any]],
+        turns: list[Turn],
+        first: int,
+        last: int,
+        answers: list[int],
+        recalls: dict[int, Any],
+        shift: int,
     ) -> Features:
         """Turns first..last as one feature; the assistant's turns in `answers` are its targets."""
         keep_system = first > 0 and turns[0].role == "system"
         chosen = ([0] if keep_system else []) + list(range(first, last + 1))
-        ids: list[int] = list(turns[0].before) if first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1] else []
+        ids: list[int] = (
+            list(turns[0].before)
+            if first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1]
+            else []
+        )
         ids = ids[:1]  # a later window begins as a conversation does
         target: list[int] = [0] * len(ids)
         replies = []
@@ -98,6 +112,8 @@ class Dialogue(Task):
                 replies.append({**reply, **({"recall": recalls[index]} if index in recalls else {})})
             ids += turn.content + turn.after
             target += [int(learned)] * (len(turn.content) + len(turn.after))
+            if learned:
+                replies[-1]["stop"] = len(ids)
         cut = max(0, len(ids) - self.context)
         cut_targets, lost_end = 0, False
         if cut:  # a single answer, or what stands before it, is longer than the context
@@ -107,13 +123,19 @@ class Dialogue(Task):
             cut_targets = sum(target[self.context :])
             lost_end = cut_targets > 0
             ids, target = ids[: self.context], target[: self.context]
-            replies = [{**reply, "start": reply["start"] - front} for reply in replies]
+            replies = [{**reply, "start": reply["start"] - front, "stop": reply["stop"] - front} for reply in replies]
         told = [dict(message) for message in messages[first : last + 1]]
         return Features(
             {"input_ids": ids, "target": target},
-            ref={"replies": replies, "messages": told, "first": first - shift if first else 0,
-                 "bytes": sum(len(reply["text"].encode()) for reply in replies)},
-            cut=cut, cut_targets=cut_targets, lost_end=lost_end,
+            ref={
+                "replies": replies,
+                "messages": told,
+                "first": first - shift if first else 0,
+                "bytes": sum(len(reply["text"].encode()) for reply in replies),
+            },
+            cut=cut,
+            cut_targets=cut_targets,
+            lost_end=lost_end,
         )
 
     def num_targets(self, features: Features) -> int:
@@ -148,39 +170,50 @@ class Dialogue(Task):
         )
         items = [{"nll": a, "correct": int(b), "tokens": int(c)} for a, b, c in zip(nll, correct, tokens, strict=True)]
         if generate:
-            self._generate(model, batch, items)
+            self._generate(model, batch, items, right_places(losses, batch))
         return items
 
-    def _generate(self, model: nn.Module, batch: Batch, items: list[dict[str, Any]]) -> None:
-        """Each answer anew from its true history."""
+    def _generate(self, model: nn.Module, batch: Batch, items: list[dict[str, Any]], right: list[set[int]]) -> None:
+        """Each answer anew from its true history.
+
+        Where every token of an answer, its end included, is the likeliest one given the true tokens before it, greedy
+        decoding gives that very answer (by induction), so only the others are generated.
+        """
         assert batch.segments is not None
         ids, owner = batch.inputs["input_ids"].cpu(), batch.segments.cpu()
-        prompts = []
-        for number, ref in enumerate(batch.refs):
+        greedy = self.generation.temperature == 0 and self.generation.beams == 1
+        prompts, places = [], []
+        for number, (item, ref) in enumerate(zip(items, batch.refs, strict=True)):
             own = ids[owner == number].tolist()
-            prompts += [own[: reply["start"]] for reply in ref["replies"]]
-        replies = iter(generate_replies(model, self.processor, prompts, self.generation))
-        for item, ref in zip(items, batch.refs, strict=True):
-            made = [next(replies) for _ in ref["replies"]]
-            item["replies"] = [text for text, _ in made]
-            item["ended"] = [ended for _, ended in made]
+            item["replies"], item["ended"] = [None] * len(ref["replies"]), [True] * len(ref["replies"])
+            for place, reply in enumerate(ref["replies"]):
+                known = greedy and reply["stop"] - reply["start"] <= self.generation.max_new_tokens
+                if known and right[number].issuperset(range(reply["start"], reply["stop"])):
+                    item["replies"][place] = self.processor.decode(own[reply["start"] : reply["stop"]])
+                else:
+                    prompts.append(own[: reply["start"]])
+                    places.append((number, place))
+        for (number, place), (text, ended) in zip(
+            places, generate_replies(model, self.processor, prompts, self.generation), strict=True
+        ):
+            items[number]["replies"][place], items[number]["ended"][place] = text, ended
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
-        scores = language_model_scores(
+        said, told, recalls = answers_of(predictions, refs)
+        scores: dict[str, Score] = {}
+        for name, closed in (("recall_closed", True), ("recall_numbers", False)):
+            hits = [hit for _, hit, item in recalls if bool(item["closed"]) is closed]
+            if hits:
+                scores[name] = proportion(hits)
+        if said:
+            scores |= {"chrf": chrf(said, told), "rouge_l": rouge_l(said, told), "exact_match": exact_match(said, told)}
+            scores |= {"distinct_1": distinct_n(said, 1), "distinct_2": distinct_n(said, 2)}
+        return scores | language_model_scores(
             [item["nll"] for item in predictions],
             [item["tokens"] for item in predictions],
             [item["correct"] for item in predictions],
             [ref["bytes"] for ref in refs],
         )
-        said, told, recalls = answers_of(predictions, refs)
-        if said:
-            scores |= {"chrf": chrf(said, told), "rouge_l": rouge_l(said, told), "exact_match": exact_match(said, told)}
-            scores |= {"distinct_1": distinct_n(said, 1), "distinct_2": distinct_n(said, 2)}
-        for name, closed in (("recall_closed", True), ("recall_numbers", False)):
-            hits = [hit for _, hit, item in recalls if bool(item["closed"]) is closed]
-            if hits:
-                scores[name] = proportion(hits)
-        return scores
 
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         """How recall falls with distance, by kind of fact."""
@@ -195,10 +228,15 @@ class Dialogue(Task):
                     by_distance[distance].append(hit)
             points = [(distance, proportion(hits)) for distance, hits in sorted(by_distance.items())]
             if points:
-                series.append({
-                    "name": name, "x": [x for x, _ in points], "y": [score.value for _, score in points],
-                    "low": [score.low for _, score in points], "high": [score.high for _, score in points],
-                })
+                series.append(
+                    {
+                        "name": name,
+                        "x": [x for x, _ in points],
+                        "y": [score.value for _, score in points],
+                        "low": [score.low for _, score in points],
+                        "high": [score.high for _, score in points],
+                    }
+                )
         kinds: dict[str, list[bool]] = defaultdict(list)
         for _, hit, item in recalls:
             kinds[str(item["kind"])].append(hit)
@@ -207,10 +245,21 @@ class Dialogue(Task):
             score = proportion(hits)
             rows.append([kind, f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}", str(len(hits))])
         return [
-            {"kind": "lines", "title": "Recall by distance", "x_label": "turns since the fact was last stated",
-             "y_label": "share recalled exactly", "series": series, "y_range": [0, 1],
-             "note": "A reply recalls a fact if it holds the right value and no other value of that kind from the conversation."},
-            {"kind": "table", "title": "Recall by kind of fact", "columns": ["fact", "recalled", "95 % (Wilson)", "questions"], "rows": rows},
+            {
+                "kind": "lines",
+                "title": "Recall by distance",
+                "x_label": "turns since the fact was last stated",
+                "y_label": "share recalled exactly",
+                "series": series,
+                "y_range": [0, 1],
+                "note": "A reply recalls a fact if it holds the right value and no other value of that kind from the conversation.",
+            },
+            {
+                "kind": "table",
+                "title": "Recall by kind of fact",
+                "columns": ["fact", "recalled", "95 % (Wilson)", "questions"],
+                "rows": rows,
+            },
         ]
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
@@ -220,8 +269,14 @@ class Dialogue(Task):
                 break
             said = prediction["replies"][number]
             at = reply["turn"] - ref["first"]
-            line = {"turn": reply["turn"], "prediction": said, "reference": reply["text"], "ended": prediction["ended"][number],
-                    "correct": said.strip() == reply["text"].strip(), "prompt": ref["messages"][:at] if at > 0 else ref["messages"]}
+            line = {
+                "turn": reply["turn"],
+                "prediction": said,
+                "reference": reply["text"],
+                "ended": prediction["ended"][number],
+                "correct": said.strip() == reply["text"].strip(),
+                "prompt": ref["messages"][:at] if at > 0 else ref["messages"],
+            }
             if "recall" in reply:
                 line["recall"] = {**reply["recall"], "hit": recalled(said, reply["recall"])}
             lines.append(line)
@@ -235,7 +290,9 @@ class Dialogue(Task):
         return self.cfg.generate_rows
 
 
-def windows(lengths: list[int], is_answer: list[bool], context: int, reserve: int = 0) -> list[tuple[int, int, list[int]]]:
+def windows(
+    lengths: list[int], is_answer: list[bool], context: int, reserve: int = 0
+) -> list[tuple[int, int, list[int]]]:
     """(first turn, last turn, answers that are targets) of each window; every answer is a target in exactly one.
 
     A window holds whole turns. The next one begins as early as its first new answer lets it fit with about half of the
@@ -250,10 +307,14 @@ def windows(lengths: list[int], is_answer: list[bool], context: int, reserve: in
             context -= reserve
         if out:  # history for the next answer: whole turns before it within half of the context
             first = answers[0]
-            while first > 0 and sum(lengths[first - 1 : answers[0] + 1]) <= max(context // 2, lengths[answers[0]] + lengths[answers[0] - 1]):
+            while first > 0 and sum(lengths[first - 1 : answers[0] + 1]) <= max(
+                context // 2, lengths[answers[0]] + lengths[answers[0] - 1]
+            ):
                 first -= 1
         taken = [index for index in answers if sum(lengths[first : index + 1]) <= context]
-        if not taken:  # not even one fits: nearer history, and if that is not enough the answer itself is cut and counted
+        if (
+            not taken
+        ):  # not even one fits: nearer history, and if that is not enough the answer itself is cut and counted
             while first < answers[0] - 1 and sum(lengths[first : answers[0] + 1]) > context:
                 first += 1
             taken = [index for index in answers if sum(lengths[first : index + 1]) <= context] or answers[:1]
@@ -262,12 +323,30 @@ def windows(lengths: list[int], is_answer: list[bool], context: int, reserve: in
     return out
 
 
+def right_places(losses: TokenLosses, batch: Batch) -> list[set[int]]:
+    """For each feature the positions (within it) whose token was the likeliest one."""
+    assert batch.segments is not None
+    owner = batch.segments.reshape(-1).cpu()
+    first: dict[int, int] = {}
+    for place, number in enumerate(owner.tolist()):
+        first.setdefault(number, place)
+    right: list[set[int]] = [set() for _ in batch.refs]
+    for place in losses.where[losses.correct].tolist():
+        number = int(owner[place])
+        right[number].add(place - first[number])
+    return right
+
+
 def recalled(reply: str, recall: dict[str, Any]) -> bool:
     """The right value stands in the reply and no other value of its kind from the conversation does."""
-    return recall["answer"] in reply and not any(other in reply.replace(recall["answer"], "") for other in recall.get("others") or [])
+    return recall["answer"] in reply and not any(
+        other in reply.replace(recall["answer"], "") for other in recall.get("others") or []
+    )
 
 
-def answers_of(predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[str], list[tuple[int, bool, dict[str, Any]]]]:
+def answers_of(
+    predictions: list[Any], refs: list[Any]
+) -> tuple[list[str], list[str], list[tuple[int, bool, dict[str, Any]]]]:
     """(generated replies, reference replies, (distance, hit, recall) of the replies that must recall a fact)."""
     said: list[str] = []
     told: list[str] = []

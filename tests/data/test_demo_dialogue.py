@@ -76,7 +76,9 @@ def test_every_reply_with_a_value_is_listed_as_a_recall():
         listed = {recall["turn"] for recall in row["recalls"]}
         for turn, message in enumerate(row["messages"]):
             if message["role"] == "assistant" and turn not in listed:
-                held = [v for k in (*CLOSED_KINDS, *OPEN_KINDS) for v in values_in(message["content"], row["language"], k)]
+                held = [
+                    v for k in (*CLOSED_KINDS, *OPEN_KINDS) for v in values_in(message["content"], row["language"], k)
+                ]
                 assert held == []
 
 

@@ -11,8 +11,8 @@ ENDINGS = (".parquet", ".pq")
 
 def read(file: DataFile, options: ReadOptions) -> Records:
     """Records by row number from 1, which stands for the line. Raises DataError for a file pyarrow cannot read."""
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     number = 0
     try:
