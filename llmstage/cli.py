@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -43,6 +44,7 @@ class Outcome:
     status: int
     value: float | None = None
     message: str = ""
+    error: BaseException | None = None
 
 
 @dataclass(slots=True)
@@ -235,7 +237,9 @@ def run_hydra(command: Command, hydra_arguments: list[str], *, sweep: bool) -> i
     finally:
         sys.argv = before
     if not sweep or not command.outcomes:
-        return command.outcomes[-1].status if command.outcomes else 0
+        if command.outcomes and command.outcomes[-1].error is not None:
+            raise command.outcomes[-1].error
+        return 0
     sweep_table(command.outcomes)
     return 1 if any(outcome.status for outcome in command.outcomes) else 0
 
@@ -276,9 +280,11 @@ def run_job(config: DictConfig, command: Command) -> float | None:
             time.perf_counter() - clock,
             write_json,
         )
-        if command.sweep and isinstance(error, Exception):
-            console.note(f"job failed ({words}): {error}")
-        raise
+        outcome.error = error
+        if not command.sweep:
+            return None  # told by main(), without Hydra's own words around it
+        console.note(f"job failed ({words}): {error}")
+        raise  # so that a sweeper counts the job as failed
 
 
 def record_failure(
@@ -303,7 +309,11 @@ def record_failure(
         "run_dir": str(out_dir),
     }
     try:
-        write(out_dir / "report.json", report)
+        path = out_dir / "report.json"
+        if path.is_file():  # what the stage itself wrote of this run before it failed
+            told = json.loads(path.read_text(encoding="utf-8"))
+            report = {**told, **report} if told.get("started") == started else report
+        write(path, report)
     except OSError as error:
         console.warn(f"report.json could not be written: {error}")
 

@@ -61,16 +61,16 @@ class ModelConfig:
 class TrainerConfig:
     """Budget, batches, machine, checkpoints."""
 
-    max_steps: Count | None = 300
+    max_steps: Count | None = 600
     """Optimizer steps. Exactly one of max_steps, epochs and max_tokens holds; typing one switches the default off."""
     epochs: Annotated[float, POSITIVE, TRAINING] | None = None
     """Passes over the training split."""
     max_tokens: Count | None = None
     """Real (unpadded) input tokens."""
-    batch_size: Count | None = 16
+    batch_size: Count | None = None
     """Rows per optimizer step as the model sees them: packed rows of data.context where packing is on."""
-    batch_tokens: Count | None = None
-    """Instead of batch_size: about this many tokens per optimizer step."""
+    batch_tokens: Count | None = 2048
+    """About this many tokens per optimizer step. Exactly one of batch_size and batch_tokens holds."""
     micro_batch_size: Annotated[Literal["auto"] | int, AT_LEAST_1, TRAINING] = "auto"
     """Rows computed at once; the step's gradient is the same for every value."""
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], TRAINING] = "auto"

@@ -151,7 +151,7 @@ def classification_rows(num_rows: int, seed: int) -> list[Row]:
 def draw_text(rng: random.Random, language: str, label: str) -> str:
     """A greeting or none, half the time what the message is not about, a sentence of the intent, an order number."""
     sentences = [rng.choice(SENTENCES[language][label])]
-    if rng.random() < 0.35:
+    if rng.random() < 0.5:
         other = rng.choice([name for name in LABELS if name != label])
         sentences.insert(0, rng.choice(NEGATED[language][other]))
     thing, time = rng.choice(THINGS[language]), rng.choice(TIMES[language])

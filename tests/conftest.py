@@ -1,0 +1,124 @@
+"""What all tests share: a place of their own, and small tasks with small models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from llmstage.naming import load_module
+from llmstage.overrides import read_words
+from llmstage.places import conf_dir
+from llmstage.schema import RunConfig, build_run
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's caches, and none asks a hub."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("LLMSTAGE_ENTRY", "test")  # no second start with another allocator
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads() -> None:
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as the working directory, for tests that write outputs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def composed(words: list[str]) -> RunConfig:
+    read = read_words(words)
+    assert not read.wrong, read.wrong
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        plain = OmegaConf.to_container(compose("config", overrides=read.for_hydra), resolve=True)
+    assert isinstance(plain, dict)
+    wrong: list[str] = []
+    run = build_run(dict(plain), wrong)
+    assert not wrong, wrong
+    return run
+
+
+@pytest.fixture(scope="session")
+def compose_run() -> Callable[[list[str]], RunConfig]:
+    """`compose_run(["stage=finetune", "task=dialogue"])`: the typed config of a command line."""
+    return composed
+
+
+@dataclass
+class TinyTask:
+    """A task bound to a tokenizer trained on its own demo rows, and a model small enough to learn in seconds."""
+
+    run: RunConfig
+    task: Any
+    processor: Any
+    rows: list[dict[str, Any]]
+    features: list[Any]
+    context: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, seed: int = 0, **changes: Any) -> Any:
+        import torch
+
+        from llmstage.models.build import build_model
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build_model(
+                replace(self.run.model, **changes),
+                self.task.auto_model,
+                self.processor,
+                self.context,
+                self.task.model_options(),
+                None,
+                offline=True,
+            )
+
+    def batch(self, features: list[Any] | None = None) -> Any:
+        return self.task.collate([[item] for item in (self.features if features is None else features)])
+
+
+def tiny(
+    name: str, kind: str = "gpt", *, num_rows: int = 8, context: int = 128, vocab_size: int = 600, words: tuple[str, ...] = ()
+) -> TinyTask:
+    from llmstage.models.tokenizer import train_processor
+
+    stage = composed_task(name)["stages"][0]
+    small = ["model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=64", f"model.vocab_size={vocab_size}"]
+    run = composed([f"stage={stage}", f"task={name}", f"model={kind}_tiny", *small, *words])
+    task = load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation)
+    rows = task.demo_rows(num_rows, 0)
+    task.learn(rows)
+    texts = (text for row in task.demo_rows(64, 1) for text in task.texts(row))
+    processor = train_processor(texts, vocab_size, kind, context)
+    task.bind(processor, context)
+    features = [item for row in rows for item in task.encode(row)]
+    return TinyTask(run, task, processor, rows, features, context)
+
+
+def composed_task(name: str) -> dict[str, Any]:
+    """The keys of conf/task/<name>.yaml, wherever its package puts them."""
+    loaded = OmegaConf.to_container(OmegaConf.load(conf_dir() / "task" / f"{name}.yaml"))
+    assert isinstance(loaded, dict)
+    return dict(loaded.get("task") or loaded)
+
+
+@pytest.fixture(scope="session")
+def tiny_task() -> Iterator[Callable[..., TinyTask]]:
+    """`tiny_task("dialogue", "gpt")`: task, processor, features and a way to make a small model."""
+    yield tiny
