@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -12,7 +13,7 @@ from hydra.errors import HydraException
 
 from llmstage.errors import Refused, UserError
 from llmstage.naming import did_you_mean, unknown
-from llmstage.places import options
+from llmstage.places import name_in, options
 from llmstage.schema import GROUPS, RunConfig, stage_config, task_config
 from llmstage.schema.typed import convert, walk_fields
 
@@ -73,16 +74,34 @@ def plain(value: Any) -> Any:
     return value
 
 
+def parse(argument: str) -> Override:
+    """One override. Hydra's grammar is ASCII: a value beyond it (`data.train=语料.txt`) is read as if it were quoted."""
+    parser = OverridesParser.create()
+    try:
+        return parser.parse_override(argument)
+    except HydraException:
+        key, _, value = argument.partition("=")
+        return parser.parse_override(f"{key}={re.sub(WORD, quote, value)}")
+
+
+WORD = r"[^,:\[\]{}'\"\s](?:[^,:\[\]{}'\"]*[^,:\[\]{}'\"\s])?"
+"""A piece of a value: what stands between the marks of lists, mappings and sweeps."""
+
+
+def quote(found: re.Match[str]) -> str:
+    word = found[0]
+    return word if re.fullmatch(r"[\w\-/%+.$*@?|\\ ]+", word, re.ASCII) else f"'{word}'"
+
+
 def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Words:
     """Parse and check every override; complaints are gathered in `wrong`."""
     words = Words()
-    parser = OverridesParser.create()
     overrides: list[Override] = []
     for argument in arguments:
         if "_target_" in argument:
             raise Refused(f"'{argument}': a config must not name code to run; components are chosen by name.")
         try:
-            overrides.append(parser.parse_override(argument))
+            overrides.append(parse(argument))
         except HydraException:
             words.wrong.append(
                 f"'{argument}' cannot be read. The form is key=value, e.g. optim.lr=3e-4 or data.train=a.txt."
@@ -92,7 +111,7 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
         if key in (*GROUPS, "experiment"):
             words.typed[key] = values_of(override)
             words.wrong += check_choice(key, words.typed[key], config_dirs)
-    kinds = known_keys(words)
+    kinds = known_keys(words, config_dirs)
     for override in overrides:
         key = override.key_or_group
         if key in (*GROUPS, "experiment"):
@@ -119,14 +138,14 @@ def check_choice(group: str, values: list[Any], config_dirs: tuple[Path, ...]) -
     return [unknown(group, str(value), known) for value in values if value is not None and str(value) not in known]
 
 
-def known_keys(words: Words) -> dict[str, Any]:
+def known_keys(words: Words, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Every leaf key of the chosen stage and task, with its type."""
     kinds = dict(walk_fields(RunConfig))
     try:
         for stage in words.typed.get("stage", [""]):
             kinds.update(walk_fields(stage_config(str(stage)), "stage"))
         for task in words.typed.get("task", [""]):
-            kinds.update(walk_fields(task_config(str(task)), "task"))
+            kinds.update(walk_fields(task_config(name_in("task", str(task), config_dirs)), "task"))
     except UserError:
         pass  # an unknown module behind a task of the user's own: told when it is composed
     return kinds

@@ -26,6 +26,17 @@ def options(group: str, config_dirs: tuple[Path, ...] = ()) -> list[str]:
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
 
 
+def name_in(group: str, option: str, config_dirs: tuple[Path, ...]) -> str:
+    """The `name` that an option of the user's own --config-dir gives, e.g. a dotted path; else the option itself."""
+    for folder in config_dirs:
+        path = folder / group / f"{option}.yaml"
+        if path.is_file():
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            keys = loaded.get(group, loaded) if isinstance(loaded, dict) else None
+            return str(keys.get("name", option)) if isinstance(keys, dict) else option
+    return option
+
+
 def cache_dir(setting: str) -> Path | None:
     """`data.cache` as a folder, or None where caching is off."""
     if setting == "off":

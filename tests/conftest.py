@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,10 +29,20 @@ def own_place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_threads() -> None:
+def one_thread() -> None:
+    """Models here are so small that threads mostly wait, and on a busy machine they wait long."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def capture_stays_open() -> None:
+    """rouge-score imports absl, whose log handler closes the stream it was made with when Hydra sets up logging again;
+    that stream would be pytest's own capture file. It leaves the process's true standard error alone."""
+    from absl import logging
+
+    logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture
@@ -94,12 +105,24 @@ class TinyTask:
 
 
 def tiny(
-    name: str, kind: str = "gpt", *, num_rows: int = 8, context: int = 128, vocab_size: int = 600, words: tuple[str, ...] = ()
+    name: str,
+    kind: str = "gpt",
+    *,
+    num_rows: int = 8,
+    context: int = 128,
+    vocab_size: int = 600,
+    words: tuple[str, ...] = (),
 ) -> TinyTask:
     from llmstage.models.tokenizer import train_processor
 
     stage = composed_task(name)["stages"][0]
-    small = ["model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=64", f"model.vocab_size={vocab_size}"]
+    small = [
+        "model.layers=2",
+        "model.width=32",
+        "model.heads=2",
+        "model.mlp_width=64",
+        f"model.vocab_size={vocab_size}",
+    ]
     run = composed([f"stage={stage}", f"task={name}", f"model={kind}_tiny", *small, *words])
     task = load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation)
     rows = task.demo_rows(num_rows, 0)

@@ -1,6 +1,6 @@
 """Named places where a test may make a run fail: `LLMSTAGE_FAULT=point:nth:action`, a no-op unless it is set.
 
-Actions: kill (SIGKILL), term (SIGTERM), raise, enospc, oom. Refused without LLMSTAGE_ALLOW_FAULTS=1, so that a variable
+Actions: kill (SIGKILL), term (SIGTERM), die (unwind past every handler, a kill within one process), raise, enospc, oom. Refused without LLMSTAGE_ALLOW_FAULTS=1, so that a variable
 left behind in a shell cannot end a real run.
 """
 
@@ -14,6 +14,15 @@ from collections import Counter
 from llmstage.errors import Refused
 
 _seen: Counter[str] = Counter()
+
+
+class Killed(BaseException):
+    """Nobody handles it."""
+
+
+def reset_faults() -> None:
+    """Count the points anew, for the next run in the same process."""
+    _seen.clear()
 
 
 def fault(point: str) -> str | None:
@@ -34,6 +43,8 @@ def fault(point: str) -> str | None:
         return None
     if action in ("kill", "term"):
         os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGTERM)
+    if action == "die":
+        raise Killed(point)
     if action == "raise":
         raise RuntimeError(f"fault injected at {point}")
     if action == "enospc":

@@ -121,8 +121,8 @@ def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | No
         group["lr"] = lr
     started = time.perf_counter()
     total, count, tokens = 0.0, 0.0, 0
-    poison = fault("loss") == "nan"
     try:
+        poison = fault("loss") == "nan"
         for part in batch.parts:
             part = part.to(run.machine.device)
             with run.machine.autocast(run.machine.precision):

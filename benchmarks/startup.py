@@ -1,0 +1,100 @@
+"""Seconds from the return key to an answer: the overview, the help, an error in the config, the first optimizer step.
+
+python benchmarks/startup.py --runs 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from train import REPOSITORY, machine, write_row
+
+LLMSTAGE = [sys.executable, "-m", "llmstage"]
+ANSWERS = {
+    "python -c pass": ([sys.executable, "-c", "pass"], 0),
+    "python -c 'import torch'": ([sys.executable, "-c", "import torch"], 0),
+    "llmstage": (LLMSTAGE, 0),
+    "llmstage --help": ([*LLMSTAGE, "--help"], 0),
+    "llmstage --help stage=finetune task=dialogue": ([*LLMSTAGE, "--help", "stage=finetune", "task=dialogue"], 0),
+    "an unknown key": ([*LLMSTAGE, "stage=pretrain", "task=causal_lm", "trainer.max_step=5"], 2),
+}
+"""What is run and the exit status it must end with; the first two are the floor that no program here can pass below."""
+FIRST_STEPS = {
+    "first step of stage=pretrain task=causal_lm": ["stage=pretrain", "task=causal_lm"],
+    "first step of stage=finetune task=classification": ["stage=finetune", "task=classification"],
+}
+POLL = 0.005
+"""Seconds between looks at metrics.jsonl."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="add rows to the table of benchmarks/README.md")
+    args = parser.parse_args()
+    seconds: dict[str, list[float]] = {name: [] for name in (*ANSWERS, *FIRST_STEPS)}
+    for number in range(args.runs + 1):  # the first round fills the file cache and is not counted
+        for name, (command, status) in ANSWERS.items():
+            seconds[name].append(answer(command, status))
+        for name, words in FIRST_STEPS.items():
+            seconds[name].append(first_step(words))
+        print(f"round {number} done", flush=True)
+    for name, found in seconds.items():
+        warm = found[1:]
+        middle, spread = statistics.median(warm), f"{min(warm):.2f}–{max(warm):.2f}"
+        print(f"{middle:6.2f} s  ({spread})  {name}; cold {found[0]:.2f} s")
+        if args.write:
+            write_row("startup.py", [f"`{name}`", f"{middle:.2f}", spread, str(args.runs), machine()])
+    return 0
+
+
+def answer(command: list[str], status: int) -> float:
+    """Seconds until the process has ended; its exit status must be `status`."""
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode != status:
+        sys.exit(f"{command} ended with {done.returncode}, not {status}:\n{done.stderr[-2000:]}")
+    return seconds
+
+
+def first_step(words: list[str]) -> float:
+    """Seconds until the first training step is in metrics.jsonl; the run is then stopped as a scheduler would."""
+    with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
+        out, metrics = Path(name) / "log", Path(name) / "run" / "metrics.jsonl"
+        with out.open("w") as log:
+            started = time.perf_counter()
+            process = subprocess.Popen(
+                [*LLMSTAGE, *words, f"hydra.run.dir={metrics.parent}"], cwd=REPOSITORY, stdout=log, stderr=log
+            )
+            try:
+                while not stepped(metrics):
+                    if process.poll() is not None:
+                        sys.exit(f"{words} ended with {process.returncode} before a step:\n{out.read_text()[-2000:]}")
+                    time.sleep(POLL)
+                seconds = time.perf_counter() - started
+            finally:
+                if process.poll() is None:
+                    os.kill(process.pid, signal.SIGTERM)  # it saves and ends after the step
+                    process.wait()
+    return seconds
+
+
+def stepped(metrics: Path) -> bool:
+    if not metrics.is_file():
+        return False
+    lines = metrics.read_text("utf-8").splitlines(keepends=True)
+    return any(line.endswith("\n") and json.loads(line).get("kind") == "train" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""A large text corpus through the project's own path: memory, speed, and what opening it again costs.
+
+python benchmarks/tokenize_corpus.py --mb 1000
+
+Rows, splits, tokenizer and features are made by llmstage.engine.assemble with default options, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from train import REPOSITORY, child, machine, write_row
+
+LIMIT_MB = 1500
+"""Resident memory that a corpus of any size may take."""
+WORDS = 200_000
+"""Different words of the corpus; their frequencies follow Zipf's law, as those of a language do."""
+PHASES = ("open_sources", "choose_processor", "encode", "overlap")
+"""Functions of llmstage.engine.assemble that are timed."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mb", type=int, default=1000, help="size of the corpus, in 10^6 bytes")
+    parser.add_argument("--vocab", type=int, default=8192)
+    parser.add_argument("--context", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--folder", type=Path, help="where the corpus and the features go; default: a temporary folder")
+    parser.add_argument("--write", action="store_true", help="add a row to the table of benchmarks/README.md")
+    parser.add_argument("--part", choices=["corpus", "encode", "open"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        part: Callable[[argparse.Namespace], dict[str, Any]] = {"corpus": corpus, "encode": encode, "open": reopen}[args.part]
+        print(json.dumps(part(args)))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
+        return measure(args, args.folder or Path(name))
+
+
+def measure(args: argparse.Namespace, folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    found, _, wall = run_part("corpus", args, folder)
+    print(f"{machine()}, {args.threads} threads\ncorpus    {found['bytes'] / 1e6:,.0f} MB in {wall:.0f} s")
+    made, peak, wall = run_part("encode", args, folder)
+    speed = found["bytes"] / 1e6 / made["phases"]["encode"]
+    print(f"encode    {made['features']:,} features, {made['tokens'] / 1e6:,.1f} M tokens; {told(made['phases'])}")
+    print(f"          tokenising {speed:.2f} MB/s; all {made['seconds']:.0f} s, {found['bytes'] / 1e6 / made['seconds']:.2f} MB/s")
+    fine = peak < LIMIT_MB
+    print(f"peak RSS  {peak:,.0f} MB ({made['imports_mb']:,.0f} MB after the imports); limit {LIMIT_MB:,}")
+    again, peak_again, _ = run_part("open", args, folder)
+    print(f"open      memory map {again['map_seconds'] * 1000:.1f} ms; a second run {again['seconds']:.2f} s "
+          f"({told(again['phases'])}), peak {peak_again:,.0f} MB")  # fmt: skip
+    if not fine:
+        print(f"\n!!! {peak:,.0f} MB ARE MORE THAN {LIMIT_MB:,} MB !!!")
+    if args.write:
+        cells = [
+            f"{args.mb:,}", f"{speed:.2f}", f"{found['bytes'] / 1e6 / made['seconds']:.2f}", f"{peak:,.0f}",
+            f"{again['map_seconds'] * 1000:.1f} ms", f"{again['seconds']:.1f} s", f"{machine()}, {args.threads} threads",
+        ]  # fmt: skip
+        write_row("tokenize_corpus.py", cells)
+    return 0 if fine else 1
+
+
+def run_part(part: str, args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], float, float]:
+    """(what the part printed, peak resident MB, seconds), in a fresh process."""
+    words = ["--mb", args.mb, "--vocab", args.vocab, "--context", args.context, "--folder", folder, "--part", part]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(args.threads))
+    output, peak, wall = child([sys.executable, __file__, *map(str, words)], {**os.environ, **threads}, REPOSITORY)
+    return json.loads(output.splitlines()[-1]), peak, wall
+
+
+def told(phases: dict[str, float]) -> str:
+    return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in phases.items())
+
+
+def corpus(args: argparse.Namespace) -> dict[str, Any]:
+    """Write folder/corpus.txt: paragraphs of made words, a tenth of them Chinese characters, with numbers and marks."""
+    import numpy as np
+
+    path = args.folder / "corpus.txt"
+    rng = np.random.default_rng(0)
+    syllables = np.array([a + b for a in "b c d f g h k l m n p r s t v w st tr pl".split() for b in "a e i o u ai er on".split()])
+    length = rng.integers(1, 5, WORDS)
+    latin = np.array(["".join(rng.choice(syllables, size)) for size in length], dtype=object)
+    latin[::40] = [str(number) for number in rng.integers(0, 10_000, len(latin[::40]))]
+    han = np.array(["".join(map(chr, rng.integers(0x4E00, 0x5E00, size))) for size in length], dtype=object)
+    marks = np.array([" "] * 89 + [", "] * 5 + [". "] * 4 + [".\n", ".\n\n"], dtype=object)
+    cumulative = np.cumsum(1 / np.arange(1, WORDS + 1))
+    size, number = 0, 0
+    with path.open("wb") as file:
+        while size < args.mb * 1_000_000:
+            drawn = np.searchsorted(cumulative, rng.random(100_000) * cumulative[-1])
+            words = (han if number % 10 == 9 else latin)[drawn]
+            joined = np.column_stack([words, marks[rng.integers(0, len(marks), len(words))]])
+            data = "".join(joined.ravel().tolist()).encode()[: args.mb * 1_000_000 - size]
+            data = data.decode("utf-8", "ignore").encode()
+            size, number = size + max(1, file.write(data)), number + 1
+    return {"bytes": path.stat().st_size}
+
+
+def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
+    """(pieces, seconds of each phase, seconds in all) of what a training run does before it builds its model."""
+    from llmstage.engine import assemble
+    from llmstage.schema import RunConfig, build_run
+
+    wrong: list[str] = []
+    data = {"train": str(args.folder / "corpus.txt"), "context": args.context, "cache": str(args.folder / "cache")}
+    plain = {"stage": {"name": "pretrain"}, "task": {"name": "causal_lm"}, "data": data}
+    run: RunConfig = build_run({**plain, "model": {"vocab_size": args.vocab}}, wrong)
+    assert not wrong, wrong
+    phases = dict.fromkeys(PHASES, 0.0)
+    for name in PHASES:
+        setattr(assemble, name, timed(getattr(assemble, name), name, phases))
+    started = time.perf_counter()
+    pieces = assemble.assemble(run, args.folder, training=True, fixed={}, resume_from=None)
+    return pieces, phases, time.perf_counter() - started
+
+
+def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[name] += time.perf_counter() - started
+
+    return wrapped
+
+
+def encode(args: argparse.Namespace) -> dict[str, Any]:
+    import resource
+
+    from llmstage.engine import assemble
+
+    imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    del assemble
+    pieces, phases, seconds = assembled(args)
+    ledgers = [store.ledger for store in pieces.stores.values()]
+    return {
+        "features": sum(ledger.features for ledger in ledgers), "tokens": sum(ledger.tokens for ledger in ledgers),
+        "phases": phases, "seconds": seconds, "imports_mb": imports,
+    }  # fmt: skip
+
+
+def reopen(args: argparse.Namespace) -> dict[str, Any]:
+    """The largest set of features opened by itself, then all that a second run on the same corpus does."""
+    from llmstage.data.store import FeatureStore
+
+    folders = [path.parent for path in (args.folder / "cache" / "features").glob("*/*/meta.json")]
+    largest = max(folders, key=lambda folder: (folder / "input_ids.bin").stat().st_size)
+    started = time.perf_counter()
+    FeatureStore.open(largest)
+    alone = time.perf_counter() - started
+    _, phases, seconds = assembled(args)
+    return {"map_seconds": alone, "phases": phases, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

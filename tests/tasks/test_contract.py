@@ -1,0 +1,348 @@
+"""What every task promises (DESIGN.md, section 4). A task is covered by its existing: conf/task is read, nothing listed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import sys
+import textwrap
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from llmstage.cli import main
+from llmstage.data.splits import row_hash
+from llmstage.places import conf_dir, find_model, options
+from llmstage.tasks.base import IGNORE_INDEX
+
+
+def keys_of(name: str) -> Any:
+    loaded = OmegaConf.load(conf_dir() / "task" / f"{name}.yaml")
+    return loaded.get("task") or loaded
+
+
+CASES = [(name, kind) for name in options("task") for kind in keys_of(name).kinds]
+each_task = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case))
+STEPS, CONTEXT = 100, 224
+CHINESE = "退款要等多久？订单 3051，谢谢！"
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_task):
+    return cache(lambda name, kind: tiny_task(name, kind, context=CONTEXT, num_rows=8))
+
+
+@pytest.fixture(scope="module")
+def learned(tiny):
+    """(tiny task, a model that knows its eight rows by heart)."""
+
+    @cache
+    def learn(name: str, kind: str) -> tuple[Any, Any]:
+        it = tiny(name, kind)
+        model = it.model(width=64, mlp_width=128).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
+        batch = it.batch()
+        for step in range(STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = 6e-3 * min(1.0, (step + 1) / 10) * (1 - step / STEPS)
+            part = it.task.loss(model, batch)
+            (part.total / part.count).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            it.task.after_step(model)
+            optimizer.zero_grad()
+        return it, model.eval()
+
+    return learn
+
+
+@torch.no_grad()
+def predict(it: Any, model: Any, features: list[Any] | None = None, *, generate: bool = True) -> tuple[list[Any], Any]:
+    batch = it.batch(features)
+    return it.task.predict(model, batch, generate=generate), batch
+
+
+@each_task
+def test_demo_rows_have_the_columns_and_pass_the_tasks_own_check(case, tiny):
+    task = tiny(*case).task
+    rows = task.demo_rows(40, 3)
+    known = {*task.columns.required, *task.columns.optional}
+    for row in rows:
+        assert set(task.columns.required) <= set(row) <= known
+        assert task.check_row(row) is None
+        assert task.texts(row) and all(isinstance(text, str) for text in task.texts(row))
+    assert rows == task.demo_rows(40, 3)
+    assert rows != task.demo_rows(40, 4)
+    assert len({row_hash(row, task.columns.identity, 0) for row in rows}) == 40
+
+
+@each_task
+def test_encode_is_pure_within_the_context_and_the_same_by_the_batch(case, tiny):
+    it = tiny(*case)
+    before = copy.deepcopy(it.rows)
+    one_by_one = [it.task.encode(row) for row in it.rows]
+    assert it.rows == before
+    assert one_by_one == [it.task.encode(row) for row in it.rows] == it.task.encode_many(it.rows)
+    for features in (item for row in one_by_one for item in row):
+        assert 0 < len(features.input_ids) <= it.context
+        assert all(0 <= token < len(it.processor) for token in features.input_ids)
+        assert json.loads(json.dumps(features.ref)) == features.ref
+
+
+@each_task
+def test_padding_adds_no_target_and_no_token(case, tiny):
+    it = tiny(*case)
+    short, long = sorted(it.features, key=lambda item: len(item.input_ids))[:: len(it.features) - 1]
+    alone, beside = it.batch([short]), it.batch([short, long])
+    length = len(short.input_ids)
+    assert torch.equal(beside.inputs["input_ids"][0, :length], alone.inputs["input_ids"][0, :length])
+    assert beside.num_tokens == length + len(long.input_ids)
+    assert beside.refs == [short.ref, long.ref]
+    if beside.labels.ndim == 2:
+        assert torch.equal(beside.labels[0, :length], alone.labels[0, :length])
+        assert bool((beside.labels[0, length:] == IGNORE_INDEX).all())
+        assert int((beside.labels[:, 1:] != IGNORE_INDEX).sum()) == sum(map(it.task.num_targets, (short, long)))
+    else:
+        assert torch.equal(beside.labels[0], alone.labels[0])
+
+
+@each_task
+def test_the_loss_of_a_row_does_not_depend_on_its_neighbours(case, tiny):
+    it = tiny(*case)
+    model = it.model()
+    together = it.task.loss(model, it.batch())
+    apart = [it.task.loss(model, it.batch([item])) for item in it.features]
+    assert together.count == sum(part.count for part in apart)
+    assert together.count == sum(map(it.task.num_targets, it.features))
+    assert float(together.total.detach()) == pytest.approx(sum(float(part.total.detach()) for part in apart), rel=1e-5)
+
+
+@each_task
+def test_two_micro_batches_add_up_to_one(case, tiny):
+    it = tiny(*case)
+    if not it.task.additive_loss:
+        pytest.skip("the rows of a batch are each other's negatives")
+    model = it.model()
+
+    def gradients(parts: list[list[Any]]) -> tuple[list[torch.Tensor], float]:
+        model.zero_grad()
+        count = 0.0
+        for features in parts:
+            part = it.task.loss(model, it.batch(features))
+            part.total.backward()
+            count += part.count
+        grads = [parameter.grad / count for parameter in model.parameters() if parameter.grad is not None]
+        return [grad.clone() for grad in grads], count
+
+    whole, count = gradients([it.features])
+    split, same = gradients([it.features[:3], it.features[3:]])
+    assert count == same
+    assert max(float(grad.abs().max()) for grad in whole) > 0
+    for one, two in zip(whole, split, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@each_task
+def test_packed_rows_equal_rows_of_their_own(case, tiny):
+    it = tiny(*case)
+    if not it.task.packs:
+        pytest.skip("this task does not pack")
+    model = it.model()
+    packed = it.task.collate([it.features[:3], it.features[3:4], it.features[4:]])
+    alone = it.batch()
+    assert packed.num_tokens == alone.num_tokens and packed.refs == alone.refs
+    one, two = it.task.loss(model, packed), it.task.loss(model, alone)
+    assert one.count == two.count
+    assert float(one.total.detach()) == pytest.approx(float(two.total.detach()), rel=1e-5)
+    with torch.no_grad():
+        logits = model(**packed.inputs).logits[packed.segments >= 0]  # [tokens, V] in reading order
+        singly = [model(input_ids=torch.tensor([item.input_ids])).logits[0] for item in it.features]
+        left = it.task.predict(model, packed, generate=False)
+        right = it.task.predict(model, alone, generate=False)
+    torch.testing.assert_close(logits, torch.cat(singly), rtol=1e-4, atol=1e-5)
+    for a, b in zip(left, right, strict=True):
+        assert a == {key: pytest.approx(value, rel=1e-4) for key, value in b.items()}
+
+
+@each_task
+def test_it_learns_eight_rows_and_a_perfect_model_scores_one(case, learned):
+    it, model = learned(*case)
+    predictions, batch = predict(it, model)
+    scores = it.task.score(predictions, batch.refs)
+    main_score = scores[it.run.task.select]
+    assert main_score.value == pytest.approx(1.0, abs=0.1)
+    untrained = it.task.score(predict(it, it.model(), generate=False)[0], batch.refs)[it.run.task.select]
+    better = main_score.value > untrained.value
+    assert better is main_score.higher_is_better, "the metric knows its own direction"
+    for name in ("exact_match", "recall_closed", "recall_numbers", "accuracy"):
+        if name in scores:
+            assert scores[name].value == 1.0
+    assert all(math.isfinite(score.value) for score in scores.values())
+
+
+@each_task
+def test_predictions_records_and_exhibits_are_plain_data(case, learned):
+    it, model = learned(*case)
+    predictions, batch = predict(it, model)
+    assert len(predictions) == len(it.features)
+    assert json.loads(json.dumps(predictions)) == predictions
+    for prediction, ref in zip(predictions, batch.refs, strict=True):
+        lines = it.task.records(prediction, ref)
+        assert lines and all({"prediction", "reference"} <= line.keys() for line in lines)
+        json.dumps(lines, ensure_ascii=False, allow_nan=False)
+    for exhibit in it.task.exhibits(predictions, batch.refs):
+        assert exhibit["kind"] in ("text", "table", "matrix", "lines", "bars") and exhibit["title"]
+        json.dumps(exhibit, allow_nan=False)
+
+
+@each_task
+def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned, tmp_path):
+    import transformers
+
+    from llmstage.models.build import build_model, save_model
+    from llmstage.models.tokenizer import load_processor
+
+    it, model = learned(*case)
+    save_model(model, it.processor, tmp_path)
+    theirs = getattr(transformers, it.task.auto_model).from_pretrained(tmp_path).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    told = tokenizer("Hello, 你好！", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(theirs(**told).logits, model(**told).logits)
+    mine, batch = predict(it, model)
+    again, _ = predict(it, theirs)
+    assert it.task.score(mine, batch.refs) == it.task.score(again, batch.refs)
+    adopted = type(it.task)(it.run.task, it.run.generation)
+    adopted.adopt(theirs.config)  # what stage=evaluate does: no training rows are seen
+    adopted.bind(load_processor(str(tmp_path), local=True), it.context)
+    assert [item for row in it.rows for item in adopted.encode(row)] == it.features
+    loaded = build_model(
+        it.run.model,
+        it.task.auto_model,
+        adopted.processor,
+        it.context,
+        adopted.model_options(),
+        find_model(str(tmp_path)),
+        offline=True,
+    )
+    once_more, _ = predict(it, loaded)
+    assert it.task.score(once_more, batch.refs) == it.task.score(mine, batch.refs)
+
+
+def in_chinese(value: Any, key: str = "") -> Any:
+    """The row with every text replaced, but not what is a name: roles, labels."""
+    if isinstance(value, dict):
+        return {word: in_chinese(item, word) for word, item in value.items() if word not in ("recalls", "language")}
+    if isinstance(value, list):
+        return [in_chinese(item, key) for item in value]
+    return CHINESE if isinstance(value, str) and key in ("text", "text_pair", "content") else value
+
+
+@each_task
+def test_chinese_text_survives(case, tiny):
+    it = tiny(*case)
+    row = in_chinese(it.rows[0])
+    assert it.task.check_row(row) is None
+    assert CHINESE in it.task.texts(row)
+    features = it.task.encode(row)
+    shown = "".join(it.processor.decode(item.input_ids) for item in features)
+    assert CHINESE in shown
+    predictions, batch = predict(it, it.model(), features)
+    told = json.dumps(
+        [it.task.records(*pair) for pair in zip(predictions, batch.refs, strict=True)], ensure_ascii=False
+    )
+    if "text" not in it.task.columns.required or "label" in it.task.columns.required:
+        assert CHINESE in told
+    it.task.score(predictions, batch.refs)
+
+
+OUTSIDE = '''
+"""A task that lives outside the package: is the text about water or fire?"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from llmstage.schema.task import TaskConfig
+from llmstage.schema.typed import AT_LEAST_1
+from llmstage.tasks.classification import Classification
+
+
+@dataclass(slots=True)
+class Config(TaskConfig):
+    class_weights: str = "none"
+    """Kept from the task it builds on."""
+    words: Annotated[int, AT_LEAST_1] = 6
+    """Words of a demo text."""
+
+
+class WaterOrFire(Classification):
+    @staticmethod
+    def demo_rows(num_rows, seed):
+        import random
+
+        rng = random.Random(seed)
+        out = []
+        for _ in range(num_rows):
+            label = rng.choice(["water", "fire"])
+            own = ["wave", "rain", "sea", "水"] if label == "water" else ["flame", "ash", "heat", "火"]
+            out.append({"text": " ".join(rng.choice(own) + str(rng.randrange(100)) for _ in range(6)), "label": label})
+        return out
+
+
+TASK = WaterOrFire
+'''
+
+
+@pytest.fixture
+def outside(workplace, monkeypatch):
+    """A module and a YAML of the user's own, and the folder to name with --config-dir."""
+    (workplace / "elements_outside").mkdir()
+    (workplace / "elements_outside" / "__init__.py").write_text("")
+    (workplace / "elements_outside" / "water_or_fire.py").write_text(OUTSIDE, encoding="utf-8")
+    (workplace / "mine" / "task").mkdir(parents=True)
+    (workplace / "mine" / "task" / "water_or_fire.yaml").write_text(
+        textwrap.dedent("""
+        # Water or fire.
+        name: elements_outside.water_or_fire
+        stages: [finetune]
+        kinds: [gpt, bert]
+        generates: false
+        select: macro_f1
+        class_weights: none
+        words: 6
+        """).lstrip()
+    )
+    monkeypatch.syspath_prepend(str(workplace))
+    yield workplace / "mine"
+    for name in [name for name in sys.modules if name.startswith("elements_outside")]:
+        del sys.modules[name]
+
+
+def test_a_task_of_the_users_own_needs_one_module_and_one_yaml(outside, capsys):
+    words = ["--config-dir", str(outside), "task=water_or_fire"]
+    status = main([*words, "stage=finetune", "trainer=smoke", "hydra.run.dir=run", "task.words=5"])
+    assert status == 0, capsys.readouterr().err
+    trained = json.loads(Path("run/report.json").read_text(encoding="utf-8"))
+    assert trained["status"] == "completed"
+    assert main([*words, "stage=evaluate", "model.path=run", "hydra.run.dir=again"]) == 0, capsys.readouterr().err
+    again = json.loads(Path("again/report.json").read_text(encoding="utf-8"))
+    assert again["scores"]["test"] == trained["scores"]["test"]
+    capsys.readouterr()
+    assert main([*words, "stage=finetune", "task.wordz=5"]) == 2
+    assert "Did you mean 'task.words'?" in capsys.readouterr().err
+    assert main([*words, "stage=finetune", "task.words=0"]) == 2
+
+
+def test_code_that_a_run_folder_names_is_not_run(outside, capsys):
+    words = ["--config-dir", str(outside), "task=water_or_fire", "stage=finetune", "trainer=smoke"]
+    assert main([*words, "trainer.max_steps=1", "hydra.run.dir=run"]) == 0, capsys.readouterr().err
+    for name in [name for name in sys.modules if name.startswith("elements_outside")]:
+        del sys.modules[name]
+    assert main(["stage=evaluate", "model.path=run"]) == 8
+    assert "elements_outside.water_or_fire" in capsys.readouterr().err
+    assert not [name for name in sys.modules if name.startswith("elements_outside")]

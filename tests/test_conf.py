@@ -1,0 +1,181 @@
+"""conf/ and the schema say the same, and nothing in them is idle. Options are discovered, never listed."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from llmstage import schema
+from llmstage.help import about, field_docs
+from llmstage.places import PACKAGE, conf_dir, options
+from llmstage.schema import GROUPS, RunConfig, stage_config, task_config
+from llmstage.schema.checks import check_run
+from llmstage.schema.typed import hints, walk_fields
+
+CONF = conf_dir()
+CONFIGS = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(CONF).as_posix()
+
+
+def keys_of_task(name: str) -> dict:
+    loaded = OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{name}.yaml"))
+    return loaded.get("task") or loaded
+
+
+def words_for(group: str, option: str) -> list[str]:
+    """A command line that can start and takes this option."""
+    task = option if group == "task" else "causal_lm"
+    if group == "model":
+        kind = OmegaConf.load(CONF / "model" / f"{option}.yaml").kind
+        task = next(name for name in options("task") if kind in keys_of_task(name)["kinds"])
+    words = {"stage": keys_of_task(task)["stages"][0], "task": task, group: option}
+    return [f"{key}={value}" for key, value in words.items()]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=shown)
+def test_every_shipped_option_becomes_a_typed_run(path, compose_run):
+    group, option = path.parent.relative_to(CONF).as_posix(), path.stem
+    run = compose_run(words_for(group, option))
+    assert isinstance(run, RunConfig)
+    if group in GROUPS and group != "trainer" and group != "generation":
+        assert getattr(run, group).name == option
+    if run.stage.name != "evaluate":
+        assert check_run(run, []) == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=shown)
+def test_every_group_of_conf_is_a_group_of_the_schema(path):
+    assert path.parent.relative_to(CONF).as_posix() in (*GROUPS, "experiment")
+
+
+@pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("stage", "task", "model")])
+def test_defaults_in_conf_and_in_the_dataclasses_are_the_same(group, compose_run):
+    run = compose_run(["stage=finetune", f"task={options('task')[0]}"])
+    assert asdict(getattr(run, group)) == asdict(getattr(RunConfig(), group))
+
+
+def test_root_defaults_are_the_same():
+    root = OmegaConf.load(CONF / "config.yaml")
+    assert (root.seed, root.offline) == (RunConfig().seed, RunConfig().offline)
+    assert {key for key in root if key not in ("defaults", "hydra")} == {
+        key for key, _ in walk_fields(RunConfig) if "." not in key
+    }
+
+
+def leaves(data: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in data.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}"}
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in CONFIGS
+        if path.parent.name != "experiment" and "defaults:" not in path.read_text(encoding="utf-8")
+    ],
+    ids=shown,
+)
+def test_no_key_is_missing_on_either_side(path):
+    group = path.parent.name
+    cls = {"stage": stage_config, "task": task_config}.get(group, lambda _: hints(RunConfig)[group])(path.stem)
+    data = OmegaConf.to_container(OmegaConf.load(path))
+    known = {key.removeprefix(f"{group}.") for key, _ in walk_fields(cls, group)} - (
+        {"name"} if "name" not in data else set()
+    )
+    assert leaves(data) == known
+
+
+@pytest.mark.parametrize("task", options("task"))
+def test_a_task_yaml_names_what_exists_and_its_own_defaults(task):
+    keys, cls = keys_of_task(task), task_config(task)
+    assert keys["name"] == task
+    assert (PACKAGE / "tasks" / f"{task}.py").is_file()
+    assert set(keys) == {item.name for item in fields(cls)}
+    assert keys["stages"] and set(keys["stages"]) <= set(options("stage"))
+    kinds = {OmegaConf.load(CONF / "model" / f"{name}.yaml").kind for name in options("model")}
+    assert keys["kinds"] and set(keys["kinds"]) <= kinds
+    plain = {item.name for item in fields(schema.TaskConfig)}
+    defaults = asdict(cls())
+    assert {key: value for key, value in keys.items() if key not in plain} == {
+        key: value for key, value in defaults.items() if key not in plain
+    }
+
+
+@pytest.mark.parametrize("stage", options("stage"))
+def test_a_stage_yaml_names_a_file_and_its_own_defaults(stage):
+    keys = OmegaConf.to_container(OmegaConf.load(CONF / "stage" / f"{stage}.yaml"))
+    assert (PACKAGE / "stages" / f"{stage}.py").is_file()
+    assert keys == {**asdict(stage_config(stage)()), "name": stage}
+
+
+def test_every_stage_and_task_file_has_its_yaml():
+    for group, folder in (("stage", "stages"), ("task", "tasks")):
+        files = {path.stem for path in (PACKAGE / folder).glob("*.py")} - {"__init__", "base"}
+        assert files == set(options(group))
+
+
+@pytest.mark.parametrize("name", [*options("task"), *options("model")])
+def test_an_option_says_what_it_is(name):
+    assert about("task" if name in options("task") else "model", name)
+
+
+def config_classes() -> list[type]:
+    found: list[type] = []
+
+    def add(cls: type) -> None:
+        if cls not in found:
+            found.append(cls)
+            for kind in hints(cls).values():
+                if isinstance(kind, type) and is_dataclass(kind):
+                    add(kind)
+
+    add(RunConfig)
+    for name in options("stage"):
+        add(stage_config(name))
+    for name in options("task"):
+        add(task_config(name))
+    return found
+
+
+@pytest.mark.parametrize("cls", config_classes(), ids=lambda cls: cls.__name__)
+def test_every_key_has_a_doc_string_and_no_unknown_attribute_fits(cls):
+    undocumented = {item.name for item in fields(cls)} - field_docs(cls).keys()
+    assert not undocumented
+    with pytest.raises(AttributeError):
+        cls().a_key_that_does_not_exist = 1  # slots: a typo in code cannot create a field
+
+
+def attributes_read() -> set[str]:
+    """Names read as `something.name` (in the schema: `self.name`), through getattr, or as a typed key `group.name`."""
+    found: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        inside = path.parent.name == "schema" and path.stem not in ("checks", "marks")
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        reads = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
+        found |= {node.attr for node in reads if not inside or ast.unparse(node.value) == "self"}
+        if inside:
+            continue
+        texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        found |= {text.partition(".")[2] for text in texts if text.partition(".")[0] in GROUPS}
+        if any(isinstance(node, ast.Name) and node.id == "getattr" for node in nodes):
+            found |= texts
+    return found
+
+
+READ = attributes_read()
+LEAVES = sorted({(cls.__name__, item.name) for cls in config_classes() for item in fields(cls)})
+
+
+@pytest.mark.parametrize(("cls", "name"), LEAVES, ids=lambda value: value)
+def test_no_option_changes_nothing(cls, name):
+    assert name in READ, f"{cls}.{name} is read nowhere"
