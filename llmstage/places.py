@@ -85,7 +85,11 @@ def find_model(path: str) -> ModelPlace:
 
 def read_run_yaml(run_dir: Path) -> dict[str, Any]:
     """The composed config of a run, read as data: no resolvers, no tags, no classes."""
-    loaded = yaml.safe_load((run_dir / "run.yaml").read_text(encoding="utf-8"))
+    try:
+        loaded = yaml.safe_load((run_dir / "run.yaml").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{run_dir / 'run.yaml'} cannot be read ({reason}); the run folder is damaged.") from None
     if not isinstance(loaded, dict):
         raise ModelError(f"{run_dir / 'run.yaml'} is not a mapping; the run folder is damaged.")
     return loaded

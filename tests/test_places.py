@@ -57,7 +57,7 @@ def test_what_is_no_model_is_said(run_dir, tmp_path):
 def test_run_yaml_is_data_and_no_code(run_dir):
     assert read_run_yaml(run_dir) == {"task": {"name": "dialogue"}}
     (run_dir / "run.yaml").write_text("task: !!python/object/apply:os.getcwd []\n")
-    with pytest.raises(Exception, match="python/object"):
+    with pytest.raises(ModelError, match="python/object"):
         read_run_yaml(run_dir)
     (run_dir / "run.yaml").write_text("- a\n")
     with pytest.raises(ModelError, match="not a mapping"):

@@ -6,13 +6,14 @@ import io
 import json
 import os
 import shutil
+from array import array
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the files below or any task's encode() change their meaning; part of every cache key."""
 
 
@@ -95,8 +96,9 @@ class FeatureWriter:
             self.draft.mkdir(parents=True)
         self.id_type = id_type
         self.files: dict[str, Any] = {}
-        self.lengths: dict[str, list[int]] = {}
-        self.rows: list[int] = []
+        # Eight bytes a feature: lists of Python's integers would take half a gigabyte for ten million features.
+        self.lengths: dict[str, array[int]] = {}
+        self.rows: array[int] = array("q")
         self.refs: list[Any] = []
         self.ledger = Ledger()
 
@@ -107,7 +109,7 @@ class FeatureWriter:
         for name, values in arrays.items():
             if name not in self.files:
                 self.files[name] = open(self.draft / f"{name}.bin", "wb") if self.draft else io.BytesIO()  # noqa: SIM115
-                self.lengths[name] = []
+                self.lengths[name] = array("q")
             self.files[name].write(np.asarray(values, dtype=self.type_of(name)).tobytes())
             self.lengths[name].append(len(values))
         self.rows.append(row)

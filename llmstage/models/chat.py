@@ -80,7 +80,9 @@ def split_turns(
         elif following is None:
             cut = len(text)
         else:
-            cut = end_of_turn(processor, text) if messages[index - 1]["role"] == "assistant" else 0
+            end = end_of_turn(processor, text)
+            # Without a mark, what follows an assistant is its end (it must stop), and what follows others opens the next.
+            cut = end if end is not None else len(text) if messages[index - 1]["role"] == "assistant" else 0
         closings.append(text[:cut])
         openings.append(text[cut:])
     return [
@@ -94,10 +96,10 @@ def split_turns(
     ]
 
 
-def end_of_turn(processor: Processor, text: str) -> int:
-    """Length of the part of `text` that ends an assistant's turn: up to and with its first special token."""
+def end_of_turn(processor: Processor, text: str) -> int | None:
+    """Length of the part of `text` that ends a turn: up to and with its first special token; None without one."""
     specials = [token for token in processor.tokenizer.all_special_tokens if token in text]
     if not specials:
-        return len(text)
+        return None
     first = min(specials, key=text.index)
     return text.index(first) + len(first)
