@@ -94,7 +94,7 @@ def run_command(arguments: list[str]) -> int:
     if "--version" in arguments:
         console.result(f"llmstage {__version__}")
         return 0
-    parsed = get_args_parser().parse_args([word for word in arguments if word not in ("--help", "-h")])
+    parsed = get_args_parser().parse_intermixed_args([word for word in arguments if word not in ("--help", "-h")])
     config_dirs = (Path(parsed.config_dir),) if parsed.config_dir else ()
     words = read_words(parsed.overrides, config_dirs)
     if "--help" in arguments or "-h" in arguments:

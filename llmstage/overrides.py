@@ -80,7 +80,9 @@ def parse(argument: str) -> Override:
     try:
         return parser.parse_override(argument)
     except HydraException:
-        key, _, value = argument.partition("=")
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise
         return parser.parse_override(f"{key}={re.sub(WORD, quote, value)}")
 
 

@@ -46,11 +46,19 @@ class Pieces:
     overlaps: dict[str, int]
     """Rows of given splits that stand in train too."""
 
-    def build(self, run: RunConfig) -> Any:
+    def build(self, run: RunConfig, *, training: bool) -> Any:
+        """The model; for scoring, one whose head was never trained is refused."""
         options = self.task.model_options()
-        return build_model(
+        model = build_model(
             run.model, self.task.auto_model, self.processor, self.context, options, self.place, offline=run.offline
         )
+        fresh = getattr(model, "new_weights", [])
+        if fresh and not training:
+            raise ModelError(
+                f"{run.model.path} has no trained weights for task={run.task.name} ({', '.join(fresh[:3])} are missing), so "
+                f"its scores would be chance. Finetune it first: llmstage stage=finetune task={run.task.name} model.path=…"
+            )
+        return model
 
 
 def quiet_libraries(*, offline: bool) -> None:

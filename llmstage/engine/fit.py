@@ -45,7 +45,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             write_json(out_dir / "environment.json", environment())
             pieces = assemble(run, out_dir, training=True, fixed=fixed, resume_from=found)
             torch.manual_seed(run.seed)  # weights depend on the seed alone, not on what was encoded or cached
-            model = pieces.build(run).to(machine.device)
+            model = pieces.build(run, training=True).to(machine.device)
             store = pieces.stores["train"]
             check_budget(run, store)
             order = make_order(run, store, pieces.context, packing=pieces.packing)

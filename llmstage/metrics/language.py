@@ -15,7 +15,7 @@ from llmstage.metrics.score import Score
 def language_model_scores(
     nll: ArrayLike, tokens: ArrayLike, correct: ArrayLike, bytes: Sequence[float | None] | ArrayLike | None
 ) -> dict[str, Score]:
-    """`perplexity`, `bits_per_byte`, `token_accuracy` of rows [N].
+    """`perplexity`, `bits_per_byte`, `token_accuracy` and `loss` (nats a token) of rows [N].
 
     `nll` is the row's summed negative log-likelihood in nats, `tokens` how many targets it was summed over, `correct`
     how many of them the model ranked first, `bytes` the UTF-8 bytes these targets stand for (None, NaN or 0 where
@@ -33,4 +33,5 @@ def language_model_scores(
             num_bytes = int(sizes[known].sum())
             scores["bits_per_byte"] = ratio(losses[known], nats, count=num_bytes, higher_is_better=False)
     scores["token_accuracy"] = ratio(correct, targets, count=num)
+    scores["loss"] = ratio(losses, targets, count=num, higher_is_better=False)
     return scores

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig
 
@@ -112,13 +113,22 @@ def load_model(auto: Any, place: ModelPlace, options: dict[str, Any], dropout: f
                 ignore_mismatched_sizes=bool(options),
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(explain(source, place, str(error), offline=offline)) from None
     missing = [name for name in found["missing_keys"] if not name.startswith(HEADS)]
     if missing:
         raise ModelError(
             f"{source} lacks weights of {auto.__name__}: {', '.join(sorted(missing)[:4])}. Is it another kind of model?"
         )
+    # With options, a head of another size may start anew; a body of another size is damage, not a new head.
+    misfit = [str(name[0]) for name in found["mismatched_keys"] if not str(name[0]).startswith(HEADS)]
+    if misfit:
+        raise ModelError(
+            f"{source}: weights and config.json disagree about the size of {', '.join(sorted(misfit)[:4])}. Save the model again."
+        )
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    started_anew = [name for name in found["missing_keys"] if name not in tied]
+    model.new_weights = sorted({*started_anew, *(str(name[0]) for name in found["mismatched_keys"])})
     return model
 
 

@@ -31,7 +31,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 cfg,
                 {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision},
             )
-            model = pieces.build(cfg).to(machine.device)
+            model = pieces.build(cfg, training=False).to(machine.device)
             console.note(header(cfg, pieces, out_dir))
             scored = score_all(cfg, pieces, model, machine)
             split = headline_split(scored)

@@ -40,6 +40,14 @@ def test_the_order_is_a_function_of_seed_and_epoch(order):
 
 
 @each_order
+def test_features_meet_other_neighbours_in_another_epoch(order):
+    def company(epoch: int) -> set[frozenset[int]]:
+        return {frozenset(index for row in batch for index in row) for batch in order.epoch(epoch)}
+
+    assert company(2) == company(2) and not company(2) & company(3)
+
+
+@each_order
 def test_a_resumed_pass_skips_to_what_the_undisturbed_one_saw(order):
     list(order.epoch(0))  # an earlier pass leaves no trace
     assert list(islice(order.epoch(1), 9, None)) == list(order.epoch(1))[9:]

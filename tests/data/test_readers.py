@@ -21,7 +21,7 @@ from llmstage.schema.data import DataConfig
 PAIR = Columns(("text", "label"), content=("text",))
 TEXT = Columns(("text",))
 CHAT = Columns(("messages",), ("recalls",))
-ROWS = [{"text": f"第{i}行, \"said\" row {i}\nsecond line", "label": "正" if i % 2 else "neg"} for i in range(7)]
+ROWS = [{"text": f'第{i}行, "said" row {i}\nsecond line', "label": "正" if i % 2 else "neg"} for i in range(7)]
 
 
 def opened(words: Columns, /, **options: Any) -> RowSource:

@@ -14,8 +14,8 @@ def test_a_uniform_model_over_four_tokens_of_one_byte() -> None:
     assert scores["perplexity"].value == pytest.approx(4)
     assert scores["bits_per_byte"].value == pytest.approx(2)
     assert scores["token_accuracy"].value == 0.25
-    assert [score.count for score in scores.values()] == [8, 8, 8]
-    assert [score.higher_is_better for score in scores.values()] == [False, False, True]
+    assert [score.count for score in scores.values()] == [8, 8, 8, 8]
+    assert [score.higher_is_better for score in scores.values()] == [False, False, True, False]
 
 
 def test_bits_per_byte_rest_on_rows_with_known_bytes_only() -> None:

@@ -1,0 +1,123 @@
+"""stage=evaluate repeats training's numbers, from any directory, on any split, and refuses what it cannot score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmstage.cli import main
+from llmstage.places import options
+
+SMALL = [
+    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "data.demo_rows=60",
+    "data.context=96", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.threads=1", "trainer.train_rows_scored=8",
+    "trainer.eval_every=3", "optim.lr=3e-3", "seed=5",
+]  # fmt: skip
+
+
+def stage_of(task: str) -> str:
+    return "pretrain" if task == "causal_lm" else "finetune"
+
+
+def scores(run_dir: str) -> dict:
+    return json.loads(Path(run_dir, "report.json").read_text())["scores"]
+
+
+@pytest.mark.parametrize("task", options("task"))
+def test_evaluate_repeats_what_training_reported(task: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ["generation.max_new_tokens=4"] if task == "dialogue" else []
+    assert main([f"stage={stage_of(task)}", f"task={task}", *SMALL, *more, "hydra.run.dir=trained"]) == 0
+    elsewhere = workplace / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["stage=evaluate", "model.path=../trained", "hydra.run.dir=scored"]) == 0
+    trained, again = scores("../trained"), scores("scored")
+    assert set(again) == {"validation", "test"} and set(trained) == {"train", "validation", "test"}
+    for split in again:
+        assert again[split].keys() == trained[split].keys()
+        for name, score in again[split].items():
+            assert score["value"] == pytest.approx(trained[split][name]["value"], abs=1e-6, nan_ok=True)
+            assert score["low"] == pytest.approx(trained[split][name]["low"], abs=1e-6)
+    first, second = (Path(folder, "predictions.jsonl").read_text() for folder in ("../trained", "scored"))
+    assert [json.loads(line)["prediction"] for line in first.splitlines()] == [
+        json.loads(line)["prediction"] for line in second.splitlines()
+    ]
+    report = json.loads(Path("../trained/report.json").read_text())
+    assert {json.loads(line)["split"] for line in first.splitlines()} == {"test"}
+    assert report["status"] == "completed" and report["train"]["selected_step"] in (0, 3, 6)
+
+
+def test_classification_numbers_equal_scikit_learn_on_the_predictions_file(workplace: Path) -> None:
+    from sklearn.metrics import accuracy_score, classification_report, f1_score, matthews_corrcoef
+
+    assert main(["stage=finetune", "task=classification", *SMALL, "hydra.run.dir=run"]) == 0
+    lines = [json.loads(line) for line in Path("run/predictions.jsonl").read_text().splitlines()]
+    said, true = [line["prediction"] for line in lines], [line["reference"] for line in lines]
+    report = json.loads(Path("run/report.json").read_text())
+    test = {name: score["value"] for name, score in report["scores"]["test"].items()}
+    assert test["accuracy"] == pytest.approx(accuracy_score(true, said))
+    assert test["macro_f1"] == pytest.approx(f1_score(true, said, average="macro", zero_division=0))
+    assert test["weighted_f1"] == pytest.approx(f1_score(true, said, average="weighted", zero_division=0))
+    assert test["mcc"] == pytest.approx(matthews_corrcoef(true, said))
+    text = next(item["text"] for item in report["exhibits"] if item["kind"] == "text")
+    assert text == classification_report(true, said, digits=4, zero_division=0)
+
+
+def test_only_a_test_file_is_needed_and_an_unknown_label_is_named(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"word{number % 7} and more {number}", "label": "ab"[number % 2]} for number in range(60)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    size = [word for word in SMALL if not word.startswith("data.demo")]
+    assert main(["stage=finetune", "task=classification", *size, "data.train=rows.jsonl", "hydra.run.dir=run"]) == 0
+    Path("new.jsonl").write_text(
+        json.dumps({"text": "word1", "label": "a"}) + "\n" + json.dumps({"text": "word2", "label": "c"}) + "\n"
+    )
+    assert main(["stage=evaluate", "model.path=run", "data.test=new.jsonl"]) == 3
+    told = capsys.readouterr().err
+    assert "new.jsonl:2" in told and "unknown label 'c'" in told
+    assert (
+        main(
+            ["stage=evaluate", "model.path=run", "data.test=new.jsonl", "data.on_bad_row=quarantine", "hydra.run.dir=q"]
+        )
+        == 0
+    )
+    assert json.loads(Path("q/quarantine.jsonl").read_text())["line"] == 2
+    assert scores("q")["test"]["accuracy"]["count"] == 1
+
+
+def test_a_model_without_a_trained_head_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    assert main(["stage=finetune", "task=classification", *SMALL, "hydra.run.dir=run"]) == 0
+    path = Path("run/model/model.safetensors")
+    weights = {name: value for name, value in load_file(path).items() if not name.startswith("classifier")}
+    save_file(weights, path, {"format": "pt"})
+    assert main(["stage=evaluate", "model.path=run"]) == 4
+    assert "Finetune it first" in capsys.readouterr().err
+
+
+def test_pretrained_weights_are_taken_into_finetuning(workplace: Path) -> None:
+    from safetensors.torch import load_file
+
+    size = [word for word in SMALL if not word.startswith(("model.", "data.demo_rows", "optim.lr"))]
+    assert main(["stage=pretrain", "task=causal_lm", *SMALL, "hydra.run.dir=lm"]) == 0
+    assert (
+        main(
+            [
+                "stage=finetune",
+                "task=dialogue",
+                *size,
+                "model.path=lm",
+                "optim.lr=1e-9",
+                "generation.max_new_tokens=2",
+                "hydra.run.dir=chat",
+            ]
+        )
+        == 0
+    )
+    before, after = load_file("lm/model/model.safetensors"), load_file("chat/model/model.safetensors")
+    assert before.keys() == after.keys()
+    assert all((before[name] - after[name]).abs().max() < 1e-6 for name in before)

@@ -1,0 +1,61 @@
+"""stage=prove_resume says yes where resume is exact, and names the first part that differs where it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmstage.cli import main
+from llmstage.stages import prove_resume
+
+WORDS = [
+    "stage=prove_resume", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320",
+    "data.demo_rows=40", "data.context=64", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.threads=1",
+    "hydra.run.dir=proof",
+]  # fmt: skip
+
+
+def test_the_verdict_on_an_exact_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "task=causal_lm", "stage.kill_at=[4]", "stage.train_stage=finetune"]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "resume is exact: 6 steps, killed after 4" in told
+        and "a cold start (weights only) differs in model.safetensors" in told
+    )
+    report = json.loads(Path("proof/report.json").read_text())
+    assert (
+        report["exact"]
+        and report["cold_differs"]
+        and report["sha256"]["whole"] == report["sha256"]["resumed"] != report["sha256"]["cold"]
+    )
+    assert json.loads(Path("proof/whole/report.json").read_text())["stage"] == "finetune", (
+        "stage.train_stage is what was run"
+    )
+
+
+def test_the_first_difference_is_named(workplace: Path) -> None:
+    small = [word for word in WORDS if not word.startswith(("stage=", "hydra."))]
+    for folder, seed in (("a", 1), ("b", 2)):
+        assert main(["stage=pretrain", "task=causal_lm", *small, f"seed={seed}", f"hydra.run.dir={folder}"]) == 0
+    a, b = (prove_resume.final(Path(folder)) for folder in "ab")
+    assert prove_resume.compare(a, a) is None
+    found = prove_resume.compare(a, b)
+    assert found is not None and found.part == "model.safetensors" and found.detail.startswith(("lm_head", "model."))
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("stage.kill_at=[6]", "not before the end"),
+        ("trainer.max_steps=2", "too short"),
+        ("trainer.epochs=1", "needs trainer.max_steps"),
+    ],
+)
+def test_what_it_cannot_prove_it_says(
+    word: str, told: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [item for item in WORDS if not (word.startswith("trainer.") and item.startswith("trainer.max_steps"))]
+    assert main([*words, "task=causal_lm", word]) == 2
+    assert told in capsys.readouterr().err
