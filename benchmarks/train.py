@@ -13,6 +13,8 @@ import math
 import multiprocessing
 import os
 import platform
+import random
+import re
 import shlex
 import statistics
 import subprocess
@@ -29,8 +31,9 @@ sys.path.insert(0, str(REPOSITORY))  # this checkout is measured, installed or n
 README = Path(__file__).with_name("README.md")
 WARM_UP = 3
 """Steps left out of the rate, on both sides."""
-TAIL = 10
-"""Last steps whose mean loss is compared; the peers' own number."""
+LEAST = 20
+"""Fewest steps of a run."""
+LOSS = re.compile(r"'loss': '?([0-9.e+-]+)")
 TOLERANCE = 0.02
 """Largest relative difference of the losses under which two rates may be compared."""
 DOCUMENT = 4000
@@ -48,7 +51,7 @@ class Run:
     computed: float
     """The same with padding counted; for rows, equal to `rate`."""
     loss: float
-    """Mean of the last TAIL steps."""
+    """Mean over the steps that `tail_of` names."""
     peak_mb: float
     """Largest resident set of the process, from wait4: imports, data and training."""
     wall: float
@@ -61,14 +64,15 @@ def main() -> int:
         folder = Path(name)
         # In a process of its own: wait4 would otherwise count this process's memory as the children's.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            about = pool.apply(prepare, (folder, vars(args)))
+            about, num_rows = pool.apply(prepare, (folder, vars(args)))
+        tail = tail_of(args, num_rows)
         print(f"{about}\n{machine()}, {args.threads} threads; {args.steps} steps x {args.batch} rows of {args.length}")
         ours: list[Run] = []
         theirs: list[Run] = []
         for number in range(args.runs):
             pair = [("llmstage", ours, run_llmstage), ("peer", theirs, run_peer)]
             for who, runs, start in pair if number % 2 == 0 else reversed(pair):
-                runs.append(start(args, folder, number))
+                runs.append(start(args, folder, number, tail))
                 print(f"run {number + 1}  {who:9} {show(runs[-1], UNIT[args.work])}", flush=True)
     return conclude(args, ours, theirs)
 
@@ -82,7 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--lr", type=float, help="default 3e-4 for causal_lm, 1e-4 for classification")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--bf16-peer", action="store_true", help="bf16 for the peer too; not its default")
     parser.add_argument("--compile-peer", action="store_true", help="torch.compile for the peer; not its default")
@@ -92,13 +96,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="further llmstage words, e.g. trainer.precision=fp32")
     args = parser.parse_args()
     args.length = args.length or (256 if args.work == "causal_lm" else 128)
-    if args.steps < WARM_UP + TAIL:
-        parser.error(f"--steps must be at least {WARM_UP + TAIL}: {WARM_UP} warm up and {TAIL} give the loss")
+    args.lr = args.lr or (3e-4 if args.work == "causal_lm" else 1e-4)
+    if args.steps < LEAST:
+        parser.error(f"--steps must be at least {LEAST}: {WARM_UP} warm up, and the last half gives the loss")
     return args
 
 
-def prepare(folder: Path, args: dict[str, Any]) -> str:
-    """Write `folder/rows`, `folder/few` and `folder/model` (config, tokenizer, seeded weights): what both sides start from."""
+def tail_of(args: argparse.Namespace, num_rows: int) -> int:
+    """How many of the last steps give the compared loss: the last whole pass, or half of a run that is shorter.
+
+    In a whole pass both sides see the same rows, so how they were shuffled hardly matters. Documents are cut into windows,
+    a pass of which is longer than any run here.
+    """
+    batches = num_rows // args.batch
+    whole = args.work == "classification" and batches <= args.steps
+    return batches if whole else int(args.steps) // 2
+
+
+def prepare(folder: Path, args: dict[str, Any]) -> tuple[str, int]:
+    """(what was made, number of rows). Write `folder/rows`, `folder/few` and `folder/model` (config, tokenizer, seeded weights): what both sides start from."""
     import torch
     import transformers
     import yaml
@@ -131,26 +147,30 @@ def prepare(folder: Path, args: dict[str, Any]) -> str:
     model.save_pretrained(folder / "model")
     processor.save(folder / "model")
     size = sum(parameter.numel() for parameter in model.parameters())
-    return f"{kind}_{args['size']}, {size / 1e6:.1f} M parameters, {len(rows):,} rows of {source}"
+    return f"{kind}_{args['size']}, {size / 1e6:.1f} M parameters, {len(rows):,} rows of {source}", len(rows)
 
 
 def text_documents() -> tuple[list[dict[str, Any]], str]:
-    """Documents of about DOCUMENT characters, one a line: real text where it is at hand, else the prose world."""
+    """Documents of about DOCUMENT characters, one a line: real text where it is at hand, else the prose world.
+
+    Sentences are shuffled, so that batches are alike and the losses of two orders can be compared after few steps.
+    """
     folder = REPOSITORY.parent / "shared" / "data" / "wikitext2"
     if (folder / "test.txt").is_file():
         files = [(folder / f"{name}.txt").read_text("utf-8") for name in ("test", "valid")]
-        pieces = [line.strip() for text in files for line in text.splitlines()]
+        pieces = [piece.strip() for text in files for line in text.splitlines() for piece in line.split(" . ")]
         source = "WikiText-2 (test and validation files)"
     else:
         from llmstage.data.demo.prose import prose_rows
 
         pieces, source = [row["text"] for row in prose_rows(8000, 0)], "the prose demo world"
     documents, parts, size = [], [], 0
+    random.Random(0).shuffle(pieces)
     for piece in filter(None, pieces):
         parts.append(piece)
         size += len(piece)
         if size >= DOCUMENT:
-            documents.append({"text": " ".join(parts)})
+            documents.append({"text": " . ".join(parts)})
             parts, size = [], 0
     return documents, source
 
@@ -168,7 +188,7 @@ def labelled_rows() -> tuple[list[dict[str, Any]], str]:
     return [{"text": row["text"], "label": names.index(row["label"]) % 2} for row in rows], "the demo world"
 
 
-def run_llmstage(args: argparse.Namespace, folder: Path, number: int) -> Run:
+def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
     """As a user would start it; only what a fair race fixes is set, all else is the default."""
     out = folder / f"run-{number}"
     rows = ["data.format=text", "data.text_rows=line"] if args.work == "causal_lm" else ["data.format=jsonl"]
@@ -192,11 +212,11 @@ def run_llmstage(args: argparse.Namespace, folder: Path, number: int) -> Run:
     # Rows are counted, not derived from tokens: the file holds whole batches.
     real = tokens / seconds if args.work == "causal_lm" else (len(steps) - WARM_UP) * args.batch / seconds
     computed = real / report["real_share"] if args.work == "causal_lm" else real
-    loss = statistics.fmean(line["loss"] for line in steps[-TAIL:])
+    loss = statistics.fmean(line["loss"] for line in steps[-tail:])
     return Run(real, computed, loss, peak, wall)
 
 
-def run_peer(args: argparse.Namespace, folder: Path, number: int) -> Run:
+def run_peer(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
     script = {"causal_lm": "hf_clm.py", "classification": "hf_classify.py"}[args.work]
     words = ["--model", folder / "model", "--data", folder / "rows", "--steps", args.steps, "--warmup", WARM_UP,
              "--batch", args.batch, "--length", args.length, "--lr", args.lr, "--seed", number]  # fmt: skip
@@ -207,7 +227,10 @@ def run_peer(args: argparse.Namespace, folder: Path, number: int) -> Run:
     environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
     output, peak, wall = child([args.peer_python, str(args.peers / script), *map(str, words)], environment, folder)
     found = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
-    return Run(found["real_rate"], found["rate"], found["loss"], peak, wall)
+    losses = [float(value) for value in LOSS.findall(output)]  # one printed by the Trainer for each step
+    if len(losses) != args.steps:
+        sys.exit(f"{script} printed {len(losses)} losses in {args.steps} steps: they cannot be compared")
+    return Run(found["real_rate"], found["rate"], statistics.fmean(losses[-tail:]), peak, wall)
 
 
 def child(command: list[str], environment: dict[str, str], folder: Path) -> tuple[str, float, float]:
@@ -240,7 +263,8 @@ def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> in
     peaks = [statistics.median(run.peak_mb for run in runs) for runs in (ours, theirs)]
     print(f"\nmedian    llmstage {mine:,.1f}, peer {other:,.1f} {UNIT[args.work]}: {ratio:.2f} times")
     print(f"pairs     {min(ratios):.2f} to {max(ratios):.2f} times")
-    print(f"loss      {losses[0]:.4f} and {losses[1]:.4f}: {apart:+.2%} (mean of {args.runs} orders of the data)")
+    noise = "" if args.runs < 2 else f", ±{spread(ours, theirs):.2%} by the order of the data alone"
+    print(f"loss      {losses[0]:.4f} and {losses[1]:.4f}: {apart:+.2%}{noise}")
     print(f"peak RSS  {peaks[0]:,.0f} and {peaks[1]:,.0f} MB")
     fair = abs(apart) <= TOLERANCE
     if not fair:
@@ -255,6 +279,12 @@ def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> in
         ]  # fmt: skip
         write_row("train.py", cells)
     return 0 if fair else 1
+
+
+def spread(ours: list[Run], theirs: list[Run]) -> float:
+    """Standard error of the relative difference of the mean losses."""
+    variances = [statistics.variance(run.loss for run in runs) / len(runs) for runs in (ours, theirs)]
+    return math.sqrt(sum(variances)) / statistics.fmean(run.loss for run in theirs)
 
 
 def peer_name(args: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,12 @@ def make_batch(task: Task, store: FeatureStore, rows: Sequence[Sequence[int]]) -
     return task.collate([[fetch(store, index) for index in row] for row in rows])
 
 
+def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+    """A compiled body would be compiled anew for every shape of a scoring batch."""
+    body = getattr(model, "base_model", model)
+    return torch.compiler.set_stance("force_eager") if body._compiled_call_impl is not None else nullcontext()
+
+
 @torch.no_grad()
 def score_split(
     model: nn.Module,
@@ -69,7 +76,7 @@ def score_split(
             continue
         for batch_rows in scoring_batches(store.lengths, group, batch_tokens, packing=packing, context=task.context):
             batch = make_batch(task, store, batch_rows).to(machine.device)
-            with machine.autocast(precision):
+            with machine.autocast(precision), uncompiled(model):
                 predictions = task.predict(model, batch, generate=wants_text)
             found.update(zip([index for row in batch_rows for index in row], predictions, strict=True))
     model.train(was_training)

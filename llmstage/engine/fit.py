@@ -25,7 +25,9 @@ from llmstage.engine.scoring import headline_split, score, score_all, scores_dic
 from llmstage.engine.session import run_lock, session
 from llmstage.engine.tracking import Tracker
 from llmstage.engine.train_loop import Training, train
+from llmstage.errors import ModelError
 from llmstage.metrics.score import Score
+from llmstage.models.attention import use_products
 from llmstage.models.build import save_model
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
@@ -46,13 +48,18 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             pieces = assemble(run, out_dir, training=True, fixed=fixed, resume_from=found)
             torch.manual_seed(run.seed)  # weights depend on the seed alone, not on what was encoded or cached
             model = pieces.build(run, training=True).to(machine.device)
+            kernels = choose_kernels(run, machine, fixed)
+            if kernels["attention"] == "products":
+                use_products(model)
+            if kernels["compile"]:
+                model.base_model.compile()  # in place: names of weights stay, and the head keeps its own shapes
             store = pieces.stores["train"]
             check_budget(run, store)
             order = make_order(run, store, pieces.context, packing=pieces.packing)
             rate = product_rate(machine)
             plan = make_plan(run, store, order, model, machine, rate, fixed, from_scratch=pieces.place is None)
             check_disk(out_dir, plan.parameters)
-            resolved = resolve(plan, machine, pieces, fixed, data_digest(pieces), found)
+            resolved = resolve(plan, machine, pieces, kernels, fixed, found)
             write_run_yaml(out_dir, run, resolved)
             console.note(
                 header(run, pieces, out_dir),
@@ -95,7 +102,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 return select(run, scored.scores)
 
             training = Training(
-                model=compiled_model(model, resolved["compile"]),
+                model=model,
                 task=pieces.task,
                 store=store,
                 order=order,
@@ -149,11 +156,10 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
 
 
 def resolve(
-    plan: Plan, machine: Machine, pieces: Pieces, fixed: dict[str, Any], digest: str, found: Path | None
+    plan: Plan, machine: Machine, pieces: Pieces, kernels: dict[str, Any], fixed: dict[str, Any], found: Path | None
 ) -> dict[str, Any]:
     """Everything `auto` decided, for run.yaml and each checkpoint; a resumed run keeps it."""
-    from llmstage.errors import ModelError
-
+    digest = data_digest(pieces)
     if found and fixed.get("data_digest") != digest:
         raise ModelError(
             f"The training data has changed since {found} was written (content, options or tokenizer). "
@@ -166,15 +172,22 @@ def resolve(
         "lr": plan.lr,
         "context": pieces.context,
         "packing": pieces.packing,
-        "compile": False,
+        **kernels,
         "allocator": fixed.get("allocator", allocator_name()),
         "steps": plan.steps,
         "data_digest": digest,
     }
 
 
-def compiled_model(model: nn.Module, compiled: bool) -> nn.Module:
-    return model if not compiled else torch.compile(model)  # type: ignore[return-value]
+def choose_kernels(run: RunConfig, machine: Machine, fixed: dict[str, Any]) -> dict[str, Any]:
+    """Which attention, and whether the body is compiled; what an earlier part of the run chose stays."""
+    on_cpu = machine.device.type == "cpu"
+    products = run.trainer.attention == "auto" and on_cpu and machine.precision == "bf16"
+    compiled = run.trainer.compile == "on" or (run.trainer.compile == "auto" and not on_cpu)
+    return {
+        "attention": fixed.get("attention", "products" if products else "sdpa"),
+        "compile": bool(fixed.get("compile", compiled)),
+    }
 
 
 def spike_policy(run: RunConfig) -> str:
@@ -273,7 +286,16 @@ def train_about(
         "real_share": plan.real_share,
         **{
             name: resolved[name]
-            for name in ("precision", "threads", "micro_batch_size", "lr", "packing", "compile", "allocator")
+            for name in (
+                "precision",
+                "threads",
+                "micro_batch_size",
+                "lr",
+                "packing",
+                "compile",
+                "attention",
+                "allocator",
+            )
         },
         "plan": asdict(plan),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ class TokenLosses:
 
     nll: Tensor
     """[N] -log p(target), nats, fp32."""
-    correct: Tensor
-    """[N] bool: the target was the likeliest token."""
+    correct: Any
+    """[N] bool: the target was the likeliest token; None while gradients are wanted."""
     where: Tensor
     """[N] index of the target in the flattened [B * T] labels."""
 
@@ -57,7 +58,9 @@ def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, ig
 def measure(logits: Tensor, target: Tensor, index: Tensor) -> TokenLosses:
     """Cross-entropy in fp32 whatever the logits' type."""
     nll = F.cross_entropy(logits.float(), target, reduction="none")
-    return TokenLosses(nll, logits.detach().argmax(-1) == target, index + 1)
+    if torch.is_grad_enabled():  # training looks at the loss alone, and an argmax over the vocabulary takes time
+        return TokenLosses(nll, None, index + 1)
+    return TokenLosses(nll, logits.argmax(-1) == target, index + 1)
 
 
 def sum_by_segment(values: Tensor, where: Tensor, segments: Tensor, num_segments: int) -> list[float]:

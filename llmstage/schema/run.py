@@ -89,7 +89,8 @@ class TrainerConfig:
     compile: Annotated[Literal["auto", "on", "off"], TRAINING] = "auto"
     """torch.compile of the training step; auto: on a GPU only."""
     allocator: Annotated[Literal["auto", "off"], TRAINING] = "auto"
-    """auto: start again once with tcmalloc or jemalloc preloaded where one is installed, else with glibc tuned."""
+    """auto: start again once with tcmalloc or jemalloc preloaded where one is installed, else with glibc tuned, and with
+    OpenMP threads that wait without spinning (unless OMP_WAIT_POLICY is set)."""
     packing: Literal["auto", "on", "off"] = "auto"
     """Several features in one row behind a block-diagonal mask; auto: where the task allows it."""
     eval_every: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
@@ -110,6 +111,9 @@ class TrainerConfig:
     """What to do when loss or gradient norm exceeds mean + 6 sigma of 128 steps; auto: skip in pretrain, else warn."""
     log_every: Count = 10
     """Steps between printed lines; metrics.jsonl holds every step."""
+    attention: Annotated[Literal["auto", "sdpa"], TRAINING] = "auto"
+    """auto: batched products when training in bf16 on a CPU with rows of up to 512 tokens, which is faster there; else
+    sdpa, torch's own kernel."""
     deterministic: Annotated[bool, TRAINING] = True
     """Only deterministic kernels, so that a resumed run is bit-identical."""
 

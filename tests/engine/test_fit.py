@@ -1,0 +1,144 @@
+"""What `auto` decides, and what the keys that override it change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from llmstage.cli import main
+from llmstage.engine.fit import choose_kernels, resolve_workers, spike_policy
+from llmstage.engine.machine import Machine, resolve_machine
+from llmstage.engine.plan import resolve_micro
+from llmstage.errors import UserError
+from llmstage.schema import TrainerConfig
+
+CPU, GPU = Machine(torch.device("cpu"), 2, "bf16", ""), Machine(torch.device("cuda"), 2, "bf16", "")
+SMALL = [
+    "stage=pretrain", "task=causal_lm", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "model.vocab_size=320", "data.demo_rows=40", "data.context=64", "trainer.max_steps=4", "trainer.batch_size=4",
+    "trainer.threads=1", "trainer.train_rows_scored=0", "trainer.eval_every=2",
+]  # fmt: skip
+
+
+def losses(run_dir: str) -> list[float]:
+    lines = [json.loads(line) for line in Path(run_dir, "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+def test_kernels(compose_run) -> None:
+    words = ["stage=pretrain", "task=causal_lm"]
+    auto, sdpa = compose_run(words), compose_run([*words, "trainer.attention=sdpa"])
+    assert choose_kernels(auto, CPU, {}) == {"attention": "products", "compile": False}
+    assert choose_kernels(auto, GPU, {}) == {"attention": "sdpa", "compile": True}
+    assert choose_kernels(auto, Machine(torch.device("cpu"), 2, "fp32", ""), {})["attention"] == "sdpa"
+    assert choose_kernels(sdpa, CPU, {})["attention"] == "sdpa"
+    assert choose_kernels(compose_run([*words, "trainer.compile=on"]), CPU, {})["compile"] is True
+    assert choose_kernels(compose_run([*words, "trainer.compile=off"]), GPU, {})["compile"] is False
+    assert choose_kernels(auto, CPU, {"attention": "sdpa", "compile": True}) == {
+        "attention": "sdpa",
+        "compile": True,
+    }, "a resumed run keeps it"
+
+
+def test_machine_words() -> None:
+    assert resolve_machine(TrainerConfig(precision="bf16")).precision == "bf16"
+    assert resolve_machine(TrainerConfig(threads=1)).threads == 1
+    assert resolve_machine(TrainerConfig(threads=1), {"threads": 7, "precision": "fp32"}).threads == 7
+    with pytest.raises(UserError, match="needs a GPU"):
+        resolve_machine(TrainerConfig(precision="fp16", device="cpu"))
+    with pytest.raises(UserError, match="is no device"):
+        resolve_machine(TrainerConfig(device="tpu9"))
+
+
+def test_policies(compose_run) -> None:
+    words = ["stage=pretrain", "task=causal_lm"]
+    assert (
+        spike_policy(compose_run(words)) == "skip"
+        and spike_policy(compose_run(["stage=finetune", "task=dialogue"])) == "warn"
+    )
+    assert spike_policy(compose_run([*words, "trainer.spike=rollback"])) == "rollback"
+    assert resolve_workers(compose_run(words), CPU) == 0 and resolve_workers(compose_run(words), GPU) == 2
+    assert resolve_workers(compose_run([*words, "trainer.workers=3"]), CPU) == 3
+    assert resolve_micro(compose_run([*words, "trainer.micro_batch_size=3"]), CPU, 8, 256.0) == 3
+    assert resolve_micro(compose_run(words), CPU, 64, 256.0) == 16
+
+
+def test_keys_change_the_run(workplace: Path) -> None:
+    assert main([*SMALL, "hydra.run.dir=plain"]) == 0
+    for word in (
+        "trainer.attention=sdpa",
+        "trainer.packing=off",
+        "seed=7",
+        "optim.schedule=constant",
+        "data.context=48",
+        "trainer.precision=fp32",
+    ):
+        if (
+            word == "trainer.attention=sdpa"
+            and yaml.safe_load(Path("plain/run.yaml").read_text())["resolved"]["precision"] != "bf16"
+        ):
+            continue  # without fast bf16 it is sdpa anyway
+        words = [item for item in SMALL if item.partition("=")[0] != word.partition("=")[0]]
+        assert main([*words, word, "hydra.run.dir=other"]) == 0 or word
+        assert losses("other") != losses("plain"), word
+        (Path("other") / "metrics.jsonl").unlink()
+        for folder in Path("other/checkpoints").iterdir():
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+
+
+def test_a_run_folder_explains_itself(workplace: Path) -> None:
+    assert main([*SMALL, "hydra.run.dir=run"]) == 0
+    run = Path("run")
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        ".hydra",
+        "run.yaml",
+        "run.log",
+        "metrics.jsonl",
+        "environment.json",
+        "checkpoints",
+        "model",
+        "report.json",
+        "report.html",
+        "predictions.jsonl",
+    }
+    resolved = yaml.safe_load((run / "run.yaml").read_text())["resolved"]
+    assert resolved["steps"] == 4 and resolved["threads"] == 1 and resolved["context"] == 64
+    report = json.loads((run / "report.json").read_text())
+    assert report["status"] == "completed" and report["command"].startswith("llmstage stage=pretrain")
+    assert report["data"]["splits"]["train"]["rows"] == 40
+    ledger = report["data"]["splits"]["train"]
+    assert ledger["tokens"] == ledger["target_tokens"] + ledger["masked_tokens"]
+    assert {path.name for path in (run / "model").iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+    }
+    assert Path("outputs/latest").resolve() == run.resolve() == Path("outputs/pretrain/latest").resolve()
+
+
+def test_evaluation_rows_and_cadence(workplace: Path) -> None:
+    assert (
+        main(
+            [
+                *SMALL,
+                "trainer.eval_every=1",
+                "trainer.eval_rows=2",
+                "trainer.save_every=4",
+                "trainer.keep=2",
+                "hydra.run.dir=run",
+            ]
+        )
+        == 0
+    )
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "eval"] == [0, 1, 2, 3, 4]
+    assert "train" not in json.loads(Path("run/report.json").read_text())["scores"]
+    assert len(list(Path("run/checkpoints").iterdir())) <= 3
