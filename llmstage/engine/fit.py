@@ -127,17 +127,18 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             train(training)
             tracker.close()
             selected = load_best(model, state, checkpoints)
-            scored = score_all(run, pieces, model, machine)
-            split = headline_split(scored)
-            samples = write_predictions(out_dir / "predictions.jsonl", pieces, scored[split], split)
+            scored = score_all(run, pieces, model, machine, training=True)
+            split = headline_split(scored) if scored else None
+            shown = scored[split] if split else None
+            samples = write_predictions(out_dir / "predictions.jsonl", pieces, shown, split) if shown and split else []
             report = {
                 **about,
                 "data": {"described": described(pieces), "mapping": mapping(pieces), "splits": ledger(pieces)},
                 "model": model_about(run, pieces, model),
                 "train": train_about(state, plan, machine, pieces, rate, selected, resolved),
                 "scores": scores_dict(scored),
-                "before": {split: before} if before else {},
-                "exhibits": scored[split].exhibits,
+                "before": {split: before} if before and split else {},
+                "exhibits": shown.exhibits if shown else [],
                 "samples": samples,
                 "predicted": {
                     "steps": plan.steps,

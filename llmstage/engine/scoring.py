@@ -46,12 +46,14 @@ def score(
     )
 
 
-def score_all(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine) -> dict[str, Scored]:
-    """Every split there is; of train the first rows only (trainer.train_rows_scored), when there is anything else."""
+def score_all(
+    run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, *, training: bool
+) -> dict[str, Scored]:
+    """Every split there is; after training, of train the first rows only (trainer.train_rows_scored)."""
     scored = {}
     for split in pieces.stores:
         rows = None
-        if split == "train" and len(pieces.stores) > 1:
+        if split == "train" and training:
             rows = run.trainer.train_rows_scored
             if not rows:
                 continue
@@ -61,7 +63,7 @@ def score_all(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine
 
 def headline_split(scored: dict[str, Any]) -> str:
     """The split whose predictions are shown: test, else validation, else what there is."""
-    return next((split for split in ("test", "validation") if split in scored), next(iter(scored)))
+    return next(split for split in ("test", "validation", "train") if split in scored)
 
 
 def select(run: RunConfig, scores: dict[str, Score]) -> tuple[str, Score]:

@@ -33,7 +33,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             )
             model = pieces.build(cfg, training=False).to(machine.device)
             console.note(header(cfg, pieces, out_dir))
-            scored = score_all(cfg, pieces, model, machine)
+            scored = score_all(cfg, pieces, model, machine, training=False)
             split = headline_split(scored)
             report = {
                 **about,

@@ -142,3 +142,13 @@ def test_evaluation_rows_and_cadence(workplace: Path) -> None:
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [0, 1, 2, 3, 4]
     assert "train" not in json.loads(Path("run/report.json").read_text())["scores"]
     assert len(list(Path("run/checkpoints").iterdir())) <= 3
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_run_with_nothing_but_training_rows(rows: int, workplace: Path) -> None:
+    Path("corpus.txt").write_text("\n\n".join(f"paragraph {number} about something or other" for number in range(2000)))
+    words = [word for word in SMALL if not word.startswith(("data.demo", "trainer.train_rows"))]
+    cut = ["data.split.validation=0", "data.split.test=0", "data.cache=off", f"trainer.train_rows_scored={rows}"]
+    assert main([*words, "data.train=corpus.txt", *cut, "hydra.run.dir=run"]) == 0
+    scores = json.loads(Path("run/report.json").read_text())["scores"]
+    assert set(scores) == ({"train"} if rows else set())
