@@ -20,8 +20,8 @@ from llmstage.errors import DiskError, UserError
 from llmstage.models.build import count_parameters
 from llmstage.schema import RunConfig
 
-MICRO_TOKENS = 4096
-"""Tokens computed at once under micro_batch_size=auto on a CPU: beyond that memory grows and speed does not."""
+MICRO_TOKENS = 2048
+"""Tokens computed at once under micro_batch_size=auto on a CPU: beyond that memory grows and speed hardly."""
 SHARE_OF_PEAK = 0.2
 """Share of the matrix-product rate that training of small models reaches; for the estimate of time only."""
 

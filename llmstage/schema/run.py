@@ -78,7 +78,7 @@ class TrainerConfig:
     scaling on GPUs without bf16, else fp32. Weights are fp32 in every case."""
     eval_precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of scoring; fp32 gives the same number on every machine."""
-    eval_batch_tokens: Annotated[int, AT_LEAST_1] = 8192
+    eval_batch_tokens: Annotated[int, AT_LEAST_1] = 4096
     """Tokens in one batch when scoring; bounds memory."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, …"""

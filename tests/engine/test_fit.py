@@ -64,7 +64,7 @@ def test_policies(compose_run) -> None:
     assert resolve_workers(compose_run(words), CPU) == 0 and resolve_workers(compose_run(words), GPU) == 2
     assert resolve_workers(compose_run([*words, "trainer.workers=3"]), CPU) == 3
     assert resolve_micro(compose_run([*words, "trainer.micro_batch_size=3"]), CPU, 8, 256.0) == 3
-    assert resolve_micro(compose_run(words), CPU, 64, 256.0) == 16
+    assert resolve_micro(compose_run(words), CPU, 64, 256.0) == 8
 
 
 def test_keys_change_the_run(workplace: Path) -> None:
