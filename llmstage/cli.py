@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llmstage import __version__, console
 from llmstage.errors import DiskError, Interrupted, Refused, UserError
 from llmstage.help import help_text, overview
-from llmstage.naming import load_module, unknown
+from llmstage.naming import load_module
 from llmstage.overrides import Words, read_words
 from llmstage.places import conf_dir, find_model, options, read_run_yaml
 from llmstage.schema import RunConfig, build_run
@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.note("stopped")
         return 130
     except OSError as error:
-        traceback.print_exc()
+        if full_error:
+            traceback.print_exc()
         console.note(f"error: {error}. Check that the place exists, can be written, and has space left.")
         return DiskError.status
     except Exception as error:
@@ -107,7 +108,7 @@ def run_command(arguments: list[str]) -> int:
     if not only_shows:
         check_all(command, config_dirs)
         stop_for(words.wrong)
-        restart_with_allocator(command, parsed.overrides)
+        restart_with_allocator(command)
     else:
         stop_for(words.wrong)
     flags = [word for word in arguments if word not in parsed.overrides]
@@ -206,7 +207,7 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
     return plain
 
 
-def restart_with_allocator(command: Command, overrides: list[str]) -> None:
+def restart_with_allocator(command: Command) -> None:
     """Start again once with a better allocator (PERFORMANCE.md, point 2); only from the console entry."""
     if os.environ.get("LLMSTAGE_ENTRY") != "console" or command.words.choice("stage") not in ("pretrain", "finetune"):
         return
@@ -218,7 +219,6 @@ def restart_with_allocator(command: Command, overrides: list[str]) -> None:
     if extra:
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, "-m", "llmstage", *command.arguments], {**os.environ, **extra})
-    del overrides
 
 
 def run_hydra(command: Command, hydra_arguments: list[str], *, sweep: bool) -> int:
@@ -336,6 +336,3 @@ def entry() -> None:
     """The console script."""
     os.environ.setdefault("LLMSTAGE_ENTRY", "console")
     sys.exit(main())
-
-
-__all__ = ["Command", "Outcome", "entry", "main", "unknown"]

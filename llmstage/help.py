@@ -10,7 +10,7 @@ from functools import cache
 
 from llmstage import __version__
 from llmstage.places import conf_dir, options
-from llmstage.schema import RunConfig, StageConfig, TaskConfig, stage_config, task_config
+from llmstage.schema import FACTS, RunConfig, StageConfig, TaskConfig, stage_config, task_config
 from llmstage.schema.typed import describe, hints
 
 EXAMPLES = (
@@ -73,7 +73,9 @@ def keys_of(cls: type, prefix: str) -> list[str]:
             continue
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
         lines.append(f"  {key}={shown}   ({describe(kind)})")
-        if docs.get(item.name):
+        if key in FACTS:
+            lines.pop()
+        elif docs.get(item.name):
             lines.append(f"      {docs[item.name]}")
     return lines
 

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from llmstage.errors import Refused, UserError
 from llmstage.naming import did_you_mean, unknown
 from llmstage.places import name_in, options
-from llmstage.schema import GROUPS, RunConfig, stage_config, task_config
+from llmstage.schema import FACTS, GROUPS, RunConfig, stage_config, task_config
 from llmstage.schema.typed import convert, walk_fields
 
 HYDRA_KEYS = (
@@ -150,11 +150,11 @@ def known_keys(words: Words, config_dirs: tuple[Path, ...] = ()) -> dict[str, An
             kinds.update(walk_fields(task_config(name_in("task", str(task), config_dirs)), "task"))
     except UserError:
         pass  # an unknown module behind a task of the user's own: told when it is composed
-    return kinds
+    return {key: kind for key, kind in kinds.items() if key not in FACTS}
 
 
 def check_leaf(override: Override, key: str, kinds: dict[str, Any], words: Words) -> None:
-    parent, _, word = key.rpartition(".")
+    parent = key.rpartition(".")[0]
     kind = kinds.get(key)
     in_mapping = kind is None and is_mapping(kinds.get(parent))
     if in_mapping:
@@ -164,7 +164,8 @@ def check_leaf(override: Override, key: str, kinds: dict[str, Any], words: Words
         if inner:
             words.wrong.append(f"'{key}' is a group of keys. Set one of: {', '.join(inner[:8])}.")
         else:
-            words.wrong.append(f"Unknown key '{key}'.{did_you_mean(key, kinds)}{owners(key)}")
+            hint = "" if key in FACTS else did_you_mean(key, kinds)
+            words.wrong.append(f"Unknown key '{key}'.{hint}{owners(key)}")
         return
     if override.is_delete():
         words.wrong.append(f"'{override.input_line}': keys cannot be deleted; set {key} to another value.")
@@ -176,7 +177,6 @@ def check_leaf(override: Override, key: str, kinds: dict[str, Any], words: Words
             convert(kind, value, key, words.wrong)
     line = str(override.input_line)
     words.for_hydra.append("++" + line.lstrip("+") if in_mapping else line.lstrip("+"))
-    del word
 
 
 def is_mapping(kind: Any) -> bool:
@@ -187,6 +187,8 @@ def is_mapping(kind: Any) -> bool:
 
 def owners(key: str) -> str:
     """Which tasks and stages have the key, when the chosen one has not."""
+    if key in FACTS:
+        return f" It is set by choosing {key.partition('.')[0]}=."
     group, _, rest = key.partition(".")
     if group not in ("task", "stage") or not rest:
         return ""

@@ -392,3 +392,9 @@ def test_a_sweep_checks_every_value_of_a_list(cli):
     status, _, err = cli("-m", *GOOD, "optim.lr=1e-3,-1")
     assert status == 2 and "optim.lr=-1" in err
     assert not list(Path.cwd().glob("outputs/sweeps/*/*"))
+
+
+def test_what_an_option_says_of_itself_is_not_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stage=finetune", "task=dialogue", "task.kinds=[bert]", "model.name=mine"]) == 2
+    told = capsys.readouterr().err
+    assert "Unknown key 'task.kinds'. It is set by choosing task=." in told and "Unknown key 'model.name'" in told

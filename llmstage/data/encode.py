@@ -57,7 +57,7 @@ def encode_split(
     writer = FeatureWriter(folder, "uint16" if vocab_size <= 2**16 else "uint32")
     ledger, number = writer.ledger, 0
     for rows in batches_of(source):
-        for (row, place), made in zip(rows, encode_rows(rows, encode_many, on_row_error, source), strict=True):
+        for made in encode_rows(rows, encode_many, on_row_error, source):
             if made is None:
                 continue
             ledger.rows += 1
@@ -75,7 +75,6 @@ def encode_split(
                 if refs_of_rows is None or number < refs_of_rows:
                     writer.refs.append(features.ref)
             number += 1
-            del row, place
     if not ledger.features:
         raise DataError(f"data.{source.split}: no row of {source.described} could be encoded.")
     return writer.finish()

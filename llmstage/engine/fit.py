@@ -14,6 +14,7 @@ from torch import nn
 
 from llmstage import console
 from llmstage.allocator import allocator_name
+from llmstage.engine.about import described, header, mapping, model_about, warnings
 from llmstage.engine.assemble import Pieces, assemble, data_digest, ledger
 from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state
 from llmstage.engine.machine import Machine, environment, peak_memory, product_rate, resolve_machine
@@ -227,40 +228,6 @@ def load_best(model: nn.Module, state: TrainState, checkpoints: Checkpoints) -> 
     return state.best_step
 
 
-def header(run: RunConfig, pieces: Pieces, out_dir: Path) -> str:
-    counts = ", ".join(f"{store.ledger.rows:,} {split}" for split, store in pieces.stores.items())
-    model = run.model.path or run.model.name
-    used = mapping(pieces)
-    columns = "" if run.data.is_demo else " | " + ", ".join(f"{word}={column}" for word, column in used.items())
-    return f"llmstage {run.stage.name} | {run.task.name} on {described(pieces)} ({counts}{columns}) | {model} | seed {run.seed} | {out_dir}"
-
-
-def described(pieces: Pieces) -> str:
-    return "; ".join(
-        dict.fromkeys(
-            source.described.partition(", cut")[0].partition(", less")[0] for source in pieces.sources.values()
-        )
-    )
-
-
-def mapping(pieces: Pieces) -> dict[str, str]:
-    return dict(next(iter(pieces.sources.values())).mapping)
-
-
-def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, Any]:
-    config: Any = model.config
-    return {
-        "name": run.model.path or run.model.name,
-        "kind": run.model.kind,
-        "architecture": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "context": pieces.context,
-        "vocab_size": config.vocab_size,
-        "path": run.model.path,
-        "pipeline_tag": pieces.task.pipeline_tag,
-    }
-
-
 def train_about(
     state: TrainState,
     plan: Plan,
@@ -300,17 +267,3 @@ def train_about(
         },
         "plan": asdict(plan),
     }
-
-
-def warnings(pieces: Pieces, state: TrainState) -> list[str]:
-    told = [
-        f"{count} rows of {split} stand in the training split too." for split, count in pieces.overlaps.items() if count
-    ]
-    if state.skipped:
-        told.append(f"{state.skipped} of {state.step} steps were skipped: loss or gradient not finite, or a spike.")
-    for split, store in pieces.stores.items():
-        if store.ledger.lost_targets:
-            told.append(
-                f"{split}: {store.ledger.lost_targets} target tokens ({store.ledger.lost_target_share:.2%}) were cut, {store.ledger.lost_ends} answers lost their end."
-            )
-    return told

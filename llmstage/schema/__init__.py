@@ -2,6 +2,7 @@
 
 from llmstage.schema.data import DataConfig
 from llmstage.schema.run import (
+    FACTS,
     GROUPS,
     GenerationConfig,
     ModelConfig,
@@ -18,6 +19,7 @@ from llmstage.schema.run import (
 from llmstage.schema.task import TaskConfig
 
 __all__ = [
+    "FACTS",
     "GROUPS",
     "DataConfig",
     "GenerationConfig",

@@ -192,6 +192,11 @@ class RunConfig:
     """Open no socket; a hub is asked only when a hub id was given, and then not."""
 
 
+FACTS = (
+    "stage.name", "task.name", "task.stages", "task.kinds", "task.generates", "model.name", "data.name", "optim.name", "tracker.name",
+)  # fmt: skip
+"""Keys that an option's YAML says of itself; choosing the option sets them, nobody types them."""
+
 GROUPS = ("stage", "task", "model", "data", "trainer", "optim", "generation", "tracker")
 
 

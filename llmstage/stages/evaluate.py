@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from llmstage import console
+from llmstage.engine.about import described, header, mapping, model_about, warnings
 from llmstage.engine.assemble import assemble, ledger
 from llmstage.engine.checkpoint import TrainState
-from llmstage.engine.fit import described, header, mapping, model_about, warnings
 from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml

@@ -1,0 +1,62 @@
+"""What a run says of itself: the header line, and the parts of the report that training and scoring share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from llmstage.engine.assemble import Pieces
+from llmstage.engine.checkpoint import TrainState
+from llmstage.schema import RunConfig
+
+
+def header(run: RunConfig, pieces: Pieces, out_dir: Path) -> str:
+    counts = ", ".join(f"{store.ledger.rows:,} {split}" for split, store in pieces.stores.items())
+    model = run.model.path or run.model.name
+    used = mapping(pieces)
+    columns = "" if run.data.is_demo else " | " + ", ".join(f"{word}={column}" for word, column in used.items())
+    told = f"{run.task.name} on {described(pieces)} ({counts}{columns})"
+    return f"llmstage {run.stage.name} | {told} | {model} | seed {run.seed} | {out_dir}"
+
+
+def described(pieces: Pieces) -> str:
+    """Where the rows come from, each source once."""
+    return "; ".join(
+        dict.fromkeys(
+            source.described.partition(", cut")[0].partition(", less")[0] for source in pieces.sources.values()
+        )
+    )
+
+
+def mapping(pieces: Pieces) -> dict[str, str]:
+    return dict(next(iter(pieces.sources.values())).mapping)
+
+
+def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, Any]:
+    config: Any = model.config
+    return {
+        "name": run.model.path or run.model.name,
+        "kind": run.model.kind,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "context": pieces.context,
+        "vocab_size": config.vocab_size,
+        "path": run.model.path,
+        "pipeline_tag": pieces.task.pipeline_tag,
+    }
+
+
+def warnings(pieces: Pieces, state: TrainState) -> list[str]:
+    told = [
+        f"{count} rows of {split} stand in the training split too." for split, count in pieces.overlaps.items() if count
+    ]
+    if state.skipped:
+        told.append(f"{state.skipped} of {state.step} steps were skipped: loss or gradient not finite, or a spike.")
+    for split, store in pieces.stores.items():
+        if store.ledger.lost_targets:
+            told.append(
+                f"{split}: {store.ledger.lost_targets} target tokens ({store.ledger.lost_target_share:.2%}) were cut, {store.ledger.lost_ends} answers lost their end."
+            )
+    return told
