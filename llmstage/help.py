@@ -10,7 +10,7 @@ from functools import cache
 
 from llmstage import __version__
 from llmstage.places import conf_dir, options
-from llmstage.schema import FACTS, RunConfig, StageConfig, TaskConfig, stage_config, task_config
+from llmstage.schema import FACTS, RunConfig, stage_config, task_config
 from llmstage.schema.typed import describe, hints
 
 EXAMPLES = (
@@ -98,8 +98,7 @@ def help_text(stage: str = "", task: str = "") -> str:
             chosen = stage if group == "stage" else task
             for name in [chosen] if chosen else names:
                 config = stage_config(name) if group == "stage" else task_config(name)
-                plain = {item.name for item in fields(StageConfig if group == "stage" else TaskConfig)}
-                own = [item.name for item in fields(config) if item.name not in plain]
+                own = [item.name for item in fields(config) if f"{group}.{item.name}" not in FACTS]
                 keep = [line for word in own for line in entry(config, group, word)]
                 lines += [f"  of {group}={name}:", *keep] if keep else []
         else:

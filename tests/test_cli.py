@@ -48,15 +48,17 @@ def test_the_bare_command_is_an_overview(cli):
 
 
 def test_help_tells_every_key_of_the_schema(cli):
-    from llmstage.schema import RunConfig
+    from llmstage.schema import FACTS, RunConfig
     from llmstage.schema.typed import walk_fields
 
     status, out, err = cli("--help")
     assert status == 0 and err == ""
     for key, _ in walk_fields(RunConfig):
         if not key.startswith(("stage.", "task.")):
-            assert f"  {key}=" in out, key
-    assert "task.generate_rows" in out and "task.class_weights" in out and "stage.kill_at" in out
+            assert (f"  {key}=" in out) is (key not in FACTS), key
+    assert (
+        "task.generate_rows" in out and "task.class_weights" in out and "stage.kill_at" in out and "task.select" in out
+    )
 
 
 def test_help_of_one_stage_and_task_shows_their_own_keys(cli):
