@@ -137,6 +137,17 @@ def vars_of(state: TrainState) -> dict[str, Any]:
     return {name: getattr(state, name) for name in state.__slots__}
 
 
+def set_aside(run_dir: Path) -> Path | None:
+    """Move the checkpoints of an earlier run in the same folder out of the way; a later resume must not find them."""
+    folder = run_dir / "checkpoints"
+    if not list_checkpoints(folder):
+        return None
+    number = 1
+    while (old := run_dir / f"checkpoints.old{number}").exists():
+        number += 1
+    return folder.rename(old)
+
+
 def trash(folder: Path) -> None:
     """Renamed before it is deleted, so that a kill in between leaves no half folder that looks whole."""
     doomed = folder.with_name(f".trash-{folder.name}-{os.getpid()}")

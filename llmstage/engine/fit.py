@@ -16,7 +16,7 @@ from llmstage import console
 from llmstage.allocator import allocator_name
 from llmstage.engine.about import described, header, mapping, model_about, warnings
 from llmstage.engine.assemble import Pieces, assemble, data_digest, ledger
-from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state
+from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state, set_aside
 from llmstage.engine.machine import Machine, environment, peak_memory, product_rate, resolve_machine
 from llmstage.engine.optim import build_optimizer, build_schedule
 from llmstage.engine.outcome import finish
@@ -38,6 +38,9 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     """Train, select, score, write the run folder. Returns the selecting metric on validation: what a sweep optimises."""
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
+        old = set_aside(out_dir) if run.trainer.resume == "never" else None
+        if old:
+            console.note(f"trainer.resume=never: the checkpoints of the earlier run are kept in {old}")
         found = find_checkpoint(out_dir, run.trainer.resume)
         state, saved = read_state(found) if found else (TrainState(), {})
         fixed = saved.get("resolved", {})

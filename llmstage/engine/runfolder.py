@@ -71,5 +71,5 @@ def check_same_run(run: RunConfig, saved: dict[str, Any], found: Path) -> None:
         listed = ", ".join(f"{key}: {then.get(key)} -> {now.get(key)}" for key in changed[:8])
         raise ModelError(
             f"{found} was written by a run with another config ({listed}). Repeat the old command, "
-            f"or start anew in another folder (trainer.resume=never writes over this one)."
+            f"or start anew in another folder (trainer.resume=never begins again in this one and sets its checkpoints aside)."
         )

@@ -173,6 +173,14 @@ def test_signal_saves_and_the_same_command_goes_on(
     assert "resumed from step 3" in capsys.readouterr().err
 
 
+def test_never_begins_again_and_keeps_the_old_checkpoints_aside(capsys: pytest.CaptureFixture[str]) -> None:
+    first = run("causal_lm", "again")
+    assert first == run("causal_lm", "again", "trainer.resume=never", "seed=3")
+    assert "resumed from" not in capsys.readouterr().err
+    assert compare(first, Path("again/checkpoints.old1") / first.name) is not None
+    assert main(words("causal_lm", "again", "seed=3")) == 0, "what a later resume finds is the new run"
+
+
 def test_a_run_folder_has_one_owner() -> None:
     code = "from pathlib import Path; from llmstage.engine.session import run_lock; import sys\n"
     code += "with run_lock(Path('mine')): print('held', flush=True); sys.stdin.read()"
