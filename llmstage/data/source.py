@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -21,6 +22,7 @@ from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.rows import Columns, Row
 from llmstage.data.splits import Census, Cut
 from llmstage.errors import DataError
+from llmstage.places import cache_dir
 from llmstage.schema.data import DataConfig
 
 CheckRow = Callable[[Row], str | None]
@@ -264,14 +266,32 @@ def cut_missing(given: dict[str, RowSource], cfg: DataConfig) -> dict[str, RowSo
     if not any(shares.values()):
         return dict(given)
     train = given["train"]
+    rule = [shares, cfg.split.max_rows, cfg.split.seed, list(train.identity)]
+    cut = find_cut(train, shares, rule, cfg)
+    sides = {split: PartSource(train, split, cut, None, rule) for split in ("train", *(s for s in shares if shares[s]))}
+    merged: dict[str, RowSource] = {**given, **sides}
+    return {split: merged[split] for split in ("train", "validation", "test") if split in merged}
+
+
+def find_cut(train: RowSource, shares: dict[str, float], rule: list[Any], cfg: DataConfig) -> Cut:
+    """The thresholds of a cut: a whole pass over train, remembered by its content, so that a large file is counted once."""
+    # A quarantined row must be noted in each run's own folder, so its file is read again.
+    cache = cache_dir(cfg.cache) if cfg.on_bad_row == "error" else None
+    known = cache / "cuts" / f"{digest_of([train.digest(), rule])}.json" if cache else None
+    if known and known.is_file():
+        told = json.loads(known.read_text(encoding="utf-8"))
+        train.num_rows = told["rows"]
+        return Cut(told["low"], told["high"], cfg.split.seed)
     census = Census(cfg.split.seed)
     for row, _ in train:
         census.add(row, train.identity)
     cut = census.cut(shares["validation"], shares["test"], cfg.split.max_rows, "data.train")
-    rule = [shares, cfg.split.max_rows, cfg.split.seed, list(train.identity)]
-    sides = {split: PartSource(train, split, cut, None, rule) for split in ("train", *(s for s in shares if shares[s]))}
-    merged: dict[str, RowSource] = {**given, **sides}
-    return {split: merged[split] for split in ("train", "validation", "test") if split in merged}
+    if known:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        draft = known.with_name(f".tmp-{os.getpid()}-{known.name}")
+        draft.write_text(json.dumps({"low": cut.low, "high": cut.high, "rows": census.num_rows}), encoding="utf-8")
+        draft.replace(known)
+    return cut
 
 
 def guarded(file: DataFile, records: Records) -> Records:

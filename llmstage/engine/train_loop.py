@@ -76,7 +76,7 @@ def train(run: Training) -> TrainState:
     run.model.train()
     with display:
         while True:
-            done = state.step >= run.schedule.steps or (run.max_tokens is not None and state.tokens >= run.max_tokens)
+            done = state.step >= run.schedule.steps if run.max_tokens is None else state.tokens >= run.max_tokens
             improved = (
                 validate(run, display)
                 if due(run.eval_every, state.step, done) and state.evaluated != state.step

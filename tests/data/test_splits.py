@@ -159,3 +159,25 @@ def test_list_source_is_a_source() -> None:
     assert source.digest() != ListSource("train", rows[:1], "demo seed 0").digest()
     sources: dict[str, RowSource] = {"train": source, "test": ListSource("test", [rows[1]], "")}
     assert overlap(sources) == {"test": 1}
+
+
+def test_a_cut_is_counted_once_per_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmstage.data import source as sources
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "a.txt"
+    file.write_text("".join(f"a line that says {number}\n" for number in range(300)))
+    cfg = DataConfig(train=str(file), text_rows="line")
+
+    def texts() -> dict[str, list[str]]:
+        return {split: [row["text"] for row, _ in found] for split, found in opened().items()}
+
+    def opened() -> dict[str, Any]:
+        return sources.open_splits(cfg, Columns(required=("text",)), lambda row: None, None)
+
+    first = texts()
+    monkeypatch.setattr(sources.Census, "add", lambda *_: pytest.fail("counted again"))
+    assert texts() == first and opened()["train"].base.num_rows == 300
+    file.write_text("".join(f"a line that says {number}\n" for number in range(300, 600)))
+    with pytest.raises(pytest.fail.Exception, match="counted again"):
+        opened()
