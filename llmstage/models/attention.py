@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 NAME = "llmstage_products"
-LONGEST = 512
+LONGEST = 1024
 """Tokens in a row up to which the scores of all heads may stand in memory; beyond, memory grows and the gain shrinks."""
 
 

@@ -112,7 +112,7 @@ class TrainerConfig:
     log_every: Count = 10
     """Steps between printed lines; metrics.jsonl holds every step."""
     attention: Annotated[Literal["auto", "sdpa"], TRAINING] = "auto"
-    """auto: batched products when training in bf16 on a CPU with rows of up to 512 tokens, which is faster there; else
+    """auto: batched products when training in bf16 on a CPU with rows of up to 1,024 tokens, which is faster there; else
     sdpa, torch's own kernel."""
     deterministic: Annotated[bool, TRAINING] = True
     """Only deterministic kernels, so that a resumed run is bit-identical."""
