@@ -61,7 +61,7 @@ class ModelConfig:
 class TrainerConfig:
     """Budget, batches, machine, checkpoints."""
 
-    max_steps: Count | None = 600
+    max_steps: Count | None = 900
     """Optimizer steps. Exactly one of max_steps, epochs and max_tokens holds; typing one switches the default off."""
     epochs: Annotated[float, POSITIVE, TRAINING] | None = None
     """Passes over the training split."""
