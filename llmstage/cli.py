@@ -34,6 +34,9 @@ from llmstage.schema.checks import check_run
 INHERITED = ("task", "data", "generation", "seed")
 """What stage=evaluate takes over from the run folder it is pointed at, where the command line does not say otherwise."""
 
+SCORING_KEYS = ("eval_precision", "eval_batch_tokens", "packing")
+"""Of the trainer, what decides how scores are computed; taken over as well, so that the numbers are the same."""
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -202,6 +205,10 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
                 names_rows = group == "data" and key in ("path", "train", "validation", "test", "name")
                 if f"{group}.{key}" not in words.typed and key in plain[group] and not (names_rows and own_data):
                     plain[group][key] = value
+    for key in SCORING_KEYS:
+        old = (before.get("trainer") or {}).get(key)
+        if old is not None and f"trainer.{key}" not in words.typed:
+            plain["trainer"][key] = old
     if "data.context" not in words.typed:
         plain["data"]["context"] = before.get("resolved", {}).get("context", plain["data"]["context"])
     return plain

@@ -28,12 +28,14 @@ def scores(run_dir: str) -> dict:
 @pytest.mark.parametrize("task", options("task"))
 def test_evaluate_repeats_what_training_reported(task: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = ["generation.max_new_tokens=4"] if task == "dialogue" else []
+    more.append("trainer.eval_batch_tokens=500")
     assert main([f"stage={stage_of(task)}", f"task={task}", *SMALL, *more, "hydra.run.dir=trained"]) == 0
     elsewhere = workplace / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     assert main(["stage=evaluate", "model.path=../trained", "hydra.run.dir=scored"]) == 0
     trained, again = scores("../trained"), scores("scored")
+    assert "eval_batch_tokens: 500" in Path("scored/run.yaml").read_text(), "scored in the same batches"
     assert set(again) == {"validation", "test"} and set(trained) == {"train", "validation", "test"}
     for split in again:
         assert again[split].keys() == trained[split].keys()
