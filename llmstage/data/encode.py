@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from llmstage.data.rows import Row
 from llmstage.data.source import RowSource
@@ -15,16 +15,6 @@ from llmstage.errors import DataError
 
 BATCH_CHARACTERS = 4_000_000
 """Text tokenised in one call: keeps every core busy and memory flat."""
-
-
-class Encoded(Protocol):
-    """What a task returns for a window of a row."""
-
-    arrays: dict[str, list[int]]
-    ref: Any
-    cut: int
-    cut_targets: int
-    lost_end: bool
 
 
 Encode = Callable[[list[Row]], list[list[Any]]]

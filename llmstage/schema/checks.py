@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from llmstage.schema.marks import TRAINING_STAGES, ReadBy
+from llmstage.schema.marks import ReadBy
 from llmstage.schema.run import RunConfig, stage_config, task_config
 from llmstage.schema.typed import walk_fields
 
@@ -129,7 +129,3 @@ def marks(kind: Any) -> list[ReadBy]:
         [extra for extra in get_args(kind)[1:] if isinstance(extra, ReadBy)] if get_origin(kind) is Annotated else []
     )
     return found + [mark for part in get_args(kind) if get_origin(part) is Annotated for mark in marks(part)]
-
-
-def trains(run: RunConfig) -> bool:
-    return run.stage.name in TRAINING_STAGES
