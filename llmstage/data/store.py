@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the files below or any task's encode() change their meaning; part of every cache key."""
 
 
@@ -62,7 +62,7 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def get(self, index: int) -> tuple[dict[str, list[int]], Any, int]:
+    def get(self, index: int) -> tuple[dict[str, list[Any]], Any, int]:
         """(arrays, ref, row) of one feature."""
         arrays = {
             name: flat[self.offsets[name][index] : self.offsets[name][index + 1]].tolist()
@@ -96,21 +96,27 @@ class FeatureWriter:
             self.draft.mkdir(parents=True)
         self.id_type = id_type
         self.files: dict[str, Any] = {}
+        self.types: dict[str, str] = {}
+        """Decided by the first feature."""
         # Eight bytes a feature: lists of Python's integers would take half a gigabyte for ten million features.
         self.lengths: dict[str, array[int]] = {}
         self.rows: array[int] = array("q")
         self.refs: list[Any] = []
         self.ledger = Ledger()
 
-    def type_of(self, name: str) -> str:
-        return self.id_type if name == "input_ids" else "uint8" if name == "target" else "int32"
+    def type_of(self, name: str, values: list[Any]) -> str:
+        if name not in self.types:
+            known = {"input_ids": self.id_type, "target": "uint8"}
+            is_float = any(isinstance(value, float) for value in values)
+            self.types[name] = known.get(name, "float32" if is_float else "int32")
+        return self.types[name]
 
-    def add(self, arrays: dict[str, list[int]], row: int) -> None:
+    def add(self, arrays: dict[str, list[Any]], row: int) -> None:
         for name, values in arrays.items():
             if name not in self.files:
                 self.files[name] = open(self.draft / f"{name}.bin", "wb") if self.draft else io.BytesIO()  # noqa: SIM115
                 self.lengths[name] = array("q")
-            self.files[name].write(np.asarray(values, dtype=self.type_of(name)).tobytes())
+            self.files[name].write(np.asarray(values, dtype=self.type_of(name, values)).tobytes())
             self.lengths[name].append(len(values))
         self.rows.append(row)
 
@@ -120,9 +126,7 @@ class FeatureWriter:
         }
         rows = np.asarray(self.rows, dtype=np.int64)
         if self.draft is None or self.folder is None:
-            arrays = {
-                name: np.frombuffer(file.getvalue(), dtype=self.type_of(name)) for name, file in self.files.items()
-            }
+            arrays = {name: np.frombuffer(file.getvalue(), dtype=self.types[name]) for name, file in self.files.items()}
             return FeatureStore(arrays, offsets, rows, self.refs, self.ledger)
         for name, file in self.files.items():
             file.close()
@@ -131,7 +135,7 @@ class FeatureWriter:
         (self.draft / "refs.json").write_text(json.dumps(self.refs, ensure_ascii=False), encoding="utf-8")
         meta = {
             "format": FORMAT,
-            "arrays": {name: self.type_of(name) for name in self.files},
+            "arrays": self.types,
             "ledger": asdict(self.ledger),
         }
         (self.draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")

@@ -48,8 +48,9 @@ def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, A
     }
 
 
-def warnings(pieces: Pieces, state: TrainState) -> list[str]:
-    told = [
+def warnings(pieces: Pieces, state: TrainState, beside: dict[str, Any] | None = None) -> list[str]:
+    told = [beside["verdict"]] if beside and not beside["beaten"] else []
+    told += [
         f"{count} rows of {split} stand in the training split too." for split, count in pieces.overlaps.items() if count
     ]
     if state.skipped:

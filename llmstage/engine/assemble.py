@@ -50,7 +50,14 @@ class Pieces:
         """The model; for scoring, one whose head was never trained is refused."""
         options = self.task.model_options()
         model = build_model(
-            run.model, self.task.auto_model, self.processor, self.context, options, self.place, offline=run.offline
+            run.model,
+            self.task.auto_model,
+            self.processor,
+            self.context,
+            options,
+            self.place,
+            offline=run.offline,
+            extra=self.task.extra_module,
         )
         fresh = getattr(model, "new_weights", [])
         if fresh and not training:

@@ -81,7 +81,8 @@ def score_split(
             found.update(zip([index for row in batch_rows for index in row], predictions, strict=True))
     model.train(was_training)
     order = sorted(found)
-    predictions = [found[index] for index in order]
-    refs = [store.refs[index] for index in order]
+    predictions, refs, of_rows = task.merge(
+        [found[index] for index in order], [store.refs[index] for index in order], [int(rows[index]) for index in order]
+    )
     shown = task.exhibits(predictions, refs) if exhibits else []
-    return Scored(task.score(predictions, refs), predictions, refs, [int(rows[index]) for index in order], shown)
+    return Scored(task.score(predictions, refs), predictions, refs, of_rows, shown)

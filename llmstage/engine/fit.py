@@ -16,6 +16,7 @@ from llmstage import console
 from llmstage.allocator import allocator_name
 from llmstage.engine.about import described, header, mapping, model_about, warnings
 from llmstage.engine.assemble import Pieces, assemble, data_digest, ledger
+from llmstage.engine.baseline import baselines
 from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state, set_aside
 from llmstage.engine.machine import Machine, environment, peak_memory, product_rate, resolve_machine
 from llmstage.engine.optim import build_optimizer, build_schedule
@@ -131,10 +132,12 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             train(training)
             tracker.close()
             selected = load_best(model, state, checkpoints)
+            tune(run, pieces, model, machine)
             scored = score_all(run, pieces, model, machine, training=True)
             split = headline_split(scored) if scored else None
             shown = scored[split] if split else None
             samples = write_predictions(out_dir / "predictions.jsonl", pieces, shown, split) if shown and split else []
+            beside = baselines(run, pieces, shown, split) if shown and split else None
             report = {
                 **about,
                 "data": {"described": described(pieces), "mapping": mapping(pieces), "splits": ledger(pieces)},
@@ -142,6 +145,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "train": train_about(state, plan, machine, pieces, rate, selected, resolved),
                 "scores": scores_dict(scored),
                 "before": {split: before} if before and split else {},
+                "baselines": beside,
                 "exhibits": shown.exhibits if shown else [],
                 "samples": samples,
                 "predicted": {
@@ -153,7 +157,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "plan": plan_line(
                     plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]
                 ),
-                "warnings": warnings(pieces, state),
+                "warnings": warnings(pieces, state, beside),
             }
             save_model(model, pieces.processor, out_dir / "model")
             finish(run, out_dir, report, time.perf_counter() - clock)
@@ -229,6 +233,16 @@ def load_best(model: nn.Module, state: TrainState, checkpoints: Checkpoints) -> 
         return state.step
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     return state.best_step
+
+
+def tune(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine) -> None:
+    """What a task fits on validation after training goes into the model's config, so that the saved model has it."""
+    if not pieces.task.tunes or "validation" not in pieces.stores:
+        return
+    scored = score(run, pieces, model, machine, "validation")
+    pieces.task.tune(scored.predictions, scored.refs)
+    config: Any = model.config
+    config.llmstage = pieces.task.model_options().get("llmstage")
 
 
 def train_about(

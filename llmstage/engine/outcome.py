@@ -12,7 +12,7 @@ from llmstage.engine.machine import environment
 from llmstage.report.card import write_card
 from llmstage.report.files import write_json
 from llmstage.report.html import write_html
-from llmstage.report.terminal import score_table
+from llmstage.report.terminal import baseline_lines, score_table
 from llmstage.schema import RunConfig
 
 
@@ -34,6 +34,7 @@ def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float
         write_card(out_dir / "model", whole)
     link_latest(out_dir, run.stage.name)
     console.result(score_table(whole))
+    console.result(*baseline_lines(whole))
     for line in whole.get("warnings", []):
         console.warn(line)
     console.result(f"report: {page}", *([f"model:  {out_dir / 'model'}"] if (out_dir / "model").is_dir() else []))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig
 
@@ -73,8 +75,12 @@ def build_model(
     place: ModelPlace | None,
     *,
     offline: bool,
+    extra: Callable[[Any], nn.Module | None] = lambda config: None,
 ) -> Any:
-    """The model with its head, fp32, in eval mode. Weights are seeded by torch's generator where none are loaded."""
+    """The model with its head, fp32, in eval mode. Weights are seeded by torch's generator where none are loaded.
+
+    `extra`: makes the task's own module from the model's config; it becomes `model.extra`.
+    """
     auto = getattr(transformers, auto_model)
     if place is None:
         config = preset_config(cfg, processor, context, options)
@@ -87,6 +93,11 @@ def build_model(
                 f"The tokenizer has {len(processor)} entries but the model at {cfg.path} has embeddings for {rows}. "
                 f"They do not belong together: save the model with its own tokenizer."
             )
+    module = extra(model.config)
+    if module is not None:
+        model.extra = module
+        if place is not None:
+            load_extra(model, place)
     if model.config.pad_token_id is None:  # transformers' classifiers look for it to find the last token
         model.config.pad_token_id = processor.pad_id
     if auto_model == "AutoModelForCausalLM":
@@ -130,6 +141,19 @@ def load_model(auto: Any, place: ModelPlace, options: dict[str, Any], dropout: f
     started_anew = [name for name in found["missing_keys"] if name not in tied]
     model.new_weights = sorted({*started_anew, *(str(name[0]) for name in found["mismatched_keys"])})
     return model
+
+
+def load_extra(model: Any, place: ModelPlace) -> None:
+    """The task's own weights, which lie beside the model's as `extra.*`; where there are none, they start anew."""
+    files = sorted(place.model_dir.glob("*.safetensors")) if place.model_dir is not None else []
+    saved = {name: value for file in files for name, value in load_file(file).items() if name.startswith("extra.")}
+    mine = model.extra.state_dict(prefix="extra.")
+    if saved and {name: value.shape for name, value in saved.items()} == {
+        name: value.shape for name, value in mine.items()
+    }:
+        model.extra.load_state_dict({name.removeprefix("extra."): value for name, value in saved.items()})
+    else:
+        model.new_weights = sorted({*model.new_weights, *(mine or ["extra"])})
 
 
 HEADS = ("classifier", "score", "head", "qa_outputs", "lm_head", "cls", "decoder")

@@ -53,6 +53,7 @@ def page(run_dir: Path, report: Mapping[str, Any]) -> str:
         report=report,
         tiles=list(tiles(report)),
         score_tables=list(score_tables(report)),
+        beside=baseline_table(report),
         loss=loss,
         metric_charts=metric_charts(lines, selected),
         train_charts=train_charts(lines),
@@ -112,6 +113,19 @@ def score_tables(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             shown = {"before": was, "step": step, "verdict": verdict, "bounds": scale_of(score, was)}
             rows.append({"name": name, "score": score, **shown})
         yield {"split": split, "rows": rows, "compared": any(row["before"] for row in rows)}
+
+
+def baseline_table(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The model and the simple methods, a row each, with the metrics that they share."""
+    beside = report.get("baselines")
+    if not beside:
+        return None
+    ours = report["scores"][beside["split"]]
+    metrics = [name for name in ours if any(name in scores for scores in beside["methods"].values())]
+    metrics.sort(key=lambda name: name != beside["metric"])
+    methods = {"this model": ours, **beside["methods"]}
+    rows = [{"name": name, "scores": [scores.get(metric) for metric in metrics]} for name, scores in methods.items()]
+    return {**beside, "metrics": metrics, "rows": rows}
 
 
 def scale_of(score: Mapping[str, Any], before: Mapping[str, Any] | None) -> tuple[float, float] | None:

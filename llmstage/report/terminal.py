@@ -50,6 +50,18 @@ def score_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def baseline_lines(report: Mapping[str, Any]) -> list[str]:
+    """The model beside the simple methods, in the metric they are compared by, and the sentence about it."""
+    beside = report.get("baselines")
+    if not beside:
+        return []
+    split, metric = beside["split"], beside["metric"]
+    methods = {"this model": report["scores"][split], **beside["methods"]}
+    wide = max(map(len, methods))
+    lines = [f"  {name:<{wide}}  {metric} {words.number(scores[metric]['value'])}" for name, scores in methods.items()]
+    return [f"beside simple methods ({split}):", *lines, beside["verdict"]]
+
+
 def score_lines(report: Mapping[str, Any]) -> list[str]:
     """The same, one tab-separated line a score with a heading line, for pipes."""
     heads, rows = score_rows(report)

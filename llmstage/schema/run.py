@@ -99,6 +99,9 @@ class TrainerConfig:
     """Validation rows used while training; the final scores are on all of them."""
     train_rows_scored: Annotated[int, NOT_NEGATIVE, TRAINING] = 200
     """Training rows scored at the end, to show the gap to validation; 0: none."""
+    baselines: bool = True
+    """Score simple methods (majority class, TF-IDF with logistic regression, popularity, …) on the same split; a model
+    that does not beat them says so."""
     save_every: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
     """Steps between checkpoints; 0: only at the end; auto: as often as eval_every."""
     keep: Annotated[int, Range(2, 1_000_000), TRAINING] = 3

@@ -8,6 +8,7 @@ from pathlib import Path
 from llmstage import console
 from llmstage.engine.about import described, header, mapping, model_about, warnings
 from llmstage.engine.assemble import assemble, ledger
+from llmstage.engine.baseline import baselines
 from llmstage.engine.checkpoint import TrainState
 from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
@@ -35,15 +36,17 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             console.note(header(cfg, pieces, out_dir))
             scored = score_all(cfg, pieces, model, machine, training=False)
             split = headline_split(scored)
+            beside = baselines(cfg, pieces, scored[split], split)
             report = {
                 **about,
                 "data": {"described": described(pieces), "mapping": mapping(pieces), "splits": ledger(pieces)},
                 "model": model_about(cfg, pieces, model),
                 "train": None,
                 "scores": scores_dict(scored),
+                "baselines": beside,
                 "exhibits": scored[split].exhibits,
                 "samples": write_predictions(out_dir / "predictions.jsonl", pieces, scored[split], split),
-                "warnings": warnings(pieces, TrainState()),
+                "warnings": warnings(pieces, TrainState(), beside),
             }
             finish(cfg, out_dir, report, time.perf_counter() - clock)
             chosen = scored[split].scores.get(cfg.task.select)

@@ -34,8 +34,9 @@ class RowError(ValueError):
 class Features:
     """One encoded example: what the model sees of a row, or of a window of it. No padding."""
 
-    arrays: dict[str, list[int]]
-    """`input_ids` [T] always; other sequences [T], or [1] for a label of the whole."""
+    arrays: dict[str, list[Any]]
+    """`input_ids` [T] always; other sequences [T], or [1] for a label of the whole. Whole numbers, or floats throughout
+    (kept as float32; an array that is ever float must be float in every feature)."""
     ref: Any = None
     """What score() compares with; JSON data."""
     cut: int = 0
@@ -49,7 +50,8 @@ class Features:
 
     @property
     def input_ids(self) -> list[int]:
-        return self.arrays["input_ids"]
+        ids: list[int] = self.arrays["input_ids"]
+        return ids
 
 
 @dataclass(slots=True)
@@ -130,8 +132,14 @@ class Task(ABC):
         """Take the same from the config of a trained model."""
 
     def model_options(self) -> dict[str, Any]:
-        """Keys for the model's config, e.g. num_labels, id2label."""
+        """Keys for the model's config, e.g. num_labels, id2label. What only we read goes under the one key `llmstage`
+        (JSON data): it is kept in config.json and comes back through adopt()."""
         return {}
+
+    def extra_module(self, config: Any) -> nn.Module | None:
+        """Weights beside those of the transformers class, e.g. for number columns; the model's `extra`, called by loss()
+        and predict(). They are saved with the model as `extra.*`; transformers loads the rest without them."""
+        return None
 
     def bind(self, processor: Processor, context: int) -> None:
         """Called once before encode: the tokenizer, and the most tokens a feature may have."""
@@ -165,9 +173,26 @@ class Task(ABC):
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
         """One prediction per feature, as JSON data. `generate`: text is wanted as well, where the task generates."""
 
+    def merge(self, predictions: list[Any], refs: list[Any], rows: list[int]) -> tuple[list[Any], list[Any], list[int]]:
+        """Features of one row brought together, where a long row has several (windows); `rows` [N] is the row of each,
+        in rising order. Everything below sees what this returns."""
+        return predictions, refs, rows
+
+    tunes: ClassVar[bool] = False
+    """Whether tune() does something, so that the validation split is scored for it."""
+
+    def tune(self, predictions: list[Any], refs: list[Any]) -> None:
+        """Fit on the validation split, after training, what is not learned by gradients: thresholds, a temperature. What
+        it finds belongs into model_options(), so that a saved model decides the same."""
+
     @abstractmethod
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         """Plain Python in, numbers out."""
+
+    def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
+        """Scores of simple methods on the rows behind `refs`, by name, e.g. {"majority class": {"accuracy": ...}}. They
+        learn from `train` alone, and use the names of score(), so that the report can set them beside the model."""
+        return {}
 
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         """Tables and charts beside the scores, for the report."""

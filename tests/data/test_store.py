@@ -66,3 +66,13 @@ def test_the_share_of_lost_targets():
     assert Ledger().lost_target_share == 0
     assert Ledger(target_tokens=75, lost_targets=25).lost_target_share == 0.25
     assert Ledger(target_tokens=75, lost_targets=25).as_dict()["lost_target_share"] == 0.25
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_floats_stay_floats(tmp_path, on_disk):
+    writer = FeatureWriter(tmp_path / "store" if on_disk else None, "uint16")
+    writer.add({"input_ids": [1, 2], "numbers": [0.5, -1.25]}, 0)
+    writer.add({"input_ids": [3], "numbers": [2.0, 7.5]}, 1)
+    store = writer.finish()
+    assert store.get(0)[0] == {"input_ids": [1, 2], "numbers": [0.5, -1.25]}
+    assert store.get(1)[0]["numbers"] == [2.0, 7.5]

@@ -173,10 +173,10 @@ def test_packed_rows_equal_rows_of_their_own(case, tiny):
 def test_it_learns_eight_rows_and_a_perfect_model_scores_one(case, learned):
     it, model = learned(*case)
     predictions, batch = predict(it, model)
-    scores = it.task.score(predictions, batch.refs)
+    scores = it.scores(predictions, batch.refs)
     main_score = scores[it.run.task.select]
     assert main_score.value == pytest.approx(1.0, abs=0.1)
-    untrained = it.task.score(predict(it, it.model(), generate=False)[0], batch.refs)[it.run.task.select]
+    untrained = it.scores(predict(it, it.model(), generate=False)[0], batch.refs)[it.run.task.select]
     better = main_score.value > untrained.value
     assert better is main_score.higher_is_better, "the metric knows its own direction"
     for name in ("exact_match", "recall_closed", "recall_numbers", "accuracy"):
@@ -216,7 +216,7 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
         assert torch.equal(theirs(**told).logits, model(**told).logits)
     mine, batch = predict(it, model)
     again, _ = predict(it, theirs)
-    assert it.task.score(mine, batch.refs) == it.task.score(again, batch.refs)
+    assert it.scores(mine, batch.refs) == it.scores(again, batch.refs)
     adopted = type(it.task)(it.run.task, it.run.generation)
     adopted.adopt(theirs.config)  # what stage=evaluate does: no training rows are seen
     adopted.bind(load_processor(str(tmp_path), local=True), it.context)
@@ -229,9 +229,10 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
         adopted.model_options(),
         find_model(str(tmp_path)),
         offline=True,
+        extra=adopted.extra_module,
     )
     once_more, _ = predict(it, loaded)
-    assert it.task.score(once_more, batch.refs) == it.task.score(mine, batch.refs)
+    assert it.scores(once_more, batch.refs) == it.scores(mine, batch.refs)
 
 
 def in_chinese(value: Any, key: str = "") -> Any:
@@ -258,7 +259,7 @@ def test_chinese_text_survives(case, tiny):
     )
     if "text" not in it.task.columns.required or "label" in it.task.columns.required:
         assert CHINESE in told
-    it.task.score(predictions, batch.refs)
+    it.scores(predictions, batch.refs)
 
 
 OUTSIDE = '''
