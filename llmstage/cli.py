@@ -181,7 +181,7 @@ def typed_run(plain: Any, words: Words) -> tuple[RunConfig, list[str]]:
     if "${" in str(plain.get("data")) or not run.stage.name:
         return run, wrong
     if not wrong:
-        wrong += check_run(run, [key for key in words.typed if "." in key])
+        wrong += check_run(run, [key for key in words.typed if "." in key or key == "data_root"])
     return run, wrong
 
 
@@ -268,6 +268,8 @@ def run_job(config: DictConfig, command: Command) -> float | None:
         stop_for(wrong)
         module = load_module("stages", run.stage.name, trusted=True)
         about = {"command": shlex.join(["llmstage", *command.arguments]), "started": started}
+        recipe = hydra_config.runtime.choices.get("experiment")
+        about |= {"experiment": str(recipe)} if recipe else {}
         outcome.value = module.run(run, out_dir, about)
         outcome.status = 0
         return outcome.value

@@ -46,6 +46,7 @@ def check_run(run: RunConfig, typed: Iterable[str]) -> list[str]:
         *check_model_fits_task(run),
         *check_budget(run),
         *check_preset(run),
+        *check_data_root(run),
         *check_read(run, typed),
     ]
 
@@ -105,6 +106,17 @@ def check_preset(run: RunConfig) -> list[str]:
             f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."
         ]
     return []
+
+
+def check_data_root(run: RunConfig) -> list[str]:
+    """A recipe's data lie where data_root says."""
+    paths = run.data.below(run.data_root)
+    if not paths or Path(run.data_root).expanduser().is_dir():
+        return []
+    return [
+        f"data_root={run.data_root}: there is no such folder (seen from {Path.cwd()}), and this recipe reads {paths[0]}. "
+        f"Name the folder that holds the data sets: data_root=<folder>. docs/recipes says where each set comes from."
+    ]
 
 
 def check_read(run: RunConfig, typed: Iterable[str]) -> list[str]:

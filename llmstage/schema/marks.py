@@ -41,6 +41,11 @@ def _generates(run: RunConfig) -> str | None:
     return None if run.task.generates else f"task={run.task.name} generates no text"
 
 
+def _rooted(run: RunConfig) -> str | None:
+    return None if run.data.below(run.data_root) else "no path of this run starts there; experiment= sets such paths"
+
+
+ROOTED = ReadBy(_rooted)
 TRAINING = ReadBy(_training)
 FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)
