@@ -71,12 +71,20 @@ def table(runs: Path) -> int:
             known[row.pop("key")] = row
     known = {key: row for key, row in sorted(known.items()) if row["experiment"] in options("experiment")}
     RESULTS.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    readme = PAGES / "README.md"
-    before, _, rest = readme.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n\n{render(known)}\n\n{END}{after}", "utf-8")
+    fill(PAGES / "README.md", render(known))
+    for name in {row["experiment"] for row in known.values()}:
+        fill(PAGES / f"{name}.md", render({key: row for key, row in known.items() if row["experiment"] == name}))
     print(render(known))
     return 0
+
+
+def fill(page: Path, text: str) -> None:
+    """The part of a page between the two marks, anew."""
+    before, found, rest = page.read_text("utf-8").partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (found and closed):
+        sys.exit(f"{page} lacks the lines '{BEGIN}' and '{END}': the result has no place.")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
 
 
 def row_of(report: dict[str, Any]) -> dict[str, Any]:
