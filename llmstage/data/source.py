@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -212,9 +213,18 @@ class FileSource(CheckedSource):
 
     def digest(self) -> str:
         if self._digest is None:
-            content = [(name, file.digest()) for file, name in self.files]
+            content = [(name, file.digest(), *self._beside(file, name)) for file, name in self.files]
             self._digest = digest_of(["files", content, options_of(self.cfg, self.columns)])
         return self._digest
+
+    def _beside(self, file: DataFile, name: str) -> Iterator[str]:
+        """A digest of the other files from which the reader takes a part of the rows; of their names too, which may be dates."""
+        beside = getattr(load_reader(name, trusted=self.trusted), "beside", None)
+        if beside is not None:
+            whole = hashlib.sha256()
+            for path in beside(file.path):
+                whole.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+            yield whole.hexdigest()
 
 
 class PartSource(RowSource):
@@ -299,8 +309,9 @@ def open_splits(
 
         given.update(open_tables(cfg, columns, check_row, bad_rows))
     endings = known_endings(cfg.format if "." not in cfg.format else "auto")
+    find = None if cfg.format == "auto" else getattr(load_reader(cfg.format, trusted=trusted), "find", None)
     for split, paths in cfg.sources().items():
-        files = expand(paths, f"data.{split}", endings)
+        files = expand(paths, f"data.{split}", endings, find)
         given[split] = FileSource(split, files, cfg, columns, check_row, bad_rows, trusted=trusted)
     given = {split: given[split] for split in ("train", "validation", "test") if split in given}
     clock = Clock(cfg.split.time_format)
