@@ -137,7 +137,7 @@ def list_folder(folder: Path, shown: str, key: str, endings: set[str]) -> list[D
         return data
     below = [item.name for item in inside if item.is_dir() and not item.name.startswith(".")]
     if below:
-        mend = f"It has folders: {', '.join(below[:8])}. Name one ({key}={os.path.join(shown, below[0])}) or a glob."
+        mend = f"It has folders: {', '.join(below[:8])}. Name one ({key}={os.path.join(shown, below[0])}) or a glob, or the reader of this set: data.format=<name>."
     elif files:
         names = ", ".join(file.path.name for file in files[:8])
         mend = f"It has: {names}. Known endings: {', '.join(sorted(endings))} (and .gz); or name the files in {key}."

@@ -23,6 +23,18 @@ class Mark(NamedTuple):
 NO_MARK = Mark()
 
 
+class Span:
+    """The first and the last time of the rows that were added."""
+
+    def __init__(self) -> None:
+        self.ends: tuple[float, float] | None = None
+
+    def add(self, mark: Mark) -> None:
+        if mark.time is not None:
+            first, last = self.ends or (mark.time, mark.time)
+            self.ends = min(first, mark.time), max(last, mark.time)
+
+
 class Marker:
     """Reads the marks of one split's records. All splits of a run share the clock."""
 

@@ -15,7 +15,7 @@ from llmstage.data.columns import check_named, map_columns
 from llmstage.data.files import DataFile, NamingFile, expand
 from llmstage.data.formats import detect, known_endings, load_reader
 from llmstage.data.lines import check_encoding
-from llmstage.data.marks import NO_MARK, Mark, Marker
+from llmstage.data.marks import NO_MARK, Mark, Marker, Span
 from llmstage.data.quarantine import BadRows
 from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.rows import Columns, Row, digest_of
@@ -48,6 +48,8 @@ class RowSource(ABC):
 
     times: tuple[float, float] | None = None
     """First and last time, once a whole pass has seen them, where data.split.time is set."""
+    whole: tuple[RowSource, Cut | RankedCut] | None = None
+    """Of a split that is exactly one side of a cut: what was cut, and how."""
     notes: tuple[str, ...] = ()
     """Sentences for the report about odd content."""
 
@@ -240,6 +242,10 @@ class PartSource(RowSource):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.base.notes
 
+    @property
+    def whole(self) -> tuple[RowSource, Cut | RankedCut] | None:  # type: ignore[override]
+        return (self.base, self.side_of) if self.side_of is not None and self.limit is None else None
+
     def show_time(self, time: float) -> str:
         return self.base.show_time(time)
 
@@ -275,18 +281,6 @@ class PartSource(RowSource):
 
     def digest(self) -> str:
         return digest_of(["part", self.base.digest(), self.split if self.side_of else "", self.rule, self.limit])
-
-
-class Span:
-    """The first and the last time of the rows that were added."""
-
-    def __init__(self) -> None:
-        self.ends: tuple[float, float] | None = None
-
-    def add(self, mark: Mark) -> None:
-        if mark.time is not None:
-            first, last = self.ends or (mark.time, mark.time)
-            self.ends = min(first, mark.time), max(last, mark.time)
 
 
 def open_splits(

@@ -8,14 +8,14 @@ import math
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmstage.data.marks import NO_MARK, Mark
+from llmstage.data.marks import NO_MARK, Mark, Span
 from llmstage.data.rows import Row, digest_of
 from llmstage.errors import DataError, UserError
 from llmstage.places import cache_dir
@@ -227,7 +227,29 @@ def count_shared(
     held = {split: source for split, source in sources.items() if split != "train" and counts(source)}
     if train is None or not held:
         return {}
-    keys = {split: [key(row, mark) for row, _, mark in source.marked()] for split, source in held.items()}
+    keys: dict[str, list[int | None]] = {split: [] for split in held}
+    for split, row, mark in side_by_side(held):
+        keys[split].append(key(row, mark))
     wanted = {value for found in keys.values() for value in found if value is not None}
     both = {value for row, _, mark in train.marked() if (value := key(row, mark)) in wanted}
     return {split: sum(value in both for value in found) for split, found in keys.items()}
+
+
+def side_by_side(sources: Mapping[str, RowSource]) -> Iterator[tuple[str, Row, Mark]]:
+    """The rows of several splits, each with its split; those that were cut from one source come in one pass over it."""
+    parts = {split: source for split, source in sources.items() if source.whole is not None}
+    for split, source in sources.items():
+        if split not in parts:
+            for row, _, mark in source.marked():
+                yield split, row, mark
+    if not parts:
+        return
+    base, cut = next(source.whole for source in parts.values() if source.whole is not None)
+    spans = {split: Span() for split in parts}
+    for row, _, mark in base.marked():
+        side = cut.side(row, base.identity, mark)
+        if side in parts:
+            spans[side].add(mark)
+            yield side, row, mark
+    for split, span in spans.items():
+        parts[split].times = span.ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from collections import Counter
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +263,23 @@ def test_keys_that_do_not_go_together(compose_run: Any, words: list[str], told: 
     run = compose_run(["stage=finetune", "task=classification", "data.train=a.csv", *words])
     wrong = check_run(run, [word.partition("=")[0] for word in words])
     assert (wrong == []) if told is None else (len(wrong) == 1 and told in wrong[0])
+
+
+def test_a_saved_table_with_true_dates_is_cut_by_time(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{**row, "when": datetime.fromisoformat(str(row["when"]))} for row in table(120)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "d"))
+    sources = opened(path=str(tmp_path / "d"), split=SplitConfig(by="time", time="when"))
+    times = {side: of(rows, texts, "when") for side, texts in sides(sources).items()}
+    assert max(times["train"]) < min(times["validation"]) and max(times["validation"]) < min(times["test"])
+
+
+def test_one_pass_over_the_source_serves_all_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = opened(train=write(tmp_path / "a.csv", table(200)), split=SplitConfig(by="time", time="when"))
+    base = sources["test"].whole
+    assert base is not None
+    passes = []
+    original = type(base[0]).marked
+    monkeypatch.setattr(type(base[0]), "marked", lambda self: passes.append(1) or original(self))
+    leaks = find_leaks(sources, None, "when")
+    assert len(passes) == 2 and list(leaks.spans) == ["train", "validation", "test"]
