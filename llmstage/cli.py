@@ -63,10 +63,10 @@ class Command:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit status; never raises for a user's mistake."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "", "false")
+    full_error = wants_trace()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra shall raise instead of printing and exiting with 1: the status is ours
     try:
-        return run_command(arguments)
+        return run_command(arguments, full_error=full_error)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if full_error:
             traceback.print_exc()
@@ -91,7 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1" if full_error else "0"
 
 
-def run_command(arguments: list[str]) -> int:
+def wants_trace() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "", "false")
+
+
+def run_command(arguments: list[str], *, full_error: bool) -> int:
     if not arguments:
         console.result(overview())
         return 0
@@ -111,7 +115,7 @@ def run_command(arguments: list[str]) -> int:
     if not only_shows:
         check_all(command, config_dirs)
         stop_for(words.wrong)
-        restart_with_allocator(command)
+        restart_with_allocator(command, full_error=full_error)
     else:
         stop_for(words.wrong)
     flags = [word for word in arguments if word not in parsed.overrides]
@@ -181,7 +185,7 @@ def typed_run(plain: Any, words: Words) -> tuple[RunConfig, list[str]]:
     if "${" in str(plain.get("data")) or not run.stage.name:
         return run, wrong
     if not wrong:
-        wrong += check_run(run, [key for key in words.typed if "." in key])
+        wrong += check_run(run, [key for key in words.typed if "." in key or key == "data_root"])
     return run, wrong
 
 
@@ -214,7 +218,7 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
     return plain
 
 
-def restart_with_allocator(command: Command) -> None:
+def restart_with_allocator(command: Command, *, full_error: bool) -> None:
     """Start again once with a better allocator (PERFORMANCE.md, point 2); only from the console entry."""
     if os.environ.get("LLMSTAGE_ENTRY") != "console" or command.words.choice("stage") not in ("pretrain", "finetune"):
         return
@@ -225,6 +229,8 @@ def restart_with_allocator(command: Command) -> None:
     extra = preload_environment()
     if extra:
         sys.stdout.flush()
+        # main() has set HYDRA_FULL_ERROR for Hydra's sake; the new process must see what the user wanted.
+        extra["HYDRA_FULL_ERROR"] = "1" if full_error else "0"
         os.execve(sys.executable, [sys.executable, "-m", "llmstage", *command.arguments], {**os.environ, **extra})
 
 
@@ -268,6 +274,8 @@ def run_job(config: DictConfig, command: Command) -> float | None:
         stop_for(wrong)
         module = load_module("stages", run.stage.name, trusted=True)
         about = {"command": shlex.join(["llmstage", *command.arguments]), "started": started}
+        recipe = hydra_config.runtime.choices.get("experiment")
+        about |= {"experiment": str(recipe)} if recipe else {}
         outcome.value = module.run(run, out_dir, about)
         outcome.status = 0
         return outcome.value

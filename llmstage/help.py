@@ -55,6 +55,7 @@ def overview() -> str:
         f"task    {'  '.join(options('task'))}",
         f"model   {'  '.join(options('model'))}   (or model.path=<folder or hub id>)",
         "data    data.train=<files> data.validation=<files> data.test=<files>   (default: a demo world made in memory)",
+        f"recipes experiment={'|'.join(options('experiment')[:6])}|…   (llmstage --help lists them)",
         "",
         *(f"  {command:<62} # {why}" for command, why in EXAMPLES),
         "",
@@ -104,7 +105,18 @@ def help_text(stage: str = "", task: str = "") -> str:
         else:
             lines += keys_of(hints(RunConfig)[group], group)
         lines.append("")
-    lines += ["root", *entry(RunConfig, "", "seed"), *entry(RunConfig, "", "offline"), ""]
+    lines += [
+        "root",
+        *entry(RunConfig, "", "seed"),
+        *entry(RunConfig, "", "offline"),
+        *entry(RunConfig, "", "data_root"),
+        "",
+    ]
+    lines += [
+        "experiment (whole recipes)",
+        *(f"  {name:<24} {about('experiment', name)}".rstrip() for name in options("experiment")),
+        "",
+    ]
     lines.append(
         "Exit status: 0 done, 1 bug or failed sweep, 2 config, 3 data, 4 model or resume, 5 diverged, 6 out of memory, 7 disk,"
     )

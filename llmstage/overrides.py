@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException
 
 from llmstage.errors import Refused, UserError
+from llmstage.experiment import choices_of, preset_words
 from llmstage.naming import did_you_mean, unknown
 from llmstage.places import name_in, options
 from llmstage.schema import FACTS, GROUPS, RunConfig, stage_config, task_config
@@ -113,6 +114,7 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
         if key in (*GROUPS, "experiment"):
             words.typed[key] = values_of(override)
             words.wrong += check_choice(key, words.typed[key], config_dirs)
+    take_recipe(words, config_dirs)
     kinds = known_keys(words, config_dirs)
     for override in overrides:
         key = override.key_or_group
@@ -133,6 +135,23 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
         elif given:
             words.for_hydra += [f"{key}=null" for key in keys if key not in words.typed]
     return words
+
+
+def take_recipe(words: Words, config_dirs: tuple[Path, ...]) -> None:
+    """Stage and task that a recipe chooses count as chosen; a trainer preset typed beside it goes before its settings."""
+    recipes = [str(value) for value in words.typed.get("experiment", []) if value is not None]
+    for group in ("stage", "task"):
+        chosen = [choices_of(name, config_dirs).get(group) for name in recipes]
+        if group not in words.typed and any(chosen):
+            words.typed[group] = list(dict.fromkeys(option for option in chosen if option))
+    preset = words.choice("trainer")
+    if not recipes or preset in ("", "default"):
+        return
+    settings = preset_words(preset, config_dirs)
+    for keys in ONE_OF:
+        if any(settings.get(key) is not None for key in keys):
+            settings |= {key: None for key in keys if key not in settings}
+    words.for_hydra += [f"{key}={'null' if value is None else value}" for key, value in settings.items()]
 
 
 def check_choice(group: str, values: list[Any], config_dirs: tuple[Path, ...]) -> list[str]:

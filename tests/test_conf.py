@@ -31,6 +31,8 @@ def keys_of_task(name: str) -> dict:
 
 def words_for(group: str, option: str) -> list[str]:
     """A command line that can start and takes this option."""
+    if group == "experiment":
+        return [f"experiment={option}", f"data_root={CONF}"]
     task = option if group == "task" else "causal_lm"
     if group == "model":
         kind = OmegaConf.load(CONF / "model" / f"{option}.yaml").kind

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,15 @@ def test_a_failed_job_of_a_sweep_is_a_row_of_its_table(workplace, capsys):
         "completed",
         "failed",
     ]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there a process starts again for its allocator")
+def test_the_console_script_shows_no_traceback_after_its_second_start(workplace):
+    """The first process sets HYDRA_FULL_ERROR for Hydra's sake; the one it becomes must not inherit that."""
+    write_rows("one.jsonl", [json.dumps({"text": f"t {n}", "label": "a"}) for n in range(20)])
+    free = {key: value for key, value in os.environ.items() if not key.startswith(("LLMSTAGE", "HYDRA", "LD_PRELOAD"))}
+    free |= {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "llmstage", *CLASSIFY, "data.train=one.jsonl"], env=free, capture_output=True, text=True
+    )
+    assert done.returncode == 3 and "two are needed" in done.stderr and "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TASKS = sorted(path.stem for path in (PACKAGE / "tasks").glob("*.py") if path.stem not in ("__init__", "base"))
 
 FLOOR = {
-    **dict.fromkeys(("__init__", "errors", "naming", "console", "places", "allocator", "schema"), 0),
+    **dict.fromkeys(("__init__", "errors", "naming", "console", "places", "experiment", "allocator", "schema"), 0),
     **dict.fromkeys(("metrics", "models", "data", "report"), 1),
     "tasks": 2,
     **dict.fromkeys(("engine", "explore", "serve"), 3),

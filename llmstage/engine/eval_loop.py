@@ -45,6 +45,13 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if body._compiled_call_impl is not None else nullcontext()
 
 
+def spread(rows: np.ndarray, count: int | None) -> np.ndarray:
+    """`count` of the rows at even distances; all where there are no more, or where it is None."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows[np.arange(count) * len(rows) // max(1, count)]
+
+
 @torch.no_grad()
 def score_split(
     model: nn.Module,
@@ -59,15 +66,20 @@ def score_split(
     text_rows: int = 0,
     exhibits: bool = False,
 ) -> Scored:
-    """Predict and score the first `num_rows` rows of a split (None: all); text is generated for the first `text_rows` of them.
+    """Predict and score `num_rows` rows of a split (None: all); text is generated for `text_rows` of them.
+
+    The rows are spread evenly over the split, because a file is often sorted by label or by time; of a training split, whose
+    references are kept for its first rows only, they are those.
 
     Batches depend on the data and `batch_tokens` alone, so training and stage=evaluate compute the same numbers.
     """
     was_training = model.training
     model.eval()
     rows = np.asarray(store.rows)
-    chosen = np.flatnonzero(rows < num_rows) if num_rows is not None else np.arange(len(rows))
-    with_text = [int(index) for index in chosen if rows[index] < text_rows]
+    known = np.unique(rows[: len(store.refs)])
+    picked = spread(known, num_rows)
+    chosen = np.flatnonzero(np.isin(rows[: len(store.refs)], picked))
+    with_text = [int(index) for index in chosen[np.isin(rows[chosen], spread(picked, text_rows))]]
     generating = set(with_text)
     without = [int(index) for index in chosen if int(index) not in generating]
     found: dict[int, Any] = {}

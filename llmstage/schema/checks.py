@@ -47,6 +47,7 @@ def check_run(run: RunConfig, typed: Iterable[str]) -> list[str]:
         *check_budget(run),
         *check_preset(run),
         *check_split(run),
+        *check_data_root(run),
         *check_read(run, typed),
     ]
 
@@ -116,6 +117,17 @@ def check_split(run: RunConfig) -> list[str]:
         # A group has rows of many times: whole groups and a clean border in time cannot both be had.
         return [f"data.split.by=time and data.split.group={split.group} exclude each other. Leave one of them out."]
     return []
+
+
+def check_data_root(run: RunConfig) -> list[str]:
+    """A recipe's data lie where data_root says."""
+    paths = run.data.below(run.data_root)
+    if not paths or Path(run.data_root).expanduser().is_dir():
+        return []
+    return [
+        f"data_root={run.data_root}: there is no such folder (seen from {Path.cwd()}), and this recipe reads {paths[0]}. "
+        f"Name the folder that holds the data sets: data_root=<folder>. docs/recipes says where each set comes from."
+    ]
 
 
 def check_read(run: RunConfig, typed: Iterable[str]) -> list[str]:

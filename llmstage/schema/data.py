@@ -87,6 +87,12 @@ class DataConfig:
         """Any named source switches the demo world off."""
         return not any((self.path, self.train, self.validation, self.test))
 
+    def below(self, folder: str) -> list[str]:
+        """The named paths that lie in `folder`."""
+        named = [self.path, *self.sources().values()]
+        every = [path for item in named for path in (item if isinstance(item, list) else [item]) if path]
+        return [path for path in every if path == folder or path.startswith(folder.rstrip("/") + "/")]
+
     def sources(self) -> dict[str, Any]:
         """The splits that name files, in order."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}

@@ -49,6 +49,11 @@ def _shuffled(run: RunConfig) -> str | None:
     return "data.split.by=time cuts by time, not by a seeded hash" if run.data.split.by == "time" else None
 
 
+def _rooted(run: RunConfig) -> str | None:
+    return None if run.data.below(run.data_root) else "no path of this run starts there; experiment= sets such paths"
+
+
+ROOTED = ReadBy(_rooted)
 TRAINING = ReadBy(_training)
 FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from llmstage.naming import load_module
 from llmstage.schema import task as task_schemas
 from llmstage.schema.data import DataConfig
-from llmstage.schema.marks import GENERATES, SCRATCH, TRAINING
+from llmstage.schema.marks import GENERATES, ROOTED, SCRATCH, TRAINING
 from llmstage.schema.task import TaskConfig
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range, build
 
@@ -193,6 +193,8 @@ class RunConfig:
     """Weights, order of the data, demo world, bootstrap."""
     offline: bool = False
     """Open no socket; a hub is asked only when a hub id was given, and then not."""
+    data_root: Annotated[str, ROOTED] = "../shared/data"
+    """Folder where the relative paths of experiment= start."""
 
 
 FACTS = (

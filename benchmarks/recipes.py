@@ -1,0 +1,152 @@
+"""Recipes run one after another, and the table of their results in docs/recipes/README.md, made from their report.json.
+
+python benchmarks/recipes.py run --data-root ../shared/data              # every recipe, into outputs/recipes/<name>
+python benchmarks/recipes.py run banking77 sgd -- trainer.threads=1      # some of them, with words for llmstage
+python benchmarks/recipes.py table                                       # read the reports, write the table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # this checkout is run, installed or not
+
+from llmstage.places import options  # noqa: E402
+from llmstage.report import words  # noqa: E402
+
+PAGES = REPOSITORY / "docs" / "recipes"
+RESULTS = PAGES / "results.json"
+BEGIN, END = "<!-- results: written by benchmarks/recipes.py -->", "<!-- end of results -->"
+HEADS = ["recipe", "task", "data (rows)", "model", "score on test (95 %)", "best simple method", "beaten", "training"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("names", nargs="*", help="recipes; all of them if none is named")
+    parser.add_argument(
+        "--runs", type=Path, default=REPOSITORY / "outputs" / "recipes", help="folder of the run folders"
+    )
+    parser.add_argument("--data-root", default=str(REPOSITORY.parent / "shared" / "data"))
+    own, _, extra = " ".join(sys.argv[1:]).partition(" -- ")
+    args = parser.parse_args(own.split())
+    unknown = set(args.names) - set(options("experiment"))
+    if unknown:
+        parser.error(f"no such recipe: {', '.join(sorted(unknown))}. There are: {', '.join(options('experiment'))}")
+    if args.what == "table":
+        return table(args.runs)
+    return run(args.names or options("experiment"), args.runs, args.data_root, extra.split())
+
+
+def run(names: list[str], runs: Path, data_root: str, extra: list[str]) -> int:
+    """Each recipe in a process of its own; a failed one is told at the end and does not stop the others."""
+    failed = []
+    for name in names:
+        started = time.perf_counter()
+        command = [f"experiment={name}", f"data_root={data_root}", f"hydra.run.dir={runs / name}", *extra]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+        status = subprocess.run([sys.executable, "-m", "llmstage", *command], env=env).returncode
+        print(f"{name}: status {status}, {time.perf_counter() - started:.0f} s", flush=True)
+        failed += [name] if status else []
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def table(runs: Path) -> int:
+    """Rows of runs that are there replace those of the same key; all other rows stay as an earlier machine gave them."""
+    known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+    for path in sorted(runs.rglob("report.json")):
+        report = json.loads(path.read_text("utf-8"))
+        if report.get("experiment") in options("experiment") and report.get("status") == "completed":
+            row = row_of(report)
+            known[row.pop("key")] = row
+    known = {key: row for key, row in sorted(known.items()) if row["experiment"] in options("experiment")}
+    RESULTS.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    readme = PAGES / "README.md"
+    before, _, rest = readme.read_text("utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n\n{render(known)}\n\n{END}{after}", "utf-8")
+    print(render(known))
+    return 0
+
+
+def row_of(report: dict[str, Any]) -> dict[str, Any]:
+    """What the table needs of one report."""
+    beside = report.get("baselines")
+    split = beside["split"] if beside else next(s for s in ("test", "validation", "train") if s in report["scores"])
+    scores = report["scores"][split]
+    metric = beside["metric"] if beside else next(iter(scores))
+    start = report["model"].get("path")
+    counts = {name: part["rows"] for name, part in report["data"]["splits"].items()}
+    return {
+        "key": report["experiment"] + (" (pretrained)" if start else ""),
+        "experiment": report["experiment"],
+        "pretrained": bool(start),
+        "task": report["task"],
+        "rows": counts,
+        "model": report["model"]["architecture"],
+        "parameters": report["model"]["parameters"],
+        "split": split,
+        "metric": metric,
+        "score": {key: scores[metric][key] for key in ("value", "low", "high", "count")},
+        "simple": {"name": beside["best"], "value": beside["methods"][beside["best"]][metric]["value"]}
+        if beside
+        else None,
+        "beaten": beside["beaten"] if beside else None,
+        "clearly": beside["clearly"] if beside else None,
+        "train_seconds": report["train"]["seconds"] if report.get("train") else None,
+        "seconds": report["seconds"],
+        "machine": f"{report['machine']['cpu']} ({report['machine']['bf16'] or 'no fast bf16'})",
+        "threads": report["train"]["threads"] if report.get("train") else None,
+    }
+
+
+def render(results: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
+    for row in results.values():
+        score, simple = row["score"], row["simple"]
+        name = f"[`experiment={row['experiment']}`]({row['experiment']}.md)"
+        told = f"{words.label(row['metric'])} **{words.number(score['value'])}**"
+        told += f" ({words.interval(score)})" if words.interval(score) else ""
+        verdict = (
+            "–"
+            if simple is None
+            else "yes"
+            if row["clearly"]
+            else "yes, intervals overlap"
+            if row["beaten"]
+            else "**no**"
+        )
+        cells = [
+            name + (", after pretraining" if row["pretrained"] else ""),
+            row["task"],
+            " / ".join(f"{count:,}" for count in row["rows"].values()),
+            f"{row['model'].removesuffix('ForSequenceClassification')}, {words.short(row['parameters'])}",
+            told if row["split"] == "test" else f"{told} on {row['split']}",
+            f"{words.number(simple['value'])} ({simple['name']})" if simple else "–",
+            verdict,
+            f"{words.seconds(row['train_seconds'])}, {row['threads']} threads" if row["train_seconds"] else "–",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    machines = ", ".join(dict.fromkeys(row["machine"] for row in results.values()))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Machine: {machines}. One run each, seed 0; the interval tells how far another sample of test rows might differ.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
