@@ -116,7 +116,7 @@ def test_medquad_pairs_with_single_spaces(tmp_path: Path) -> None:
     for name in ("1_A_QA", "2_B_QA"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0001.xml").write_text(DOCUMENT, "utf-8")
-    asked = Columns(("question",), ("answer", "qtype", "focus", "source"), content=("question",))
+    asked = Columns(("question",), ("answer", "qtype", "focus", "source", "document"), content=("question",))
     found = rows(asked, test=str(tmp_path), format="medquad")
     assert len(found) == 4 and found[:2] == found[2:]
     assert found[0] == {
@@ -125,6 +125,7 @@ def test_medquad_pairs_with_single_spaces(tmp_path: Path) -> None:
         "qtype": "information",
         "focus": "Gout & 痛风",
         "source": "NIDDK",
+        "document": "NIDDK 1",
     }
     assert found[1]["answer"] is None  # some collections were published without answers
     assert rows(asked, test=str(tmp_path / "1_A_QA")) == found[:2]  # by content, without naming the reader

@@ -21,8 +21,8 @@ def find(folder: Path) -> list[Path]:
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records `{question, answer, qtype, focus, source}`, white space made single. `answer` is None where the collection
-    was published without answers."""
+    """Records `{question, answer, qtype, focus, source, document}`, white space made single. `answer` is None where the
+    collection was published without answers; `document` names what a pair comes from, where `focus` may be empty."""
     with file.open() as stream:
         raw = stream.read(options.max_bytes + 1)
     if len(raw) > options.max_bytes:
@@ -55,7 +55,7 @@ class Document:
         self.parser.CharacterDataHandler = self.text
         self.records: list[Record] = []
         self.seen = False
-        self.source, self.focus, self.line = "", "", 0
+        self.source, self.focus, self.document, self.line = "", "", shown, 0
         self.pair: dict[str, Any] = {}
         self.pieces: list[str] | None = None
 
@@ -68,6 +68,7 @@ class Document:
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if name == "Document":
             self.source = attributes.get("source", "")
+            self.document = " ".join(word for word in (self.source, attributes.get("id")) if word) or self.shown
         elif name == "QAPair":
             self.seen, self.line, self.pair = True, self.parser.CurrentLineNumber, {}
         if name == "Question":
@@ -93,4 +94,6 @@ class Document:
                 self.records.append((self.line, Bad("a <QAPair> without a <Question>", str(self.pair)[:500])))
                 return
             made = {"question": question, "answer": answer or None, "qtype": self.pair.get("qtype") or None}
-            self.records.append((self.line, {**made, "focus": self.focus, "source": self.source}))
+            self.records.append(
+                (self.line, {**made, "focus": self.focus, "source": self.source, "document": self.document})
+            )
