@@ -7,9 +7,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from llmstage.data.columns import list_columns
 from llmstage.data.lines import too_large
 from llmstage.data.records import Bad
 from llmstage.data.rows import Columns, Row
+from llmstage.errors import DataError
+
+TEXT_WORDS = ("text", "text_pair", "question", "context", "source", "document", "summary")
+"""Words that hold prose in every task that has them."""
+MANY = 8
+"""So many numbers in a row of texts are no accident."""
 
 
 def complaint(row: Row, mapping: dict[str, str], columns: Columns, max_row_mb: float) -> str | None:
@@ -22,6 +29,9 @@ def complaint(row: Row, mapping: dict[str, str], columns: Columns, max_row_mb: f
             return f"{named} is null" if word in row else f"{named} is missing"
     size = 0
     for word, value in row.items():
+        if word in TEXT_WORDS and isinstance(value, (int, float)) and not isinstance(value, bool):
+            named = f"'{mapping.get(word, word)}'"
+            return f"{named} holds the number {value!r}, where {word} is text; name a column of text: data.columns.{word}=<column>"
         for text in texts_of(value):
             size += len(text)
             if "\0" in text:
@@ -60,3 +70,33 @@ def sample_columns(peeked: list[tuple[int, dict[str, Any] | Bad]]) -> dict[str, 
 def shorten(record: dict[str, Any]) -> str:
     return json.dumps({key: value[:500] if isinstance(value, str) else value for key, value in record.items()},
                       ensure_ascii=False, default=str)[:500]  # fmt: skip
+
+
+def check_numbers(
+    peeked: list[tuple[int, dict[str, Any] | Bad]], mapping: dict[str, str], named: dict[str, str], place: str
+) -> str | None:
+    """A sentence for the report where a text column that the user or its own name points at holds bare numbers only.
+
+    DataError where it was merely guessed by a synonym: a `title` or `rating` of numbers is not what the task reads.
+    """
+    records = [record for _, record in peeked if isinstance(record, dict)]
+    for word, column in mapping.items():
+        values = [value for record in records if (value := record.get(column)) not in (None, "")]
+        if word not in TEXT_WORDS or len(values) < MANY or not all(is_number(value) for value in values):
+            continue
+        if word in named or column.casefold() == word:
+            return f"{place}: '{column}' is read as {word}, but all of its first {len(values)} values are bare numbers."
+        raise DataError(
+            f"{place}: '{column}' would be read as {word}, but all of its first {len(values)} values are bare numbers. "
+            f"Name the column of text: data.columns.{word}=<column>\n"
+            f"{list_columns(sample_columns(peeked))}"
+        )
+    return None
+
+
+def is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,22 +86,29 @@ class NamingFile:
             raise DataError(f"{self.shown}: cannot be read{after} ({error.strerror or error}).") from None
 
 
-def expand(paths: str | list[str], key: str, endings: set[str]) -> list[DataFile]:
+Find = Callable[[Path], list[Path]]
+
+
+def expand(paths: str | list[str], key: str, endings: set[str], find: Find | None = None) -> list[DataFile]:
     """Every file that `paths` means, in a fixed order. `key` (`data.train`) is named in complaints.
 
-    `endings`: what counts as data inside a folder. Raises DataError where a path leads to nothing.
+    `endings`: what counts as data inside a folder. `find`: the named reader's own way to look into a folder, for sets that
+    are spread over several. Raises DataError where a path leads to nothing.
     """
     found: list[DataFile] = []
     for path in [paths] if isinstance(paths, str) else paths:
-        found += expand_one(path, key, endings)
+        found += expand_one(path, key, endings, find)
     return found
 
 
-def expand_one(path: str, key: str, endings: set[str]) -> list[DataFile]:
+def expand_one(path: str, key: str, endings: set[str], find: Find | None = None) -> list[DataFile]:
     if path == "-":
         return [spool_stdin()]
     real = Path(path).expanduser()
     if real.is_dir():
+        inside = find(real) if find else []
+        if inside:
+            return [DataFile(item, os.path.join(path, item.relative_to(real))) for item in inside]
         return list_folder(real, path, key, endings)
     if real.exists():
         return [DataFile(real, path)]
@@ -129,7 +137,7 @@ def list_folder(folder: Path, shown: str, key: str, endings: set[str]) -> list[D
         return data
     below = [item.name for item in inside if item.is_dir() and not item.name.startswith(".")]
     if below:
-        mend = f"It has folders: {', '.join(below[:8])}. Name one ({key}={os.path.join(shown, below[0])}) or a glob."
+        mend = f"It has folders: {', '.join(below[:8])}. Name one ({key}={os.path.join(shown, below[0])}) or a glob, or the reader of this set: data.format=<name>."
     elif files:
         names = ", ".join(file.path.name for file in files[:8])
         mend = f"It has: {names}. Known endings: {', '.join(sorted(endings))} (and .gz); or name the files in {key}."

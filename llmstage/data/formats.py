@@ -13,6 +13,7 @@ from llmstage.errors import DataError, UserError
 from llmstage.naming import load_module, unknown
 
 ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\d\-\[])')
+PHRASE = re.compile(r".+@(negative|neutral|positive)\s*")
 BY_ENDING = ("text", "jsonl", "json", "csv", "tsv", "parquet")
 
 
@@ -48,12 +49,18 @@ def detect(file: DataFile) -> str:
         raise DataError(f"{file.shown}: named .parquet, but the content is not (it does not begin with PAR1).")
     if ending in ("csv", "tsv"):
         return ending
+    if text.lstrip().startswith("<") and "<QAPair" in text:
+        return "medquad"
     found = detect_json(text, whole=len(head) < 1 << 16)
     if found or ending in ("json", "jsonl"):
         return found or str(ending)
     if ending is None and "\0" in text:
         names = "|".join(reader_names())
         raise DataError(f"{file.shown}: this looks like a binary file. Name its reader: data.format=<{names}>.")
+    if ending in (None, "text") and looks_like_phrases(text):
+        return "phrasebank"
+    if ending == "text":
+        return "tsv" if file.ending() == ".txt" and looks_tabular(text, most=10_000, least=5) else "text"
     return ending or ("tsv" if looks_tabular(text) else "text")
 
 
@@ -88,6 +95,13 @@ def is_crosswoz(text: str) -> bool:
     return bool(re.match(r'\s*\{\s*"[^"]+"\s*:\s*\{', text)) and '"messages"' in text and '"sys-usr"' in text
 
 
-def looks_tabular(text: str) -> bool:
-    rows = text.splitlines()[:20]
-    return len(rows) > 1 and rows[0].count("\t") > 0 and len({row.count("\t") for row in rows[:-1]}) == 1
+def looks_tabular(text: str, most: int = 20, least: int = 2) -> bool:
+    """Whether the first `most` lines (`least` or more) have the same number of tabs, one or more."""
+    rows = text.splitlines()[:most]
+    return len(rows) >= least and rows[0].count("\t") > 0 and len({row.count("\t") for row in rows[:-1]}) == 1
+
+
+def looks_like_phrases(text: str) -> bool:
+    """Whether every whole line of the beginning ends in `@` and a sentiment, as Financial PhraseBank's do."""
+    rows = text.splitlines()[:-1] or [text]
+    return len(rows) > 1 and all(PHRASE.fullmatch(row) for row in rows if row.strip())

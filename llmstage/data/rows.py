@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,3 +24,7 @@ class Columns:
     @property
     def identity(self) -> tuple[str, ...]:
         return self.content or self.required
+
+
+def digest_of(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=True, sort_keys=True, default=str).encode()).hexdigest()

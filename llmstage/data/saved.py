@@ -9,8 +9,8 @@ from typing import Any
 from llmstage.data.files import DataFile
 from llmstage.data.quarantine import BadRows
 from llmstage.data.records import Records
-from llmstage.data.rows import Columns, Row
-from llmstage.data.source import CheckedSource, RowSource, digest_of, options_of
+from llmstage.data.rows import Columns, Row, digest_of
+from llmstage.data.source import CheckedSource, RowSource, options_of
 from llmstage.errors import DataError
 from llmstage.schema.data import DataConfig
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -12,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.data.chat import PAIR_WORDS, to_messages
-from llmstage.data.checks import complaint, sample_columns, shorten
+from llmstage.data.checks import check_numbers, complaint, sample_columns, shorten
 from llmstage.data.columns import check_named, map_columns
 from llmstage.data.files import DataFile, NamingFile, expand
 from llmstage.data.formats import detect, known_endings, load_reader
 from llmstage.data.lines import check_encoding
+from llmstage.data.marks import NO_MARK, Mark, Marker, Span
 from llmstage.data.quarantine import BadRows
 from llmstage.data.records import Bad, ReadOptions, Records
-from llmstage.data.rows import Columns, Row
-from llmstage.data.splits import Census, Cut
+from llmstage.data.rows import Columns, Row, digest_of
+from llmstage.data.splits import Cut, RankedCut, find_cut
+from llmstage.data.times import Clock, check_form
 from llmstage.errors import DataError
-from llmstage.places import cache_dir
 from llmstage.schema.data import DataConfig
 
 CheckRow = Callable[[Row], str | None]
@@ -40,10 +39,19 @@ class RowSource(ABC):
     """Words that say what a row is."""
     cut: bool = False
     """Whether this split was cut from train rather than given."""
+    cut_by: str = ""
+    """What it was cut by: content, time, group; empty for a split that was given."""
     num_rows: int | None = None
     """Rows, once a whole pass has counted them."""
     quarantined: int = 0
     """Distinct bad rows met so far; those of a file that was cut count under train."""
+
+    times: tuple[float, float] | None = None
+    """First and last time, once a whole pass has seen them, where data.split.time is set."""
+    whole: tuple[RowSource, Cut | RankedCut] | None = None
+    """Of a split that is exactly one side of a cut: what was cut, and how."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the report about odd content."""
 
     @property
     @abstractmethod
@@ -52,6 +60,14 @@ class RowSource(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Row, str]]:
         """(row in the task's words, place `file:line`)"""
+
+    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
+        """Each row with its place and with what a cut may need to know of it."""
+        for row, place in self:
+            yield row, place, NO_MARK
+
+    def show_time(self, time: float) -> str:
+        return str(time)
 
     @abstractmethod
     def digest(self) -> str:
@@ -86,6 +102,7 @@ class CheckedSource(RowSource):
         self.split, self.cfg, self.columns, self.check_row, self.bad_rows = split, cfg, columns, check_row, bad_rows
         self.identity = columns.identity
         self.mapping = {}
+        self.marker = Marker(split, cfg.split, Clock(cfg.split.time_format))
         self._bad: set[tuple[str, int]] = set()
 
     @abstractmethod
@@ -93,26 +110,43 @@ class CheckedSource(RowSource):
         """(name as the user gave it, records) of each file."""
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
-        fine = 0
+        return ((row, place) for row, place, _ in self.marked())
+
+    def show_time(self, time: float) -> str:
+        return self.marker.clock.show(time)
+
+    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
+        fine, span = 0, Span()
         for shown, records in self.opened():
-            for row, place in self._rows_of(shown, records, fine):
+            for row, place, mark in self._rows_of(shown, records, fine):
                 fine += 1
-                yield row, place
-        self.num_rows = fine
+                span.add(mark)
+                yield row, place, mark
+        self.num_rows, self.times = fine, span.ends
         if fine == 0 and self._bad:
             where = self.bad_rows.path or "data.on_bad_row=error, which names the first"
             raise DataError(f"data.{self.split}: every one of its {len(self._bad)} rows is bad; see {where}.")
         if fine == 0:
             raise DataError(f"data.{self.split}: no row in {self.described}. Give a file with rows.")
 
-    def _rows_of(self, shown: str, records: Records, fine: int) -> Iterator[tuple[Row, str]]:
+    def _rows_of(self, shown: str, records: Records, fine: int) -> Iterator[tuple[Row, str, Mark]]:
         peeked = list(islice(records, PEEK))
         found = sample_columns(peeked)
         mapping = map_columns(found, self.cfg.columns, self.columns, shown) if found else {}
         self.mapping = self.mapping or mapping
+        note = check_numbers(peeked, mapping, self.cfg.columns, shown)
+        self.notes = (*self.notes, note) if note and note not in self.notes else self.notes
+        marks = self.marker.columns(found, mapping, shown)
         last_line = 0
         for ordinal, (line, record) in enumerate(chain(peeked, records)):
             made = record if isinstance(record, Bad) else self._row(record, mapping)
+            mark = NO_MARK
+            if isinstance(record, dict) and not isinstance(made, Bad):
+                read = self.marker.read(record, marks)
+                if isinstance(read, str):
+                    made = Bad(read, shorten(record))
+                else:
+                    mark = read
             if isinstance(made, Bad):
                 # Compact JSON has many records on one line.
                 reason = f"{made.reason} (record {ordinal + 1})" if line == last_line else made.reason
@@ -121,7 +155,7 @@ class CheckedSource(RowSource):
                 self.quarantined = len(self._bad)
             else:
                 fine += 1
-                yield made, f"{shown}:{line}"
+                yield made, f"{shown}:{line}", mark
             last_line = line
 
     def _row(self, record: dict[str, Any], mapping: dict[str, str]) -> Row | Bad:
@@ -181,18 +215,39 @@ class FileSource(CheckedSource):
 
     def digest(self) -> str:
         if self._digest is None:
-            content = [(name, file.digest()) for file, name in self.files]
+            content = [(name, file.digest(), *self._beside(file, name)) for file, name in self.files]
             self._digest = digest_of(["files", content, options_of(self.cfg, self.columns)])
         return self._digest
+
+    def _beside(self, file: DataFile, name: str) -> Iterator[str]:
+        """A digest of the other files from which the reader takes a part of the rows; of their names too, which may be dates."""
+        beside = getattr(load_reader(name, trusted=self.trusted), "beside", None)
+        if beside is not None:
+            whole = hashlib.sha256()
+            for path in beside(file.path):
+                whole.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+            yield whole.hexdigest()
 
 
 class PartSource(RowSource):
     """Some rows of another source: one side of a cut, the first rows under a limit, or both."""
 
-    def __init__(self, base: RowSource, split: str, cut: Cut | None, limit: int | None, rule: Any) -> None:
+    def __init__(self, base: RowSource, split: str, cut: Cut | RankedCut | None, limit: int | None, rule: Any) -> None:
         self.base, self.split, self.side_of, self.limit, self.rule = base, split, cut, limit, rule
         self.identity = base.identity
         self.cut = cut is not None and split != "train"
+        self.cut_by = (cut.by if isinstance(cut, RankedCut) else "content") if cut is not None and self.cut else ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.base.notes
+
+    @property
+    def whole(self) -> tuple[RowSource, Cut | RankedCut] | None:  # type: ignore[override]
+        return (self.base, self.side_of) if self.side_of is not None and self.limit is None else None
+
+    def show_time(self, time: float) -> str:
+        return self.base.show_time(time)
 
     @property
     def mapping(self) -> dict[str, str]:  # type: ignore[override]
@@ -210,15 +265,19 @@ class PartSource(RowSource):
         return told if self.num_rows is None else f"{told}, {self.num_rows} rows used"
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
-        count = 0
-        for row, place in self.base:
-            if self.side_of is not None and self.side_of.side(row, self.identity) != self.split:
+        return ((row, place) for row, place, _ in self.marked())
+
+    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
+        count, span = 0, Span()
+        for row, place, mark in self.base.marked():
+            if self.side_of is not None and self.side_of.side(row, self.identity, mark) != self.split:
                 continue
-            yield row, place
+            span.add(mark)
+            yield row, place, mark
             count += 1
             if count == self.limit:
                 break
-        self.num_rows = count
+        self.num_rows, self.times = count, span.ends
 
     def digest(self) -> str:
         return digest_of(["part", self.base.digest(), self.split if self.side_of else "", self.rule, self.limit])
@@ -234,6 +293,7 @@ def open_splits(
     """
     check_named(cfg.columns, columns)
     check_encoding(cfg.encoding)
+    check_form(cfg.split.time_format)
     if cfg.format != "auto":
         load_reader(cfg.format, trusted=trusted)
     bad_rows = BadRows(cfg.on_bad_row, out_dir)
@@ -243,10 +303,15 @@ def open_splits(
 
         given.update(open_tables(cfg, columns, check_row, bad_rows))
     endings = known_endings(cfg.format if "." not in cfg.format else "auto")
+    find = None if cfg.format == "auto" else getattr(load_reader(cfg.format, trusted=trusted), "find", None)
     for split, paths in cfg.sources().items():
-        files = expand(paths, f"data.{split}", endings)
+        files = expand(paths, f"data.{split}", endings, find)
         given[split] = FileSource(split, files, cfg, columns, check_row, bad_rows, trusted=trusted)
     given = {split: given[split] for split in ("train", "validation", "test") if split in given}
+    clock = Clock(cfg.split.time_format)
+    for source in given.values():
+        if isinstance(source, CheckedSource):
+            source.marker.clock = clock  # one for all, so that numbers here and dates there are noticed
     sources = cut_missing(given, cfg) if "train" in given else dict(given)
     for source in given.values():
         if source.num_rows is None:
@@ -266,32 +331,12 @@ def cut_missing(given: dict[str, RowSource], cfg: DataConfig) -> dict[str, RowSo
     if not any(shares.values()):
         return dict(given)
     train = given["train"]
-    rule = [shares, cfg.split.max_rows, cfg.split.seed, list(train.identity)]
-    cut = find_cut(train, shares, rule, cfg)
+    by = "time" if cfg.split.by == "time" else "group" if cfg.split.group else "content"
+    rule = [shares, cfg.split.max_rows, cfg.split.seed, list(train.identity), by]
+    cut = find_cut(train, shares, rule, cfg, by)
     sides = {split: PartSource(train, split, cut, None, rule) for split in ("train", *(s for s in shares if shares[s]))}
     merged: dict[str, RowSource] = {**given, **sides}
     return {split: merged[split] for split in ("train", "validation", "test") if split in merged}
-
-
-def find_cut(train: RowSource, shares: dict[str, float], rule: list[Any], cfg: DataConfig) -> Cut:
-    """The thresholds of a cut: a whole pass over train, remembered by its content, so that a large file is counted once."""
-    # A quarantined row must be noted in each run's own folder, so its file is read again.
-    cache = cache_dir(cfg.cache) if cfg.on_bad_row == "error" else None
-    known = cache / "cuts" / f"{digest_of([train.digest(), rule])}.json" if cache else None
-    if known and known.is_file():
-        told = json.loads(known.read_text(encoding="utf-8"))
-        train.num_rows = told["rows"]
-        return Cut(told["low"], told["high"], cfg.split.seed)
-    census = Census(cfg.split.seed)
-    for row, _ in train:
-        census.add(row, train.identity)
-    cut = census.cut(shares["validation"], shares["test"], cfg.split.max_rows, "data.train")
-    if known:
-        known.parent.mkdir(parents=True, exist_ok=True)
-        draft = known.with_name(f".tmp-{os.getpid()}-{known.name}")
-        draft.write_text(json.dumps({"low": cut.low, "high": cut.high, "rows": census.num_rows}), encoding="utf-8")
-        draft.replace(known)
-    return cut
 
 
 def guarded(file: DataFile, records: Records) -> Records:
@@ -305,9 +350,6 @@ def options_of(cfg: DataConfig, columns: Columns) -> dict[str, Any]:
     return {
         "columns": cfg.columns, "header": cfg.header, "delimiter": cfg.delimiter, "encoding": cfg.encoding,
         "text_rows": cfg.text_rows, "on_bad_row": cfg.on_bad_row, "max_row_mb": cfg.max_row_mb,
+        "marks": [cfg.split.time, cfg.split.time_format, cfg.split.group],
         "words": [columns.required, columns.optional, columns.identity],
     }  # fmt: skip
-
-
-def digest_of(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=True, sort_keys=True, default=str).encode()).hexdigest()

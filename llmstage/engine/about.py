@@ -22,12 +22,16 @@ def header(run: RunConfig, pieces: Pieces, out_dir: Path) -> str:
 
 
 def described(pieces: Pieces) -> str:
-    """Where the rows come from, each source once."""
-    return "; ".join(
+    """Where the rows come from, each source once; what was cut by time or group, and from when to when."""
+    told = list(
         dict.fromkeys(
             source.described.partition(", cut")[0].partition(", less")[0] for source in pieces.sources.values()
         )
     )
+    cuts = {source.cut_by for source in pieces.sources.values()} - {"", "content"}
+    told += [f"cut by {by}" for by in cuts]
+    spans = [f"{split} {' to '.join(dict.fromkeys(ends))}" for split, ends in pieces.leaks.spans.items()]
+    return "; ".join([*told, *([", ".join(spans)] if spans else [])])
 
 
 def mapping(pieces: Pieces) -> dict[str, str]:
@@ -50,9 +54,8 @@ def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, A
 
 def warnings(pieces: Pieces, state: TrainState, beside: dict[str, Any] | None = None) -> list[str]:
     told = [beside["verdict"]] if beside and not beside["beaten"] else []
-    told += [
-        f"{count} rows of {split} stand in the training split too." for split, count in pieces.overlaps.items() if count
-    ]
+    told += pieces.leaks.told
+    told += dict.fromkeys(note for source in pieces.sources.values() for note in source.notes)
     if state.skipped:
         told.append(f"{state.skipped} of {state.step} steps were skipped: loss or gradient not finite, or a spike.")
     for split, store in pieces.stores.items():

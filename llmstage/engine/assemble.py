@@ -15,8 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from llmstage import console
 from llmstage.data.encode import check_ledger, encode_split
+from llmstage.data.leaks import Leaks, find_leaks
 from llmstage.data.source import ListSource, RowSource, open_splits
-from llmstage.data.splits import overlap, row_hash
+from llmstage.data.splits import row_hash
 from llmstage.data.store import FeatureStore
 from llmstage.errors import DataError, ModelError
 from llmstage.models.build import build_model
@@ -43,8 +44,8 @@ class Pieces:
     """Where the model comes from; None for a preset from scratch."""
     context: int
     packing: bool
-    overlaps: dict[str, int]
-    """Rows of given splits that stand in train too."""
+    leaks: Leaks
+    """What stands on two sides of the splits, and when each split begins and ends."""
 
     def build(self, run: RunConfig, *, training: bool) -> Any:
         """The model; for scoring, one whose head was never trained is refused."""
@@ -106,8 +107,8 @@ def assemble(
             continue
         stores[split] = encode(run, task, source, context, training=training)
         check_ledger(split, stores[split], run.data.max_lost, context)
-    overlaps = {} if run.data.is_demo else overlap(dict(sources.items()))
-    return Pieces(task, processor, sources, stores, place, context, packing, overlaps)
+    leaks = Leaks() if run.data.is_demo else find_leaks(sources, run.data.split.group, run.data.split.time)
+    return Pieces(task, processor, sources, stores, place, context, packing, leaks)
 
 
 def open_sources(run: RunConfig, task: Task, out_dir: Path) -> dict[str, RowSource]:
@@ -230,8 +231,14 @@ def ledger(pieces: Pieces) -> dict[str, Any]:
     for split, store in pieces.stores.items():
         source = pieces.sources[split]
         out[split] = {**store.ledger.as_dict(), "quarantined": source.quarantined, "cut_from_train": source.cut}
-        if split in pieces.overlaps:
-            out[split]["overlap_with_train"] = pieces.overlaps[split]
+        if source.cut_by:
+            out[split]["cut_by"] = source.cut_by
+        if split in pieces.leaks.spans:
+            out[split]["first_time"], out[split]["last_time"] = pieces.leaks.spans[split]
+        if split in pieces.leaks.texts:
+            out[split]["overlap_with_train"] = pieces.leaks.texts[split]
+        if split in pieces.leaks.groups:
+            out[split]["groups_in_train"] = pieces.leaks.groups[split]
     return out
 
 

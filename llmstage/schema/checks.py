@@ -46,6 +46,7 @@ def check_run(run: RunConfig, typed: Iterable[str]) -> list[str]:
         *check_model_fits_task(run),
         *check_budget(run),
         *check_preset(run),
+        *check_split(run),
         *check_data_root(run),
         *check_read(run, typed),
     ]
@@ -105,6 +106,16 @@ def check_preset(run: RunConfig) -> list[str]:
         return [
             f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."
         ]
+    return []
+
+
+def check_split(run: RunConfig) -> list[str]:
+    split = run.data.split
+    if split.by == "time" and not split.time:
+        return ["data.split.by=time needs the column that says when a row was: data.split.time=<column>."]
+    if split.by == "time" and split.group:
+        # A group has rows of many times: whole groups and a clean border in time cannot both be had.
+        return [f"data.split.by=time and data.split.group={split.group} exclude each other. Leave one of them out."]
     return []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from llmstage.schema.marks import DEMO, FILES
+from llmstage.schema.marks import DEMO, FILES, SHUFFLED, TIMED
 from llmstage.schema.typed import AT_LEAST_1, POSITIVE, SHARE, Range
 
 Paths = str | list[str] | None
@@ -21,8 +21,20 @@ class SplitConfig:
     """Share set aside as test where no `data.test` is given; 0 cuts none."""
     max_rows: Annotated[int, AT_LEAST_1, FILES] = 2000
     """A cut split holds at most about this many rows, so that a large corpus is not spent on scoring."""
-    seed: Annotated[int, FILES] = 0
+    seed: Annotated[int, FILES, SHUFFLED] = 0
     """Seed of the content hash that cuts; apart from `seed`, so that a sweep over seeds keeps its test set."""
+    by: Annotated[Literal["content", "time"], FILES] = "content"
+    """`content`: by a hash of what a row says, so that equal texts share a side; `time`: the oldest rows train, later
+    ones validate, the latest test, and rows of one time are never parted."""
+    time: Annotated[str, FILES] | None = None
+    """Column of the file that says when a row was (task words work too). Needed by data.split.by=time; beside other
+    cuts and given splits the report tells each split's first and last time, and warns where they overlap."""
+    time_format: Annotated[str, FILES, TIMED] | None = None
+    """How that column is written, as strptime has it: `%d/%m/%Y`. null: ISO 8601, 2015/7/31, 31.7.2015, 2015年7月31日,
+    dates of e-mails and tweets, or plain numbers (Unix seconds, milliseconds, 20150731), which sort as they are."""
+    group: Annotated[str, FILES] | None = None
+    """Column of the file (or task word) whose equal values stay on one side: articles, machines, users. Whole groups
+    are dealt out by a hash of their value until the shares are met as nearly as their sizes allow."""
 
 
 @dataclass(slots=True)
@@ -40,7 +52,8 @@ class DataConfig:
     test: Paths = None
     """Test rows; cut from data.train where missing."""
     format: Annotated[str, FILES] = "auto"
-    """`auto` (by ending and content) or a reader: text, jsonl, json, csv, tsv, parquet, chat, sgd, crosswoz."""
+    """`auto` (by ending and content) or a reader: text, jsonl, json, csv, tsv, parquet, chat, sgd, crosswoz,
+    medquad, phrasebank, stocknet."""
     columns: Annotated[dict[str, str], FILES] = field(default_factory=dict)
     """Task word to column in the file: `data.columns.text=review`; without a header, columns are 0, 1, 2, …"""
     header: Annotated[Literal["auto"] | bool, FILES] = "auto"

@@ -41,6 +41,14 @@ def _generates(run: RunConfig) -> str | None:
     return None if run.task.generates else f"task={run.task.name} generates no text"
 
 
+def _timed(run: RunConfig) -> str | None:
+    return None if run.data.split.time else "data.split.time names no column"
+
+
+def _shuffled(run: RunConfig) -> str | None:
+    return "data.split.by=time cuts by time, not by a seeded hash" if run.data.split.by == "time" else None
+
+
 def _rooted(run: RunConfig) -> str | None:
     return None if run.data.below(run.data_root) else "no path of this run starts there; experiment= sets such paths"
 
@@ -51,3 +59,5 @@ FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)
 SCRATCH = ReadBy(_scratch)
 GENERATES = ReadBy(_generates)
+TIMED = ReadBy(_timed)
+SHUFFLED = ReadBy(_shuffled)

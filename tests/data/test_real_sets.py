@@ -79,3 +79,76 @@ def test_medical_sample_says_its_encoding() -> None:
         rows("medical_dialogue_zh/sample_gb18030.csv", CHAT)
     found = rows("medical_dialogue_zh/sample_gb18030.csv", CHAT, encoding="gb18030")
     assert len(found) == 100 and "高血压" in found[0]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "count", "options"),
+    [
+        ("fincuge_finnl_zh/train_list.json", "0 1", 2400, {}),
+        ("fincuge_finnl_zh/eval_list.json", "0 1", 884, {}),
+        ("fincuge_finfe_zh/train_list.json", "0 1", 4000, {}),
+        ("fincuge_finfe_zh/eval_list.json", "0 1", 2020, {}),
+        ("csl_title_zh/dev.tsv", "1 2", 500, {}),
+        ("csl_title_zh/test.tsv", "1 2", 200, {}),
+        ("tatoeba_en_zh/cmn.txt", "0 1", 20_133, {}),
+        ("medical_dialogue_zh/内科5000-6000.csv", "title department", 1529, {}),
+        ("medical_dialogue_zh/sample_gb18030.csv", "title department", 100, {"encoding": "gb18030"}),
+        ("excavators_mwo/excavators.csv", "OriginalShorttext PMType", 5485, {}),
+        ("excavators_mwo/excavators-cleaned.csv", "OriginalShorttext MajorSystem", 5485, {}),
+        ("eprstmt_zh/test_public.json", "sentence label", 610, {}),
+        ("scitldr/train.jsonl", "title paper_id", 500, {}),
+        ("movielens_latest_small/movies.csv", "title genres", 9742, {}),
+    ],
+)
+def test_rows_of_plain_layouts_are_as_many_as_their_readme_says(
+    name: str, columns: str, count: int, options: dict[str, Any]
+) -> None:
+    found = rows(name, PAIR, columns=dict(zip(("text", "label"), columns.split(), strict=True)), **options)
+    assert len(found) == count and all(str(row["text"]).strip() for row in found)
+
+
+@pytest.mark.parametrize("name", ["excavators.csv", "excavators-cleaned.csv"])
+def test_work_orders_keep_their_backslashes_and_their_missing_values(name: str) -> None:
+    found = rows(f"excavators_mwo/{name}", PAIR, columns={"text": "OriginalShorttext", "label": "Cost"})
+    with (DATA / "excavators_mwo" / name).open(encoding="utf-8", newline="") as source:
+        assert [row["text"] for row in found] == [row["OriginalShorttext"] for row in csv.DictReader(source)]
+    assert any('\\A\\" line' in row["text"] for row in found)
+
+
+@pytest.mark.parametrize(("name", "count"), [("AllAgree", 2264), ("50Agree", 4846)])
+@pytest.mark.parametrize("reader", ["auto", "phrasebank"])
+def test_financial_phrasebank(name: str, count: int, reader: str) -> None:
+    found = rows(f"financial_phrasebank/Sentences_{name}.txt", PAIR, format=reader)
+    assert len(found) == count and {row["label"] for row in found} == {"negative", "neutral", "positive"}
+    lines = (DATA / f"financial_phrasebank/Sentences_{name}.txt").read_text("utf-8").split("\n")
+    assert f"{found[7]['text']}@{found[7]['label']}" == lines[7].rstrip()
+
+
+def test_medquad() -> None:
+    import xml.etree.ElementTree as ET
+
+    words = Columns(("question", "answer", "qtype", "focus", "source"))
+    found = rows("medquad", words, format="medquad")
+    trees = [ET.parse(path).getroot() for path in sorted((DATA / "medquad").rglob("*.xml"))]
+    pairs = [(tree, pair) for tree in trees for pair in tree.iter("QAPair")]
+    assert len(found) == len(pairs) == 368 and len(trees) == 64
+    for row, (tree, pair) in zip(found, pairs, strict=True):
+        question, answer = pair.find("Question"), pair.find("Answer")
+        assert question is not None and answer is not None
+        assert row["question"].split() == (question.text or "").split() and row["qtype"] == question.get("qtype")
+        assert row["answer"].split() == "".join(answer.itertext()).split() and row["source"] == tree.get("source")
+    assert rows("medquad/9_CDC_QA", words) == found[172:]
+
+
+def test_stocknet_movements_are_those_of_the_publishers() -> None:
+    words = Columns(("text", "label", "date", "symbol", "movement"))
+    found = rows("stocknet", words, format="stocknet")
+    moved = {}
+    for path in (DATA / "stocknet/price/preprocessed").glob("*.txt"):
+        for line in path.read_text("utf-8").splitlines():
+            day, movement, *_ = line.split("\t")
+            moved[path.stem, day] = float(movement)
+    assert len(found) == 96 and {row["symbol"] for row in found} == {"BAC", "GOOG"}
+    for row in found:
+        assert row["movement"] == pytest.approx(moved[row["symbol"], row["date"]], abs=2e-6)
+        assert "2015-07-01" < row["date"] <= "2015-10-15"

@@ -163,6 +163,7 @@ def test_list_source_is_a_source() -> None:
 
 def test_a_cut_is_counted_once_per_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmstage.data import source as sources
+    from llmstage.data.splits import Census
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "a.txt"
@@ -176,7 +177,7 @@ def test_a_cut_is_counted_once_per_content(tmp_path: Path, monkeypatch: pytest.M
         return sources.open_splits(cfg, Columns(required=("text",)), lambda row: None, None)
 
     first = texts()
-    monkeypatch.setattr(sources.Census, "add", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr(Census, "add", lambda *_: pytest.fail("counted again"))
     assert texts() == first and opened()["train"].base.num_rows == 300
     file.write_text("".join(f"a line that says {number}\n" for number in range(300, 600)))
     with pytest.raises(pytest.fail.Exception, match="counted again"):
