@@ -19,12 +19,14 @@ from llmstage.data.marks import NO_MARK, Mark, Marker, Span
 from llmstage.data.quarantine import BadRows
 from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.rows import Columns, Row, digest_of
-from llmstage.data.splits import Cut, RankedCut, find_cut
+from llmstage.data.splits import Cut, RankedCut, find_cut, row_hash
 from llmstage.data.times import Clock, check_form
 from llmstage.errors import DataError
 from llmstage.schema.data import DataConfig
 
 CheckRow = Callable[[Row], str | None]
+DRAWN_FROM = 20_000
+"""A limited split draws its rows from so many: a file is often sorted by label, and its first rows are all alike."""
 PEEK = 64
 """Records looked at to learn which columns a file has."""
 
@@ -235,6 +237,7 @@ class PartSource(RowSource):
     def __init__(self, base: RowSource, split: str, cut: Cut | RankedCut | None, limit: int | None, rule: Any) -> None:
         self.base, self.split, self.side_of, self.limit, self.rule = base, split, cut, limit, rule
         self.identity = base.identity
+        self._kept: set[int] | None = None
         self.cut = cut is not None and split != "train"
         self.cut_by = (cut.by if isinstance(cut, RankedCut) else "content") if cut is not None and self.cut else ""
 
@@ -268,9 +271,9 @@ class PartSource(RowSource):
         return ((row, place) for row, place, _ in self.marked())
 
     def marked(self) -> Iterator[tuple[Row, str, Mark]]:
-        count, span = 0, Span()
-        for row, place, mark in self.base.marked():
-            if self.side_of is not None and self.side_of.side(row, self.identity, mark) != self.split:
+        count, span, kept = 0, Span(), self._drawn()
+        for ordinal, (row, place, mark) in enumerate(self._side()):
+            if kept is not None and ordinal not in kept:
                 continue
             span.add(mark)
             yield row, place, mark
@@ -279,8 +282,23 @@ class PartSource(RowSource):
                 break
         self.num_rows, self.times = count, span.ends
 
+    def _side(self) -> Iterator[tuple[Row, str, Mark]]:
+        for row, place, mark in self.base.marked():
+            if self.side_of is None or self.side_of.side(row, self.identity, mark) == self.split:
+                yield row, place, mark
+
+    def _drawn(self) -> set[int] | None:
+        """Under a limit: which of the first DRAWN_FROM rows are kept, by a hash of what they say; None: the first ones."""
+        if self.limit is None or self.limit >= DRAWN_FROM:
+            return None
+        if self._kept is None:
+            hashes = [row_hash(row, self.identity, 0) for row, _, _ in islice(self._side(), DRAWN_FROM)]
+            self._kept = set(sorted(range(len(hashes)), key=hashes.__getitem__)[: self.limit])
+        return self._kept
+
     def digest(self) -> str:
-        return digest_of(["part", self.base.digest(), self.split if self.side_of else "", self.rule, self.limit])
+        side = self.split if self.side_of else ""
+        return digest_of(["part", self.base.digest(), side, self.rule, self.limit, DRAWN_FROM])
 
 
 def open_splits(

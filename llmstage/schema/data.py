@@ -74,7 +74,7 @@ class DataConfig:
     max_lost: Annotated[float, SHARE] = 0.01
     """Stop when more than this share of a split's target tokens would be cut away."""
     limit: Annotated[int, AT_LEAST_1] | None = None
-    """Use at most this many rows of each split."""
+    """Use at most this many rows of each split, drawn from its first 20,000 by a hash of their content."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """How missing splits are cut."""
     cache: Annotated[Literal["auto", "off"] | str, FILES] = "auto"
