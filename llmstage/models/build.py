@@ -16,6 +16,8 @@ from torch import nn
 from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig
 
 from llmstage.errors import ModelError
+from llmstage.models.lm import masked_head
+from llmstage.models.packing import read_packed_rows
 from llmstage.models.tokenizer import ASSISTANT, END, Processor
 from llmstage.places import ModelPlace
 from llmstage.schema import ModelConfig
@@ -102,7 +104,10 @@ def build_model(
         model.config.pad_token_id = processor.pad_id
     if auto_model == "AutoModelForCausalLM":
         set_generation(model, processor)
-        model.split_head = head_is_plain(model)
+        model.split_head = head_is_plain(model, model.get_output_embeddings())
+    if auto_model == "AutoModelForMaskedLM":
+        model.split_head = head_is_plain(model, masked_head(model))
+    read_packed_rows(model)
     model.eval()
     return model
 
@@ -192,7 +197,7 @@ def set_generation(model: Any, processor: Processor) -> None:
     model.generation_config.pad_token_id = processor.pad_id
 
 
-def head_is_plain(model: Any) -> bool:
+def head_is_plain(model: Any, head: Any) -> bool:
     """Whether logits are just head(last hidden state): then the head need only run where there are targets.
 
     Models that scale or cap their logits (Gemma 2, Cohere, Granite) are not, and go through their own forward.
@@ -201,7 +206,7 @@ def head_is_plain(model: Any) -> bool:
     with torch.no_grad():
         try:
             hidden = model.base_model(input_ids=ids).last_hidden_state
-            return torch.allclose(model.get_output_embeddings()(hidden), model(input_ids=ids).logits, atol=1e-5)
+            return torch.allclose(head(hidden), model(input_ids=ids).logits, atol=1e-5)
         except (AttributeError, TypeError):
             return False
 
