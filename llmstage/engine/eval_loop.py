@@ -41,7 +41,9 @@ def make_batch(
     """`draw`: (seed, epoch) in training, for tasks that draw at random in collate()."""
     features = [[fetch(store, index) for index in row] for row in rows]
     if draw is not None:
-        for made, index in zip((item for row in features for item in row), (i for row in rows for i in row), strict=True):
+        for made, index in zip(
+            (item for row in features for item in row), (i for row in rows for i in row), strict=True
+        ):
             made.draw = (*draw, index)
     return task.collate(features)
 

@@ -27,7 +27,5 @@ class Unigram:
 
     def measure(self, texts: Iterable[list[int]]) -> tuple[list[float], list[int], list[int]]:
         """(-log p in nats, tokens, tokens that are the likeliest one) of each text."""
-        rows = [
-            (-float(self.log_p[ids].sum()) if ids else 0.0, len(ids), ids.count(self.likeliest)) for ids in texts
-        ]
+        rows = [(-float(self.log_p[ids].sum()) if ids else 0.0, len(ids), ids.count(self.likeliest)) for ids in texts]
         return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]

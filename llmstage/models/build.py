@@ -64,6 +64,7 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
         embedding_dropout=cfg.dropout,
         classifier_dropout=cfg.dropout,
         classifier_pooling="mean",
+        initializer_range=cfg.width**-0.5,  # as above; eight rows are learned in a fifth of the steps
         **common,
     )
 

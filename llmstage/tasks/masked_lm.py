@@ -119,7 +119,9 @@ class MaskedLM(Task):
         for row in rows:
             drawn = [self._masked(features) for features in row]
             shown.append([ids for ids, _ in drawn])
-            labels.append([hidden(features.input_ids, places) for features, (_, places) in zip(row, drawn, strict=True)])
+            labels.append(
+                [hidden(features.input_ids, places) for features, (_, places) in zip(row, drawn, strict=True)]
+            )
         packed = pack(shown, self.processor.pad_id, causal=False)
         if all(len(row) == 1 for row in rows):  # plain rows, as any library gives them to a model
             inputs = {"input_ids": packed.inputs["input_ids"], "attention_mask": (packed.segments >= 0).long()}
@@ -144,7 +146,7 @@ class MaskedLM(Task):
         for owner, nll, best, token, target in zip(
             owners, losses.nll.double().tolist(), losses.best.tolist(), seen, told, strict=True
         ):
-            shown = "mask" if token == self.mask_id else "unchanged" if token == target else "random"
+            shown = 0 if token == self.mask_id else 2 if token == target else 1  # as in SHOWN
             for key, value in (("nll", nll), ("said", best), ("told", target), ("shown", shown)):
                 items[owner][key].append(value)
         return items
@@ -165,12 +167,12 @@ class MaskedLM(Task):
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         """How well hidden tokens are told by what stood in their place."""
         rows = []
-        for way in SHOWN:
+        for number, way in enumerate(SHOWN):
             part = [
                 (nll, said == told)
                 for item in predictions
                 for nll, said, told, shown in zip(*(item[key] for key in KEYS), strict=True)
-                if shown == way
+                if shown == number
             ]
             if part:
                 loss, hits = (sum(column) / len(part) for column in zip(*part, strict=True))
