@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig
 
 from llmstage.errors import ModelError
+from llmstage.models.adapter import CONFIG, adapter_base, load_adapter
 from llmstage.models.lm import masked_head
 from llmstage.models.packing import read_packed_rows
 from llmstage.models.tokenizer import ASSISTANT, END, Processor
@@ -79,17 +80,19 @@ def build_model(
     *,
     offline: bool,
     extra: Callable[[Any], nn.Module | None] = lambda config: None,
+    quantized: dict[str, Any] | None = None,
 ) -> Any:
     """The model with its head, fp32, in eval mode. Weights are seeded by torch's generator where none are loaded.
 
-    `extra`: makes the task's own module from the model's config; it becomes `model.extra`.
+    `extra`: makes the task's own module from the model's config; it becomes `model.extra`. `quantized`: how base weights
+    are held in fewer bits, for transformers.
     """
     auto = getattr(transformers, auto_model)
     if place is None:
         config = preset_config(cfg, processor, context, options)
         model = auto.from_config(config, attn_implementation="sdpa")
     else:
-        model = load_model(auto, place, options, cfg.dropout, offline=offline)
+        model = load_model(auto, place, options, cfg.dropout, offline=offline, quantized=quantized or {})
         rows = model.get_input_embeddings().weight.shape[0]
         if len(processor) > rows:
             raise ModelError(
@@ -113,22 +116,27 @@ def build_model(
     return model
 
 
-def load_model(auto: Any, place: ModelPlace, options: dict[str, Any], dropout: float, *, offline: bool) -> Any:
+def load_model(
+    auto: Any, place: ModelPlace, options: dict[str, Any], dropout: float, *, offline: bool, quantized: dict[str, Any]
+) -> Any:
     source = str(place.model_dir) if place.model_dir is not None else str(place.hub_id)
-    local = place.model_dir is not None or offline
+    adapter = place.model_dir if place.model_dir is not None and (place.model_dir / CONFIG).is_file() else None
+    base = adapter_base(adapter) if adapter else source
+    local = Path(base).is_dir() or offline
     keys = {**options, **({"attention_dropout": dropout} if dropout else {})}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local, **keys)
         with quiet():
             model, found = auto.from_pretrained(
-                source,
+                base,
                 config=config,
                 trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=local,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=bool(options),
+                ignore_mismatched_sizes=bool(options) or adapter is not None,
                 output_loading_info=True,
+                **quantized,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(explain(source, place, str(error), offline=offline)) from None
@@ -146,6 +154,8 @@ def load_model(auto: Any, place: ModelPlace, options: dict[str, Any], dropout: f
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     started_anew = [name for name in found["missing_keys"] if name not in tied]
     model.new_weights = sorted({*started_anew, *(str(name[0]) for name in found["mismatched_keys"])})
+    if adapter:
+        load_adapter(model, adapter)
     return model
 
 
@@ -220,5 +230,6 @@ def save_model(model: Any, processor: Processor, folder: Path) -> None:
         path.chmod(0o644)
 
 
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def count_parameters(model: nn.Module, *, trained: bool = False) -> int:
+    """All of them, or those that training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not trained)

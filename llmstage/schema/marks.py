@@ -41,8 +41,13 @@ def _generates(run: RunConfig) -> str | None:
     return None if run.task.generates else f"task={run.task.name} generates no text"
 
 
+def _adapter(run: RunConfig) -> str | None:
+    return None if run.adapter.name != "none" else "adapter=none trains all weights; give adapter=lora"
+
+
 TRAINING = ReadBy(_training)
 FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)
 SCRATCH = ReadBy(_scratch)
 GENERATES = ReadBy(_generates)
+ADAPTER = ReadBy(_adapter)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from llmstage.data.collate import labels_for, pack, pad
+from llmstage.data.collate import labels_for, pack
 from llmstage.data.demo.prose import prose_rows
 from llmstage.data.masking import SHOWN, draw_mask, word_numbers
 from llmstage.data.rows import Columns, Row
@@ -83,7 +83,7 @@ class MaskedLM(Task):
         count = max(1, -(-len(ids) // room))
         edges = [len(ids) * number // count for number in range(count + 1)]
         features, cut = [], 0
-        for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for number, (start, stop) in enumerate(itertools.pairwise(edges)):
             window = ids[start:stop]
             if all(token in self.special for token in window):  # nothing but unknown tokens
                 cut += len(window)
