@@ -61,7 +61,7 @@ def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, ig
 def masked_head(model: Any) -> Callable[[Tensor], Tensor] | None:
     """What makes logits of hidden states in a masked language model; None where it is not known."""
     if hasattr(model, "decoder") and hasattr(model, "head"):  # ModernBERT
-        return lambda hidden: model.decoder(model.head(hidden))  # type: ignore[no-any-return]
+        return lambda hidden: model.decoder(model.head(hidden))
     return getattr(model, "cls", None) or getattr(model, "lm_head", None)  # BERT, RoBERTa
 
 

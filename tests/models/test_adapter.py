@@ -11,8 +11,8 @@ import transformers
 
 from llmstage.errors import UserError
 from llmstage.models.adapter import (
-    add_adapter,
     adapter_base,
+    add_adapter,
     has_adapter,
     load_adapter,
     merge_adapter,
@@ -195,5 +195,5 @@ def test_without_peft_the_package_is_named(monkeypatch, adapted):
 
 def test_fewer_bits_need_a_gpu():
     assert quantization("none", torch.device("cpu")) == {}
-    with pytest.raises(UserError, match="adapter.quantize=4bit needs a GPU; this run is on cpu"):
+    with pytest.raises(UserError, match=r"adapter\.quantize=4bit needs a GPU; this run is on cpu"):
         quantization("4bit", torch.device("cpu"))
