@@ -108,7 +108,7 @@ def build_model(
         model.config.pad_token_id = processor.pad_id
     if auto_model == "AutoModelForCausalLM":
         set_generation(model, processor)
-        model.split_head = head_is_plain(model, model.get_output_embeddings())
+        model.split_head = head_is_plain(model)
     if auto_model == "AutoModelForMaskedLM":
         model.split_head = head_is_plain(model, masked_head(model))
     read_packed_rows(model)
@@ -208,8 +208,10 @@ def set_generation(model: Any, processor: Processor) -> None:
     model.generation_config.pad_token_id = processor.pad_id
 
 
-def head_is_plain(model: Any, head: Any) -> bool:
+def head_is_plain(model: Any, head: Any = None) -> bool:
     """Whether logits are just head(last hidden state): then the head need only run where there are targets.
+
+    `head`: what makes the logits; the output embeddings where it is not given.
 
     Models that scale or cap their logits (Gemma 2, Cohere, Granite) are not, and go through their own forward.
     """
@@ -217,7 +219,9 @@ def head_is_plain(model: Any, head: Any) -> bool:
     with torch.no_grad():
         try:
             hidden = model.base_model(input_ids=ids).last_hidden_state
-            return torch.allclose(head(hidden), model(input_ids=ids).logits, atol=1e-5)
+            return torch.allclose(
+                (head or model.get_output_embeddings())(hidden), model(input_ids=ids).logits, atol=1e-5
+            )
         except (AttributeError, TypeError):
             return False
 
