@@ -38,8 +38,10 @@ TOLERANCE = 0.02
 """Largest relative difference of the losses under which two rates may be compared."""
 DOCUMENT = 4000
 """Characters of a document: about those of a block under llmstage's default data.text_rows=block."""
-KIND = {"causal_lm": "gpt", "classification": "bert"}
-UNIT = {"causal_lm": "tokens/s", "classification": "rows/s"}
+KIND = {"causal_lm": "gpt", "masked_lm": "bert", "classification": "bert"}
+UNIT = {"causal_lm": "tokens/s", "masked_lm": "tokens/s", "classification": "rows/s"}
+OWN_PEERS = Path(__file__).with_name("peers")
+"""Peers that are part of this repository; the others are where --peers says."""
 
 
 @dataclass(slots=True)
@@ -81,12 +83,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", choices=list(KIND), default="causal_lm")
     parser.add_argument("--size", choices=["tiny", "small", "base"], default="small")
-    parser.add_argument("--length", type=int, help="tokens of a row; default 256 for causal_lm, 128 for classification")
+    parser.add_argument("--length", type=int, help="tokens of a row; default 256 for causal_lm, else 128")
     parser.add_argument("--padding", choices=["max", "dynamic"], default="max", help="the peer's, for classification")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--lr", type=float, help="default 3e-4 for causal_lm, 1e-4 for classification")
+    parser.add_argument("--lr", type=float, help="default 1e-4 for classification, else 3e-4")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--bf16-peer", action="store_true", help="bf16 for the peer too; not its default")
     parser.add_argument("--compile-peer", action="store_true", help="torch.compile for the peer; not its default")
@@ -96,7 +98,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", help="further llmstage words, e.g. trainer.precision=fp32")
     args = parser.parse_args()
     args.length = args.length or (256 if args.work == "causal_lm" else 128)
-    args.lr = args.lr or (3e-4 if args.work == "causal_lm" else 1e-4)
+    args.lr = args.lr or (1e-4 if args.work == "classification" else 3e-4)
     if args.steps < LEAST:
         parser.error(f"--steps must be at least {LEAST}: {WARM_UP} warm up, and the last half gives the loss")
     return args
@@ -127,23 +129,24 @@ def prepare(folder: Path, args: dict[str, Any]) -> tuple[str, int]:
     transformers.utils.logging.disable_progress_bar()
     work, kind, length = args["work"], KIND[args["work"]], args["length"]
     preset = ModelConfig(**yaml.safe_load((conf_dir() / "model" / f"{kind}_{args['size']}.yaml").read_text("utf-8")))
-    rows, source = text_documents() if work == "causal_lm" else labelled_rows()
+    is_text = work != "classification"
+    rows, source = text_documents() if is_text else labelled_rows()
     texts = [row["text"] for row in rows]
     processor = train_processor(texts, preset.vocab_size, kind, length)
-    seen = sum(min(len(ids), length) for ids in processor.plain_ids(texts)) if work == "causal_lm" else len(rows)
-    wanted = args["steps"] * args["batch"] * (length if work == "causal_lm" else 1)
-    rows = rows * math.ceil(1.1 * wanted / seen) if work == "causal_lm" else rows
+    seen = sum(min(len(ids), length) for ids in processor.plain_ids(texts)) if is_text else len(rows)
+    wanted = args["steps"] * args["batch"] * (length if is_text else 1)
+    rows = rows * math.ceil(1.1 * wanted / seen) if is_text else rows
     rows = rows[: len(rows) // args["batch"] * args["batch"]]  # whole batches only, so rows per second are exact
-    lines = [row["text"] if work == "causal_lm" else json.dumps(row, ensure_ascii=False) for row in rows]
+    lines = [row["text"] if is_text else json.dumps(row, ensure_ascii=False) for row in rows]
     (folder / "rows").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     # llmstage ends a run by scoring something; so few rows cost it a moment, and no part of the timed steps.
     (folder / "few").write_text("".join(f"{line}\n" for line in lines[: args["batch"]]), encoding="utf-8")
-    options = {} if work == "causal_lm" else {"num_labels": 2}
+    options = {} if is_text else {"num_labels": 2}
     config = preset_config(preset, processor, length, options)
     config.vocab_size = max(preset.vocab_size, len(processor))
     torch.manual_seed(0)
-    auto = "AutoModelForCausalLM" if work == "causal_lm" else "AutoModelForSequenceClassification"
-    model = getattr(transformers, auto).from_config(config)
+    head = {"causal_lm": "CausalLM", "masked_lm": "MaskedLM", "classification": "SequenceClassification"}[work]
+    model = getattr(transformers, f"AutoModelFor{head}").from_config(config)
     model.save_pretrained(folder / "model")
     processor.save(folder / "model")
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -191,9 +194,9 @@ def labelled_rows() -> tuple[list[dict[str, Any]], str]:
 def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
     """As a user would start it; only what a fair race fixes is set, all else is the default."""
     out = folder / f"run-{number}"
-    rows = ["data.format=text", "data.text_rows=line"] if args.work == "causal_lm" else ["data.format=jsonl"]
+    rows = ["data.format=text", "data.text_rows=line"] if UNIT[args.work] == "tokens/s" else ["data.format=jsonl"]
     words = [
-        f"stage={'pretrain' if args.work == 'causal_lm' else 'finetune'}", f"task={args.work}",
+        f"stage={'finetune' if args.work == 'classification' else 'pretrain'}", f"task={args.work}",
         f"model.path={folder / 'model'}", f"data.train={folder / 'rows'}", *rows, f"data.context={args.length}",
         f"data.test={folder / 'few'}", "data.split.validation=0", "data.max_lost=1", f"data.cache={folder / 'cache'}",
         f"trainer.max_steps={args.steps}", f"trainer.batch_size={args.batch}", f"trainer.threads={args.threads}",
@@ -210,14 +213,15 @@ def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int)
     seconds = steps[-1]["seconds"] - steps[WARM_UP - 1]["seconds"]
     tokens = sum(line["tokens"] for line in steps[WARM_UP:])
     # Rows are counted, not derived from tokens: the file holds whole batches.
-    real = tokens / seconds if args.work == "causal_lm" else (len(steps) - WARM_UP) * args.batch / seconds
-    computed = real / report["real_share"] if args.work == "causal_lm" else real
+    real = tokens / seconds if UNIT[args.work] == "tokens/s" else (len(steps) - WARM_UP) * args.batch / seconds
+    computed = real / report["real_share"] if UNIT[args.work] == "tokens/s" else real
     loss = statistics.fmean(line["loss"] for line in steps[-tail:])
     return Run(real, computed, loss, peak, wall)
 
 
 def run_peer(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
-    script = {"causal_lm": "hf_clm.py", "classification": "hf_classify.py"}[args.work]
+    script = {"causal_lm": "hf_clm.py", "masked_lm": "hf_mlm.py", "classification": "hf_classify.py"}[args.work]
+    folder_of = OWN_PEERS if (OWN_PEERS / script).is_file() else args.peers
     words = ["--model", folder / "model", "--data", folder / "rows", "--steps", args.steps, "--warmup", WARM_UP,
              "--batch", args.batch, "--length", args.length, "--lr", args.lr, "--seed", number]  # fmt: skip
     words += ["--padding", args.padding] if args.work == "classification" else []
@@ -225,7 +229,7 @@ def run_peer(args: argparse.Namespace, folder: Path, number: int, tail: int) -> 
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
     # The file of rows may be any text: the peers must not ask a hub for anything.
     environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-    output, peak, wall = child([args.peer_python, str(args.peers / script), *map(str, words)], environment, folder)
+    output, peak, wall = child([args.peer_python, str(folder_of / script), *map(str, words)], environment, folder)
     found = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
     losses = [float(value) for value in LOSS.findall(output)]  # one printed by the Trainer for each step
     if len(losses) != args.steps:

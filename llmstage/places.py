@@ -65,6 +65,8 @@ def find_model(path: str) -> ModelPlace:
     folder = folder.resolve()
     if (folder / "run.yaml").is_file():
         model = folder / "model"
+        if not model.is_dir() and (folder / "adapter" / "config.json").is_file():
+            model = folder / "adapter"  # adapter.merge=false
         if not (model / "config.json").is_file():
             raise ModelError(
                 f"model.path={path} is a run folder without a finished model/. "

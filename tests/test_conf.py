@@ -38,6 +38,8 @@ def words_for(group: str, option: str) -> list[str]:
         kind = OmegaConf.load(CONF / "model" / f"{option}.yaml").kind
         task = next(name for name in options("task") if kind in keys_of_task(name)["kinds"])
     words = {"stage": keys_of_task(task)["stages"][0], "task": task, group: option}
+    if group == "adapter" and option != "none":
+        words["model.path"] = "a_trained_model"
     return [f"{key}={value}" for key, value in words.items()]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 4
+FORMAT = 5
 """Raised when the files below or any task's encode() change their meaning; part of every cache key."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
@@ -20,6 +21,7 @@ from llmstage.data.source import ListSource, RowSource, open_splits
 from llmstage.data.splits import row_hash
 from llmstage.data.store import FeatureStore
 from llmstage.errors import DataError, ModelError
+from llmstage.models.adapter import add_adapter, has_adapter, merge_adapter, quantization
 from llmstage.models.build import build_model
 from llmstage.models.tokenizer import SAMPLE_BYTES, Processor, load_processor, train_processor
 from llmstage.naming import load_module
@@ -47,8 +49,9 @@ class Pieces:
     leaks: Leaks
     """What stands on two sides of the splits, and when each split begins and ends."""
 
-    def build(self, run: RunConfig, *, training: bool) -> Any:
-        """The model; for scoring, one whose head was never trained is refused."""
+    def build(self, run: RunConfig, device: torch.device, *, training: bool) -> Any:
+        """The model; for scoring, one whose head was never trained is refused. For training, with the adapter asked for."""
+        quantized = quantization(run.adapter.quantize, device) if training else {}
         options = self.task.model_options()
         model = build_model(
             run.model,
@@ -59,6 +62,7 @@ class Pieces:
             self.place,
             offline=run.offline,
             extra=self.task.extra_module,
+            quantized=quantized,
         )
         fresh = getattr(model, "new_weights", [])
         if fresh and not training:
@@ -66,7 +70,12 @@ class Pieces:
                 f"{run.model.path} has no trained weights for task={run.task.name} ({', '.join(fresh[:3])} are missing), so "
                 f"its scores would be chance. Finetune it first: llmstage stage=finetune task={run.task.name} model.path=…"
             )
-        return model
+        if training and has_adapter(model):
+            merge_adapter(model)  # what an earlier run learned is part of the base now
+        if training and run.adapter.name == "lora" and self.place is not None:
+            base = self.place.model_dir
+            add_adapter(model, run.adapter, self.task.auto_model, str(base or self.place.hub_id))
+        return model if quantized else model.to(device)
 
 
 def quiet_libraries(*, offline: bool) -> None:

@@ -270,7 +270,10 @@ def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
         name for name, _ in model.named_parameters()
     }
-    lost = [name for name in missing if name not in tied and name in dict(model.named_parameters())]
+    trained = {
+        name for name, parameter in model.named_parameters() if parameter.requires_grad
+    }  # frozen ones are not saved
+    lost = [name for name in missing if name not in tied and name in trained]
     if lost or unexpected:
         raise ModelError(
             f"{folder} does not fit the model: {', '.join([*lost, *unexpected][:4])}. It was written with another config."

@@ -35,8 +35,17 @@ def fetch(store: FeatureStore, index: int) -> Features:
     return Features(arrays, ref=ref, row=row)
 
 
-def make_batch(task: Task, store: FeatureStore, rows: Sequence[Sequence[int]]) -> Batch:
-    return task.collate([[fetch(store, index) for index in row] for row in rows])
+def make_batch(
+    task: Task, store: FeatureStore, rows: Sequence[Sequence[int]], draw: tuple[int, ...] | None = None
+) -> Batch:
+    """`draw`: (seed, epoch) in training, for tasks that draw at random in collate()."""
+    features = [[fetch(store, index) for index in row] for row in rows]
+    if draw is not None:
+        for made, index in zip(
+            (item for row in features for item in row), (i for row in rows for i in row), strict=True
+        ):
+            made.draw = (*draw, index)
+    return task.collate(features)
 
 
 def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ from llmstage.engine.tracking import Tracker
 from llmstage.engine.train_loop import Training, train
 from llmstage.errors import ModelError
 from llmstage.metrics.score import Score
+from llmstage.models.adapter import has_adapter, merge_adapter, save_adapter, save_checkpoint
 from llmstage.models.attention import use_products
 from llmstage.models.build import save_model
+from llmstage.models.tokenizer import Processor
+from llmstage.places import ModelPlace
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 
@@ -52,7 +55,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             write_json(out_dir / "environment.json", environment())
             pieces = assemble(run, out_dir, training=True, fixed=fixed, resume_from=found)
             torch.manual_seed(run.seed)  # weights depend on the seed alone, not on what was encoded or cached
-            model = pieces.build(run, training=True).to(machine.device)
+            model = pieces.build(run, machine.device, training=True)
             kernels = choose_kernels(run, machine, fixed)
             if kernels["attention"] == "products":
                 use_products(model)
@@ -63,7 +66,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             order = make_order(run, store, pieces.context, packing=pieces.packing)
             rate = product_rate(machine)
             plan = make_plan(run, store, order, model, machine, rate, fixed, from_scratch=pieces.place is None)
-            check_disk(out_dir, plan.parameters)
+            check_disk(out_dir, plan.trained)
             resolved = resolve(plan, machine, pieces, kernels, fixed, found)
             write_run_yaml(out_dir, run, resolved)
             console.note(
@@ -80,7 +83,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             checkpoints = Checkpoints(
                 out_dir,
                 run.trainer.keep,
-                lambda folder: save_model(model, pieces.processor, folder),
+                lambda folder: save_weights(model, pieces.processor, folder),
                 {"config": comparable(run), "resolved": resolved},
             )
             checkpoints.clean()
@@ -132,6 +135,8 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             train(training)
             tracker.close()
             selected = load_best(model, state, checkpoints)
+            if has_adapter(model):
+                model = settle_adapter(run, pieces, model, machine, out_dir)
             tune(run, pieces, model, machine)
             scored = score_all(run, pieces, model, machine, training=True)
             split = headline_split(scored) if scored else None
@@ -159,7 +164,10 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 ),
                 "warnings": warnings(pieces, state, beside),
             }
-            save_model(model, pieces.processor, out_dir / "model")
+            if has_adapter(model):  # adapter.merge=false
+                model.config.save_pretrained(out_dir / "adapter")
+            else:
+                save_model(model, pieces.processor, out_dir / "model")
             finish(run, out_dir, report, time.perf_counter() - clock)
             return select(run, scored["validation"].scores)[1].value if "validation" in scored else None
 
@@ -233,6 +241,21 @@ def load_best(model: nn.Module, state: TrainState, checkpoints: Checkpoints) -> 
         return state.step
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     return state.best_step
+
+
+def save_weights(model: nn.Module, processor: Processor, folder: Path) -> None:
+    """What a checkpoint holds of the model: all of it, or the adapter where all else is as it was loaded."""
+    (save_checkpoint if has_adapter(model) else save_model)(model, processor, folder)
+
+
+def settle_adapter(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, out_dir: Path) -> Any:
+    """Write adapter/; the model to be scored and saved, merged unless told otherwise, on full base weights."""
+    save_adapter(model, pieces.processor, out_dir / "adapter")
+    if run.adapter.quantize != "none":
+        model = replace(pieces, place=ModelPlace(out_dir / "adapter")).build(run, machine.device, training=False)
+    if run.adapter.merge:
+        merge_adapter(model)
+    return model
 
 
 def tune(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine) -> None:

@@ -36,6 +36,8 @@ class Plan:
     lr: float
     from_scratch: bool
     parameters: int
+    trained: int
+    """Parameters that training changes; fewer than all where an adapter is trained."""
     tokens: int
     """Real input tokens of the whole run, estimated."""
     real_share: float
@@ -80,11 +82,11 @@ def make_plan(
     lr = (
         float(fixed["lr"])
         if "lr" in fixed
-        else auto_lr(config.hidden_size, from_scratch=from_scratch)
+        else auto_lr(config.hidden_size, from_scratch=from_scratch, adapter=run.adapter.name != "none")
         if run.optim.lr == "auto"
         else float(run.optim.lr)
     )
-    parameters = count_parameters(model)
+    parameters, trained = count_parameters(model), count_parameters(model, trained=True)
     # 6 FLOPs a parameter and token (Kaplan 2020), and attention: 12 * layers * width * context.
     per_token = 6 * parameters + 12 * config.num_hidden_layers * config.hidden_size * order.context
     flops = per_token * tokens_per_batch * steps
@@ -102,12 +104,13 @@ def make_plan(
         lr=lr,
         from_scratch=from_scratch,
         parameters=parameters,
+        trained=trained,
         tokens=int(tokens_per_batch * steps),
         real_share=real / computed,
         epochs=steps / batches,
         flops=flops,
         seconds=flops / (rate * SHARE_OF_PEAK),
-        memory_bytes=int(16 * parameters + activations + 600 * 2**20),
+        memory_bytes=int(4 * parameters + 12 * trained + activations + 600 * 2**20),
         eval_every=eval_every,
         save_every=eval_every if trainer.save_every == "auto" else int(trainer.save_every),
     )
@@ -158,7 +161,8 @@ def check_budget(run: RunConfig, store: FeatureStore) -> None:
 
 def plan_line(plan: Plan, machine: Machine, *, packing: bool, allocator: str, compiled: bool) -> str:
     parts = [
-        f"{plan.parameters / 1e6:.2f} M parameters",
+        f"{plan.parameters / 1e6:.2f} M parameters"
+        + (f", {plan.trained / 1e6:.2f} M of them trained" if plan.trained < plan.parameters else ""),
         f"{plan.tokens / 1e6:.2f} M tokens",
         f"{plan.steps} steps x {plan.batch_rows} rows"
         + (

@@ -188,18 +188,21 @@ def make_scaler(run: Training) -> torch.amp.GradScaler | None:
 class StepDataset(Dataset[StepBatch]):
     """Batches by their feature indices; collating happens here, in a worker where there are any."""
 
-    def __init__(self, task: Task, store: FeatureStore, micro_batch_size: int) -> None:
-        self.task, self.store, self.size = task, store, micro_batch_size
+    def __init__(self, task: Task, store: FeatureStore, micro_batch_size: int, seed: int) -> None:
+        self.task, self.store, self.size, self.seed = task, store, micro_batch_size, seed
 
     def __getitem__(self, key: Any) -> StepBatch:
         epoch, batch, rows = key
-        parts = [make_batch(self.task, self.store, part) for part in micro_batches(rows, self.size, self.store.lengths)]
+        parts = [
+            make_batch(self.task, self.store, part, (self.seed, epoch))
+            for part in micro_batches(rows, self.size, self.store.lengths)
+        ]
         return StepBatch(epoch, batch, parts)
 
 
 def stream(run: Training) -> Iterator[StepBatch]:
     """Batches from the cursor on, epoch after epoch. The order is a pure function of (seed, epoch)."""
-    dataset = StepDataset(run.task, run.store, run.micro_batch_size)
+    dataset = StepDataset(run.task, run.store, run.micro_batch_size, run.order.seed)
     keys = cursor(run.order, run.state.epoch, run.state.batch, {(pair[0], pair[1]) for pair in run.state.excluded})
     yield from DataLoader(
         dataset,

@@ -35,3 +35,19 @@ def language_model_scores(
     scores["token_accuracy"] = ratio(correct, targets, count=num)
     scores["loss"] = ratio(losses, targets, count=num, higher_is_better=False)
     return scores
+
+
+def masked_language_model_scores(nll: ArrayLike, tokens: ArrayLike, correct: ArrayLike) -> dict[str, Score]:
+    """`pseudo_perplexity`, `masked_accuracy` and `loss` (nats a token) of rows [N]; arguments as above, over hidden tokens.
+
+    Pseudo-perplexity (Salazar et al. 2020, Masked Language Model Scoring) is exp of the mean -log p(token | all others),
+    with one token hidden at a time. Here a fixed sample of tokens is hidden together, as in training: an estimate at the
+    cost of one pass, for comparing models under the same masks, and the number that transformers' run_mlm prints.
+    """
+    losses, targets = np.asarray(nll, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
+    num = int(targets.sum())
+    return {
+        "pseudo_perplexity": ratio(losses, targets, np.exp, count=num, higher_is_better=False),
+        "masked_accuracy": ratio(correct, targets, count=num),
+        "loss": ratio(losses, targets, count=num, higher_is_better=False),
+    }

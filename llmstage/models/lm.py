@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ class TokenLosses:
     """[N] bool: the target was the likeliest token; None while gradients are wanted."""
     where: Tensor
     """[N] index of the target in the flattened [B * T] labels."""
+    best: Any = None
+    """[N] id of the likeliest token, where the task shows it; None while gradients are wanted."""
 
 
 def targets_of(labels: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
@@ -53,6 +56,30 @@ def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, ig
         for at in range(0, max(1, len(target)), size)
     ]
     return TokenLosses(*(torch.cat([getattr(part, name) for part in parts]) for name in ("nll", "correct", "where")))
+
+
+def masked_head(model: Any) -> Callable[[Tensor], Tensor] | None:
+    """What makes logits of hidden states in a masked language model; None where it is not known."""
+    if hasattr(model, "decoder") and hasattr(model, "head"):  # ModernBERT
+        return lambda hidden: model.decoder(model.head(hidden))
+    return getattr(model, "cls", None) or getattr(model, "lm_head", None)  # BERT, RoBERTa
+
+
+def masked_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, ignore: int) -> TokenLosses:
+    """-log p of every hidden token, at its own position. `labels` [B, T] holds `ignore` where a token is no target."""
+    flat = labels.reshape(-1)
+    where = (flat != ignore).nonzero().squeeze(1)
+    head = masked_head(model) if getattr(model, "split_head", False) else None
+    if head is None:
+        logits = model(**inputs).logits
+        chosen = logits.reshape(-1, logits.shape[-1]).index_select(0, where)
+    else:
+        hidden = model.base_model(**inputs).last_hidden_state  # type: ignore[operator]
+        chosen = head(hidden.reshape(-1, hidden.shape[-1]).index_select(0, where))  # [N, V]
+    losses = measure(chosen, flat.index_select(0, where), where - 1)
+    if not torch.is_grad_enabled():
+        losses.best = chosen.argmax(-1)
+    return losses
 
 
 def measure(logits: Tensor, target: Tensor, index: Tensor) -> TokenLosses:

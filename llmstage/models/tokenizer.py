@@ -54,6 +54,17 @@ class Processor:
         """Ids of each text; nothing is added, and no text becomes a control token."""
         return [encoding.ids for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def plain_places(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """(ids, characters [start, end) of each) of every text, as plain_ids() cuts it."""
+        coded = self._plain.encode_batch(texts, add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in coded]
+
+    def marks(self) -> tuple[list[int], list[int]]:
+        """(ids before, ids after) a single text, as the tokenizer marks one for an encoder."""
+        marked = self._plain.post_process(self._plain.encode("a", add_special_tokens=False))
+        inner = [place for place, special in enumerate(marked.special_tokens_mask) if not special]
+        return list(marked.ids[: inner[0]]), list(marked.ids[inner[-1] + 1 :])
+
     def markup_ids(self, text: str) -> list[int]:
         """Ids of template text, in which special tokens are meant."""
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)

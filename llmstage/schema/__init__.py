@@ -4,6 +4,7 @@ from llmstage.schema.data import DataConfig
 from llmstage.schema.run import (
     FACTS,
     GROUPS,
+    AdapterConfig,
     GenerationConfig,
     ModelConfig,
     OptimConfig,
@@ -21,6 +22,7 @@ from llmstage.schema.task import TaskConfig
 __all__ = [
     "FACTS",
     "GROUPS",
+    "AdapterConfig",
     "DataConfig",
     "GenerationConfig",
     "ModelConfig",

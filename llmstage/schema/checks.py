@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
-from llmstage.schema.marks import ReadBy
+from llmstage.schema.marks import TRAINING_STAGES, ReadBy
 from llmstage.schema.run import RunConfig, stage_config, task_config
 from llmstage.schema.typed import walk_fields
 
@@ -48,6 +48,7 @@ def check_run(run: RunConfig, typed: Iterable[str]) -> list[str]:
         *check_preset(run),
         *check_split(run),
         *check_data_root(run),
+        *check_adapter(run),
         *check_read(run, typed),
     ]
 
@@ -76,7 +77,7 @@ def check_model_fits_task(run: RunConfig) -> list[str]:
 
 def kind_at(path: Path) -> str | None:
     """Family of a local model by its config.json; None where it cannot be told without loading."""
-    for folder in (path, path / "model"):
+    for folder in (path, path / "model", path / "adapter"):
         try:
             model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         except (OSError, ValueError, AttributeError):
@@ -128,6 +129,21 @@ def check_data_root(run: RunConfig) -> list[str]:
         f"data_root={run.data_root}: there is no such folder (seen from {Path.cwd()}), and this recipe reads {paths[0]}. "
         f"Name the folder that holds the data sets: data_root=<folder>. docs/recipes says where each set comes from."
     ]
+
+
+def check_adapter(run: RunConfig) -> list[str]:
+    if run.adapter.name == "none":
+        return []
+    if run.stage.name not in TRAINING_STAGES:
+        return [
+            f"adapter={run.adapter.name}: stage={run.stage.name} does not train; model.path=<run> brings its own adapter."
+        ]
+    if run.model.path is None:
+        return [
+            f"adapter={run.adapter.name} trains small updates to weights that stay as they are, and random weights are not "
+            f"worth keeping. Give model.path=<trained model>, or leave adapter={run.adapter.name} out."
+        ]
+    return []
 
 
 def check_read(run: RunConfig, typed: Iterable[str]) -> list[str]:

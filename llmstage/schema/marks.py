@@ -54,6 +54,12 @@ def _rooted(run: RunConfig) -> str | None:
 
 
 ROOTED = ReadBy(_rooted)
+
+
+def _adapter(run: RunConfig) -> str | None:
+    return None if run.adapter.name != "none" else "adapter=none trains all weights; give adapter=lora"
+
+
 TRAINING = ReadBy(_training)
 FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)
@@ -61,3 +67,4 @@ SCRATCH = ReadBy(_scratch)
 GENERATES = ReadBy(_generates)
 TIMED = ReadBy(_timed)
 SHUFFLED = ReadBy(_shuffled)
+ADAPTER = ReadBy(_adapter)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from llmstage.naming import load_module
 from llmstage.schema import task as task_schemas
 from llmstage.schema.data import DataConfig
-from llmstage.schema.marks import GENERATES, ROOTED, SCRATCH, TRAINING
+from llmstage.schema.marks import ADAPTER, GENERATES, ROOTED, SCRATCH, TRAINING
 from llmstage.schema.task import TaskConfig
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range, build
 
@@ -170,6 +170,28 @@ class TrackerConfig:
 
 
 @dataclass(slots=True)
+class AdapterConfig:
+    """Small trained weights beside frozen ones."""
+
+    name: Annotated[Literal["none", "lora"], TRAINING] = "none"
+    """none: all weights are trained; lora: low-rank updates (extra `lora`), on a model given by model.path."""
+    rank: Annotated[int, AT_LEAST_1, ADAPTER] = 16
+    """Width of an update: so many columns and rows make it up."""
+    alpha: Annotated[float, POSITIVE, ADAPTER] = 32
+    """Updates are scaled by alpha / rank."""
+    dropout: Annotated[float, Range(0, 1, open_high=True), ADAPTER] = 0.0
+    """Dropout of what goes into an update."""
+    targets: Annotated[Literal["auto"] | list[str], ADAPTER] = "auto"
+    """Linear layers that get an update, by the ends of their names, e.g. [q_proj,v_proj]; auto: all of the body. Heads
+    are trained as a whole."""
+    merge: Annotated[bool, ADAPTER] = True
+    """true: model/ holds base and updates in one; false: there is adapter/ only, and loading it loads its base too."""
+    quantize: Annotated[Literal["none", "8bit", "4bit"], ADAPTER] = "none"
+    """Base weights in so many bits while training, which needs a GPU and bitsandbytes; scores are those of the updates on
+    the base as it was."""
+
+
+@dataclass(slots=True)
 class RunConfig:
     """Everything one run is told."""
 
@@ -185,6 +207,8 @@ class RunConfig:
     """How it is trained and on what machine."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """Whether all weights are trained."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How text is generated."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
@@ -198,11 +222,12 @@ class RunConfig:
 
 
 FACTS = (
-    "stage.name", "task.name", "task.stages", "task.kinds", "task.generates", "model.name", "data.name", "optim.name", "tracker.name",
+    "stage.name", "task.name", "task.stages", "task.kinds", "task.generates", "model.name", "data.name", "optim.name", "adapter.name",
+    "tracker.name",
 )  # fmt: skip
 """Keys that an option's YAML says of itself; choosing the option sets them, nobody types them."""
 
-GROUPS = ("stage", "task", "model", "data", "trainer", "optim", "generation", "tracker")
+GROUPS = ("stage", "task", "model", "data", "trainer", "optim", "adapter", "generation", "tracker")
 
 
 def camel(name: str) -> str:

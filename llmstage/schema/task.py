@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from llmstage.schema.marks import TRAINING
-from llmstage.schema.typed import AT_LEAST_1
+from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, Range
 
 
 @dataclass(slots=True)
@@ -42,3 +42,16 @@ class Classification(TaskConfig):
 
     class_weights: Annotated[Literal["none", "balanced"], TRAINING] = "none"
     """balanced: each class weighs n / (classes * its rows) in the loss, as scikit-learn's class_weight does."""
+
+
+@dataclass(slots=True)
+class MaskedLm(TaskConfig):
+    """Knobs of task=masked_lm."""
+
+    mask_share: Annotated[float, Range(0, 1, open_low=True)] = 0.15
+    """Share of a window's tokens that is hidden, one token at least; of these 80 % are shown as the mask token, 10 % as a
+    random one, 10 % as they are."""
+    whole_word: bool = False
+    """Hide whole words: what stands between white space, and each Chinese or Japanese character."""
+    mask_seed: Annotated[int, NOT_NEGATIVE] = 0
+    """Seed of the masks that scoring uses; apart from `seed`, so that a sweep over seeds is scored on the same masks."""

@@ -32,7 +32,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 cfg,
                 {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision},
             )
-            model = pieces.build(cfg, training=False).to(machine.device)
+            model = pieces.build(cfg, machine.device, training=False)
             console.note(header(cfg, pieces, out_dir))
             scored = score_all(cfg, pieces, model, machine, training=False)
             split = headline_split(scored)

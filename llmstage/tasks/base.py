@@ -47,6 +47,9 @@ class Features:
     """The token that ends a target was cut away."""
     row: int = -1
     """Index of the row in its split; the loader sets it."""
+    draw: tuple[int, ...] | None = None
+    """In training, (seed, epoch, index): a task whose collate() draws at random seeds itself with it, and draws anew each
+    time the feature is seen, also in a resumed run. None in scoring."""
 
     @property
     def input_ids(self) -> list[int]:

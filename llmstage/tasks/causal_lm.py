@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from llmstage.data.demo.prose import prose_rows
 from llmstage.data.rows import Columns, Row
 from llmstage.metrics.language import language_model_scores
 from llmstage.metrics.score import Score
+from llmstage.metrics.unigram import Unigram
 from llmstage.models.lm import sum_by_segment, token_losses
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, Task
 
@@ -56,7 +58,7 @@ class CausalLM(Task):
         for start in starts:
             window = ids[start : start + self.context]
             share = num_bytes * (len(window) - 1) / max(1, whole)
-            features.append(Features({"input_ids": window}, ref={"bytes": share}))
+            features.append(Features({"input_ids": window}, ref={"bytes": share, "ids": window[1:]}))
         return features
 
     def num_targets(self, features: Features) -> int:
@@ -94,6 +96,13 @@ class CausalLM(Task):
             [item["correct"] for item in predictions],
             [ref["bytes"] for ref in refs],
         )
+
+    def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
+        """How often each token stands in the training split, whatever stands before it."""
+        ends = [self.processor.eos_id] if self.processor.eos_id is not None else []
+        unigram = Unigram(([*self.processor.plain_ids([row["text"]])[0], *ends] for row in train), len(self.processor))
+        sums = unigram.measure(ref["ids"] for ref in refs)
+        return {"token frequencies": language_model_scores(*sums, [ref["bytes"] for ref in refs])}
 
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         """How the loss is spread over windows."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -11,10 +13,11 @@ from llmstage.data.collate import labels_for, pack
 from llmstage.data.demo.dialogue import dialogue_rows
 from llmstage.data.rows import Columns, Row
 from llmstage.data.windows import windows
-from llmstage.metrics.generation import chrf, distinct_n, exact_match, rouge_l
+from llmstage.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
 from llmstage.metrics.intervals import proportion
 from llmstage.metrics.language import language_model_scores
 from llmstage.metrics.score import Score
+from llmstage.metrics.unigram import Unigram
 from llmstage.models.chat import TemplateRefused, Turn, conversation
 from llmstage.models.generate import generate_replies
 from llmstage.models.lm import TokenLosses, sum_by_segment, token_losses
@@ -215,6 +218,20 @@ class Dialogue(Task):
             [item["correct"] for item in predictions],
             [ref["bytes"] for ref in refs],
         )
+
+    def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
+        """The most frequent training reply, said each time (on the rows that are generated), and token frequencies."""
+        told = [message["content"] for row in train for message in row["messages"] if message["role"] == "assistant"]
+        end = conversation(self.processor, [{"role": role, "content": "a"} for role in ("user", "assistant")])[-1].after
+        unigram = Unigram(([*ids, *end] for ids in self.processor.plain_ids(told)), len(self.processor))
+        spoken = (self.processor.plain_ids([reply["text"] for reply in ref["replies"]]) for ref in refs)
+        sums = unigram.measure([token for ids in replies for token in [*ids, *end]] for replies in spoken)
+        # A row's first window begins with its first turn: the windows of the rows for which text is generated.
+        row = itertools.accumulate(int(ref["first"] == 0) for ref in refs)
+        generated = [ref for ref, number in zip(refs, row, strict=True) if number <= self.generate_rows]
+        answers = [reply["text"] for ref in generated for reply in ref["replies"]]
+        scores = most_frequent_reply(told, answers) | language_model_scores(*sums, [ref["bytes"] for ref in refs])
+        return {"most frequent reply, token frequencies": scores}
 
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         """How recall falls with distance, by kind of fact."""

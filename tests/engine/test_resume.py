@@ -67,7 +67,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one(task: str, monkeypatch: pytest
     assert compare(whole, run(task, "twice")) is None
 
 
-@pytest.mark.parametrize("task", ["causal_lm"])
+@pytest.mark.parametrize("task", ["causal_lm", "masked_lm"])
 def test_workers_do_not_change_a_bit(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(task, "whole")
     assert compare(whole, run(task, "with_workers", "trainer.workers=2")) is None

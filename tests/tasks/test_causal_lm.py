@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -72,3 +73,19 @@ def test_control_words_in_a_document_stay_plain(it):
 def test_bad_rows_are_told(it, text):
     assert it.task.check_row({"text": text})
     assert it.task.check_row({"text": "水"}) is None
+
+
+def test_the_frequency_baseline_by_hand(it):
+    train = prose_rows(4, 7)
+    features = [item for row in prose_rows(3, 5) for item in it.task.encode(row)]
+    (scores,) = it.task.baselines(iter(train), [item.ref for item in features]).values()
+    counts = Counter(token for row in train for token in document(it, row["text"])[1:])
+    total = sum(counts.values()) + len(it.processor)
+    tokens = [token for item in features for token in item.input_ids[1:]]
+    nll = -sum(math.log((counts[token] + 1) / total) for token in tokens)
+    num_bytes = sum(len(row["text"].encode()) for row in prose_rows(3, 5))
+    assert scores["perplexity"].value == pytest.approx(math.exp(nll / len(tokens)))
+    assert scores["bits_per_byte"].value == pytest.approx(nll / math.log(2) / num_bytes)
+    best = max(counts, key=lambda token: (counts[token], -token))
+    assert scores["token_accuracy"].value == pytest.approx(tokens.count(best) / len(tokens))
+    assert scores.keys() == it.task.score([{"nll": 1, "tokens": 1, "correct": 1}], [{"bytes": 1}]).keys()

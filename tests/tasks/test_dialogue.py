@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -317,3 +318,23 @@ def test_recall_is_scored_by_kind_and_shown_by_distance(it):
 )
 def test_bad_conversations_are_told(it, messages, reason):
     assert reason in it.task.check_row({"messages": messages})
+
+
+def test_the_most_frequent_reply_is_the_simple_method(tiny_task):
+    it = tiny_task("dialogue", words=("task.generate_rows=2",))
+    hello = {"role": "user", "content": "你好"}
+    train = [{"messages": [hello, {"role": "assistant", "content": text}]} for text in ("好的。", "Yes.", "好的。 ")]
+    rows = [{"messages": [hello, {"role": "assistant", "content": text}]} for text in ("好的。", "No.", "好的。")]
+    features = [item for row in rows for item in it.task.encode(row)]
+    (scores,) = it.task.baselines(iter(train), [item.ref for item in features]).values()
+    assert scores["exact_match"].value == 0.5 and scores["exact_match"].count == 2, "of the rows that are generated"
+    assert scores["chrf"].value > 0
+    counts = Counter(token for item in [f for row in train for f in it.task.encode(row)] for token in learned(item))
+    total = sum(counts.values()) + len(it.processor)
+    tokens = [token for item in features for token in learned(item)]
+    nll = -sum(math.log((counts[token] + 1) / total) for token in tokens) / len(tokens)
+    assert scores["perplexity"].value == pytest.approx(math.exp(nll)) and scores["perplexity"].count == len(tokens)
+
+
+def learned(item):
+    return [token for token, wanted in zip(item.input_ids, item.arrays["target"], strict=True) if wanted]

@@ -1,0 +1,98 @@
+"""Masked LM with transformers' Trainer, set up as its example script run_mlm.py does: all texts joined and cut into blocks,
+masks drawn by DataCollatorForLanguageModeling in each batch. Prints one JSON line last."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from typing import Any
+
+from datasets import Dataset
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+
+class Clock(TrainerCallback):
+    """Times the steps after the warm-up."""
+
+    def __init__(self, warm_up: int) -> None:
+        self.warm_up, self.started, self.seconds = warm_up, 0.0, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.warm_up:
+            self.started = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
+def main() -> None:
+    args = arguments()
+    set_seed(args.seed)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    with open(args.data, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    ids = [token for coded in tokenizer(lines)["input_ids"] for token in coded]
+    blocks = [ids[at : at + args.length] for at in range(0, len(ids) - args.length + 1, args.length)]
+    clock = Clock(args.warmup)
+    trainer = Trainer(
+        model=AutoModelForMaskedLM.from_pretrained(args.model),
+        args=TrainingArguments(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=args.batch,
+            max_steps=args.steps,
+            learning_rate=args.lr,
+            seed=args.seed,
+            bf16=args.bf16,
+            torch_compile=args.compile,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1,
+        ),
+        train_dataset=Dataset.from_dict({"input_ids": blocks}),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
+        callbacks=[clock],
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-10:]
+    rate = (args.steps - args.warmup) * args.batch * args.length / clock.seconds  # blocks are full: all tokens are real
+    found = {
+        "peer": "transformers.Trainer",
+        "unit": "tokens/s",
+        "rate": round(rate, 2),
+        "real_rate": round(rate, 2),
+        "seconds": round(clock.seconds, 3),
+        "loss": round(sum(losses) / len(losses), 5),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "settings": vars(args),
+    }
+    print(json.dumps(found), flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="Hugging Face directory: config, tokenizer, weights")
+    parser.add_argument("--data", required=True, help="one document a line")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--warmup", type=int, default=3, help="steps left out of the rate")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Low-rank adapters (LoRA, Hu 2021) by peft, put into the model's own layers: the class stays the one transformers knows.
+
+Only this module knows peft, and imports it when an adapter is asked for: that takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from llmstage.errors import ModelError, UserError
+from llmstage.models.tokenizer import Processor
+from llmstage.schema.run import AdapterConfig
+
+HEADS = ("classifier", "score", "qa_outputs", "extra")
+"""Parts of a model that belong to a task: small, and trained as a whole."""
+NO_TARGETS = (*HEADS, "head", "lm_head", "cls", "pooler")
+"""Linear layers in these are no part of the body."""
+TASK_TYPES = {
+    "AutoModelForCausalLM": "CAUSAL_LM",
+    "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM",
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForQuestionAnswering": "QUESTION_ANS",
+}
+"""How peft calls what a transformers class is for."""
+CONFIG, WEIGHTS, EXTRA = "adapter_config.json", "adapter_model.safetensors", "extra.safetensors"
+PREFIX = "base_model.model."
+"""peft's names begin so; the model's own begin after it."""
+
+
+def peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise UserError("adapter=lora needs the package peft: pip install 'llmstage[lora]'") from None
+    return peft
+
+
+def has_adapter(model: Any) -> bool:
+    return bool(getattr(model, "peft_config", None))
+
+
+def add_adapter(model: Any, cfg: AdapterConfig, auto_model: str, base: str) -> None:
+    """Freeze the model, but for its heads and new weights, and put low-rank updates into the layers of its body.
+
+    `base`: where the frozen weights come from, for those who load the adapter later.
+    """
+    heads = trained_whole(model)
+    config = peft().LoraConfig(
+        r=cfg.rank,
+        lora_alpha=cfg.alpha,
+        lora_dropout=cfg.dropout,
+        target_modules=targets(model, cfg.targets),
+        task_type=TASK_TYPES.get(auto_model),
+        base_model_name_or_path=base,
+    )
+    inject(model, config, heads)
+
+
+def inject(model: Any, config: Any, heads: list[str]) -> None:
+    config.modules_to_save = None  # peft would copy them; they are trained in place
+    peft().inject_adapter_in_model(config, model)
+    config.modules_to_save = [name for name in heads if name != "extra"] or None
+    for name, parameter in model.named_parameters():
+        whole = any(name.startswith(f"{head}.") for head in heads)
+        parameter.requires_grad = whole or ".lora_" in name
+
+
+def trained_whole(model: Any) -> list[str]:
+    """Modules without pretrained weights, and the task's own heads."""
+    names = {name for name, _ in model.named_children() if name in HEADS}
+    for parameter in getattr(model, "new_weights", []):
+        inside = parameter.startswith(f"{model.base_model_prefix}.")  # a part of the body that the checkpoint lacked
+        names.add(parameter.rpartition(".")[0] if inside else parameter.partition(".")[0])
+    return sorted(names)
+
+
+def targets(model: Any, wanted: str | list[str]) -> list[str]:
+    """Names for peft's `target_modules`: the last parts where they mean just these layers, else whole names."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    output = model.get_output_embeddings()
+    body = [
+        name
+        for name in layers
+        if not set(NO_TARGETS) & set(name.split(".")) and model.get_submodule(name) is not output
+    ]
+    chosen = body
+    if isinstance(wanted, list):
+        unmatched = [word for word in wanted if not any(f".{name}".endswith(f".{word}") for name in body)]
+        if unmatched or not wanted:
+            known = ", ".join(sorted({last(name) for name in body}))
+            raise UserError(
+                f"adapter.targets: no layer of this model is called {', '.join(unmatched)}. Known: {known}."
+            )
+        chosen = [name for name in body if any(f".{name}".endswith(f".{word}") for word in wanted)]
+    short = sorted({last(name) for name in chosen})
+    return short if [name for name in layers if last(name) in short] == chosen else chosen
+
+
+def last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """By the model's own names; what a checkpoint must hold, since all else is as it was loaded."""
+    return {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def save_adapter(model: Any, processor: Processor, folder: Path) -> None:
+    """peft's format, with the model's config and tokenizer beside it, so that the folder tells what it is for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = next(iter(model.peft_config.values()))
+    inference, config.inference_mode = config.inference_mode, True
+    config.save_pretrained(str(folder))
+    config.inference_mode = inference
+    trained = trained_weights(model)
+    extra = {name: value for name, value in trained.items() if name.startswith("extra.")}
+    named = {
+        PREFIX + re.sub(r"\.default\.weight$", ".weight", name): value
+        for name, value in trained.items()
+        if name not in extra
+    }
+    save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
+    if extra:
+        save_file(extra, folder / EXTRA)
+    model.config.save_pretrained(folder)
+    processor.save(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
+def save_checkpoint(model: Any, processor: Processor, folder: Path) -> None:
+    """The adapter, and the same weights by the model's own names for the run that goes on."""
+    save_adapter(model, processor, folder)
+    save_file(trained_weights(model), folder / "model.safetensors")
+
+
+def adapter_base(folder: Path) -> str:
+    """Where the frozen weights of an adapter are."""
+    base = str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    if not base:
+        raise ModelError(f"{folder / CONFIG} does not say which model it was trained on (base_model_name_or_path).")
+    if base.startswith("/") and not Path(base).is_dir():
+        raise ModelError(f"{folder} is an adapter for the model in {base}, which is not there any more.")
+    return base
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Put a saved adapter into the model that it was trained on; its heads too. Raises ModelError where it does not fit."""
+    config = peft().LoraConfig.from_pretrained(str(folder))
+    saved = load_file(folder / WEIGHTS)
+    weights = {
+        re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", name.removeprefix(PREFIX)): value
+        for name, value in saved.items()
+    }
+    inject(model, config, config.modules_to_save or [])
+    _, unexpected = model.load_state_dict(weights, strict=False)
+    lost = [name for name in model.state_dict() if ".lora_" in name and name not in weights]
+    if unexpected or lost:
+        raise ModelError(f"{folder} does not fit its model: {', '.join([*unexpected, *lost][:4])}.")
+    model.new_weights = [name for name in getattr(model, "new_weights", []) if name not in weights]
+
+
+def merge_adapter(model: Any) -> None:
+    """Add the updates to the weights they stand beside and take the adapter out: a plain model is left."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, last(name), module.get_base_layer())
+    del model.peft_config
+    model.requires_grad_(True)
+
+
+def quantization(kind: str, device: torch.device) -> dict[str, Any]:
+    """What from_pretrained() must be told to hold the base weights in 8 or 4 bits (QLoRA, Dettmers 2023)."""
+    if kind == "none":
+        return {}
+    mend = "Leave adapter.quantize out: then the base weights stay as they are."
+    if device.type != "cuda":
+        raise UserError(f"adapter.quantize={kind} needs a GPU; this run is on {device}. {mend}")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise UserError(
+            f"adapter.quantize={kind} needs the package bitsandbytes: pip install bitsandbytes. {mend}"
+        ) from None
+    from transformers import BitsAndBytesConfig
+
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+    settings = four if kind == "4bit" else {"load_in_8bit": True}
+    return {"quantization_config": BitsAndBytesConfig(**settings), "device_map": {"": device}}
