@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig
 
 from llmstage.errors import ModelError
+from llmstage.models.packing import read_packed_rows
 from llmstage.models.tokenizer import ASSISTANT, END, Processor
 from llmstage.places import ModelPlace
 from llmstage.schema import ModelConfig
@@ -103,6 +104,7 @@ def build_model(
     if auto_model == "AutoModelForCausalLM":
         set_generation(model, processor)
         model.split_head = head_is_plain(model)
+    read_packed_rows(model)
     model.eval()
     return model
 
