@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from llmstage.data.collate import labels_for, pack
 from llmstage.data.demo.token_classification import entity_rows
 from llmstage.data.gazetteer import FrequentTags, Gazetteer
 from llmstage.data.rows import Columns, Row
+from llmstage.data.tagged import check_tagged, describe_spans, tags_in, text_of, units
 from llmstage.data.tags import (
     Span,
     detect_scheme,
@@ -28,7 +29,7 @@ from llmstage.data.tags import (
     split_tag,
     tags_of,
 )  # fmt: skip
-from llmstage.data.words import Offsets, join_tokens, lay_spans, split_text, word_windows
+from llmstage.data.words import Offsets, lay_spans, word_windows
 from llmstage.errors import DataError, ModelError
 from llmstage.metrics.intervals import ratio
 from llmstage.metrics.score import Score
@@ -70,57 +71,12 @@ class TokenClassification(Task):
     def demo_rows(num_rows: int, seed: int) -> list[Row]:
         return entity_rows(num_rows, seed)
 
-    # rows: tokens with tags, or text with spans
-
     def check_row(self, row: Row) -> str | None:
-        if row.get("tokens") is not None and row.get("tags") is not None:
-            return self._check_tokens(row["tokens"], row["tags"])
-        text = row.get("text")
-        if row.get("spans") is None or text is None:
-            return "neither tokens with tags nor text with spans is there"
-        if not isinstance(text, str) or not text.strip():
-            return "text is empty" if isinstance(text, str) else f"text is {type(text).__name__}, not text"
-        laid = lay_spans(row["spans"], text, split_text(text))
-        return laid if isinstance(laid, str) else None
-
-    def _check_tokens(self, tokens: Any, tags: Any) -> str | None:
-        if not isinstance(tokens, list) or not isinstance(tags, list):
-            return "tokens and tags must both be lists"
-        if len(tokens) != len(tags):
-            return f"{len(tokens)} tokens but {len(tags)} tags"
-        if not tokens:
-            return "there is no token"
-        for number, token in enumerate(tokens, 1):
-            if not isinstance(token, str) or not token:
-                return f"token {number} is {'empty' if token == '' else f'{token!r}, not text'}"
-        for number, tag in enumerate(tags, 1):
-            reason = self._check_number(tag) if isinstance(tag, int) else malformed(tag)
-            if reason:
-                return f"token {number} ({tokens[number - 1]!r}): {reason}"
-        return None
-
-    def _check_number(self, tag: int) -> str | None:
-        names = self.cfg.names
-        if not names:
-            return f"tag {tag} is a number; say what the numbers mean, in order: task.names=[O,B-PER,I-PER,...]"
-        if not 0 <= tag < len(names):
-            return f"tag {tag} has no name: task.names has {len(names)}"
-        return malformed(names[tag])
-
-    def _tags(self, row: Row) -> list[str] | None:
-        """The row's tags as text, None where it has spans instead."""
-        if row.get("tokens") is None or row.get("tags") is None:
-            return None
-        return [self.cfg.names[tag] if isinstance(tag, int) else tag for tag in row["tags"]]
-
-    def _text(self, row: Row) -> tuple[str, Offsets]:
-        return (
-            join_tokens(row["tokens"]) if self._tags(row) is not None else (row["text"], split_text(str(row["text"])))
-        )
+        return check_tagged(row, self.cfg.names)
 
     def _spans(self, row: Row, offsets: Offsets) -> tuple[list[Span], bool]:
         """(entities by token, whether the tags had to be repaired)."""
-        tags = self._tags(row)
+        tags = tags_in(row, self.cfg.names)
         if tags is None:
             laid = lay_spans(row["spans"], row["text"], offsets)
             assert not isinstance(laid, str), laid  # check_row has seen the row
@@ -139,7 +95,7 @@ class TokenClassification(Task):
 
     def texts(self, row: Row) -> list[str]:
         """Word by word, as they are encoded: no entry of a tokenizer trained on them reaches over two words."""
-        return units(*self._text(row))
+        return units(*text_of(row))
 
     # labels
 
@@ -148,7 +104,7 @@ class TokenClassification(Task):
         sequences: list[list[str]] = []
         kinds: set[str] = set()
         for row in rows:
-            tags = self._tags(row)
+            tags = tags_in(row, self.cfg.names)
             if tags is None:
                 kinds.update(span["label"] for span in row["spans"])
             else:
@@ -211,7 +167,7 @@ class TokenClassification(Task):
         return self.encode_many([row])[0]
 
     def encode_many(self, rows: list[Row]) -> list[list[Features]]:
-        texts = [self._text(row) for row in rows]
+        texts = [text_of(row) for row in rows]
         words = [units(text, offsets) for text, offsets in texts]
         if len(self._pieces) > MOST_WORDS:
             self._pieces = {}
@@ -336,7 +292,7 @@ class TokenClassification(Task):
         """The most frequent tag of each word, and the entities of the training split looked up (longest match)."""
         words, names = FrequentTags(), Gazetteer()
         for row in train:
-            text, offsets = self._text(row)
+            text, offsets = text_of(row)
             try:
                 spans, _ = self._spans(row, offsets)
             except RowError:
@@ -345,12 +301,14 @@ class TokenClassification(Task):
             words.add(tokens, tags_of(spans, len(tokens), self.scheme))
             names.add(tokens, spans)
         told = [ref["tags"] for ref in refs]
+        asked = [[ref["text"][start:end] for start, end in ref["offsets"]] for ref in refs]
         found = {}
-        for name, method in (("most frequent tag of the word", words), ("entities of train looked up", names)):
-            spans = [
-                method.spans([ref["text"][start:end] for start, end in ref["offsets"]], self.scheme) for ref in refs
-            ]
-            said = [tags_of(part, len(tags), self.scheme) for part, tags in zip(spans, told, strict=True)]
+        methods: dict[str, FrequentTags | Gazetteer] = {
+            "most frequent tag of the word": words,
+            "entities of train looked up": names,
+        }
+        for name, method in methods.items():
+            said = [tags_of(method.spans(tokens, self.scheme), len(tokens), self.scheme) for tokens in asked]
             found[name] = tag_scores(said, told, self.scheme)
         return found
 
@@ -375,20 +333,11 @@ class TokenClassification(Task):
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         text, offsets = ref["text"], ref["offsets"]
         said, sure = self._said(prediction), prediction["confidence"]
-
-        def shown(tags: Sequence[str], *, confident: bool) -> list[dict[str, Any]]:
-            out = []
-            for kind, start, stop in spans_of(tags, self.scheme):
-                first, last = offsets[start][0], offsets[stop - 1][1]
-                span = {"start": first, "end": last, "label": kind, "text": text[first:last]}
-                if (
-                    confident
-                ):  # geometric mean of its tags' probabilities, so that long entities compare with short ones
-                    log = np.log(np.maximum(sure[start:stop], 1e-12)).mean()
-                    span["confidence"] = round(float(np.exp(log)), 6)
-                out.append(span)
-            return out
-
+        found = spans_of(said, self.scheme)
+        spans = describe_spans(found, text, offsets)
+        for span, (_, start, stop) in zip(spans, found, strict=True):
+            # Geometric mean of its tags' probabilities, so that long entities compare with short ones.
+            span["confidence"] = round(float(np.exp(np.log(np.maximum(sure[start:stop], 1e-12)).mean())), 6)
         return [
             {
                 "prediction": said,
@@ -396,15 +345,10 @@ class TokenClassification(Task):
                 "correct": said == ref["tags"],
                 "text": text,
                 "tokens": [text[start:end] for start, end in offsets],
-                "spans": shown(said, confident=True),
-                "reference_spans": shown(ref["tags"], confident=False),
+                "spans": spans,
+                "reference_spans": describe_spans(spans_of(ref["tags"], self.scheme), text, offsets),
             }
         ]
-
-
-def units(text: str, offsets: Offsets) -> list[str]:
-    """The words as they are encoded, each by itself: with the space before it, where there is one."""
-    return [(" " if start and text[start - 1].isspace() else "") + text[start:end] for start, end in offsets]
 
 
 TASK = TokenClassification
