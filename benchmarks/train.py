@@ -29,6 +29,11 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is measured, installed or not
 README = Path(__file__).with_name("README.md")
+AUTO = {
+    "causal_lm": "AutoModelForCausalLM",
+    "classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+}
 WARM_UP = 3
 """Steps left out of the rate, on both sides."""
 LEAST = 20
@@ -38,8 +43,8 @@ TOLERANCE = 0.02
 """Largest relative difference of the losses under which two rates may be compared."""
 DOCUMENT = 4000
 """Characters of a document: about those of a block under llmstage's default data.text_rows=block."""
-KIND = {"causal_lm": "gpt", "classification": "bert"}
-UNIT = {"causal_lm": "tokens/s", "classification": "rows/s"}
+KIND = {"causal_lm": "gpt", "classification": "bert", "token_classification": "bert"}
+UNIT = {"causal_lm": "tokens/s", "classification": "rows/s", "token_classification": "rows/s"}
 
 
 @dataclass(slots=True)
@@ -127,8 +132,9 @@ def prepare(folder: Path, args: dict[str, Any]) -> tuple[str, int]:
     transformers.utils.logging.disable_progress_bar()
     work, kind, length = args["work"], KIND[args["work"]], args["length"]
     preset = ModelConfig(**yaml.safe_load((conf_dir() / "model" / f"{kind}_{args['size']}.yaml").read_text("utf-8")))
-    rows, source = text_documents() if work == "causal_lm" else labelled_rows()
-    texts = [row["text"] for row in rows]
+    made = {"causal_lm": text_documents, "classification": labelled_rows, "token_classification": tagged_rows}
+    rows, source = made[work]()
+    texts = [word for row in rows for word in spoken(row)]
     processor = train_processor(texts, preset.vocab_size, kind, length)
     seen = sum(min(len(ids), length) for ids in processor.plain_ids(texts)) if work == "causal_lm" else len(rows)
     wanted = args["steps"] * args["batch"] * (length if work == "causal_lm" else 1)
@@ -138,12 +144,12 @@ def prepare(folder: Path, args: dict[str, Any]) -> tuple[str, int]:
     (folder / "rows").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     # llmstage ends a run by scoring something; so few rows cost it a moment, and no part of the timed steps.
     (folder / "few").write_text("".join(f"{line}\n" for line in lines[: args["batch"]]), encoding="utf-8")
-    options = {} if work == "causal_lm" else {"num_labels": 2}
+    num_labels = max((tag for row in rows for tag in row.get("tags", [1])), default=1) + 1
+    options = {} if work == "causal_lm" else {"num_labels": num_labels}
     config = preset_config(preset, processor, length, options)
     config.vocab_size = max(preset.vocab_size, len(processor))
     torch.manual_seed(0)
-    auto = "AutoModelForCausalLM" if work == "causal_lm" else "AutoModelForSequenceClassification"
-    model = getattr(transformers, auto).from_config(config)
+    model = getattr(transformers, AUTO[work]).from_config(config)
     model.save_pretrained(folder / "model")
     processor.save(folder / "model")
     size = sum(parameter.numel() for parameter in model.parameters())
@@ -188,6 +194,41 @@ def labelled_rows() -> tuple[list[dict[str, Any]], str]:
     return [{"text": row["text"], "label": names.index(row["label"]) % 2} for row in rows], "the demo world"
 
 
+def tagged_rows() -> tuple[list[dict[str, Any]], str]:
+    """Sentences with tags as numbers: WNUT-17 where it is at hand, else the demo world; the labels are `tag_names`."""
+    from llmstage.data.tags import label_names, split_tag
+
+    path = REPOSITORY.parent / "shared" / "data" / "wnut17" / "wnut17train.conll"
+    if path.is_file():
+        blocks = [[line.split("\t") for line in block.splitlines()] for block in path.read_text("utf-8").split("\n\n")]
+        rows = [{"tokens": [word for word, _ in block], "tags": [tag for _, tag in block]} for block in blocks if block]
+        source = "WNUT-17"
+    else:
+        from llmstage.data.demo.token_classification import entity_rows
+
+        rows, source = entity_rows(3000, 0), "the demo world"
+    names = label_names({split_tag(tag)[1] for row in rows for tag in row["tags"]} - {""}, "iob2")
+    return [{**row, "tags": [names.index(tag) for tag in row["tags"]], "names": names} for row in rows], source
+
+
+def spoken(row: dict[str, Any]) -> list[str]:
+    """The texts of a row for a tokenizer."""
+    return [row["text"]] if "text" in row else [f" {word}" for word in row["tokens"]]
+
+
+def sentence_batches(folder: Path, args: argparse.Namespace) -> tuple[list[str], float]:
+    """(words of the command line, tokens a sentence) for sentences that share rows: as many rows a step as hold about
+    `args.batch` sentences, so that both sides take steps of the same size; sentences are counted by their tokens."""
+    from llmstage.models.tokenizer import load_processor
+
+    rows = [json.loads(line) for line in (folder / "rows").read_text("utf-8").splitlines()]
+    processor = load_processor(str(folder / "model"), local=True)
+    lengths = [sum(map(len, processor.plain_ids(spoken(row)))) + 2 for row in rows]
+    mean = statistics.fmean(lengths)
+    size = max(1, round(args.batch * mean / args.length))
+    return [f"trainer.batch_size={size}", f"task.names=[{','.join(rows[0]['names'])}]"], mean
+
+
 def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
     """As a user would start it; only what a fair race fixes is set, all else is the default."""
     out = folder / f"run-{number}"
@@ -201,8 +242,11 @@ def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int)
         # transformers' defaults: linear to 0, no warm-up, no decay, betas (0.9, 0.999), clipping at 1.
         f"optim.lr={args.lr}", "optim.schedule=linear", "optim.warmup_steps=0", "optim.min_lr_share=0",
         "optim.weight_decay=0", "optim.beta1=0.9", "optim.beta2=0.999", "optim.eps=1e-8", "optim.max_grad_norm=1",
-        f"seed={number}", f"hydra.run.dir={out}", *args.overrides,
+        f"seed={number}", f"hydra.run.dir={out}",
     ]  # fmt: skip
+    tagging = args.work == "token_classification"
+    more, mean_tokens = sentence_batches(folder, args) if tagging else ([], 0.0)
+    words = [word for word in words if not (tagging and word.startswith("trainer.batch_size="))] + more + args.overrides
     _, peak, wall = child([sys.executable, "-m", "llmstage", *words], dict(os.environ), REPOSITORY)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
     steps = [line for line in lines if line.get("kind") == "train"]
@@ -212,12 +256,16 @@ def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int)
     # Rows are counted, not derived from tokens: the file holds whole batches.
     real = tokens / seconds if args.work == "causal_lm" else (len(steps) - WARM_UP) * args.batch / seconds
     computed = real / report["real_share"] if args.work == "causal_lm" else real
+    if tagging:
+        real = tokens / mean_tokens / seconds
+        computed = real
     loss = statistics.fmean(line["loss"] for line in steps[-tail:])
     return Run(real, computed, loss, peak, wall)
 
 
 def run_peer(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
-    script = {"causal_lm": "hf_clm.py", "classification": "hf_classify.py"}[args.work]
+    scripts = {"causal_lm": "hf_clm.py", "classification": "hf_classify.py", "token_classification": "hf_tag.py"}
+    script = scripts[args.work]
     words = ["--model", folder / "model", "--data", folder / "rows", "--steps", args.steps, "--warmup", WARM_UP,
              "--batch", args.batch, "--length", args.length, "--lr", args.lr, "--seed", number]  # fmt: skip
     words += ["--padding", args.padding] if args.work == "classification" else []
