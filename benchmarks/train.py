@@ -136,6 +136,8 @@ def prepare(folder: Path, args: dict[str, Any]) -> tuple[str, int]:
     rows, source = made[work]()
     texts = [word for row in rows for word in spoken(row)]
     processor = train_processor(texts, preset.vocab_size, kind, length)
+    if work == "token_classification":
+        begin_words(processor)
     seen = sum(min(len(ids), length) for ids in processor.plain_ids(texts)) if work == "causal_lm" else len(rows)
     wanted = args["steps"] * args["batch"] * (length if work == "causal_lm" else 1)
     rows = rows * math.ceil(1.1 * wanted / seen) if work == "causal_lm" else rows
@@ -214,6 +216,21 @@ def tagged_rows() -> tuple[list[dict[str, Any]], str]:
 def spoken(row: dict[str, Any]) -> list[str]:
     """The texts of a row for a tokenizer."""
     return [row["text"]] if "text" in row else [f" {word}" for word in row["tokens"]]
+
+
+def begin_words(processor: Any) -> None:
+    """The peer hands over words without the space before them; with it put there by the tokenizer, both sides see the
+    same pieces (but for a space before numbers) and their losses can be compared."""
+    from tokenizers import pre_tokenizers
+
+    from llmstage.models.tokenizer import SPLIT, Regex
+
+    processor.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False),
+        ]
+    )
 
 
 def sentence_batches(folder: Path, args: argparse.Namespace) -> tuple[list[str], float]:
