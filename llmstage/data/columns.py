@@ -28,6 +28,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "answer": ("answers", "response", "reply"),
     "tokens": ("words",),
     "tags": ("ner_tags", "labels", "bio_tags"),
+    "spans": ("entities",),
 }  # fmt: skip
 WELL_KNOWN = frozenset(SYNONYMS) | {word for words in SYNONYMS.values() for word in words} | {
     "id", "idx", "index", "messages", "conversations", "prompt", "completion", "instruction", "response", "output",
@@ -94,6 +95,10 @@ def map_columns(found: dict[str, Any], named: dict[str, str], columns: Columns, 
         extra = " (or data.columns.prompt=<column> data.columns.completion=<column>)" if "messages" in missing else ""
         names = ", ".join(repr(word) for word in missing)
         raise DataError(f"{place}: no column fits {names}. Name it: {keys}{extra}\n{list_columns(found)}")
+    if columns.either and not any(all(word in mapping for word in group) for group in columns.either):
+        groups = ", or ".join(" and ".join(f"'{word}'" for word in group) for group in columns.either)
+        keys = " ".join(f"data.columns.{word}=<column>" for word in columns.either[0])
+        raise DataError(f"{place}: no columns fit {groups}. Name them: {keys}\n{list_columns(found)}")
     return mapping
 
 

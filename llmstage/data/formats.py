@@ -9,12 +9,13 @@ from types import ModuleType
 
 from llmstage.data import readers
 from llmstage.data.files import DataFile
+from llmstage.data.readers import conll
 from llmstage.errors import DataError, UserError
 from llmstage.naming import load_module, unknown
 
 ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\d\-\[])')
 PHRASE = re.compile(r".+@(negative|neutral|positive)\s*")
-BY_ENDING = ("text", "jsonl", "json", "csv", "tsv", "parquet")
+BY_ENDING = ("text", "jsonl", "json", "csv", "tsv", "parquet", "conll")
 
 
 def reader_names() -> list[str]:
@@ -47,7 +48,9 @@ def detect(file: DataFile) -> str:
     ending = by_ending.get(file.ending())
     if ending == "parquet":
         raise DataError(f"{file.shown}: named .parquet, but the content is not (it does not begin with PAR1).")
-    if ending in ("csv", "tsv"):
+    if ending in ("text", "tsv", None) and conll.looks_like(text, whole=len(head) < 1 << 16):
+        return "conll"
+    if ending in ("csv", "tsv", "conll"):
         return ending
     if text.lstrip().startswith("<") and "<QAPair" in text:
         return "medquad"

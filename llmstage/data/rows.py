@@ -20,6 +20,8 @@ class Columns:
     content: tuple[str, ...] = ()
     """Words whose value identifies the text of a row: rows equal in these never stand on two sides of a cut split.
     Empty: the required words."""
+    either: tuple[tuple[str, ...], ...] = ()
+    """Groups of optional words, of which one must be there as a whole: the same thing said in different forms."""
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from llmstage.engine.optim import build_optimizer, build_schedule
 from llmstage.engine.outcome import finish
 from llmstage.engine.plan import Plan, check_budget, check_disk, make_order, make_plan, plan_line
 from llmstage.engine.runfolder import check_same_run, comparable, write_run_yaml
-from llmstage.engine.scoring import headline_split, score, score_all, scores_dict, select, write_predictions
+from llmstage.engine.scoring import headline_split, score, score_all, scores_dict, select, stored, write_predictions
 from llmstage.engine.session import run_lock, session
 from llmstage.engine.tracking import Tracker
 from llmstage.engine.train_loop import Training, train
@@ -149,6 +149,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "model": model_about(run, pieces, model),
                 "train": train_about(state, plan, machine, pieces, rate, selected, resolved),
                 "scores": scores_dict(scored),
+                **stored(scored),
                 "before": {split: before} if before and split else {},
                 "baselines": beside,
                 "exhibits": shown.exhibits if shown else [],

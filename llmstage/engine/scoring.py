@@ -96,3 +96,13 @@ def write_predictions(path: Path, pieces: Pieces, scored: Scored, split: str) ->
 
 def scores_dict(scored: dict[str, Scored]) -> dict[str, Any]:
     return {split: {name: value.as_dict() for name, value in item.scores.items()} for split, item in scored.items()}
+
+
+def stored(scored: dict[str, Scored]) -> dict[str, Any]:
+    """What exhibits give to report.json as data, under their `report_key`: {key: {split: values}}."""
+    found: dict[str, Any] = {}
+    for split, item in scored.items():
+        for exhibit in item.exhibits:
+            if "report_key" in exhibit:
+                found.setdefault(exhibit["report_key"], {})[split] = exhibit["values"]
+    return found

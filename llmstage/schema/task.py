@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from llmstage.schema.marks import TRAINING
+from llmstage.schema.marks import FILES, TRAINING
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, Range
 
 
@@ -55,3 +55,17 @@ class MaskedLm(TaskConfig):
     """Hide whole words: what stands between white space, and each Chinese or Japanese character."""
     mask_seed: Annotated[int, NOT_NEGATIVE] = 0
     """Seed of the masks that scoring uses; apart from `seed`, so that a sweep over seeds is scored on the same masks."""
+
+
+@dataclass(slots=True)
+class TokenClassification(TaskConfig):
+    """Knobs of task=token_classification."""
+
+    scheme: Annotated[Literal["auto", "iob1", "iob2", "iobes", "bmes"], FILES] = "auto"
+    """How the data's tags mark entities; auto: read off the training split, or taken from the model."""
+    repair: Annotated[bool, FILES] = False
+    """Read tag sequences that are illegal in their scheme kindly, and count them, instead of refusing their rows."""
+    names: Annotated[list[str], FILES] = field(default_factory=list)
+    """Where the data holds tags as numbers: what each number stands for, in order, e.g. [O,B-PER,I-PER]."""
+    decode: Literal["viterbi", "argmax"] = "viterbi"
+    """viterbi: the likeliest sequence of tags that is legal; argmax: the likeliest tag of each token by itself."""

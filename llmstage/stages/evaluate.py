@@ -13,7 +13,7 @@ from llmstage.engine.checkpoint import TrainState
 from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml
-from llmstage.engine.scoring import headline_split, score_all, scores_dict, write_predictions
+from llmstage.engine.scoring import headline_split, score_all, scores_dict, stored, write_predictions
 from llmstage.engine.session import run_lock, session
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
@@ -43,6 +43,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "model": model_about(cfg, pieces, model),
                 "train": None,
                 "scores": scores_dict(scored),
+                **stored(scored),
                 "baselines": beside,
                 "exhibits": scored[split].exhibits,
                 "samples": write_predictions(out_dir / "predictions.jsonl", pieces, scored[split], split),

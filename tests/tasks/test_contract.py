@@ -242,7 +242,7 @@ def in_chinese(value: Any, key: str = "") -> Any:
         return {word: in_chinese(item, word) for word, item in value.items() if word not in ("recalls", "language")}
     if isinstance(value, list):
         return [in_chinese(item, key) for item in value]
-    return CHINESE if isinstance(value, str) and key in ("text", "text_pair", "content") else value
+    return CHINESE if isinstance(value, str) and key in ("text", "text_pair", "content", "tokens") else value
 
 
 @each_task

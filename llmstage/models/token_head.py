@@ -1,0 +1,73 @@
+"""Class scores of single tokens, with the head run only where they are wanted; and the best legal sequence of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from llmstage.errors import ModelError
+
+
+def token_logits(model: Any, inputs: dict[str, Tensor], where: Tensor) -> Tensor:
+    """[N, C] at `where` [N], positions in the flattened [B * T] tokens."""
+    if not hasattr(model, "plain_token_head"):
+        check_encoder(model)
+        model.plain_token_head = head_is_plain(model, inputs["input_ids"].device)
+    if not model.plain_token_head:
+        logits: Tensor = model(**inputs).logits
+        return logits.reshape(-1, logits.shape[-1]).index_select(0, where)
+    hidden = model.base_model(**inputs).last_hidden_state
+    chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, where)  # [N, D]
+    made: Tensor = head_of(model)(chosen)
+    return made
+
+
+def check_encoder(model: nn.Module) -> None:
+    """ModelError for a model whose tokens cannot see what follows: half of what tells an entity stands there."""
+    if any(getattr(module, "is_causal", False) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} reads from left to right, and this task needs both sides of a word. "
+            f"Take an encoder: model=bert_tiny, bert_small, bert_base, or model.path=<encoder>."
+        )
+
+
+def head_of(model: Any) -> Callable[[Tensor], Tensor]:
+    """The layers between the last hidden state and the logits, as transformers' token classifiers have them."""
+    parts = [getattr(model, name, None) for name in ("head", "drop", "dropout", "classifier")]
+    return nn.Sequential(*(part for part in parts if isinstance(part, nn.Module)))
+
+
+@torch.no_grad()
+def head_is_plain(model: Any, device: torch.device) -> bool:
+    """Whether `head_of` after the body gives what the model gives; otherwise the model goes its own way."""
+    ids = (torch.arange(1, 9, device=device) % model.get_input_embeddings().weight.shape[0])[None]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.autocast(device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+            hidden = model.base_model(input_ids=ids).last_hidden_state
+            return torch.allclose(head_of(model)(hidden), model(input_ids=ids).logits, atol=1e-5)
+    except (AttributeError, TypeError, NotImplementedError):
+        return False
+    finally:
+        model.train(was_training)
+
+
+def best_path(log_p: NDArray[np.float64], step: NDArray[np.float64], edges: NDArray[np.float64]) -> list[int]:
+    """The likeliest sequence of classes (Viterbi 1967). `log_p` [T, C]; `step` [C, C] from one class to the next and
+    `edges` [2, C] at both ends, 0 where allowed and -inf where not."""
+    score = log_p[0] + edges[0]
+    back = np.zeros(log_p.shape, dtype=np.int64)
+    for place in range(1, len(log_p)):
+        reached = score[:, None] + step  # [from, to]
+        back[place] = reached.argmax(0)
+        score = reached.max(0) + log_p[place]
+    path = [int((score + edges[1]).argmax())]
+    for place in range(len(log_p) - 1, 0, -1):
+        path.append(int(back[place, path[-1]]))
+    return path[::-1]
