@@ -34,7 +34,7 @@ def words_for(group: str, option: str) -> list[str]:
     task = option if group == "task" else "causal_lm"
     if group == "model":
         kind = OmegaConf.load(CONF / "model" / f"{option}.yaml").kind
-        task = next(name for name in options("task") if kind in keys_of_task(name)["kinds"])
+        task = next(name for name in options("task") if kind in task_config(name)(**keys_of_task(name)).takes())
     words = {"stage": keys_of_task(task)["stages"][0], "task": task, group: option}
     return [f"{key}={value}" for key, value in words.items()]
 

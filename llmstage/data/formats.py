@@ -58,7 +58,7 @@ def detect(file: DataFile) -> str:
 
 
 def detect_json(text: str, whole: bool) -> str | None:
-    """`jsonl`, `json`, `sgd` or `crosswoz` if the beginning of a file is one of them."""
+    """`jsonl`, `json`, `sgd`, `squad` or `crosswoz` if the beginning of a file is one of them."""
     start = text.lstrip()
     if start[:1] not in ("{", "["):
         return None
@@ -68,11 +68,14 @@ def detect_json(text: str, whole: bool) -> str | None:
     except ValueError:
         if start[0] == "[":
             return ("sgd" if is_sgd(text) else "json") if ARRAY.match(text) else None
-        return ("crosswoz" if is_crosswoz(text) else "json") if re.match(r'\{\s*"', start) else None
+        found = "squad" if is_squad(text) else "crosswoz" if is_crosswoz(text) else "json"
+        return found if re.match(r'\{\s*"', start) else None
     if rest.strip()[:1] in ("{", "["):
         return "jsonl"
     if isinstance(value, list):
         return ("sgd" if is_sgd(text) else "json") if ARRAY.match(text) else None
+    if is_squad(text):
+        return "squad"
     if is_crosswoz(text):
         return "crosswoz"
     lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
@@ -86,6 +89,10 @@ def is_sgd(text: str) -> bool:
 
 def is_crosswoz(text: str) -> bool:
     return bool(re.match(r'\s*\{\s*"[^"]+"\s*:\s*\{', text)) and '"messages"' in text and '"sys-usr"' in text
+
+
+def is_squad(text: str) -> bool:
+    return bool(re.search(r'"paragraphs"\s*:\s*\[', text)) and '"data"' in text and '"context"' in text
 
 
 def looks_tabular(text: str) -> bool:
