@@ -38,8 +38,19 @@ TOLERANCE = 0.02
 """Largest relative difference of the losses under which two rates may be compared."""
 DOCUMENT = 4000
 """Characters of a document: about those of a block under llmstage's default data.text_rows=block."""
-KIND = {"causal_lm": "gpt", "classification": "bert"}
-UNIT = {"causal_lm": "tokens/s", "classification": "rows/s"}
+KIND = {"causal_lm": "gpt", "classification": "bert", "question_answering": "bert"}
+UNIT = {"causal_lm": "tokens/s", "classification": "rows/s", "question_answering": "rows/s"}
+LENGTH = {"causal_lm": 256, "classification": 128, "question_answering": 384}
+RATE = {"causal_lm": 3e-4, "classification": 1e-4, "question_answering": 3e-4}
+HEAD = {
+    "causal_lm": "AutoModelForCausalLM", "classification": "AutoModelForSequenceClassification",
+    "question_answering": "AutoModelForQuestionAnswering",
+}  # fmt: skip
+OWN_PEERS = Path(__file__).with_name("peers")
+SCRIPT = {"causal_lm": "hf_clm.py", "classification": "hf_classify.py", "question_answering": "hf_qa.py"}
+"""A peer that lies in OWN_PEERS is taken from there, any other from --peers."""
+STRIDE = 128
+"""Tokens that neighbouring windows of a context share, on both sides: run_qa.py's default."""
 
 
 @dataclass(slots=True)
@@ -81,12 +92,16 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", choices=list(KIND), default="causal_lm")
     parser.add_argument("--size", choices=["tiny", "small", "base"], default="small")
-    parser.add_argument("--length", type=int, help="tokens of a row; default 256 for causal_lm, 128 for classification")
+    parser.add_argument(
+        "--length",
+        type=int,
+        help="tokens of a row; default 256 for causal_lm, 128 for classification, 384 for question_answering",
+    )
     parser.add_argument("--padding", choices=["max", "dynamic"], default="max", help="the peer's, for classification")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--lr", type=float, help="default 3e-4 for causal_lm, 1e-4 for classification")
+    parser.add_argument("--lr", type=float, help="default 1e-4 for classification, else 3e-4")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--bf16-peer", action="store_true", help="bf16 for the peer too; not its default")
     parser.add_argument("--compile-peer", action="store_true", help="torch.compile for the peer; not its default")
@@ -95,8 +110,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="add a row to the table of benchmarks/README.md")
     parser.add_argument("overrides", nargs="*", help="further llmstage words, e.g. trainer.precision=fp32")
     args = parser.parse_args()
-    args.length = args.length or (256 if args.work == "causal_lm" else 128)
-    args.lr = args.lr or (3e-4 if args.work == "causal_lm" else 1e-4)
+    args.length = args.length or LENGTH[args.work]
+    args.lr = args.lr or RATE[args.work]
     if args.steps < LEAST:
         parser.error(f"--steps must be at least {LEAST}: {WARM_UP} warm up, and the last half gives the loss")
     return args
@@ -109,7 +124,7 @@ def tail_of(args: argparse.Namespace, num_rows: int) -> int:
     a pass of which is longer than any run here.
     """
     batches = num_rows // args.batch
-    whole = args.work == "classification" and batches <= args.steps
+    whole = args.work != "causal_lm" and batches <= args.steps
     return batches if whole else int(args.steps) // 2
 
 
@@ -127,27 +142,41 @@ def prepare(folder: Path, args: dict[str, Any]) -> tuple[str, int]:
     transformers.utils.logging.disable_progress_bar()
     work, kind, length = args["work"], KIND[args["work"]], args["length"]
     preset = ModelConfig(**yaml.safe_load((conf_dir() / "model" / f"{kind}_{args['size']}.yaml").read_text("utf-8")))
-    rows, source = text_documents() if work == "causal_lm" else labelled_rows()
-    texts = [row["text"] for row in rows]
+    rows, source = {"causal_lm": text_documents, "classification": labelled_rows, "question_answering": questions}[
+        work
+    ]()
+    texts = [row["context"] + row["question"] if work == "question_answering" else row["text"] for row in rows]
     processor = train_processor(texts, preset.vocab_size, kind, length)
     seen = sum(min(len(ids), length) for ids in processor.plain_ids(texts)) if work == "causal_lm" else len(rows)
     wanted = args["steps"] * args["batch"] * (length if work == "causal_lm" else 1)
     rows = rows * math.ceil(1.1 * wanted / seen) if work == "causal_lm" else rows
-    rows = rows[: len(rows) // args["batch"] * args["batch"]]  # whole batches only, so rows per second are exact
+    # Whole batches only, so rows per second are exact; a row of question_answering is a window of a question's context.
+    num_rows, rows = whole_batches(rows, args, processor)
     lines = [row["text"] if work == "causal_lm" else json.dumps(row, ensure_ascii=False) for row in rows]
     (folder / "rows").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     # llmstage ends a run by scoring something; so few rows cost it a moment, and no part of the timed steps.
     (folder / "few").write_text("".join(f"{line}\n" for line in lines[: args["batch"]]), encoding="utf-8")
-    options = {} if work == "causal_lm" else {"num_labels": 2}
+    options = {} if work != "classification" else {"num_labels": 2}
     config = preset_config(preset, processor, length, options)
     config.vocab_size = max(preset.vocab_size, len(processor))
     torch.manual_seed(0)
-    auto = "AutoModelForCausalLM" if work == "causal_lm" else "AutoModelForSequenceClassification"
-    model = getattr(transformers, auto).from_config(config)
+    model = getattr(transformers, HEAD[work]).from_config(config)
     model.save_pretrained(folder / "model")
     processor.save(folder / "model")
     size = sum(parameter.numel() for parameter in model.parameters())
-    return f"{kind}_{args['size']}, {size / 1e6:.1f} M parameters, {len(rows):,} rows of {source}", len(rows)
+    return f"{kind}_{args['size']}, {size / 1e6:.1f} M parameters, {num_rows:,} rows of {source}", num_rows
+
+
+def whole_batches(rows: list[dict[str, Any]], args: dict[str, Any], processor: Any) -> tuple[int, list[dict[str, Any]]]:
+    """(rows as the model sees them, the first rows of the file that give a whole number of batches of those)."""
+    if args["work"] != "question_answering":
+        num_rows = len(rows) // args["batch"] * args["batch"]
+        return num_rows, rows[:num_rows]
+    best, seen = (0, 0), 0
+    for number, row in enumerate(rows, 1):
+        seen += len(processor.pair_windows(row["question"], row["context"], args["length"], STRIDE)[0])
+        best = (seen, number) if seen % args["batch"] == 0 else best
+    return best[0], rows[: best[1]]
 
 
 def text_documents() -> tuple[list[dict[str, Any]], str]:
@@ -188,6 +217,24 @@ def labelled_rows() -> tuple[list[dict[str, Any]], str]:
     return [{"text": row["text"], "label": names.index(row["label"]) % 2} for row in rows], "the demo world"
 
 
+def questions() -> tuple[list[dict[str, Any]], str]:
+    """Questions with one answer in a context: XQuAD (en) where it is at hand, else the demo world; shuffled."""
+    path = REPOSITORY.parent / "shared" / "data" / "xquad" / "xquad.en.json"
+    if path.is_file():
+        articles = json.loads(path.read_text("utf-8"))["data"]
+        asked = [
+            (part["context"], one) for article in articles for part in article["paragraphs"] for one in part["qas"]
+        ]
+        rows = [{"question": one["question"], "context": text, "answers": one["answers"]} for text, one in asked]
+        source = "XQuAD (en)"
+    else:
+        from llmstage.data.demo.questions import question_rows
+
+        rows, source = question_rows(2000, 0), "the demo world"
+    random.Random(0).shuffle(rows)
+    return rows, source
+
+
 def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
     """As a user would start it; only what a fair race fixes is set, all else is the default."""
     out = folder / f"run-{number}"
@@ -203,6 +250,7 @@ def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int)
         "optim.weight_decay=0", "optim.beta1=0.9", "optim.beta2=0.999", "optim.eps=1e-8", "optim.max_grad_norm=1",
         f"seed={number}", f"hydra.run.dir={out}", *args.overrides,
     ]  # fmt: skip
+    words += [f"task.stride={STRIDE}"] if args.work == "question_answering" else []
     _, peak, wall = child([sys.executable, "-m", "llmstage", *words], dict(os.environ), REPOSITORY)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
     steps = [line for line in lines if line.get("kind") == "train"]
@@ -217,15 +265,17 @@ def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int)
 
 
 def run_peer(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
-    script = {"causal_lm": "hf_clm.py", "classification": "hf_classify.py"}[args.work]
+    script = SCRIPT[args.work]
+    place = OWN_PEERS if (OWN_PEERS / script).is_file() else args.peers
     words = ["--model", folder / "model", "--data", folder / "rows", "--steps", args.steps, "--warmup", WARM_UP,
              "--batch", args.batch, "--length", args.length, "--lr", args.lr, "--seed", number]  # fmt: skip
     words += ["--padding", args.padding] if args.work == "classification" else []
+    words += ["--stride", STRIDE] if args.work == "question_answering" else []
     words += [flag for flag, wanted in (("--bf16", args.bf16_peer), ("--compile", args.compile_peer)) if wanted]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
     # The file of rows may be any text: the peers must not ask a hub for anything.
     environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-    output, peak, wall = child([args.peer_python, str(args.peers / script), *map(str, words)], environment, folder)
+    output, peak, wall = child([args.peer_python, str(place / script), *map(str, words)], environment, folder)
     found = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
     losses = [float(value) for value in LOSS.findall(output)]  # one printed by the Trainer for each step
     if len(losses) != args.steps:
@@ -288,7 +338,8 @@ def spread(ours: list[Run], theirs: list[Run]) -> float:
 
 
 def peer_name(args: argparse.Namespace) -> str:
-    words = ["HF Trainer", *([f"padding={args.padding}"] if args.work == "classification" else [])]
+    padding = {"classification": args.padding, "question_answering": "max"}.get(args.work)
+    words = ["HF Trainer", *([f"padding={padding}"] if padding else [])]
     words += ["bf16"] if args.bf16_peer else ["defaults (fp32)"]
     return " ".join([*words, *(["compiled"] if args.compile_peer else [])])
 

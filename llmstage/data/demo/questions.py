@@ -116,7 +116,7 @@ def question_rows(num_rows: int, seed: int, *, unanswerable: bool = False) -> li
 def draw_row(rng: random.Random, village: Village, *, unanswerable: bool) -> Row:
     people = rng.sample(village.people, 2)
     others = [name for name in village.people if name not in people]
-    kinds = rng.sample(list(village.facts), 3)
+    kinds = rng.sample(list(village.facts), 2)
     told = []
     for who in people:
         for kind in kinds:
