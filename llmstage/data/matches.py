@@ -14,8 +14,10 @@ REACH = {"near": 5, "far": 15}
 """Words (Chinese characters) looked at on either side."""
 
 
-def matches(question: str, context: str, offsets: list[tuple[int, int]]) -> dict[str, list[float]]:
-    """For each token of the context, by its `offsets` in characters: how rare a question word it is (1 / its count in
+def matches(
+    question: str, context: str, offsets: list[tuple[int, int]], first: int, length: int
+) -> dict[str, list[float]]:
+    """For the tokens of the context (at `first` and on, by their `offsets` in characters) among `length` tokens: how rare a question word it is (1 / its count in
     the context), and which share of the question's words, so weighted, stands within a few and within some more words.
 
     The first is the exact match of DrQA (Chen et al. 2017, section 3.2), the others are the sliding window of Richardson
@@ -39,4 +41,7 @@ def matches(question: str, context: str, offsets: list[tuple[int, int]]) -> dict
         of_character[start:end] = place
     # A token that begins with white space belongs to the word that it ends in.
     index = [int(of_character[max(start, end - 1)]) for start, end in offsets]
-    return {name: [float(value) for value in numbers[name][index]] for name in MATCHES}
+    out = {name: [0.0] * length for name in MATCHES}
+    for name in MATCHES:
+        out[name][first : first + len(offsets)] = [float(value) for value in numbers[name][index]]
+    return out

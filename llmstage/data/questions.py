@@ -7,7 +7,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,16 @@ def asked(row: Row) -> str:
     return f"question {name}: " if name not in (None, "") else ""
 
 
+def texts_of(ref: Row) -> list[str]:
+    """The texts of a reference's answers; none for a question without an answer."""
+    return [one["text"] for one in ref["answers"]]
+
+
+def text_at(prediction: Row, ref: Row) -> str:
+    """The best span of a prediction as text."""
+    return str(ref["context"][slice(*prediction["spans"][0][:2])]) if prediction["spans"] else ""
+
+
 def question_word(question: str) -> str:
     """What is asked for, by the first question word of either language."""
     low = f" {question.lower()} "
@@ -171,6 +181,14 @@ class Guesser:
     def weight(self, word: str) -> float:
         """log(questions / questions with the word): rare words tell more."""
         return math.log((1 + self.asked) / (1 + self.seen[word])) + 1e-3
+
+    def methods(self) -> dict[str, Callable[[str, str], str]]:
+        """By name, from (question, context) to a guess."""
+        return {
+            "sliding window span": self.best_span,
+            "sentence with most question words": self.best_sentence,
+            "first sentence": self.first_sentence,
+        }
 
     def first_sentence(self, question: str, context: str) -> str:
         spans = sentences(context)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmstage.models.tokenizer import Processor
 
@@ -57,6 +59,59 @@ def windows_of(processor: Processor, question: str, context: str, size: int, str
         none = one.ids.index(processor.cls_id) if processor.cls_id in one.ids else 0
         windows.append(Window(list(one.ids), list(one.type_ids), none, first, stop, list(one.offsets[first:stop])))
     return windows, cut
+
+
+def span_logits(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Start and end logits [B, T] in fp32, -inf where a span can neither begin nor end.
+
+    Beside what the model takes, `inputs` holds `legal` [B, T], `inside` [B, T], and perhaps `matches` [B, T, 3], which
+    `model.extra` adds to the embeddings.
+    """
+    theirs = {name: value for name, value in inputs.items() if name not in ("inside", "legal", "matches")}
+    if "matches" in inputs:
+        embedded = model.get_input_embeddings()(theirs.pop("input_ids"))  # type: ignore[operator]
+        theirs["inputs_embeds"] = embedded + model.extra(inputs["matches"])  # type: ignore[operator]
+    out = model(**theirs)
+    start, end = (part.float().masked_fill(~inputs["legal"], -torch.inf) for part in (out.start_logits, out.end_logits))
+    return start, end
+
+
+def read_spans(
+    logits: tuple[Tensor, Tensor],
+    inputs: dict[str, Tensor],
+    windows: list[Window],
+    contexts: list[str],
+    longest: int,
+    count: int,
+) -> list[dict[str, Any]]:
+    """For each row `spans`, its best ones as [start, end, log-probability] in characters, and `none`, the
+    log-probability of no answer."""
+    start, end = (torch.log_softmax(one, -1) for one in logits)
+    at = (inputs["legal"] & ~inputs["inside"]).long().argmax(1, keepdim=True)  # [B, 1]
+    none = (start.gather(1, at) + end.gather(1, at)).squeeze(1).tolist()
+    found = [part.tolist() for part in best_spans(start, end, inputs["inside"], longest, count)]
+    items = []
+    for row, (window, context) in enumerate(zip(windows, contexts, strict=True)):
+        spans = [
+            [*place, score]
+            for score, first, last in zip(*(part[row] for part in found), strict=True)
+            # White space alone is no answer.
+            if score > -math.inf and operator.lt(*(place := window.characters_of(first, last, context)))
+        ]
+        items.append({"spans": best_of([spans], count), "none": none[row]})
+    return items
+
+
+def merge_windows(predictions: list[Any], rows: list[int], count: int) -> tuple[list[Any], list[int]]:
+    """(one prediction a row, place of its first window): the best spans of all windows of a row; no answer is as likely
+    as in the window that believes in it least. `rows` [N], in rising order, is the row of each window."""
+    first = [place for place, row in enumerate(rows) if not place or row != rows[place - 1]]
+    merged = []
+    for begin, stop in itertools.pairwise([*first, len(rows)]):
+        part = predictions[begin:stop]
+        spans = best_of([one["spans"] for one in part], count)
+        merged.append({"spans": spans, "none": min(one["none"] for one in part)})
+    return merged, first
 
 
 def best_spans(start: Tensor, end: Tensor, inside: Tensor, longest: int, count: int) -> tuple[Tensor, Tensor, Tensor]:

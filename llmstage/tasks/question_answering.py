@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -11,20 +10,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from llmstage import console
 from llmstage.data.collate import labels_for, pack, pad
 from llmstage.data.demo.questions import question_rows
 from llmstage.data.matches import MATCHES, matches
-from llmstage.data.questions import BadAnswer, Guesser, answers_of, excerpt, likeliest_part, question_word
+from llmstage.data.questions import BadAnswer, Guesser, answers_of, excerpt, question_word, text_at, texts_of
 from llmstage.data.rows import Columns, Row
 from llmstage.metrics.answers import among_the_first, answer_scores, answer_tables, best_threshold, exact_and_f1
 from llmstage.metrics.language import language_model_scores
 from llmstage.metrics.score import Score
 from llmstage.models.generate import generate_replies
 from llmstage.models.lm import sum_by_segment, token_losses
-from llmstage.models.spans import Window, best_of, best_spans, confidences, windows_of
+from llmstage.models.reading import reading_ids
+from llmstage.models.spans import Window, confidences, merge_windows, read_spans, span_logits, windows_of
 from llmstage.schema import GenerationConfig
 from llmstage.schema.task import QuestionAnswering as QuestionAnsweringConfig
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
@@ -103,16 +103,10 @@ class QuestionAnswering(Task):
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         """First sentence, the sentence and the span with the question's words; where some have none: never an answer."""
-        guess = Guesser(train)
-        methods = {
-            "sliding window span": guess.best_span,
-            "sentence with most question words": guess.best_sentence,
-            "first sentence": guess.first_sentence,
-        }
         told = [texts_of(ref) for ref in refs]
         scores = {
             name: answer_scores([method(ref["question"], ref["context"]) for ref in refs], told)
-            for name, method in methods.items()
+            for name, method in Guesser(train).methods().items()
         }
         return scores | ({} if all(told) else {"never an answer": answer_scores([""] * len(refs), told)})
 
@@ -189,9 +183,7 @@ class Extractive(QuestionAnswering):
             if "token_type_ids" in self.processor.tokenizer.model_input_names:
                 arrays["token_type_ids"] = window.types
             if self.matching:
-                found = matches(row["question"], row["context"], window.offsets)
-                rest = len(window.ids) - window.stop
-                arrays |= {name: [0.0] * window.first + found[name] + [0.0] * rest for name in MATCHES}
+                arrays |= matches(row["question"], row["context"], window.offsets, window.first, len(window.ids))
             features.append(Features(arrays, ref={**ref, "window": number}))
         features[0].cut = cut
         whole = [item for item in features if item.arrays["place"][3] != item.arrays["place"][0]]
@@ -216,53 +208,23 @@ class Extractive(QuestionAnswering):
         inputs["legal"] = inputs["inside"] | (position == none)
         return Batch(inputs, place[:, 3:], [item.ref for item in features], num_tokens=int(lengths.sum()))
 
-    @staticmethod
-    def logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Start and end logits [B, T], -inf where a span can neither begin nor end."""
-        inputs = {name: value for name, value in batch.inputs.items() if name not in ("inside", "legal", "matches")}
-        if "matches" in batch.inputs:
-            embedded = model.get_input_embeddings()(inputs.pop("input_ids"))  # type: ignore[operator]
-            inputs["inputs_embeds"] = embedded + model.extra(batch.inputs["matches"])  # type: ignore[operator]
-        out = model(**inputs)
-        shut = ~batch.inputs["legal"]
-        start, end = (part.float().masked_fill(shut, -torch.inf) for part in (out.start_logits, out.end_logits))
-        return start, end
-
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         """Mean of the cross-entropies of start and end, as in transformers."""
         assert batch.labels is not None
-        start, end = self.logits(model, batch)
+        start, end = span_logits(model, batch.inputs)
         total = F.cross_entropy(start, batch.labels[:, 0], reduction="sum")
         total = total + F.cross_entropy(end, batch.labels[:, 1], reduction="sum")
         return LossSum(total / 2, len(batch.labels))
 
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
-        start, end = (torch.log_softmax(logits, -1) for logits in self.logits(model, batch))
-        at = (batch.inputs["legal"] & ~batch.inputs["inside"]).long().argmax(1, keepdim=True)  # [B, 1]
-        none = (start.gather(1, at) + end.gather(1, at)).squeeze(1).tolist()
-        found = best_spans(start, end, batch.inputs["inside"], self.cfg.max_answer_tokens, self.cfg.n_best)
-        items = []
-        for row, ref in enumerate(batch.refs):
-            window = self._windows(ref["question"], ref["context"])[0][ref["window"]]
-            spans = [
-                [*window.characters_of(first, last, ref["context"]), score]
-                for score, first, last in zip(*(part[row].tolist() for part in found), strict=True)
-                if score > -math.inf
-            ]
-            items.append({"spans": best_of([spans], self.cfg.n_best), "none": max(none[row], -1e4)})
-        return items
+        windows = [self._windows(ref["question"], ref["context"])[0][ref["window"]] for ref in batch.refs]
+        contexts = [ref["context"] for ref in batch.refs]
+        logits = span_logits(model, batch.inputs)
+        return read_spans(logits, batch.inputs, windows, contexts, self.cfg.max_answer_tokens, self.cfg.n_best)
 
     def merge(self, predictions: list[Any], refs: list[Any], rows: list[int]) -> tuple[list[Any], list[Any], list[int]]:
         """The best spans of all windows of a row; no answer is as likely as in the window that believes in it least."""
-        first = [place for place, row in enumerate(rows) if not place or row != rows[place - 1]]
-        parts = [predictions[a:b] for a, b in itertools.pairwise([*first, len(rows)])]
-        merged = [
-            {
-                "spans": best_of([one["spans"] for one in part], self.cfg.n_best),
-                "none": min(one["none"] for one in part),
-            }
-            for part in parts
-        ]
+        merged, first = merge_windows(predictions, rows, self.cfg.n_best)
         return merged, [refs[place] for place in first], [rows[place] for place in first]
 
     def margin(self, prediction: Any) -> float:
@@ -315,44 +277,25 @@ class Generative(QuestionAnswering):
         return {"style": "generate"}
 
     def encode(self, row: Row) -> list[Features]:
-        source, target, cut, lost = self.parts(row)
-        ids = source + target
-        ref = {**self.ref_of(row), "prompt": len(source), "kept": lost == 0}
-        ref["bytes"] = len((ref["answers"][0]["text"] if ref["answers"] else "").encode())
-        arrays = {"input_ids": ids, "target": [0] * len(source) + [1] * len(target)}
-        return [Features(arrays, ref=ref, cut=cut + lost, cut_targets=lost, lost_end=lost > 0)]
-
-    def parts(self, row: Row) -> tuple[list[int], list[int], int, int]:
-        """(ids to read, ids to write, tokens of context and question cut, tokens of the answer cut)."""
-        answers = answers_of(row)
         if self.processor.eos_id is None:
             raise RowError("the model's tokenizer has no end token, so that no answer could end")
+        answers = answers_of(row)
         said = answers[0].text if answers else ""
-        context, question, line, answer = self.processor.plain_ids([row["context"], row["question"], "\n", said])
-        answer = [*answer, self.processor.eos_id]
-        # What an answer may need is kept free whatever its length: the room of a context must not tell it.
-        room = self.context - self.context // 4 - 2 * len(line) - 1
-        asked = question[: room // 2]
-        first, stop = likeliest_part(context, asked, room - len(asked))
-        start = [] if self.processor.bos_id is None else [self.processor.bos_id]
-        source = [*start, *context[first:stop], *line, *asked, *line]
-        kept = answer[: self.context - len(source)]
-        cut = len(context) - (stop - first) + len(question) - len(asked)
-        return source, kept, cut, len(answer) - len(kept)
+        source, target, cut, lost = reading_ids(self.processor, row["context"], row["question"], said, self.context)
+        ids = source + target
+        ref = {**self.ref_of(row), "prompt": len(source), "kept": lost == 0}
+        ref["bytes"] = len(said.encode())
+        arrays = {"input_ids": ids, "target": [0] * len(source) + [1] * len(target)}
+        return [Features(arrays, ref=ref, cut=cut + lost, cut_targets=lost, lost_end=lost > 0)]
 
     def num_targets(self, features: Features) -> int:
         return sum(features.arrays["target"])
 
     def collate(self, rows: list[list[Features]]) -> Batch:
         packed = pack([[item.input_ids for item in row] for row in rows], self.processor.pad_id, causal=True)
-        labels = labels_for([[self._labels(item) for item in row] for row in rows], IGNORE_INDEX)
+        labels = labels_for([[labels_of(item) for item in row] for row in rows], IGNORE_INDEX)
         refs = [item.ref for row in rows for item in row]
         return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
-
-    @staticmethod
-    def _labels(features: Features) -> list[int]:
-        pairs = zip(features.input_ids, features.arrays["target"], strict=True)
-        return [token if wanted else IGNORE_INDEX for token, wanted in pairs]
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         assert batch.labels is not None
@@ -415,13 +358,10 @@ class Generative(QuestionAnswering):
         return 1 << 31  # every row: what is not answered has no score
 
 
-def texts_of(ref: Any) -> list[str]:
-    return [one["text"] for one in ref["answers"]]
-
-
-def text_at(prediction: Any, ref: Any) -> str:
-    """The best span as text."""
-    return str(ref["context"][slice(*prediction["spans"][0][:2])]) if prediction["spans"] else ""
+def labels_of(features: Features) -> list[int]:
+    """The ids that are written; IGNORE_INDEX where the model only reads."""
+    pairs = zip(features.input_ids, features.arrays["target"], strict=True)
+    return [token if wanted else IGNORE_INDEX for token, wanted in pairs]
 
 
 def TASK(cfg: QuestionAnsweringConfig, generation: GenerationConfig) -> QuestionAnswering:

@@ -122,15 +122,15 @@ def test_best_spans_are_those_of_a_search_over_all_pairs():
 @torch.no_grad()
 def test_no_span_is_longer_than_asked_and_as_many_are_kept_as_asked(it):
     model = it.model()
-    plain = "the red fox ran over the old hill. " * 12  # a part of a Chinese character would become the whole of it
+    plain = "1234567890" * 12  # a token each
     for most, count in ((1, 3), (4, 6)):
         task = changed(it, max_answer_tokens=most, n_best=count)
-        features = task.encode(row_of("fox", plain))
+        features = task.encode(row_of("567", plain))
         predictions = task.predict(model, task.collate([[item] for item in features]), generate=False)
         for one in predictions:
             assert len(one["spans"]) == count and one["spans"] == sorted(one["spans"], key=lambda span: -span[2])
             for start, end, _ in one["spans"]:
-                assert 0 < len(it.processor.plain_ids([f" {plain[start:end]}"])[0]) <= most
+                assert 0 < end - start <= most
         merged, refs, rows = task.merge(predictions, [item.ref for item in features], [3] * len(features))
         assert len(merged) == len(refs) == 1 and rows == [3]
         best = max((span for one in predictions for span in one["spans"]), key=lambda span: span[2])
