@@ -38,7 +38,7 @@ class QuestionAnswering(Task):
         optional=("answer_start", "is_impossible", "id", "title"),
         content=("question", "context"),
     )
-    demo_size = 10000
+    demo_size = 6000
 
     cfg: QuestionAnsweringConfig
     silent: bool = False

@@ -1,7 +1,7 @@
 """The village world: short passages about people, in English and Chinese, and questions whose answers stand in them.
 
-Each person of a passage has some facts out of the same kinds as the others (a city, a year, a number, a thing, a day, a
-teacher), so that neither the question's person nor its kind alone gives the answer away.
+Of the two people of a passage one kind of fact (a city, a year, a number, a thing, a day, a teacher) is told of both, and
+one more of each alone. The kind of the question gives half of the answers away; the others need its person too.
 """
 
 from __future__ import annotations
@@ -116,17 +116,17 @@ def question_rows(num_rows: int, seed: int, *, unanswerable: bool = False) -> li
 def draw_row(rng: random.Random, village: Village, *, unanswerable: bool) -> Row:
     people = rng.sample(village.people, 2)
     others = [name for name in village.people if name not in people]
-    kinds = rng.sample(list(village.facts), 2)
-    told = []
-    for who in people:
-        for kind in kinds:
-            value = rng.choice(others) if kind == "teacher" else rng.choice(village.values[kind])
-            told.append((who, kind, value))
+    both, *own = rng.sample(list(village.facts), 3)
+    told = [
+        (who, kind, rng.choice(others if kind == "teacher" else village.values[kind]))
+        for who, mine in zip(people, own, strict=True)
+        for kind in (both, mine)
+    ]
     rng.shuffle(told)
     who, kind, value = rng.choice(told)
     silent = unanswerable and rng.random() < NO_ANSWER
-    if silent:
-        told = [fact for fact in told if fact[:2] != (who, kind)]
+    if silent:  # what is told of the other one alone
+        who, kind = people[0], own[1]
     parts, start, length = [], -1, 0
     for person, about, said in told:
         before, _, after = rng.choice(village.facts[about].tells).partition("{value}")
