@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from llmstage.naming import load_module
 from llmstage.overrides import read_words
 from llmstage.places import conf_dir
-from llmstage.schema import RunConfig, build_run
+from llmstage.schema import RunConfig, build_run, task_config
+from llmstage.schema.checks import other_keys
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,7 @@ def tiny(
     from llmstage.models.tokenizer import train_processor
 
     stage = composed_task(name)["stages"][0]
+    words = (*words_to_take(name, kind), *words)
     small = [
         "model.layers=2",
         "model.width=32",
@@ -135,7 +137,7 @@ def tiny(
     rows = task.demo_rows(num_rows, 0)
     task.learn(rows)
     texts = (text for row in task.demo_rows(64, 1) for text in task.texts(row))
-    processor = train_processor(texts, vocab_size, kind, context)
+    processor = train_processor(texts, vocab_size, kind, context, by_character=task.by_character)
     task.bind(processor, context)
     features = [item for row in rows for item in task.encode(row)]
     return TinyTask(run, task, processor, rows, features, context)
@@ -146,6 +148,16 @@ def composed_task(name: str) -> dict[str, Any]:
     loaded = OmegaConf.to_container(OmegaConf.load(conf_dir() / "task" / f"{name}.yaml"))
     assert isinstance(loaded, dict)
     return dict(loaded.get("task") or loaded)
+
+
+def words_to_take(name: str, kind: str) -> list[str]:
+    """What must be typed beside `task=<name>` for it to take this family: nothing, or one choice of a key."""
+    keys = composed_task(name)
+    cfg = task_config(name)(**keys)
+    if kind in cfg.takes():
+        return []
+    key, value = other_keys(cfg, kind)[0]
+    return [f"task.{key}={value}"]
 
 
 @pytest.fixture(scope="session")

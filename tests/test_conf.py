@@ -36,7 +36,7 @@ def words_for(group: str, option: str) -> list[str]:
     task = option if group == "task" else "causal_lm"
     if group == "model":
         kind = OmegaConf.load(CONF / "model" / f"{option}.yaml").kind
-        task = next(name for name in options("task") if kind in keys_of_task(name)["kinds"])
+        task = next(name for name in options("task") if kind in task_config(name)(**keys_of_task(name)).takes())
     words = {"stage": keys_of_task(task)["stages"][0], "task": task, group: option}
     if group == "adapter" and option != "none":
         words["model.path"] = "a_trained_model"

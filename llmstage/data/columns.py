@@ -26,6 +26,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "question": ("query",),
     "context": ("passage", "paragraph", "document"),
     "answer": ("answers", "response", "reply"),
+    "answers": ("answer", "response"),
     "tokens": ("words",),
     "tags": ("ner_tags", "labels", "bio_tags"),
     "spans": ("entities",),

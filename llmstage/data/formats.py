@@ -68,7 +68,7 @@ def detect(file: DataFile) -> str:
 
 
 def detect_json(text: str, whole: bool) -> str | None:
-    """`jsonl`, `json`, `sgd` or `crosswoz` if the beginning of a file is one of them."""
+    """`jsonl`, `json`, `sgd`, `squad` or `crosswoz` if the beginning of a file is one of them."""
     start = text.lstrip()
     if start[:1] not in ("{", "["):
         return None
@@ -78,11 +78,14 @@ def detect_json(text: str, whole: bool) -> str | None:
     except ValueError:
         if start[0] == "[":
             return ("sgd" if is_sgd(text) else "json") if ARRAY.match(text) else None
-        return ("crosswoz" if is_crosswoz(text) else "json") if re.match(r'\{\s*"', start) else None
+        found = "squad" if is_squad(text) else "crosswoz" if is_crosswoz(text) else "json"
+        return found if re.match(r'\{\s*"', start) else None
     if rest.strip()[:1] in ("{", "["):
         return "jsonl"
     if isinstance(value, list):
         return ("sgd" if is_sgd(text) else "json") if ARRAY.match(text) else None
+    if is_squad(text):
+        return "squad"
     if is_crosswoz(text):
         return "crosswoz"
     lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
@@ -108,3 +111,7 @@ def looks_like_phrases(text: str) -> bool:
     """Whether every whole line of the beginning ends in `@` and a sentiment, as Financial PhraseBank's do."""
     rows = text.splitlines()[:-1] or [text]
     return len(rows) > 1 and all(PHRASE.fullmatch(row) for row in rows if row.strip())
+
+
+def is_squad(text: str) -> bool:
+    return bool(re.search(r'"paragraphs"\s*:\s*\[', text)) and '"data"' in text and '"context"' in text

@@ -186,13 +186,19 @@ def choose_processor(
         return load_processor(str(place.model_dir or place.hub_id), local=run.offline or place.model_dir is not None)
     cache = cache_dir(run.data.cache) if not run.data.is_demo else None
     key = hashlib.sha256(
-        f"3|{sources['train'].digest()}|{run.model.vocab_size}|{run.model.kind}|{context}|{run.task.name}".encode()
+        f"4|{sources['train'].digest()}|{run.model.vocab_size}|{run.model.kind}|{context}|{run.task.name}|{task.by_character}".encode()
     ).hexdigest()
     folder = cache / "tokenizers" / key if cache else None
     if folder and (folder / "tokenizer_config.json").is_file():
         return load_processor(str(folder), local=True)
     console.note(f"training a tokenizer of {run.model.vocab_size} entries on the training split")
-    processor = train_processor(sample_texts(task, sources["train"]), run.model.vocab_size, run.model.kind, context)
+    processor = train_processor(
+        sample_texts(task, sources["train"]),
+        run.model.vocab_size,
+        run.model.kind,
+        context,
+        by_character=task.by_character,
+    )
     if folder:
         draft = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
         processor.save(draft)

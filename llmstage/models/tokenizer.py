@@ -27,6 +27,10 @@ CHAT_TEMPLATE = (
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's pattern (Radford 2019) with one change: each digit is a piece of its own, so numbers are read digit by digit."""
 
+CHARACTERS = r"\p{Han}\p{Hiragana}\p{Katakana}"
+SPLIT_CHARACTERS = rf"[{CHARACTERS}]|" + SPLIT.replace(r"\p{L}+", rf"[\p{{L}}&&[^{CHARACTERS}]]+")
+"""The same with each Chinese character and kana a piece of its own, so that a span can begin and end at any of them."""
+
 SAMPLE_BYTES = 100_000_000
 """A tokenizer is trained on at most this much text."""
 
@@ -86,6 +90,23 @@ class Processor:
         whole = self._plain.post_process(first, second)
         return list(whole.ids), list(whole.type_ids), cut
 
+    def pair_windows(self, first: str, second: str, context: int, stride: int) -> tuple[list[Any], int]:
+        """(encodings, tokens cut) of a pair whose second text is cut into windows that share `stride` tokens.
+
+        Each encoding has `ids`, `type_ids`, `offsets` (characters of the text a token comes from) and `sequence_ids`
+        (0 first text, 1 second, None a mark). Windows share at most half of their room; only where the first text would
+        take more than half of the context is it cut.
+        """
+        head = self._plain.encode(first, add_special_tokens=False)
+        room = context - self.tokenizer.num_special_tokens_to_add(pair=True)
+        cut = max(0, len(head) - room // 2)
+        head.truncate(len(head) - cut)
+        room -= len(head)
+        body = self._plain.encode(second, add_special_tokens=False)
+        body.truncate(room, stride=min(stride, room // 2))
+        parts = [body, *body.overflowing]
+        return [self._plain.post_process(head, part) for part in parts], cut
+
     def decode(self, ids: Iterable[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
@@ -110,16 +131,23 @@ class Processor:
     def eos_id(self) -> int | None:
         return None if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
 
+    @property
+    def cls_id(self) -> int | None:
+        return None if self.tokenizer.cls_token_id is None else int(self.tokenizer.cls_token_id)
+
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
 
 
-def train_processor(texts: Iterable[str], vocab_size: int, kind: str, context: int) -> Processor:
-    """A byte-level BPE with `vocab_size` entries at most; the same texts give the same tokenizer."""
+def train_processor(
+    texts: Iterable[str], vocab_size: int, kind: str, context: int, *, by_character: bool = False
+) -> Processor:
+    """A byte-level BPE with `vocab_size` entries at most; the same texts give the same tokenizer. `by_character`: no
+    entry holds more than one Chinese character."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.Split(Regex(SPLIT_CHARACTERS if by_character else SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from llmstage.schema.marks import TRAINING_STAGES, ReadBy
 from llmstage.schema.run import RunConfig, stage_config, task_config
+from llmstage.schema.task import TaskConfig
 from llmstage.schema.typed import walk_fields
 
 DECODERS = (
@@ -67,12 +69,26 @@ def check_model_fits_task(run: RunConfig) -> list[str]:
     named = f"model={run.model.name}"
     if run.model.path:
         kind, named = kind_at(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
-    if kind and kind not in run.task.kinds:
-        fits = " or ".join(f"model={kind}_tiny" for kind in run.task.kinds)
+    takes = run.task.takes()
+    if kind and kind not in takes:
+        fits = " or ".join(f"model={kind}_tiny" for kind in takes)
+        # A family that the task knows is kept out by one of its other keys.
+        keys = [f"task.{key}={value}" for key, value in other_keys(run.task, kind)]
+        other = f" With {' or '.join(keys)} it does." if keys else ""
         return [
-            f"task={run.task.name} does not fit {named} (family {kind}). It takes: {fits}, or a model.path of that family."
+            f"task={run.task.name} does not fit {named} (family {kind}). It takes: {fits}, or a model.path of that family.{other}"
         ]
     return []
+
+
+def other_keys(task: TaskConfig, kind: str) -> list[tuple[str, Any]]:
+    """(key, value) of each single choice under which the task would take this family."""
+    found = []
+    for key, annotation in get_type_hints(type(task), include_extras=False).items():
+        for value in get_args(annotation) if get_origin(annotation) is Literal else ():
+            if kind in replace(task, **{key: value}).takes():
+                found.append((key, value))
+    return found
 
 
 def kind_at(path: Path) -> str | None:

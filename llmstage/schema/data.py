@@ -52,7 +52,7 @@ class DataConfig:
     test: Paths = None
     """Test rows; cut from data.train where missing."""
     format: Annotated[str, FILES] = "auto"
-    """`auto` (by ending and content) or a reader: text, jsonl, json, csv, tsv, parquet, chat, sgd, crosswoz,
+    """`auto` (by ending and content) or a reader: text, jsonl, json, csv, tsv, parquet, chat, sgd, squad, crosswoz,
     conll, medquad, phrasebank, stocknet."""
     columns: Annotated[dict[str, str], FILES] = field(default_factory=dict)
     """Task word to column in the file: `data.columns.text=review`; without a header, columns are 0, 1, 2, …"""

@@ -4,10 +4,13 @@ plain `TaskConfig`. A task outside the package keeps its dataclass as `Config` i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from llmstage.schema.marks import FILES, TRAINING
+from llmstage.schema.marks import FILES, TRAINING, ReadBy
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, Range
+
+if TYPE_CHECKING:
+    from llmstage.schema.run import RunConfig
 
 
 @dataclass(slots=True)
@@ -24,6 +27,14 @@ class TaskConfig:
     """Whether scoring generates text, so that the `generation` group is read."""
     select: str = "loss"
     """Validation metric that picks the best checkpoint; the metric knows its own direction."""
+
+    def takes(self) -> list[str]:
+        """The families among `kinds` that fit the other keys as they are set; a task whose keys decide overrides it."""
+        return self.kinds
+
+    def writes(self) -> bool:
+        """Whether text is generated under the other keys as they are set."""
+        return self.generates
 
 
 @dataclass(slots=True)
@@ -69,3 +80,37 @@ class TokenClassification(TaskConfig):
     """Where the data holds tags as numbers: what each number stands for, in order, e.g. [O,B-PER,I-PER]."""
     decode: Literal["viterbi", "argmax"] = "viterbi"
     """viterbi: the likeliest sequence of tags that is legal; argmax: the likeliest tag of each token by itself."""
+
+
+def _extracts(run: RunConfig) -> str | None:
+    written = getattr(run.task, "style", "extract") == "generate"
+    return "task.style=generate writes its answers instead of pointing at them" if written else None
+
+
+EXTRACT = ReadBy(_extracts)
+
+
+@dataclass(slots=True)
+class QuestionAnswering(TaskConfig):
+    """Knobs of task=question_answering."""
+
+    style: Literal["extract", "generate"] = "extract"
+    """extract: an encoder points at the answer in the context; generate: the answer is written, by any other family."""
+    stride: Annotated[int, AT_LEAST_1, EXTRACT] = 64
+    """extract: tokens of the context that two neighbouring windows share; at most half of a window's room is used."""
+    max_answer_tokens: Annotated[int, AT_LEAST_1, EXTRACT] = 32
+    """extract: longest span that may be an answer."""
+    n_best: Annotated[int, AT_LEAST_1, EXTRACT] = 5
+    """extract: spans kept of each window, and shown in predictions.jsonl."""
+    unanswerable: Literal["auto"] | bool = "auto"
+    """Whether "no answer" may be the answer; auto: if the training rows have such questions."""
+    match_features: Annotated[bool, EXTRACT] = False
+    """extract: tell the model which words of the context stand in the question, and how densely (DrQA's exact match).
+    Helps models from scratch on few rows; the features are weights of ours beside the transformers model."""
+
+    def takes(self) -> list[str]:
+        """Spans are pointed at by encoders and written by all others."""
+        return [kind for kind in self.kinds if (kind == "bert") is (self.style == "extract")]
+
+    def writes(self) -> bool:
+        return self.style == "generate"

@@ -105,6 +105,8 @@ class Task(ABC):
     """Features may share a row behind a block-diagonal mask."""
     additive_loss: ClassVar[bool] = True
     """False: other rows of the batch are part of the objective."""
+    by_character: ClassVar[bool] = False
+    """A tokenizer trained for it has no entry of several Chinese characters: for tasks that point at parts of a text."""
     demo_size: ClassVar[int] = 1000
     """Training rows of data=demo where data.demo_rows does not say."""
 

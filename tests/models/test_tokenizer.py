@@ -80,3 +80,18 @@ def test_every_folder_without_a_tokenizer_is_told(tmp_path):
         load_processor(str(tmp_path), local=True)
     with pytest.raises(ModelError, match="no fast tokenizer"):
         Processor(object())
+
+
+def test_by_character_no_entry_holds_two_chinese_characters():
+    texts = ["北京的图书馆里有很多书 and the library of Beijing is 图书馆"] * 40
+    plain = train_processor(texts, 500, "bert", 64)
+    single = train_processor(texts, 500, "bert", 64, by_character=True)
+
+    def longest(processor) -> int:
+        ids = processor.plain_ids(["北京的图书馆"])[0]
+        return max(len(processor.decode([token])) for token in ids)
+
+    assert longest(plain) > 1 and longest(single) == 1
+    assert single.plain_ids(["the library of"]) and single.decode(single.plain_ids([texts[0]])[0]) == texts[0]
+    words = [single.decode([token]) for token in single.plain_ids(["the library"])[0]]
+    assert words == ["the", " library"], "words of other scripts stay whole"

@@ -29,6 +29,7 @@ def keys_of(name: str) -> Any:
 CASES = [(name, kind) for name in options("task") for kind in keys_of(name).kinds]
 each_task = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case))
 STEPS, CONTEXT = 100, 224
+TEXT_WORDS = ("tokens", "text", "text_pair", "content", "question", "context")
 CHINESE = "退款要等多久？订单 3051，谢谢！"
 
 
@@ -177,7 +178,10 @@ def test_it_learns_eight_rows_and_a_perfect_model_scores_one(case, learned):
     scores = it.scores(predictions, batch.refs)
     main_score = scores[it.run.task.select]
     assert main_score.value == pytest.approx(1.0, abs=0.1)
-    untrained = it.scores(predict(it, it.model(), generate=False)[0], batch.refs)[it.run.task.select]
+    untrained = it.scores(predict(it, it.model(), generate=False)[0], batch.refs)
+    if it.run.task.select not in untrained:  # as the engine does where the selecting metric needs text
+        untrained = it.scores(predict(it, it.model())[0], batch.refs)
+    untrained = untrained[it.run.task.select]
     better = main_score.value > untrained.value
     assert better is main_score.higher_is_better, "the metric knows its own direction"
     for name in ("exact_match", "recall_closed", "recall_numbers", "accuracy"):
@@ -214,7 +218,7 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     told = tokenizer("Hello, 你好！", return_tensors="pt")
     with torch.no_grad():
-        assert torch.equal(theirs(**told).logits, model(**told).logits)
+        assert torch.equal(theirs(**told)[0], model(**told)[0])
     mine, batch = predict(it, model)
     again, _ = predict(it, theirs)
     assert it.scores(mine, batch.refs) == it.scores(again, batch.refs)
@@ -237,12 +241,14 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
 
 
 def in_chinese(value: Any, key: str = "") -> Any:
-    """The row with every text replaced, but not what is a name: roles, labels."""
+    """The row with every text replaced, but not what is a name: roles, labels. A place in a text is its beginning."""
     if isinstance(value, dict):
         return {word: in_chinese(item, word) for word, item in value.items() if word not in ("recalls", "language")}
     if isinstance(value, list):
         return [in_chinese(item, key) for item in value]
-    return CHINESE if isinstance(value, str) and key in ("text", "text_pair", "content", "tokens") else value
+    if key == "answer_start":
+        return 0
+    return CHINESE if isinstance(value, str) and key in TEXT_WORDS else value
 
 
 @each_task
