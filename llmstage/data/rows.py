@@ -18,6 +18,8 @@ class Columns:
     content: tuple[str, ...] = ()
     """Words whose value identifies the text of a row: rows equal in these never stand on two sides of a cut split.
     Empty: the required words."""
+    present: tuple[str, ...] = ()
+    """Optional words that a file must have a column for all the same: a value may be missing, the column may not."""
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def tfidf_name(train_texts: Sequence[str]) -> str:
 
 def beside(*parts: Any) -> Any:
     """Feature matrices of the same rows side by side; sparse where one of them is."""
-    from scipy.sparse import hstack, issparse  # type: ignore[import-untyped]
+    from scipy.sparse import hstack, issparse
 
     if any(issparse(part) for part in parts):
         return hstack(parts, format="csr")

@@ -1,0 +1,28 @@
+"""What a target is: its values as numbers, its slice of the logits, its loss, decoding and scores; one file a kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmstage.models.heads.base import Head, Knobs
+from llmstage.models.heads.label import LabelHead
+from llmstage.models.heads.multilabel import MultilabelHead
+from llmstage.models.heads.number import NumberHead
+from llmstage.models.heads.ordinal import OrdinalHead
+
+HEADS: dict[str, type[Head]] = {
+    "label": LabelHead, "multilabel": MultilabelHead, "ordinal": OrdinalHead, "number": NumberHead,
+}  # fmt: skip
+
+__all__ = ["HEADS", "Head", "Knobs", "adopt_head", "make_head"]
+
+
+def make_head(kind: str, word: str, knobs: Knobs) -> Head:
+    return HEADS[kind](word, knobs)
+
+
+def adopt_head(saved: dict[str, Any], knobs: Knobs) -> Head:
+    """A head as a model's config remembers it."""
+    head = HEADS[saved["kind"]](saved["word"], knobs)
+    head.adopt(saved)
+    return head
