@@ -19,12 +19,13 @@ from llmstage.data.demo.classification import classification_rows
 from llmstage.data.demo.grading import grading_rows
 from llmstage.data.demo.machines import CATEGORIES, NUMBERS, rows_for
 from llmstage.data.features import FeatureTable, is_bare_number
-from llmstage.data.rows import Columns, Row
+from llmstage.data.roles import columns_of, is_number, listed, text_of
+from llmstage.data.rows import Row
 from llmstage.errors import DataError, ModelError, UserError
-from llmstage.metrics.baselines import MAX_ROWS, beside, capped, tfidf, tfidf_name, thin
+from llmstage.metrics.baselines import capped, thin
 from llmstage.metrics.score import Score
 from llmstage.models.fusion import Extra, Fusion, NgramPath
-from llmstage.models.heads import Head, Knobs, adopt_head, make_head
+from llmstage.models.heads import Head, Knobs, adopt_head, linear_methods, make_head, plain_labels
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.task import Classification as ClassificationConfig
 from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
@@ -320,31 +321,18 @@ class Classification(Task):
         """A method that looks at no row, linear models on the text, on the feature columns, and on both."""
         known = list(train)
         rows = [known[index] for index in thin(len(known))]
-        matrices: dict[str, tuple[Any, Any]] = {}
         texts = [[" ".join(self.texts(row)) for row in side] for side in (rows, refs)]
-        if any(texts[0]):
-            matrices[tfidf_name(texts[0])] = tfidf(*texts)
-        if self.table:
-            matrices["columns"] = (self.table.matrix(rows), self.table.matrix(ref["features"] for ref in refs))
-        if len(matrices) == 2:
-            both = list(matrices.values())
-            matrices["text and columns"] = (beside(both[0][0], both[1][0]), beside(both[0][1], both[1][1]))
-        said: dict[str, list[list[Any]]] = {}
-        for head in self.heads:
-            train_refs = [head.ref(row[head.word]) for row in rows]
-            name, predictions = head.prior(train_refs, len(refs))
-            said.setdefault(name if self.alone else "most frequent or mean", []).append(predictions)
-            for columns, (x_train, x) in matrices.items():
-                name, predictions = head.linear(x_train, train_refs, x)
-                method = capped(f"{columns}, {name if self.alone else 'linear model'}", len(known), MAX_ROWS)
-                said.setdefault(method, []).append(predictions)
+        tables = [self.table.matrix(rows), self.table.matrix(ref["features"] for ref in refs)] if self.table else None
+        targets = {head.word: [head.ref(row[head.word]) for row in rows] for head in self.heads}
+        said = linear_methods(self.heads, targets, texts[0], texts[1], tables)
         if self.alone:
-            return {name: self.score(parts[0], refs) for name, parts in said.items()}
-        words = [head.word for head in self.heads]
-        return {
-            name: self.score([dict(zip(words, row, strict=True)) for row in zip(*parts, strict=True)], refs)
-            for name, parts in said.items()
-        }
+            named = {name: parts[self.heads[0].word] for name, parts in said.items()}
+        else:
+            named = {
+                name: [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+                for name, parts in said.items()
+            }
+        return {capped(name, len(known)): self.score(predictions, refs) for name, predictions in named.items()}
 
 
 def knobs_of(cfg: TaskConfig) -> ClassificationConfig:
@@ -354,44 +342,6 @@ def knobs_of(cfg: TaskConfig) -> ClassificationConfig:
     return ClassificationConfig(
         **{item.name: getattr(cfg, item.name) for item in fields(ClassificationConfig) if hasattr(cfg, item.name)}
     )
-
-
-def columns_of(targets: tuple[str, ...], table: FeatureTable) -> Columns:
-    """The words of a row; with features the text may be missing. Each column has one role."""
-    words = ["text", "text_pair", *targets, *table.words]
-    twice = sorted({word for word in words if words.count(word) > 1})
-    if twice:
-        raise UserError(
-            f"{', '.join(twice)}: a column is text, a target, or a feature, and only one of them. See task.targets, "
-            f"task.features.numbers and task.features.categories; data.columns.<name>=<column> gives a column another name."
-        )
-    if not table:
-        return Columns(("text", *targets), ("text_pair",), content=("text", "text_pair"))
-    content = ("text", "text_pair", *table.words)
-    return Columns(targets, content, content=content, present=table.words)
-
-
-def text_of(row: Row, word: str) -> str:
-    value = row.get(word)
-    return "" if value is None else str(value)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value == value  # NaN is a missing text
-
-
-def plain_labels(config: Any) -> list[str]:
-    names = [str(config.id2label[index]) for index in range(len(config.id2label))]
-    # transformers' own names say nothing: classes are 0, 1, …
-    return (
-        [str(index) for index in range(len(names))]
-        if all(name == f"LABEL_{index}" for index, name in enumerate(names))
-        else names
-    )
-
-
-def listed(kinds: dict[str, str]) -> str:
-    return ", ".join(f"{word} ({kind})" for word, kind in kinds.items())
 
 
 TASK = Classification

@@ -6,6 +6,7 @@ from typing import Any
 
 from llmstage.models.heads.base import Head, Knobs
 from llmstage.models.heads.label import LabelHead
+from llmstage.models.heads.linear import linear_methods
 from llmstage.models.heads.multilabel import MultilabelHead
 from llmstage.models.heads.number import NumberHead
 from llmstage.models.heads.ordinal import OrdinalHead
@@ -14,7 +15,7 @@ HEADS: dict[str, type[Head]] = {
     "label": LabelHead, "multilabel": MultilabelHead, "ordinal": OrdinalHead, "number": NumberHead,
 }  # fmt: skip
 
-__all__ = ["HEADS", "Head", "Knobs", "adopt_head", "make_head"]
+__all__ = ["HEADS", "Head", "Knobs", "adopt_head", "linear_methods", "make_head", "plain_labels"]
 
 
 def make_head(kind: str, word: str, knobs: Knobs) -> Head:
@@ -26,3 +27,13 @@ def adopt_head(saved: dict[str, Any], knobs: Knobs) -> Head:
     head = HEADS[saved["kind"]](saved["word"], knobs)
     head.adopt(saved)
     return head
+
+
+def plain_labels(config: Any) -> list[str]:
+    names = [str(config.id2label[index]) for index in range(len(config.id2label))]
+    # transformers' own names say nothing: classes are 0, 1, …
+    return (
+        [str(index) for index in range(len(names))]
+        if all(name == f"LABEL_{index}" for index, name in enumerate(names))
+        else names
+    )

@@ -23,7 +23,7 @@ class NumberHead(Head):
     kind = "number"
     problem_type = "regression"
     headline = "mae"
-    share = "r2"
+    share = "spearman"  # bounded, where R2 of a bad model would drown the other targets
 
     def __init__(self, word: str, knobs: Knobs) -> None:
         super().__init__(word, knobs)
