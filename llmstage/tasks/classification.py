@@ -47,6 +47,7 @@ class Classification(Task):
         self.knobs = knobs_of(cfg)
         self.kinds: dict[str, str] = dict(self.knobs.targets) or {"label": self.knobs.target}
         self.table = FeatureTable(self.knobs.features.numbers, self.knobs.features.categories)
+        self.ngrams = self.knobs.features.ngrams
         self.columns = columns_of(tuple(self.kinds), self.table)
         self.heads: list[Head] = []
         self.probes = [make_head(kind, word, self.head_knobs) for word, kind in self.kinds.items()]
@@ -155,7 +156,8 @@ class Classification(Task):
                 f"The model was trained for {listed(kinds)} with the feature columns {list(table.words)}, and this run asks "
                 f"for {listed(self.kinds)} with {list(self.table.words)}. Take task.* from the model's run: model.path=<run folder>."
             )
-        self.table = table
+        # Taken from the model and not from the options: without its n-grams a model would quietly score less.
+        self.table, self.ngrams = table, bool(saved.get("ngrams"))
 
     def model_options(self) -> dict[str, Any]:
         names = self.labels if self.alone else [f"{head.word}={name}" for head in self.heads for name in head.labels]
@@ -164,18 +166,21 @@ class Classification(Task):
             "id2label": dict(enumerate(names)),
             "label2id": {name: index for index, name in enumerate(names)},
             "problem_type": self.heads[0].problem_type if self.alone else "multi_label_classification",
-            "llmstage": {"targets": [head.as_dict() for head in self.heads], "features": self.table.as_dict()},
+            "llmstage": {
+                "targets": [head.as_dict() for head in self.heads],
+                "features": self.table.as_dict(),
+                "ngrams": self.ngrams,
+            },
         }
 
     def extra_module(self, config: Any) -> nn.Module | None:
-        grams = self.knobs.features.ngrams
-        if not self.table and not grams:
+        if not self.table and not self.ngrams:
             return None
         width, dropout = sum(head.width for head in self.heads), float(getattr(config, "attention_dropout", 0.0))
         fusion = None
         if self.table:
             fusion = Fusion(config.hidden_size, len(self.table.numbers), self.table.sizes(), width, dropout)
-        return Extra(fusion, NgramPath(width, dropout) if grams else None)
+        return Extra(fusion, NgramPath(width, dropout) if self.ngrams else None)
 
     def cache_key(self) -> dict[str, Any]:
         return {

@@ -114,8 +114,11 @@ def test_labels_of_a_list_or_a_text_and_rare_ones_dropped():
     head = closed("multilabel", ["中国 公司", "公司", ["公司", "新冠"], ""], separator=" ", min_count=2)
     assert head.labels == ["公司"] and head.dropped == ["中国", "新冠"]
     assert head.encode("中国 公司") == [1.0] and head.encode("") == [0.0] and head.ref("新冠 公司 公司") == ["公司"]
-    with pytest.raises(ValueError, match="unknown label '外国'"):
-        head.encode("外国")
+    assert head.encode("外国 公司") == [1.0]  # no training row at all is fewer than two
+    again = adopt_head(json.loads(json.dumps(head.as_dict())), Knobs(separator=" "))
+    assert again.encode("外国 公司") == [1.0]
+    with pytest.raises(ValueError, match=r"unknown label '外国'.*min_count"):
+        closed("multilabel", ["公司", "新冠"]).encode("外国")
     with pytest.raises(DataError, match=r"task\.min_count"):
         closed("multilabel", ["a"], min_count=2)
     assert make_head("multilabel", "label", Knobs()).complaint({"a": 1})
@@ -242,6 +245,14 @@ def test_a_model_for_other_targets_or_columns_is_refused(tiny_task):
     config = it.model().config
     with pytest.raises(ModelError, match=r"trained for label \(ordinal\)"):
         tiny_task("classification", "bert").task.adopt(config)
+
+
+def test_a_models_ngrams_come_back_without_being_asked_for(tiny_task):
+    config = tiny_task("classification", "bert", words=("task.features.ngrams=true",)).model().config
+    task = tiny_task("classification", "bert").task
+    assert task.extra_module(config) is None
+    task.adopt(config)
+    assert task.extra_module(config).grams is not None
 
 
 def test_a_column_has_one_role(tiny_task):

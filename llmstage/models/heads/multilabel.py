@@ -33,6 +33,9 @@ class MultilabelHead(Head):
         super().__init__(word, knobs)
         self.dropped: list[str] = []
         """Labels of fewer training rows than task.min_count; they are known and ignored."""
+        self.min_count = knobs.min_count
+        self.told: set[str] = set()
+        """Labels without a training row that were told."""
         self.thresholds: list[float] = []
         self.weights: list[float] | None = None
         self.counts: Counter[str] = Counter()
@@ -88,19 +91,29 @@ class MultilabelHead(Head):
         return 0.5 if self.knobs.threshold == "tuned" else float(self.knobs.threshold)
 
     def as_dict(self) -> dict[str, Any]:
-        return {**super().as_dict(), "thresholds": self.thresholds, "dropped": self.dropped}
+        return {
+            **super().as_dict(),
+            "thresholds": self.thresholds,
+            "dropped": self.dropped,
+            "min_count": self.min_count,
+        }
 
     def adopt(self, saved: dict[str, Any]) -> None:
         super().adopt(saved)
         self.thresholds = list(saved.get("thresholds") or [self.start] * len(self.labels))
-        self.dropped = list(saved.get("dropped") or [])
+        self.dropped, self.min_count = list(saved.get("dropped") or []), int(saved.get("min_count", 1))
 
     def encode(self, value: Any) -> list[Any]:
         names = set(self.names(value))
         strange = names - set(self.labels) - set(self.dropped)
-        if strange:
+        if strange and self.min_count > 1:  # no training row is fewer than min_count, so the same rule drops them
+            if fresh := sorted(strange - self.told):
+                console.note(f"{self.word} {', '.join(map(repr, fresh))} in no training row: dropped by task.min_count")
+                self.told |= strange
+        elif strange:
             raise ValueError(
-                f"unknown {self.word} {', '.join(map(repr, sorted(strange)))}; the model knows: {', '.join(self.labels[:20])}"
+                f"unknown {self.word} {', '.join(map(repr, sorted(strange)))}; the model knows: "
+                f"{', '.join(self.labels[:20])}. task.min_count=2 drops labels that training has not or hardly seen"
             )
         return [float(label in names) for label in self.labels]
 
