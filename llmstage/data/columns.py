@@ -84,13 +84,15 @@ def map_columns(found: dict[str, Any], named: dict[str, str], columns: Columns, 
                 continue
         candidates = (word, *SYNONYMS.get(word, ()))
         # Another word's own column is not taken as a synonym: `title` stays free for a task that asks for a title.
-        others = {*columns.required, *columns.optional} - {word}
-        fit = next((free[name] for name in candidates if name in free and name not in others), None)
+        others = {other.casefold() for other in (*columns.required, *columns.optional)} - {word.casefold()}
+        folded = (name.casefold() for name in candidates if name.casefold() not in others)
+        fit = next((free[name] for name in folded if name in free), None)
         if fit is not None:
             mapping[word] = fit
             del free[fit.casefold()]
     made = {"messages"} if "prompt" in mapping else set()
-    missing = [word for word in columns.required if word not in mapping and word not in made]
+    needed = (*columns.required, *columns.present)
+    missing = [word for word in needed if word not in mapping and word not in made]
     if missing:
         keys = " ".join(f"data.columns.{word}=<column>" for word in missing)
         extra = " (or data.columns.prompt=<column> data.columns.completion=<column>)" if "messages" in missing else ""

@@ -22,6 +22,8 @@ class Columns:
     Empty: the required words."""
     either: tuple[tuple[str, ...], ...] = ()
     """Groups of optional words, of which one must be there as a whole: the same thing said in different forms."""
+    present: tuple[str, ...] = ()
+    """Optional words that a file must have a column for all the same: a value may be missing, the column may not."""
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ def baselines(run: RunConfig, pieces: Pieces, scored: Scored, split: str) -> dic
     methods = {name: scores for name, scores in methods.items() if scores}
     if not methods:
         return None
-    told = compare(run.task.select, scored.scores, methods)
+    told = compare(pieces.task.select, scored.scores, methods)
     shown = {name: {key: score.as_dict() for key, score in scores.items()} for name, scores in methods.items()}
     return {"split": split, **told, "methods": shown}
 

@@ -97,7 +97,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                     return None
                 rows = run.trainer.eval_rows
                 scored = score(run, pieces, model, machine, "validation", num_rows=rows, generate=False)
-                if run.task.select not in scored.scores:
+                if pieces.task.select not in scored.scores:
                     scored = score(run, pieces, model, machine, "validation", num_rows=rows, generate=True)
                 tracker(
                     {
@@ -107,7 +107,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                         **{name: value.value for name, value in scored.scores.items()},
                     }
                 )
-                return select(run, scored.scores)
+                return select(pieces.task, scored.scores)
 
             training = Training(
                 model=model,
@@ -170,7 +170,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             else:
                 save_model(model, pieces.processor, out_dir / "model")
             finish(run, out_dir, report, time.perf_counter() - clock)
-            return select(run, scored["validation"].scores)[1].value if "validation" in scored else None
+            return select(pieces.task, scored["validation"].scores)[1].value if "validation" in scored else None
 
 
 def resolve(

@@ -14,6 +14,7 @@ from llmstage.engine.machine import Machine
 from llmstage.errors import UserError
 from llmstage.metrics.score import Score
 from llmstage.schema import RunConfig
+from llmstage.tasks.base import Task
 
 SAMPLES = 30
 
@@ -66,11 +67,11 @@ def headline_split(scored: dict[str, Any]) -> str:
     return next(split for split in ("test", "validation", "train") if split in scored)
 
 
-def select(run: RunConfig, scores: dict[str, Score]) -> tuple[str, Score]:
+def select(task: Task, scores: dict[str, Score]) -> tuple[str, Score]:
     """The metric that picks the best checkpoint."""
-    name = run.task.select
+    name = task.select
     if name not in scores:
-        raise UserError(f"task.select={name} is no metric of task={run.task.name}. There are: {', '.join(scores)}.")
+        raise UserError(f"task.select={name} is no metric of task={task.cfg.name}. There are: {', '.join(scores)}.")
     return name, scores[name]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from llmstage.schema.marks import FILES, TRAINING, ReadBy
-from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, Range
+from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
 
 if TYPE_CHECKING:
     from llmstage.schema.run import RunConfig
@@ -47,12 +47,93 @@ class Dialogue(TaskConfig):
     """Conversations of a split whose replies are generated; perplexity and token accuracy are on the whole split."""
 
 
+Kind = Literal["label", "multilabel", "ordinal", "number"]
+
+
+def target_kinds(task: TaskConfig) -> set[str]:
+    """The kinds of target that a classification has; a task built on it may know fewer keys."""
+    named = getattr(task, "targets", None)
+    return set(named.values()) if named else {getattr(task, "target", "label")}
+
+
+def for_kinds(*kinds: str) -> ReadBy:
+    """Read only where one of the targets is of such a kind."""
+
+    def unread(run: RunConfig) -> str | None:
+        here = target_kinds(run.task)
+        return (
+            None if here & set(kinds) else f"no target is {' or '.join(kinds)} (task.target={', '.join(sorted(here))})"
+        )
+
+    return ReadBy(unread)
+
+
+def _alone(run: RunConfig) -> str | None:
+    return "task.targets names the targets and their kinds" if getattr(run.task, "targets", None) else None
+
+
+def _several(run: RunConfig) -> str | None:
+    return (
+        None if getattr(run.task, "targets", None) else "there is one target; task.targets.<name>=<kind> names several"
+    )
+
+
+@dataclass(slots=True)
+class FeatureConfig:
+    """What a model sees beside the text."""
+
+    numbers: list[str] = field(default_factory=list)
+    """Number columns of the file, standardised by the training split: task.features.numbers=[price,volume]. A missing
+    value (empty, NA, NaN) becomes the mean and a flag. With features, text is optional."""
+    categories: list[str] = field(default_factory=list)
+    """Category columns of the file; one that training did not see counts as `other`."""
+    ngrams: bool = False
+    """Add a bag of hashed token n-grams (fastText) to the logits: learns single phrases much faster than a transformer
+    from scratch."""
+
+
 @dataclass(slots=True)
 class Classification(TaskConfig):
     """Knobs of task=classification."""
 
-    class_weights: Annotated[Literal["none", "balanced"], TRAINING] = "none"
-    """balanced: each class weighs n / (classes * its rows) in the loss, as scikit-learn's class_weight does."""
+    select: str = "auto"
+    """Validation metric that picks the best checkpoint; auto: macro_f1 (label), micro_f1 (multilabel), qwk (ordinal),
+    mae (number), mean_score (several targets)."""
+    target: Annotated[Kind, ReadBy(_alone)] = "label"
+    """label: one of several; multilabel: any number of them; ordinal: ordered classes; number: a value."""
+    targets: dict[str, Kind] = field(default_factory=dict)
+    """Several targets from one model, name to kind: task.targets.topic=label task.targets.stars=ordinal. The column has
+    the target's name, or data.columns.<name>= says it."""
+    weights: Annotated[dict[str, Annotated[float, POSITIVE]], TRAINING, ReadBy(_several)] = field(default_factory=dict)
+    """Share of a target in the loss: task.weights.stars=0.5; 1 where it is not named."""
+    class_weights: Annotated[Literal["none", "balanced"], TRAINING, for_kinds("label", "ordinal", "multilabel")] = (
+        "none"
+    )
+    """balanced: each class weighs n / (classes * its rows) in the loss, as scikit-learn's class_weight does; multilabel:
+    a label that is there weighs (rows without it) / (rows with it), from 1 to 20."""
+    label_smoothing: Annotated[
+        float, Range(0, 1, open_high=True), TRAINING, for_kinds("label", "ordinal", "multilabel")
+    ] = 0.0
+    """Share of the target spread evenly over all classes: less certain, often better calibrated."""
+    separator: Annotated[str, for_kinds("multilabel")] = ","
+    """Between labels where a multilabel column is text and not a list: 'task.separator=" "'."""
+    min_count: Annotated[int, AT_LEAST_1, TRAINING, for_kinds("multilabel")] = 1
+    """Multilabel: labels of fewer training rows are dropped, and told."""
+    order: Annotated[list[str], TRAINING, for_kinds("ordinal")] = field(default_factory=list)
+    """Ordinal: the levels from lowest to highest, where they are not numbers: task.order=[low,medium,high]."""
+    positive: Annotated[str, TRAINING, for_kinds("label")] | None = None
+    """Of two labels the one that is looked for (average precision, ROC, threshold); null: the rarer one in training."""
+    threshold: Annotated[Literal["tuned"] | float, Range(0, 1), TRAINING, for_kinds("label", "multilabel")] = 0.5
+    """Probability from which on the positive label of two, or each label of a multilabel, is said; tuned: for the best F1
+    on the validation split."""
+    temperature: Annotated[Literal["none", "scaled"], TRAINING, for_kinds("label", "ordinal", "multilabel")] = "none"
+    """scaled: divide the logits by a temperature fitted on the validation split (Guo 2017): better calibrated, and the
+    likeliest label stays."""
+    number_text: Literal["error", "convert"] = "error"
+    """What to do where the text is a number (a JSON number, or a column that is mostly bare numbers): stop, or read its
+    digits as text."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    """Number and category columns beside the text."""
 
 
 @dataclass(slots=True)

@@ -50,5 +50,5 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "warnings": warnings(pieces, TrainState(), beside),
             }
             finish(cfg, out_dir, report, time.perf_counter() - clock)
-            chosen = scored[split].scores.get(cfg.task.select)
+            chosen = scored[split].scores.get(pieces.task.select)
             return chosen.value if chosen else None

@@ -96,7 +96,8 @@ class LossSum:
 class Task(ABC):
     """One thing a model can learn. Subclasses set the class variables and fill in the methods."""
 
-    columns: ClassVar[Columns]
+    columns: Columns
+    """Of the class, or of the instance where options of the task add words."""
     auto_model: ClassVar[str]
     """The transformers class that holds model and head, e.g. AutoModelForCausalLM."""
     pipeline_tag: ClassVar[str] = "text-generation"
@@ -117,10 +118,9 @@ class Task(ABC):
         self.cfg = cfg
         self.generation = generation
 
-    @staticmethod
     @abstractmethod
-    def demo_rows(num_rows: int, seed: int) -> list[Row]:
-        """Learnable rows, offline and seeded: data=demo and the contract test."""
+    def demo_rows(self, num_rows: int, seed: int) -> list[Row]:
+        """Learnable rows, offline and seeded: data=demo and the contract test. (Static where no option matters.)"""
 
     def check_row(self, row: Row) -> str | None:
         """The reason why a row cannot be used, or None. Called for every row of every split."""
@@ -209,6 +209,11 @@ class Task(ABC):
 
     def after_step(self, model: nn.Module) -> None:
         """Called after each optimizer step, e.g. to clamp a temperature."""
+
+    @property
+    def select(self) -> str:
+        """The validation metric that picks the best checkpoint; a task may have a default that depends on its options."""
+        return self.cfg.select
 
     @property
     def generate_rows(self) -> int:

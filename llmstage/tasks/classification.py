@@ -1,191 +1,352 @@
-"""One label for a text or a pair of texts."""
+"""Labels, grades or numbers for a text, a pair of texts, or a record: one target or several, from one pass of one body.
+
+What a target is (its loss, decoding, scores) is told by its head, `llmstage/models/heads/`; the columns beside the text by
+`llmstage/data/features.py`. Here they are put together: one vector of logits, a slice for each head.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from llmstage import console
 from llmstage.data.collate import pad
 from llmstage.data.demo.classification import classification_rows
-from llmstage.data.rows import Columns, Row
-from llmstage.errors import DataError, ModelError
-from llmstage.metrics.classification import classification_report_text, classification_scores, confusion
+from llmstage.data.demo.grading import grading_rows
+from llmstage.data.demo.machines import CATEGORIES, NUMBERS, rows_for
+from llmstage.data.features import FeatureTable, is_bare_number
+from llmstage.data.roles import columns_of, is_number, listed, text_of
+from llmstage.data.rows import Row
+from llmstage.errors import DataError, ModelError, UserError
+from llmstage.metrics.baselines import capped, thin
 from llmstage.metrics.score import Score
+from llmstage.models.fusion import Extra, Fusion, NgramPath
+from llmstage.models.heads import Head, Knobs, adopt_head, linear_methods, make_head, plain_labels
+from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.task import Classification as ClassificationConfig
 from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
 
+FLOATS = ("number", "multilabel")
+MEAN = "mean_score"
+"""Mean of the targets' main scores, where there are several."""
+
 
 class Classification(Task):
-    """Single label; the head of transformers' …ForSequenceClassification."""
+    """The head of transformers' …ForSequenceClassification, a slice of its logits for each target."""
 
-    columns = Columns(required=("text", "label"), optional=("text_pair",), content=("text", "text_pair"))
     auto_model = "AutoModelForSequenceClassification"
     pipeline_tag = "text-classification"
     demo_size = 1200
 
-    cfg: ClassificationConfig
-    labels: list[str]
-    weights: list[float] | None = None
+    def __init__(self, cfg: TaskConfig, generation: GenerationConfig) -> None:
+        super().__init__(cfg, generation)
+        self.knobs = knobs_of(cfg)
+        self.kinds: dict[str, str] = dict(self.knobs.targets) or {"label": self.knobs.target}
+        self.table = FeatureTable(self.knobs.features.numbers, self.knobs.features.categories)
+        self.ngrams = self.knobs.features.ngrams
+        self.columns = columns_of(tuple(self.kinds), self.table)
+        self.heads: list[Head] = []
+        self.probes = [make_head(kind, word, self.head_knobs) for word, kind in self.kinds.items()]
+        """Heads that know no labels yet: they only check values."""
+        self.bare_numbers = self.texts_seen = 0
 
-    @staticmethod
-    def demo_rows(num_rows: int, seed: int) -> list[Row]:
-        return classification_rows(num_rows, seed)
+    @property
+    def alone(self) -> bool:
+        """One target: predictions and references are its own, and its scores have no prefix."""
+        return not self.knobs.targets
+
+    @property
+    def labels(self) -> list[str]:
+        """A name for each logit of the first target."""
+        return self.heads[0].labels
+
+    @property
+    def select(self) -> str:
+        if self.cfg.select != "auto":
+            return self.cfg.select
+        return self.heads[0].headline if self.alone else MEAN
+
+    def demo_rows(self, num_rows: int, seed: int) -> list[Row]:
+        strange = [
+            *sorted(set(self.table.numbers) - set(NUMBERS)),
+            *sorted(set(self.table.categories) - set(CATEGORIES)),
+        ]
+        if strange:
+            raise UserError(
+                f"data=demo has no feature column {', '.join(strange)}. It has task.features.numbers=[{','.join(NUMBERS)}] "
+                f"and task.features.categories=[{','.join(CATEGORIES)}]; for your own columns give data.train=<files>."
+            )
+        if self.alone and not self.table and self.knobs.target in ("label", "ordinal"):
+            return (classification_rows if self.knobs.target == "label" else grading_rows)(num_rows, seed)
+        return rows_for(num_rows, seed, self.kinds, self.table.words, alone=self.alone)
 
     def check_row(self, row: Row) -> str | None:
-        if not isinstance(row["text"], str) or not isinstance(row.get("text_pair") or "", str):
+        for word in ("text", "text_pair"):
+            value = row.get(word)
+            if is_number(value) and self.knobs.number_text == "error":
+                return f"{word} is the number {value}, not text: name another column, or read digits with task.number_text=convert"
+            if value is not None and not isinstance(value, str) and not is_number(value):
+                return f"{word} is not text"
+        if "text" in self.columns.required and not isinstance(row.get("text"), (str, int, float)):
             return "text is not text"
-        if not row["text"].strip():
+        if not self.table and not text_of(row, "text").strip():
             return "text is empty"
-        if not isinstance(row["label"], (str, int, bool)) or not str(row["label"]).strip():
-            return f"label {row['label']!r} is not a name or a whole number"
-        return None
+        for probe in self.probes:
+            reason = probe.complaint(row[probe.word])
+            if reason:
+                return reason
+        return self.table.complaint(row)
+
+    @property
+    def head_knobs(self) -> Knobs:
+        return Knobs(**{item.name: getattr(self.knobs, item.name) for item in fields(Knobs)})
 
     def texts(self, row: Row) -> list[str]:
-        return [row["text"], *([row["text_pair"]] if row.get("text_pair") else [])]
+        return [text for word in ("text", "text_pair") if (text := text_of(row, word))]
 
     def learn(self, rows: Iterable[Row]) -> None:
-        """The labels are those of the training split, in sorted order (numbers by value)."""
-        counts: Counter[str] = Counter()
-        kinds: dict[type, Any] = {}
+        """Labels, means and deviations, categories: all from the training split alone."""
+        self.heads = [make_head(kind, word, self.head_knobs) for word, kind in self.kinds.items()]
+        self.table = FeatureTable(self.knobs.features.numbers, self.knobs.features.categories)
+        self.bare_numbers = self.texts_seen = 0
         for row in rows:
-            counts[str(row["label"])] += 1
-            kinds.setdefault(type(row["label"]), row["label"])
-        if len(kinds) > 1:
-            seen = ", ".join(f"{value!r} ({kind.__name__})" for kind, value in kinds.items())
+            for head in self.heads:
+                head.see(row[head.word])
+            self.table.see(row)
+            self.texts_seen += 1
+            self.bare_numbers += is_bare_number(text_of(row, "text"))
+        for head in self.heads:
+            head.close()
+        self.table.close()
+        self.check_texts()
+
+    def check_texts(self) -> None:
+        """A text column of numbers is most likely the wrong column; a few such rows are told."""
+        if not self.bare_numbers or self.knobs.number_text == "convert":
+            return
+        told = f"{self.bare_numbers} of {self.texts_seen} training texts are bare numbers"
+        if 2 * self.bare_numbers > self.texts_seen:
             raise DataError(
-                f"Labels of different types in the training split: {seen}. Write them all as text or all as numbers."
+                f"{told}. Name the text with data.columns.text=<column> and number columns with "
+                f"task.features.numbers=[<column>]; task.number_text=convert reads the digits as text."
             )
-        if len(counts) < 2:
-            raise DataError(
-                f"The training split has {len(counts)} label ({', '.join(counts)}); two are needed. Check data.columns.label."
-            )
-        numeric = all(label.lstrip("-").isdigit() for label in counts)
-        self.labels = sorted(counts, key=(lambda label: (int(label), label)) if numeric else None)
-        if len(self.labels) > 2000:
-            raise DataError(
-                f"{len(self.labels)} different labels: data.columns.label seems to name a column of texts or ids."
-            )
-        if self.cfg.class_weights == "balanced":
-            total = sum(counts.values())
-            self.weights = [total / (len(counts) * counts[label]) for label in self.labels]
+        console.note(f"{told}; they are read as text")
 
     def adopt(self, config: Any) -> None:
-        names = [str(config.id2label[index]) for index in range(len(config.id2label))]
-        if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
-            names = [
-                str(index) for index in range(len(names))
-            ]  # transformers' own names say nothing: classes are 0, 1, …
-        self.labels = names
+        saved = getattr(config, "llmstage", None) or {}
+        if "targets" not in saved:
+            if not self.alone or self.knobs.target != "label" or self.table:
+                raise ModelError(
+                    f"The model says nothing of targets {', '.join(self.kinds)} or of feature columns: it was not finetuned "
+                    f"by stage=finetune task=classification with these options. Finetune it first."
+                )
+            self.heads = [
+                adopt_head({"kind": "label", "word": "label", "labels": plain_labels(config)}, self.head_knobs)
+            ]
+            return
+        self.heads = [adopt_head(item, self.head_knobs) for item in saved["targets"]]
+        kinds = {head.word: head.kind for head in self.heads}
+        table = FeatureTable.from_dict(saved["features"])
+        if kinds != self.kinds or set(table.words) != set(self.table.words):
+            raise ModelError(
+                f"The model was trained for {listed(kinds)} with the feature columns {list(table.words)}, and this run asks "
+                f"for {listed(self.kinds)} with {list(self.table.words)}. Take task.* from the model's run: model.path=<run folder>."
+            )
+        # Taken from the model and not from the options: without its n-grams a model would quietly score less.
+        self.table, self.ngrams = table, bool(saved.get("ngrams"))
 
     def model_options(self) -> dict[str, Any]:
+        names = self.labels if self.alone else [f"{head.word}={name}" for head in self.heads for name in head.labels]
         return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: index for index, label in enumerate(self.labels)},
-            "problem_type": "single_label_classification",
+            "num_labels": len(names),
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: index for index, name in enumerate(names)},
+            "problem_type": self.heads[0].problem_type if self.alone else "multi_label_classification",
+            "llmstage": {
+                "targets": [head.as_dict() for head in self.heads],
+                "features": self.table.as_dict(),
+                "ngrams": self.ngrams,
+            },
         }
 
+    def extra_module(self, config: Any) -> nn.Module | None:
+        if not self.table and not self.ngrams:
+            return None
+        width, dropout = sum(head.width for head in self.heads), float(getattr(config, "attention_dropout", 0.0))
+        fusion = None
+        if self.table:
+            fusion = Fusion(config.hidden_size, len(self.table.numbers), self.table.sizes(), width, dropout)
+        return Extra(fusion, NgramPath(width, dropout) if self.ngrams else None)
+
     def cache_key(self) -> dict[str, Any]:
-        return {"labels": self.labels}
+        return {
+            "heads": [head.as_dict() for head in self.heads],
+            "features": self.table.as_dict(),
+            "separator": self.knobs.separator,
+        }
 
     def encode(self, row: Row) -> list[Features]:
-        label = str(row["label"])
-        if label not in self.labels:
-            raise RowError(f"unknown label '{label}'; the model knows: {', '.join(self.labels[:20])}")
-        pair = row.get("text_pair") or None
-        ids, types, cut = self.processor.marked_ids(row["text"], pair, self.context)
-        arrays = {"input_ids": ids, "label": [self.labels.index(label)]}
+        text, pair = text_of(row, "text"), text_of(row, "text_pair") or None
+        ids, types, cut = self.processor.marked_ids(text, pair, self.context)
+        try:
+            labels = [number for head in self.heads for number in head.encode(row[head.word])]
+            refs = {head.word: head.ref(row[head.word]) for head in self.heads}
+        except ValueError as error:
+            raise RowError(str(error)) from None
+        if any(head.kind in FLOATS for head in self.heads):
+            labels = [float(number) for number in labels]
+        arrays: dict[str, list[Any]] = {"input_ids": ids, "label": labels}
         if "token_type_ids" in self.processor.tokenizer.model_input_names:
             arrays["token_type_ids"] = types
-        return [
-            Features(
-                arrays, ref={"label": label, "text": row["text"], **({"text_pair": pair} if pair else {})}, cut=cut
-            )
-        ]
+        ref: dict[str, Any] = {"label": refs["label"]} if self.alone else {"labels": refs}
+        ref |= {"text": text, **({"text_pair": pair} if pair else {})}
+        if self.table:
+            arrays["numbers"], arrays["categories"] = self.table.encode(row)
+            ref["features"] = self.table.shown(row)
+        return [Features(arrays, ref=ref, cut=cut)]
 
     def collate(self, rows: list[list[Features]]) -> Batch:
         features = [row[0] for row in rows]
         lengths = torch.tensor([len(item.input_ids) for item in features])
         ids = pad([item.input_ids for item in features], self.processor.pad_id)
         mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()  # padding told by position, not by id
-        labels = torch.tensor([item.arrays["label"][0] for item in features])
+        labels = torch.tensor([item.arrays["label"] for item in features])  # [B, label widths]
+        if labels.shape[1] == 1:
+            labels = labels[:, 0]
         inputs = {"input_ids": ids, "attention_mask": mask}
         if "token_type_ids" in features[0].arrays:
             inputs["token_type_ids"] = pad([item.arrays["token_type_ids"] for item in features], 0)
+        if self.table:
+            inputs["numbers"] = torch.tensor([item.arrays["numbers"] for item in features], dtype=torch.float32)
+            inputs["categories"] = torch.tensor([item.arrays["categories"] for item in features], dtype=torch.long)
         return Batch(inputs, labels, [item.ref for item in features], num_tokens=int(lengths.sum()))
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[B, W] of all heads: the text head's, plus what features and n-grams add."""
+        inputs = {name: value for name, value in batch.inputs.items() if name not in ("numbers", "categories")}
+        extra = getattr(model, "extra", None)
+        out = model(**inputs, **({"output_hidden_states": True} if self.table else {}))
+        logits: Tensor = out.logits.float()
+        if extra is not None:
+            hidden = out.hidden_states[-1].float() if self.table else None
+            logits = logits + extra(inputs, hidden, batch.inputs.get("numbers"), batch.inputs.get("categories")).float()
+        return logits
+
+    def slices(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """The logits of each head, [B, its width]."""
+        return torch.split(logits, [head.width for head in self.heads], dim=1)
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         assert batch.labels is not None
-        logits = model(**batch.inputs).logits.float()  # [B, C]
-        if self.weights is None:
-            return LossSum(F.cross_entropy(logits, batch.labels, reduction="sum"), len(batch.labels))
-        weights = torch.tensor(self.weights, device=logits.device)
-        total = F.cross_entropy(logits, batch.labels, weight=weights, reduction="sum")
-        return LossSum(total, float(weights[batch.labels].sum()))
+        logits = self.logits(model, batch)
+        labels = batch.labels[:, None] if batch.labels.ndim == 1 else batch.labels
+        widths = self.slices(logits)
+        targets = torch.split(labels, [head.label_width for head in self.heads], dim=1)
+        parts = [head.loss(*pair) for head, *pair in zip(self.heads, widths, targets, strict=True)]
+        if self.alone:
+            return LossSum(*parts[0])
+        # Rows, not the classes' weights, are counted, so that a target's share does not depend on which rows meet.
+        shares = [self.knobs.weights.get(head.word, 1.0) for head in self.heads]
+        total = torch.stack([share * part for share, (part, _) in zip(shares, parts, strict=True)]).sum()
+        logs = {
+            head.word: float(part.detach()) / max(count, 1e-9)
+            for head, (part, count) in zip(self.heads, parts, strict=True)
+        }
+        return LossSum(total, len(labels) * sum(shares), logs)
 
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
-        log_p = torch.log_softmax(model(**batch.inputs).logits.float(), -1).cpu()  # [B, C]
-        if log_p.shape[1] != len(self.labels):
+        logits = self.logits(model, batch)
+        width = sum(head.width for head in self.heads)
+        if logits.shape[1] != width:
             raise ModelError(
-                f"The model has {log_p.shape[1]} classes and the task {len(self.labels)}: {', '.join(self.labels[:9])}."
+                f"The model has {logits.shape[1]} classes and the task {width}: {', '.join(self.labels[:9])}."
             )
-        best = log_p.argmax(-1).tolist()
-        return [{"label": self.labels[index], "log_p": row} for index, row in zip(best, log_p.tolist(), strict=True)]
+        slices = self.slices(logits)
+        said = [head.decode(part) for head, part in zip(self.heads, slices, strict=True)]
+        if self.alone:
+            return list(said[0])
+        return [
+            {head.word: rows[row] for head, rows in zip(self.heads, said, strict=True)} for row in range(len(logits))
+        ]
+
+    def parts(self, predictions: list[Any], refs: list[Any]) -> Iterable[tuple[Head, list[Any], list[Any]]]:
+        """(head, its predictions, its references)"""
+        for head in self.heads:
+            if self.alone:
+                yield head, predictions, [ref["label"] for ref in refs]
+            else:
+                yield head, [item[head.word] for item in predictions], [ref["labels"][head.word] for ref in refs]
+
+    @property
+    def tunes(self) -> bool:  # type: ignore[override]
+        return any(head.tunes for head in self.heads)
+
+    def tune(self, predictions: list[Any], refs: list[Any]) -> None:
+        for head, said, told in self.parts(predictions, refs):
+            if head.tunes:
+                head.tune(said, told)
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
-        log_p = torch.tensor([item["log_p"] for item in predictions], dtype=torch.float64)
-        predicted, expected = [item["label"] for item in predictions], [ref["label"] for ref in refs]
-        scores = classification_scores(predicted, expected, self.labels, log_p.exp().numpy())
-        target = torch.tensor([self.labels.index(label) for label in expected])
-        return {**scores, "loss": Score(float(F.nll_loss(log_p, target)), count=len(refs), higher_is_better=False)}
+        found = {head.word: head.score(said, told) for head, said, told in self.parts(predictions, refs)}
+        if self.alone:
+            return found[self.heads[0].word]
+        main = [found[head.word][head.share].value for head in self.heads]
+        scores = {MEAN: Score(sum(main) / len(main), count=len(refs))}
+        return scores | {f"{word}/{name}": score for word, own in found.items() for name, score in own.items()}
 
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
-        predicted, expected = [item["label"] for item in predictions], [ref["label"] for ref in refs]
-        report = classification_report_text(predicted, expected)
-        shown: list[Exhibit] = [{"kind": "text", "title": "Per class (as scikit-learn prints it)", "text": report}]
-        if len(self.labels) <= 30:
-            matrix = confusion(predicted, expected, self.labels)
-            shown.append(
-                {
-                    "kind": "matrix",
-                    "title": "Confusion matrix",
-                    "row_labels": self.labels,
-                    "column_labels": self.labels,
-                    "values": [list(map(int, row)) for row in matrix],
-                    "row_name": "true",
-                    "column_name": "predicted",
-                }
-            )
-        else:
-            wrong = Counter((true, said) for true, said in zip(expected, predicted, strict=True) if true != said)
-            rows = [[true, said, str(count)] for (true, said), count in wrong.most_common(15)]
-            shown.append(
-                {
-                    "kind": "table",
-                    "title": "Most frequent confusions",
-                    "columns": ["true", "predicted", "rows"],
-                    "rows": rows,
-                }
-            )
+        shown: list[Exhibit] = []
+        for head, said, told in self.parts(predictions, refs):
+            for exhibit in head.exhibits(said, told):
+                shown.append(exhibit if self.alone else {**exhibit, "title": f"{head.word}: {exhibit['title']}"})
         return shown
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
-        scores = dict(zip(self.labels, (round(value, 6) for value in prediction["log_p"]), strict=True))
+        beside_it = {word: ref[word] for word in ("text", "text_pair", "features") if word in ref}
+        lines = {head.word: head.record(said[0], told[0]) for head, said, told in self.parts([prediction], [ref])}
+        if self.alone:
+            return [{**lines[self.heads[0].word], **beside_it}]
         return [
             {
-                "prediction": prediction["label"],
-                "reference": ref["label"],
-                "correct": prediction["label"] == ref["label"],
-                "text": ref["text"],
-                **({"text_pair": ref["text_pair"]} if "text_pair" in ref else {}),
-                "log_probabilities": scores,
+                "prediction": {word: line["prediction"] for word, line in lines.items()},
+                "reference": {word: line["reference"] for word, line in lines.items()},
+                "targets": {
+                    word: {key: line[key] for key in line if key not in ("prediction", "reference")}
+                    for word, line in lines.items()
+                },
+                **beside_it,
             }
         ]
+
+    def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
+        """A method that looks at no row, linear models on the text, on the feature columns, and on both."""
+        known = list(train)
+        rows = [known[index] for index in thin(len(known))]
+        texts = [[" ".join(self.texts(row)) for row in side] for side in (rows, refs)]
+        tables = [self.table.matrix(rows), self.table.matrix(ref["features"] for ref in refs)] if self.table else None
+        targets = {head.word: [head.ref(row[head.word]) for row in rows] for head in self.heads}
+        said = linear_methods(self.heads, targets, texts[0], texts[1], tables)
+        if self.alone:
+            named = {name: parts[self.heads[0].word] for name, parts in said.items()}
+        else:
+            named = {
+                name: [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+                for name, parts in said.items()
+            }
+        return {capped(name, len(known)): self.score(predictions, refs) for name, predictions in named.items()}
+
+
+def knobs_of(cfg: TaskConfig) -> ClassificationConfig:
+    """The config itself, or, of a task outside that knows fewer keys, those it has and the defaults of the others."""
+    if isinstance(cfg, ClassificationConfig):
+        return cfg
+    return ClassificationConfig(
+        **{item.name: getattr(cfg, item.name) for item in fields(ClassificationConfig) if hasattr(cfg, item.name)}
+    )
 
 
 TASK = Classification

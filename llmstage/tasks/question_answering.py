@@ -44,7 +44,7 @@ class QuestionAnswering(Task):
     silent: bool = False
     """Whether "no answer" may be the answer."""
 
-    def demo_rows(self, num_rows: int, seed: int) -> list[Row]:  # type: ignore[override]
+    def demo_rows(self, num_rows: int, seed: int) -> list[Row]:
         return question_rows(num_rows, seed, unanswerable=self.cfg.unanswerable is True)
 
     def check_row(self, row: Row) -> str | None:

@@ -80,7 +80,7 @@ def test_balanced_weights_are_scikit_learns_and_change_the_loss(it):
     weighted = learned(it, ROWS, class_weights="balanced")
     y = np.array([row["label"] for row in ROWS])
     weights = compute_class_weight("balanced", classes=np.array(["a", "b", "c"]), y=y)
-    assert weighted.weights == pytest.approx(weights.tolist()) and plain.weights is None
+    assert weighted.heads[0].weights == pytest.approx(weights.tolist()) and plain.heads[0].weights is None
     model = replace(it, task=weighted).model(seed=3)
     batch = weighted.collate([weighted.encode(row) for row in ROWS])
     with torch.no_grad():

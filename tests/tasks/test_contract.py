@@ -176,12 +176,12 @@ def test_it_learns_eight_rows_and_a_perfect_model_scores_one(case, learned):
     it, model = learned(*case)
     predictions, batch = predict(it, model)
     scores = it.scores(predictions, batch.refs)
-    main_score = scores[it.run.task.select]
+    main_score = scores[it.task.select]
     assert main_score.value == pytest.approx(1.0, abs=0.1)
     untrained = it.scores(predict(it, it.model(), generate=False)[0], batch.refs)
-    if it.run.task.select not in untrained:  # as the engine does where the selecting metric needs text
+    if it.task.select not in untrained:  # as the engine does where the selecting metric needs text
         untrained = it.scores(predict(it, it.model())[0], batch.refs)
-    untrained = untrained[it.run.task.select]
+    untrained = untrained[it.task.select]
     better = main_score.value > untrained.value
     assert better is main_score.higher_is_better, "the metric knows its own direction"
     for name in ("exact_match", "recall_closed", "recall_numbers", "accuracy"):

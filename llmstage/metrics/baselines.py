@@ -1,0 +1,117 @@
+"""Simple methods that learn from texts, columns or counts alone, by scikit-learn: what a model must beat to be worth it.
+
+Every learner takes training rows first and the rows to judge last, and gives probabilities or values for the latter; a
+task turns them into predictions and scores them as its own. Training rows are capped (`MAX_ROWS`, a seeded draw), because
+a linear model gains little beyond and its time does not stay small; `capped` says so for a method's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+MAX_ROWS = 50_000
+CHINESE = re.compile(r"[㐀-鿿豈-﫿]")
+"""Han characters, extension A and compatibility forms included."""
+
+
+def thin(num_rows: int, most: int = MAX_ROWS, seed: int = 0) -> NDArray[np.int64]:
+    """Indices of the training rows used: all of them, or a seeded draw of `most` in their order."""
+    if num_rows <= most:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(seed).choice(num_rows, most, replace=False))
+
+
+def capped(name: str, num_rows: int, most: int = MAX_ROWS) -> str:
+    """The method's name, with the number of rows it learned from where that is not all of them."""
+    return name if num_rows <= most else f"{name} ({most:,} of {num_rows:,} rows)"
+
+
+def mostly_chinese(texts: Sequence[str], sample: int = 1000) -> bool:
+    """Whether at least a third of the letters of the first `sample` texts are Chinese: words cannot be split at spaces."""
+    letters = [character for text in texts[:sample] for character in text[:500] if character.isalpha()]
+    return bool(letters) and sum(bool(CHINESE.match(character)) for character in letters) * 3 >= len(letters)
+
+
+def tfidf(train_texts: Sequence[str], texts: Sequence[str]) -> tuple[Any, Any]:
+    """Sparse TF-IDF rows of both: words 1-2, or characters 1-3 where the training texts are mostly Chinese.
+
+    Salton & Buckley (1988), IP&M 24:513-523, as scikit-learn's TfidfVectorizer computes it (smooth idf, L2 rows).
+    """
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    chinese = mostly_chinese(train_texts)
+    vectorizer = TfidfVectorizer(analyzer="char" if chinese else "word", ngram_range=(1, 3) if chinese else (1, 2))
+    try:
+        known = vectorizer.fit_transform(train_texts)
+    except ValueError:  # "empty vocabulary": no text holds a word
+        return csr_matrix((len(train_texts), 1)), csr_matrix((len(texts), 1))
+    return known, vectorizer.transform(texts)
+
+
+def tfidf_name(train_texts: Sequence[str]) -> str:
+    return "TF-IDF (characters 1-3)" if mostly_chinese(train_texts) else "TF-IDF (words 1-2)"
+
+
+def beside(*parts: Any) -> Any:
+    """Feature matrices of the same rows side by side; sparse where one of them is."""
+    from scipy.sparse import hstack, issparse
+
+    if any(issparse(part) for part in parts):
+        return hstack(parts, format="csr")
+    return np.hstack([np.asarray(part, dtype=np.float64) for part in parts])
+
+
+def logistic(x_train: Any, labels: Sequence[str], x: Any) -> tuple[list[str], NDArray[np.float64]]:
+    """(classes, probabilities [N, C]) of a logistic regression with scikit-learn's C=1 and up to 1,000 iterations."""
+    from sklearn.linear_model import LogisticRegression
+
+    if len(set(labels)) < 2:
+        return majority(labels, x.shape[0])
+    model = LogisticRegression(max_iter=1000).fit(x_train, list(labels))
+    return [str(name) for name in model.classes_], np.asarray(model.predict_proba(x), dtype=np.float64)
+
+
+def logistic_multilabel(x_train: Any, hits: ArrayLike, x: Any) -> NDArray[np.float64]:
+    """Probabilities [N, K] of one logistic regression a label; `hits` [rows, K] is 0 or 1."""
+    from sklearn.linear_model import LogisticRegression
+
+    known = np.asarray(hits)
+    out = np.empty((x.shape[0], known.shape[1]))
+    for column in range(known.shape[1]):
+        if known[:, column].min() == known[:, column].max():
+            out[:, column] = known[0, column]
+        else:
+            fitted = LogisticRegression(max_iter=1000).fit(x_train, known[:, column])
+            out[:, column] = fitted.predict_proba(x)[:, 1]
+    return out
+
+
+def ridge(x_train: Any, values: ArrayLike, x: Any) -> NDArray[np.float64]:
+    """Values [N] of a ridge regression with scikit-learn's alpha=1."""
+    from sklearn.linear_model import Ridge
+
+    return np.asarray(Ridge().fit(x_train, np.asarray(values, dtype=np.float64)).predict(x), dtype=np.float64)
+
+
+def tfidf_logistic(
+    train_texts: Sequence[str], train_labels: Sequence[str], texts: Sequence[str], *, most: int = MAX_ROWS
+) -> tuple[list[str], NDArray[np.float64]]:
+    """(classes in sorted order, probabilities [N, C]): TF-IDF with logistic regression, the text baseline of every task."""
+    used = thin(len(train_texts), most)
+    known, asked = tfidf([train_texts[index] for index in used], texts)
+    return logistic(known, [train_labels[index] for index in used], asked)
+
+
+def majority(train_labels: Sequence[str], num_rows: int) -> tuple[list[str], NDArray[np.float64]]:
+    """(classes in sorted order, probabilities [N, C]): each row gets the shares of the labels in training."""
+    counts = Counter(train_labels)
+    classes = sorted(counts)
+    shares = np.array([counts[name] for name in classes], dtype=np.float64) / len(train_labels)
+    return classes, np.tile(shares, (num_rows, 1))
