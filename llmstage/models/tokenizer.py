@@ -121,9 +121,12 @@ def train_processor(texts: Iterable[str], vocab_size: int, kind: str, context: i
     )
     bpe.train_from_iterator(texts, trainer)
     bos, eos = bpe.token_to_id(BOS), bpe.token_to_id(EOS)
-    tail = f" {EOS}" if kind == "bert" else ""
-    pair = f"{BOS} $A {EOS} $B {EOS}" if kind == "bert" else f"{BOS} $A $B"
-    bpe.post_processor = processors.TemplateProcessing(f"{BOS} $A{tail}", pair, [(BOS, bos), (EOS, eos)])
+    single, pair = {
+        "gpt": (f"{BOS} $A", f"{BOS} $A $B"),
+        "bert": (f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B {EOS}"),
+        "t5": (f"$A {EOS}", f"$A {EOS} $B {EOS}"),
+    }[kind]
+    bpe.post_processor = processors.TemplateProcessing(single, pair, [(BOS, bos), (EOS, eos)])
     named: dict[str, Any] = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "mask_token": MASK}
     if kind == "bert":
         named |= {"cls_token": BOS, "sep_token": EOS}
