@@ -39,7 +39,8 @@ def streams(refs: References) -> list[list[str | None]]:
     """As sacreBLEU wants them: the first reference of every row, the second of every row…; None where a row has none."""
     lists = [references_of(ref) for ref in refs]
     return [
-        [ref[number] if number < len(ref) else None for ref in lists] for number in range(max(map(len, lists), default=0))
+        [ref[number] if number < len(ref) else None for ref in lists]
+        for number in range(max(map(len, lists), default=0))
     ]
 
 
@@ -105,10 +106,7 @@ def exact_match(hyps: Sequence[str], refs: References) -> Score:
     """Share of rows equal to one of their references once white space around both is stripped."""
     check_pairs(hyps, refs)
     return proportion(
-        [
-            hyp.strip() in {known.strip() for known in references_of(ref)}
-            for hyp, ref in zip(hyps, refs, strict=True)
-        ]
+        [hyp.strip() in {known.strip() for known in references_of(ref)} for hyp, ref in zip(hyps, refs, strict=True)]
     )
 
 

@@ -79,6 +79,4 @@ def signed(score: Score, signature: str) -> Score:
 def chrf_rows(hyps: Sequence[str], refs: References) -> list[float]:
     """chrF2 of each row by itself (0 to 100), for slices and for finding the worst."""
     metric = CHRF()
-    return [
-        float(metric.sentence_score(hyp, references_of(ref)).score) for hyp, ref in zip(hyps, refs, strict=True)
-    ]
+    return [float(metric.sentence_score(hyp, references_of(ref)).score) for hyp, ref in zip(hyps, refs, strict=True)]

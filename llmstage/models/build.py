@@ -105,7 +105,9 @@ def build_model(
     if place is None:
         config = preset_config(cfg, processor, context, options)
         model = auto.from_config(config, attn_implementation="sdpa")
-        if cfg.kind == "t5":  # made for Adafactor, T5's embeddings have size 1 at the start; as for gpt, logits should have
+        if (
+            cfg.kind == "t5"
+        ):  # made for Adafactor, T5's embeddings have size 1 at the start; as for gpt, logits should have
             with torch.no_grad():
                 model.get_input_embeddings().weight.mul_(cfg.width**-0.5)
     else:

@@ -27,6 +27,10 @@ CHAT_TEMPLATE = (
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's pattern (Radford 2019) with one change: each digit is a piece of its own, so numbers are read digit by digit."""
 
+SPLIT_HAN = SPLIT.replace(r" ?\p{L}+", r"\p{Han}| ?[\p{L}&&[^\p{Han}]]+")
+"""The same with each Chinese character a piece of its own, for encoder-decoders: they are trained on few sentences, in which
+pieces of several words are too rare to be put together anew (a toy grammar stayed at perplexity 3.5 instead of 1)."""
+
 SAMPLE_BYTES = 100_000_000
 """A tokenizer is trained on at most this much text."""
 
@@ -108,7 +112,7 @@ def train_processor(texts: Iterable[str], vocab_size: int, kind: str, context: i
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.Split(Regex(SPLIT_HAN if kind == "t5" else SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -141,7 +141,9 @@ class TextToText(Task):
     def collate(self, rows: list[list[Features]]) -> Batch:
         refs = [features.ref for row in rows for features in row]
         if self.kind != "t5":
-            packed = pack([[features.input_ids for features in row] for row in rows], self.processor.pad_id, causal=True)
+            packed = pack(
+                [[features.input_ids for features in row] for row in rows], self.processor.pad_id, causal=True
+            )
             labels = labels_for([[labels_of(features) for features in row] for row in rows], IGNORE_INDEX)
             return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
         halves = [split(features) for row in rows for features in row]
