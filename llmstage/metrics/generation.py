@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from llmstage.metrics.intervals import bootstrap_score, mean, proportion, ratio, resampled_sums
 from llmstage.metrics.score import Score
@@ -35,7 +36,7 @@ def references_of(ref: str | Sequence[str]) -> list[str]:
     return [ref] if isinstance(ref, str) else list(ref)
 
 
-def streams(refs: References) -> list[list[str | None]]:
+def streams(refs: References) -> list[list[Any]]:
     """As sacreBLEU wants them: the first reference of every row, the second of every row…; None where a row has none."""
     lists = [references_of(ref) for ref in refs]
     return [

@@ -34,23 +34,24 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
     """
     ids = processor.tokenizer
     if cfg.kind == "t5":
-        return T5Config(
-            vocab_size=max(len(processor), 8),
-            d_model=cfg.width,
-            d_kv=cfg.width // cfg.heads,
-            d_ff=cfg.mlp_width,
-            num_layers=cfg.layers,
-            num_heads=cfg.heads,
-            dropout_rate=cfg.dropout,
-            feed_forward_proj="gated-gelu",
+        shape: dict[str, Any] = {
+            "vocab_size": max(len(processor), 8),
+            "d_model": cfg.width,
+            "d_kv": cfg.width // cfg.heads,
+            "d_ff": cfg.mlp_width,
+            "num_layers": cfg.layers,
+            "num_heads": cfg.heads,
+            "dropout_rate": cfg.dropout,
+            "feed_forward_proj": "gated-gelu",
             # To transformers this means v1.1: embedding and head are tied all the same, but logits are not scaled.
-            tie_word_embeddings=False,
-            pad_token_id=ids.pad_token_id,
-            bos_token_id=ids.bos_token_id,
-            eos_token_id=ids.eos_token_id,
-            decoder_start_token_id=ids.pad_token_id,
+            "tie_word_embeddings": False,
+            "pad_token_id": ids.pad_token_id,
+            "bos_token_id": ids.bos_token_id,
+            "eos_token_id": ids.eos_token_id,
+            "decoder_start_token_id": ids.pad_token_id,
             **options,
-        )
+        }
+        return T5Config(**shape)
     common: dict[str, Any] = {
         "vocab_size": max(len(processor), 8),
         "hidden_size": cfg.width,

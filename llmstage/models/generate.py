@@ -98,7 +98,7 @@ class Stepper:
     """One forward a token over a cache; rows that are finished can leave."""
 
     def __init__(self, model: Any, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.mask, self.past = model, mask, 0
+        self.model, self.mask = model, mask
         self.split = getattr(model, "split_head", False)
         self.cache: Any = DynamicCache(config=model.config)
         self.encoded: Any = None
@@ -121,7 +121,7 @@ class Stepper:
                 encoder_attention_mask=self.mask,
                 **more,
             ).last_hidden_state
-            return model.get_output_embeddings()(hidden[:, -1])
+            return head(model, hidden)
         if self.encoded is not None:
             more |= {"encoder_outputs": self.encoded, "decoder_input_ids": self.next}
         else:
@@ -129,8 +129,9 @@ class Stepper:
             more |= {"input_ids": self.next, "position_ids": places[:, -self.next.shape[1] :]}
         if self.encoded is None and self.split:
             hidden = model.base_model(attention_mask=self.mask, **more).last_hidden_state
-            return model.get_output_embeddings()(hidden[:, -1])
-        return model(attention_mask=self.mask, **more).logits[:, -1]
+            return head(model, hidden)
+        logits: Tensor = model(attention_mask=self.mask, **more).logits[:, -1]
+        return logits
 
     def take(self, tokens: Tensor) -> None:
         """The tokens [B] that were chosen."""
@@ -143,6 +144,12 @@ class Stepper:
         self.next, self.mask = self.next[rows], self.mask[rows]
         if self.encoded is not None:
             self.encoded.last_hidden_state = self.encoded.last_hidden_state[rows]
+
+
+def head(model: Any, hidden: Tensor) -> Tensor:
+    """Logits [B, V] of the last position of hidden [B, T, D]."""
+    logits: Tensor = model.get_output_embeddings()(hidden[:, -1])
+    return logits
 
 
 def greedy_ids(
