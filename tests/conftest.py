@@ -134,6 +134,7 @@ def tiny(
     ]
     run = composed([f"stage={stage}", f"task={name}", f"model={kind}_tiny", *small, *words])
     task = load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation)
+    task.suit(kind)
     rows = task.demo_rows(num_rows, 0)
     task.learn(rows)
     texts = (text for row in task.demo_rows(64, 1) for text in task.texts(row))

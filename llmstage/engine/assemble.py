@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from transformers import AutoConfig
@@ -27,9 +27,10 @@ from llmstage.models.tokenizer import SAMPLE_BYTES, Processor, load_processor, t
 from llmstage.naming import load_module
 from llmstage.places import ModelPlace, cache_dir, find_model
 from llmstage.schema import RunConfig
+from llmstage.schema.checks import ENCODERS
 from llmstage.tasks.base import RowError, Task
 
-DEFAULT_CONTEXT = {"gpt": 256, "bert": 128}
+DEFAULT_CONTEXT = {"gpt": 256, "bert": 128, "t5": 256}
 DEMO_HELD_OUT = 200
 """Rows of the demo world's validation and test splits, at most."""
 
@@ -98,6 +99,7 @@ def assemble(
     if training and "train" not in sources:
         raise DataError("There are no training rows: data.train is missing. Give data.train=<files>.")
     place = find_model(run.model.path) if run.model.path else None
+    task.suit(family(model_config(place, offline=run.offline)) if place else run.model.kind)
     context = int(fixed.get("context") or resolve_context(run, place))
     if place is not None and not training:
         task.adopt(model_config(place, offline=run.offline))
@@ -152,17 +154,20 @@ def model_config(place: ModelPlace, *, offline: bool) -> Any:
         raise ModelError(f"model.path={source} is no model.{where} {str(error).strip().splitlines()[0]}") from None
 
 
+def family(config: Any) -> Literal["gpt", "bert", "t5"]:
+    """The kind of model that a transformers config describes."""
+    if getattr(config, "is_encoder_decoder", False):
+        return "t5"
+    return "bert" if config.model_type in ENCODERS else "gpt"
+
+
 def resolve_context(run: RunConfig, place: ModelPlace | None) -> int:
     most = None
     kind = run.model.kind
     if place is not None:
         config = model_config(place, offline=run.offline)
         most = getattr(config, "max_position_embeddings", None)
-        kind = (
-            "bert"
-            if config.model_type in ("bert", "modernbert", "roberta", "distilbert", "electra", "albert")
-            else "gpt"
-        )
+        kind = family(config)
     if run.data.context != "auto":
         if most and int(run.data.context) > most:
             raise ModelError(

@@ -13,17 +13,17 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig
+from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig, T5Config
 
 from llmstage.errors import ModelError
 from llmstage.models.adapter import CONFIG, adapter_base, load_adapter
-from llmstage.models.lm import masked_head
+from llmstage.models.lm import last_hidden, masked_head
 from llmstage.models.packing import read_packed_rows
 from llmstage.models.tokenizer import ASSISTANT, END, Processor
 from llmstage.places import ModelPlace
 from llmstage.schema import ModelConfig
 
-FAMILY = {"gpt": "decoder (Llama)", "bert": "encoder (ModernBERT)"}
+FAMILY = {"gpt": "decoder (Llama)", "bert": "encoder (ModernBERT)", "t5": "encoder and decoder (T5)"}
 
 
 def preset_config(cfg: ModelConfig, processor: Processor, context: int, options: dict[str, Any]) -> PreTrainedConfig:
@@ -31,9 +31,29 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
 
     gpt is Llama (Touvron 2023: RMSNorm, SwiGLU, rotary positions): the architecture that most other tools load.
     bert is ModernBERT (Warner 2024: rotary positions, GeGLU, no token types): the current encoder of transformers.
-    Both have no learned positions, so a longer context needs no new weights.
+    t5 is T5 v1.1 (Raffel 2020; gated GELU, relative positions): encoder and decoder of `layers` blocks each.
+    None has learned positions of its own, so a longer context needs no new weights.
     """
     ids = processor.tokenizer
+    if cfg.kind == "t5":
+        shape: dict[str, Any] = {
+            "vocab_size": max(len(processor), 8),
+            "d_model": cfg.width,
+            "d_kv": cfg.width // cfg.heads,
+            "d_ff": cfg.mlp_width,
+            "num_layers": cfg.layers,
+            "num_heads": cfg.heads,
+            "dropout_rate": cfg.dropout,
+            "feed_forward_proj": "gated-gelu",
+            # To transformers this means v1.1: embedding and head are tied all the same, but logits are not scaled.
+            "tie_word_embeddings": False,
+            "pad_token_id": ids.pad_token_id,
+            "bos_token_id": ids.bos_token_id,
+            "eos_token_id": ids.eos_token_id,
+            "decoder_start_token_id": ids.pad_token_id,
+            **options,
+        }
+        return T5Config(**shape)
     common: dict[str, Any] = {
         "vocab_size": max(len(processor), 8),
         "hidden_size": cfg.width,
@@ -91,6 +111,11 @@ def build_model(
     if place is None:
         config = preset_config(cfg, processor, context, options)
         model = auto.from_config(config, attn_implementation="sdpa")
+        if (
+            cfg.kind == "t5"
+        ):  # made for Adafactor, T5's embeddings have size 1 at the start; as for gpt, logits should have
+            with torch.no_grad():
+                model.get_input_embeddings().weight.mul_(cfg.width**-0.5)
     else:
         model = load_model(auto, place, options, cfg.dropout, offline=offline, quantized=quantized or {})
         rows = model.get_input_embeddings().weight.shape[0]
@@ -106,7 +131,7 @@ def build_model(
             load_extra(model, place)
     if model.config.pad_token_id is None:  # transformers' classifiers look for it to find the last token
         model.config.pad_token_id = processor.pad_id
-    if auto_model == "AutoModelForCausalLM":
+    if auto_model in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
         set_generation(model, processor)
         model.split_head = head_is_plain(model)
     if auto_model == "AutoModelForMaskedLM":
@@ -123,7 +148,7 @@ def load_model(
     adapter = place.model_dir if place.model_dir is not None and (place.model_dir / CONFIG).is_file() else None
     base = adapter_base(adapter) if adapter else source
     local = Path(base).is_dir() or offline
-    keys = {**options, **({"attention_dropout": dropout} if dropout else {})}
+    keys = {**options, **({name: dropout for name in ("attention_dropout", "dropout_rate") if dropout})}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local, **keys)
         with quiet():
@@ -213,15 +238,17 @@ def head_is_plain(model: Any, head: Any = None) -> bool:
 
     `head`: what makes the logits; the output embeddings where it is not given.
 
-    Models that scale or cap their logits (Gemma 2, Cohere, Granite) are not, and go through their own forward.
+    Models that scale or cap their logits (Gemma 2, Cohere, Granite, the first T5) are not, and go through their own forward.
     """
     ids = torch.arange(1, 9).unsqueeze(0) % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
         try:
-            hidden = model.base_model(input_ids=ids).last_hidden_state
-            return torch.allclose(
-                (head or model.get_output_embeddings())(hidden), model(input_ids=ids).logits, atol=1e-5
-            )
+            inputs = {"input_ids": ids}
+            if model.config.is_encoder_decoder:
+                inputs["decoder_input_ids"] = ids.flip(1)
+            hidden = last_hidden(model, inputs)
+            made = (head or model.get_output_embeddings())(hidden)
+            return torch.allclose(made, model(**inputs).logits, atol=1e-5)
         except (AttributeError, TypeError):
             return False
 

@@ -38,21 +38,61 @@ def targets_of(labels: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
     return row * labels.shape[1] + column, shifted[row, column]
 
 
-def token_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, ignore: int) -> TokenLosses:
-    """-log p of every target. `labels` [B, T] holds `ignore` where a token is no target."""
+def last_hidden(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """[B, T, D] what the head sees; of an encoder-decoder, at the decoder's positions."""
+    if not model.config.is_encoder_decoder:
+        hidden: Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
+        return hidden
+    mask = inputs.get("attention_mask")  # [B, S]
+    encoded = model.get_encoder()(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state  # [B, S, D]
+    decoded: Tensor = model.get_decoder()(
+        input_ids=inputs["decoder_input_ids"],
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=mask,
+        use_cache=False,
+    ).last_hidden_state
+    return decoded
+
+
+def start_id(model: Any) -> int:
+    """The token that a decoder is given before its first own one."""
+    config = model.config
+    known = (config.decoder_start_token_id, config.bos_token_id, config.pad_token_id)
+    return next((int(token) for token in known if token is not None), 0)
+
+
+def decoder_inputs(model: Any, labels: Tensor, ignore: int) -> Tensor:
+    """[B, T] what the decoder reads while it is told the truth: the start token, then the targets, each where its label
+    stands. Padding is never looked at (causal, on the right), so any id will do there."""
+    ids = labels.masked_fill(labels == ignore, 0)
+    ids[:, 0] = start_id(model)
+    return ids
+
+
+def token_losses(
+    model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, ignore: int, smoothing: float = 0.0
+) -> TokenLosses:
+    """-log p of every target. `labels` [B, T] holds `ignore` where a token is no target.
+
+    Of an encoder-decoder, `inputs` are the encoder's; labels begin with one `ignore`, where the decoder's start token
+    stands, so the shift is the same one. `smoothing`: share of the target's probability that all tokens are to have
+    (Szegedy 2016); the loss is then no likelihood.
+    """
+    if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        inputs = {**inputs, "decoder_input_ids": decoder_inputs(model, labels, ignore)}
     index, target = targets_of(labels, ignore)
     if not getattr(model, "split_head", False):
         logits = model(**inputs).logits
         chosen = logits.reshape(-1, logits.shape[-1]).index_select(0, index)
-        return measure(chosen, target, index)
-    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # type: ignore[operator]
+        return measure(chosen, target, index, smoothing)
+    hidden = last_hidden(model, inputs)
     chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, index)  # [N, D]
     head = model.get_output_embeddings()  # type: ignore[operator]
     if torch.is_grad_enabled():
-        return measure(head(chosen), target, index)
+        return measure(head(chosen), target, index, smoothing)
     size = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
     parts = [
-        measure(head(chosen[at : at + size]), target[at : at + size], index[at : at + size])
+        measure(head(chosen[at : at + size]), target[at : at + size], index[at : at + size], smoothing)
         for at in range(0, max(1, len(target)), size)
     ]
     return TokenLosses(*(torch.cat([getattr(part, name) for part in parts]) for name in ("nll", "correct", "where")))
@@ -82,9 +122,9 @@ def masked_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, i
     return losses
 
 
-def measure(logits: Tensor, target: Tensor, index: Tensor) -> TokenLosses:
+def measure(logits: Tensor, target: Tensor, index: Tensor, smoothing: float = 0.0) -> TokenLosses:
     """Cross-entropy in fp32 whatever the logits' type."""
-    nll = F.cross_entropy(logits.float(), target, reduction="none")
+    nll = F.cross_entropy(logits.float(), target, reduction="none", label_smoothing=smoothing)
     if torch.is_grad_enabled():  # training looks at the loss alone, and an argmax over the vocabulary takes time
         return TokenLosses(nll, None, index + 1)
     return TokenLosses(nll, logits.argmax(-1) == target, index + 1)

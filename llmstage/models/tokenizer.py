@@ -29,7 +29,9 @@ SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 CHARACTERS = r"\p{Han}\p{Hiragana}\p{Katakana}"
 SPLIT_CHARACTERS = rf"[{CHARACTERS}]|" + SPLIT.replace(r"\p{L}+", rf"[\p{{L}}&&[^{CHARACTERS}]]+")
-"""The same with each Chinese character and kana a piece of its own, so that a span can begin and end at any of them."""
+"""The same with each Chinese character and kana a piece of its own, so that a span can begin and end at any of them, and so
+that an encoder-decoder that sees few sentences can put words together anew (with pieces of several words, a toy grammar stayed
+at perplexity 3.5 instead of 1)."""
 
 SAMPLE_BYTES = 100_000_000
 """A tokenizer is trained on at most this much text."""
@@ -147,7 +149,7 @@ def train_processor(
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT_CHARACTERS if by_character else SPLIT), "isolated"),
+            pre_tokenizers.Split(Regex(SPLIT_CHARACTERS if by_character or kind == "t5" else SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -160,9 +162,12 @@ def train_processor(
     )
     bpe.train_from_iterator(texts, trainer)
     bos, eos = bpe.token_to_id(BOS), bpe.token_to_id(EOS)
-    tail = f" {EOS}" if kind == "bert" else ""
-    pair = f"{BOS} $A {EOS} $B {EOS}" if kind == "bert" else f"{BOS} $A $B"
-    bpe.post_processor = processors.TemplateProcessing(f"{BOS} $A{tail}", pair, [(BOS, bos), (EOS, eos)])
+    single, pair = {
+        "gpt": (f"{BOS} $A", f"{BOS} $A $B"),
+        "bert": (f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B {EOS}"),
+        "t5": (f"$A {EOS}", f"$A {EOS} $B {EOS}"),
+    }[kind]
+    bpe.post_processor = processors.TemplateProcessing(single, pair, [(BOS, bos), (EOS, eos)])
     named: dict[str, Any] = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "mask_token": MASK}
     if kind == "bert":
         named |= {"cls_token": BOS, "sep_token": EOS}

@@ -38,6 +38,20 @@ ENCODERS = (
     "xlm-roberta",
     "camembert",
 )
+ENCODER_DECODERS = (
+    "t5",
+    "mt5",
+    "umt5",
+    "longt5",
+    "bart",
+    "mbart",
+    "pegasus",
+    "marian",
+    "m2m_100",
+    "blenderbot",
+    "led",
+    "prophetnet",
+)
 """Model types whose family is known without loading them; others are left to the model's own classes."""
 
 
@@ -98,7 +112,8 @@ def kind_at(path: Path) -> str | None:
             model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         except (OSError, ValueError, AttributeError):
             continue
-        return "gpt" if model_type in DECODERS else "bert" if model_type in ENCODERS else None
+        families = {"gpt": DECODERS, "bert": ENCODERS, "t5": ENCODER_DECODERS}
+        return next((kind for kind, known in families.items() if model_type in known), None)
     return None
 
 
@@ -119,7 +134,7 @@ def check_preset(run: RunConfig) -> list[str]:
     model = run.model
     if model.path is None and model.width % model.heads:
         return [f"model.width={model.width} is not a multiple of model.heads={model.heads}."]
-    if model.path is None and model.width // model.heads % 2:
+    if model.path is None and model.kind != "t5" and model.width // model.heads % 2:
         return [
             f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."
         ]

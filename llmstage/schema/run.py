@@ -39,8 +39,8 @@ class ModelConfig:
 
     name: str = ""
     """The option of conf/model that was chosen."""
-    kind: Literal["gpt", "bert"] = "gpt"
-    """Family: gpt is a decoder (Llama), bert an encoder (ModernBERT)."""
+    kind: Literal["gpt", "bert", "t5"] = "gpt"
+    """Family: gpt is a decoder (Llama), bert an encoder (ModernBERT), t5 an encoder with a decoder (T5)."""
     path: str | None = None
     """A Hugging Face directory, a run folder, or a hub id; the preset is then not used."""
     vocab_size: Annotated[int, Range(300, 1_000_000), SCRATCH] = 2048
@@ -159,6 +159,9 @@ class GenerationConfig:
     """0: the likeliest token each time; above: sampling."""
     top_p: Annotated[float, Range(0, 1, open_low=True), GENERATES] = 1.0
     """Sampling from the smallest set of tokens with this much probability."""
+    length_penalty: Annotated[float, GENERATES] = 1.0
+    """Beam search divides a text's log-probability by its length to this power: above 1 favours longer texts, below 1
+    shorter ones; read where beams is above 1."""
 
 
 @dataclass(slots=True)

@@ -93,6 +93,39 @@ class FeatureConfig:
 
 
 @dataclass(slots=True)
+class TextToText(TaskConfig):
+    """Knobs of the tasks that write a text from a text: translation and summarization."""
+
+    prefix: str = ""
+    """Put in front of every source, as pretrained T5 models want it: 'translate English to German: '."""
+    target_share: Annotated[float, Range(0.05, 0.95)] = 0.5
+    """Share of data.context that is kept for the target; the rest is for the source, whose end is cut where it is longer
+    (counted in the ledger). A target that is longer counts against data.max_lost."""
+    label_smoothing: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.0
+    """Share of the target's probability that is spread over the vocabulary in the training loss."""
+    generate_rows: Annotated[int, AT_LEAST_1] | None = None
+    """Rows of a split for which text is generated, null: all; perplexity and token accuracy are on the whole split."""
+
+
+@dataclass(slots=True)
+class Translation(TextToText):
+    """Knobs of task=translation."""
+
+    tokenize: Literal["auto", "13a", "intl", "zh", "char", "none"] = "auto"
+    """sacreBLEU's tokenizer for BLEU; auto: zh where the references are Chinese, char where Japanese, else 13a. TER is
+    by character where BLEU is."""
+
+
+@dataclass(slots=True)
+class Summarization(TextToText):
+    """Knobs of task=summarization."""
+
+    target_share: Annotated[float, Range(0.05, 0.95)] = 0.25
+    """Share of data.context that is kept for the summary; the rest is for the document, whose end is cut where it is
+    longer (counted in the ledger). A summary that is longer counts against data.max_lost."""
+
+
+@dataclass(slots=True)
 class Classification(TaskConfig):
     """Knobs of task=classification."""
 

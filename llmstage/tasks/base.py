@@ -98,11 +98,11 @@ class Task(ABC):
 
     columns: Columns
     """Of the class, or of the instance where options of the task add words."""
-    auto_model: ClassVar[str]
+    auto_model: str
     """The transformers class that holds model and head, e.g. AutoModelForCausalLM."""
     pipeline_tag: ClassVar[str] = "text-generation"
     """What the model card says the model is for."""
-    packs: ClassVar[bool] = False
+    packs: bool = False
     """Features may share a row behind a block-diagonal mask."""
     additive_loss: ClassVar[bool] = True
     """False: other rows of the batch are part of the objective."""
@@ -111,12 +111,18 @@ class Task(ABC):
     demo_size: ClassVar[int] = 1000
     """Training rows of data=demo where data.demo_rows does not say."""
 
+    kind: str = "gpt"
+    """Family of the model: gpt, bert, t5."""
     processor: Processor
     context: int
 
     def __init__(self, cfg: TaskConfig, generation: GenerationConfig) -> None:
         self.cfg = cfg
         self.generation = generation
+
+    def suit(self, kind: str) -> None:
+        """Called once, first: the family of the model. A task that takes several may set auto_model and packs by it."""
+        self.kind = kind
 
     @abstractmethod
     def demo_rows(self, num_rows: int, seed: int) -> list[Row]:

@@ -25,7 +25,11 @@ from llmstage.schema import ModelConfig
 from llmstage.tasks.base import IGNORE_INDEX
 
 SMALL = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
-HEAD = {"gpt": "AutoModelForCausalLM", "bert": "AutoModelForSequenceClassification"}
+HEAD = {
+    "gpt": "AutoModelForCausalLM",
+    "bert": "AutoModelForSequenceClassification",
+    "t5": "AutoModelForSeq2SeqLM",
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +77,10 @@ import json, torch
 from transformers import {HEAD[kind]}, AutoTokenizer
 model = {HEAD[kind]}.from_pretrained({str(tmp_path)!r}).eval()
 inputs = AutoTokenizer.from_pretrained({str(tmp_path)!r})("water 水 12", return_tensors="pt")
+first = {{"decoder_input_ids": inputs["input_ids"]}} if {kind == "t5"} else {{}}
 with torch.no_grad():
-    print(json.dumps(model(**inputs).logits.double().sum(-1).flatten().tolist() if {kind == "gpt"} else model(**inputs).logits[0].tolist()))
-    if {kind == "gpt"}: model.generate(**inputs, max_new_tokens=3)
+    print(json.dumps(model(**inputs, **first).logits.double().sum(-1).flatten().tolist() if {kind != "bert"} else model(**inputs).logits[0].tolist()))
+    if {kind != "bert"}: model.generate(**inputs, max_new_tokens=3)
 """
     env = {**os.environ, "PYTHONPATH": ""}
     done = subprocess.run(
@@ -83,8 +88,9 @@ with torch.no_grad():
     )
     assert done.returncode == 0, done.stderr
     with torch.no_grad():
-        logits = model(**processors[kind].tokenizer("water 水 12", return_tensors="pt")).logits
-    ours = logits.double().sum(-1).flatten().tolist() if kind == "gpt" else logits[0].tolist()
+        told = processors[kind].tokenizer("water 水 12", return_tensors="pt")
+        logits = model(**told, **({"decoder_input_ids": told["input_ids"]} if kind == "t5" else {})).logits
+    ours = logits.double().sum(-1).flatten().tolist() if kind != "bert" else logits[0].tolist()
     assert json.loads(done.stdout) == pytest.approx(ours, rel=1e-4, abs=1e-4)
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in tmp_path.glob("*.safetensors"))  # others may read it
 

@@ -23,7 +23,7 @@ ODD = [
 ]
 
 
-@pytest.fixture(scope="module", params=["gpt", "bert"])
+@pytest.fixture(scope="module", params=["gpt", "bert", "t5"])
 def processor(request):
     return train_processor(TEXTS, 500, request.param, 64)
 
