@@ -225,18 +225,19 @@ class PartSource(RowSource):
 
 
 def open_splits(
-    cfg: DataConfig, columns: Columns, check_row: CheckRow, out_dir: Path | None, *, trusted: bool = True
-) -> dict[str, RowSource]:
+    cfg: DataConfig, columns: Columns, check_row: CheckRow, out_dir: Path | None, *, trusted: bool = True,
+    bad_rows: BadRows | None = None,
+) -> dict[str, RowSource]:  # fmt: skip
     """The splits of `cfg`, in the order train, validation, test. Missing ones are cut from train.
 
     `check_row`: the task's own check, None or the reason. `out_dir`: where quarantine.jsonl goes. `trusted=False`: the
-    config came from a file, so a dotted `data.format` is refused. Raises DataError for anything that gives no rows.
+    config came from a file, so a dotted `data.format` is refused. `bad_rows`: shared with other tables of the run. Raises DataError for anything that gives no rows.
     """
     check_named(cfg.columns, columns)
     check_encoding(cfg.encoding)
     if cfg.format != "auto":
         load_reader(cfg.format, trusted=trusted)
-    bad_rows = BadRows(cfg.on_bad_row, out_dir)
+    bad_rows = bad_rows or BadRows(cfg.on_bad_row, out_dir)
     given: dict[str, RowSource] = {}
     if cfg.path:
         from llmstage.data.saved import open_tables

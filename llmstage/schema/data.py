@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from llmstage.schema.marks import DEMO, FILES
+from llmstage.schema.marks import DEMO, FILES, ITEMS
 from llmstage.schema.typed import AT_LEAST_1, POSITIVE, SHARE, Range
 
 Paths = str | list[str] | None
@@ -39,8 +39,10 @@ class DataConfig:
     """Validation rows; cut from data.train where missing."""
     test: Paths = None
     """Test rows; cut from data.train where missing."""
+    items: Annotated[str | list[str] | None, FILES, ITEMS] = None
+    """The item table of task=recommendation: item, title, categories and further columns, joined on `item`."""
     format: Annotated[str, FILES] = "auto"
-    """`auto` (by ending and content) or a reader: text, jsonl, json, csv, tsv, parquet, chat, sgd, crosswoz."""
+    """`auto` (by ending and content) or a reader: text, jsonl, json, csv, tsv, parquet, chat, sgd, crosswoz, movielens."""
     columns: Annotated[dict[str, str], FILES] = field(default_factory=dict)
     """Task word to column in the file: `data.columns.text=review`; without a header, columns are 0, 1, 2, …"""
     header: Annotated[Literal["auto"] | bool, FILES] = "auto"

@@ -41,8 +41,13 @@ def _generates(run: RunConfig) -> str | None:
     return None if run.task.generates else f"task={run.task.name} generates no text"
 
 
+def _items(run: RunConfig) -> str | None:
+    return None if run.task.reads_items else f"task={run.task.name} joins no item table"
+
+
 TRAINING = ReadBy(_training)
 FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)
 SCRATCH = ReadBy(_scratch)
 GENERATES = ReadBy(_generates)
+ITEMS = ReadBy(_items)
