@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from llmstage.data.interactions import parse_number
+from llmstage.data.interaction_words import parse_number
 from llmstage.data.rows import Row
 
 MOST_VALUES = 256

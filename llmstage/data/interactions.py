@@ -7,54 +7,19 @@ is to be predicted, its user, the items before it and itself as the last one.
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from llmstage.data.interaction_words import as_list, clicked_at, parse_number, parse_time
 from llmstage.data.rows import Row
 from llmstage.data.source import RowSource, digest_of
 from llmstage.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-TRUE, FALSE = ("1", "true", "yes", "click", "clicked"), ("0", "false", "no")
-
-
-def parse_time(value: Any) -> float | None:
-    """Seconds since 1970 of a number or an ISO 8601 date (UTC where it names no zone); None where it is neither."""
-    number = parse_number(value)
-    if number is not None:
-        return number
-    try:
-        moment = datetime.fromisoformat(str(value).strip())
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def parse_number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def parse_click(value: Any) -> bool | None:
-    """Yes or no in the ways that files write it; None for anything else."""
-    word = str(value).strip().casefold().removesuffix(".0")
-    return True if word in TRUE else False if word in FALSE else None
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 @dataclass(slots=True)
@@ -106,7 +71,7 @@ def read_log(
         for row, _ in source:
             items = as_list(row["item"])
             times, text = as_list(row.get("time")), as_list(row.get("text"))
-            ratings, clicked = as_list(row.get("rating")), as_list(row.get("click"))
+            ratings = as_list(row.get("rating"))
             for at, item in enumerate(items):
                 columns[0].append(names[0].setdefault(str(row["user"]), len(names[0])))
                 columns[1].append(names[1].setdefault(str(item), len(names[1])))
@@ -115,9 +80,7 @@ def read_log(
                 timed, untimed = timed + (time is not None), untimed + (time is None)
                 numbers[0].append(time or 0.0)
                 rating = parse_number(ratings[at]) if at < len(ratings) else None
-                told = parse_click(clicked[at]) if at < len(clicked) and clicked[at] is not None else None
-                if told is None:
-                    told = positive_rating is None or rating is None or rating >= positive_rating
+                told = clicked_at(row, at, positive_rating)
                 clicks.append(told)
                 numbers[1].append(float(told) if rating is None else rating)
                 if at < len(text) and text[at]:

@@ -78,3 +78,18 @@ class Recommender(nn.Module):
         """Log-odds of a click [B, N] from ranking logits [B, N], users [B, D] and items [N, D]."""
         pair = (users * self.click_pair) @ items.T
         return nn.functional.softplus(self.click_slope) * logits + pair + self.click_user(users)
+
+    def rank_own(self, users: Tensor, items: Tensor, biases: Tensor) -> Tensor:
+        """Ranking logits [B] of one candidate [D] for each user."""
+        return (users * items).sum(-1) * (self.scale.exp() / math.sqrt(users.shape[-1])) + biases
+
+    def click_own(self, logits: Tensor, users: Tensor, items: Tensor) -> Tensor:
+        """Log-odds of a click [B] on one candidate for each user."""
+        pair = (users * self.click_pair * items).sum(-1)
+        return nn.functional.softplus(self.click_slope) * logits + pair + self.click_user(users).squeeze(-1)
+
+    @staticmethod
+    def others_loss(odds: Tensor, counts: Tensor, num: int) -> Tensor:
+        """Log-loss of items [B, M] that were not clicked, those that count weighing `num` together in each row."""
+        weight = counts.float() * num / counts.sum(1, keepdim=True).clamp(min=1)
+        return (nn.functional.softplus(odds) * weight).sum()

@@ -17,31 +17,23 @@ from llmstage.data.catalog import Catalog, catalog_state, count_items, item_text
 from llmstage.data.collate import pad
 from llmstage.data.column_features import ColumnFeatures
 from llmstage.data.demo.recommendation import recommendation_rows
-from llmstage.data.interactions import (
-    SPLITS,
-    InteractionRows,
-    as_list,
-    assign,
-    parse_click,
-    parse_number,
-    parse_time,
-    read_log,
-)
+from llmstage.data.interaction_words import check_interaction, check_name, clicked, values_of
+from llmstage.data.interactions import SPLITS, InteractionRows, as_list, assign, read_log
 from llmstage.data.rows import Columns, Row
 from llmstage.data.source import RowSource
 from llmstage.errors import ModelError
 from llmstage.metrics.ranking import click_scores, ranking_scores
 from llmstage.metrics.ranking_slices import ranking_tables
 from llmstage.metrics.score import Score
+from llmstage.models.negatives import Negatives, fixed_uniform
 from llmstage.models.pooling import pooled, text_vectors
+from llmstage.models.ranked import decode
 from llmstage.models.recommender import Recommender
 from llmstage.models.simple_recommenders import baseline_ranks
 from llmstage.schema.data import DataConfig
 from llmstage.schema.task import Recommendation as RecommendationConfig
 from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
 
-TOP = 10
-"""Items in a prediction."""
 MOST_SCORES = 1 << 24
 """Ranking logits held at once (float32: 64 MB)."""
 
@@ -80,25 +72,10 @@ class Recommendation(Task):
         return recommendation_rows(num_rows, seed)
 
     def check_row(self, row: Row) -> str | None:
-        for word in ("user", "item"):
-            for value in as_list(row[word]):
-                if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-                    return f"{word} {value!r} is not a name or a whole number"
-        for word, parse, wanted in (
-            ("time", parse_time, "a time: seconds since 1970, or like 2026-11-23 or 2026-11-23T19:24:00"),
-            ("rating", parse_number, "a number"),
-            ("click", parse_click, "a click: 1 or 0, true or false"),
-        ):
-            for value in as_list(row.get(word)):
-                if value is not None and parse(value) is None:
-                    return f"{word} {value!r} is not {wanted}"
-        return None
+        return check_interaction(row)
 
     def check_table_row(self, table: str, row: Row) -> str | None:
-        name = row["item"]
-        if isinstance(name, bool) or not isinstance(name, (str, int)) or not str(name).strip():
-            return f"item {name!r} is not a name or a whole number"
-        return None
+        return check_name("item", row["item"])
 
     def arrange(
         self, sources: dict[str, RowSource], tables: dict[str, RowSource], data: DataConfig
@@ -142,7 +119,7 @@ class Recommendation(Task):
 
         def watched() -> Iterator[Row]:
             for row in rows:
-                thought.append(self.value_of(row)[-1])
+                thought.append(values_of(row)[-1])
                 self.explicit = self.explicit or not self.clicked(row)
                 if self.user_columns.numbers or self.user_columns.categories:
                     columns.append(
@@ -186,11 +163,7 @@ class Recommendation(Task):
     def bind(self, processor: Any, context: int) -> None:
         super().bind(processor, context)
         self.catalog.encode(lambda text: processor.marked_ids(text, None, context)[0], self.item_columns)
-        known = self.catalog.counts[: self.catalog.num_known]
-        weights = np.maximum(known, 1) ** 0.75  # word2vec's flattening (Mikolov 2013)
-        share = weights / weights.sum()
-        self.cumulated = torch.from_numpy(np.cumsum(share))
-        self.log_q = torch.from_numpy(np.log(0.5 / len(share) + 0.5 * share)).float()  # [items known]
+        self.negatives = Negatives(self.catalog.counts[: self.catalog.num_known])
 
     def cache_key(self) -> dict[str, Any]:
         said = "\n".join(self.catalog.ids)
@@ -201,19 +174,8 @@ class Recommendation(Task):
             "columns": columns,
         }
 
-    def value_of(self, row: Row) -> list[float]:
-        """What was thought of each item of a row: the rating, else 1 and 0."""
-        if "value" in row:
-            return list(row["value"])
-        ratings = as_list(row.get("rating"))
-        return [float(rating) if (rating := parse_number(value)) is not None else 1.0 for value in ratings]
-
     def clicked(self, row: Row) -> bool:
-        """Whether the candidate, the last item of a row, was clicked."""
-        if row.get("click") is not None:
-            return bool(parse_click(as_list(row["click"])[-1]))
-        rating = parse_number(as_list(row.get("rating"))[-1])
-        return self.cfg.positive_rating is None or rating is None or rating >= self.cfg.positive_rating
+        return clicked(row, self.cfg.positive_rating)
 
     def encode(self, row: Row) -> list[Features]:
         names = [str(name) for name in as_list(row["item"])]
@@ -223,7 +185,7 @@ class Recommendation(Task):
         text = as_list(row["text"])[-1] if row.get("text") else ""
         text = text or self.catalog.texts[target]
         ids, _, cut = self.processor.marked_ids(text, None, self.context)
-        values = (self.value_of(row) + [1.0] * len(names))[: len(names)]
+        values = (values_of(row) + [1.0] * len(names))[: len(names)]
         mean, spread = self.values
         met = [
             (self.catalog.index[name], (value - mean) / spread)
@@ -295,69 +257,54 @@ class Recommendation(Task):
             vectors, biases = head.items(text.float(), index, columns if columns.shape[1] else None, own)
         return vectors, biases
 
-    def draw(self, uniform: Tensor) -> Tensor:
-        """Items met in training from uniform numbers [R, M]: the first half equally likely, the second by popularity."""
-        half, known = uniform.shape[1] // 2, self.catalog.num_known
-        flat = (uniform[:, :half] * known).long()
-        popular = torch.searchsorted(self.cumulated, uniform[:, half:].double().contiguous())
-        return torch.cat([flat, popular], 1).clamp(max=known - 1)
-
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         """Sampled softmax over the click and `task.negatives` drawn items, and the log-loss of the click's chance.
 
         The drawn items are shared by a micro-batch in training, from torch's generator (kept in checkpoints), and fixed by
-        the row otherwise; they never come from other rows, so losses add up.
+        the row otherwise; they never come from other rows, so losses add up. Texts of the history are encoded without a
+        gradient: they are most of the texts of a batch, and each of them is learned where it is a candidate.
         """
         assert batch.labels is not None
         head: Any = model.extra
         inputs, num, device = batch.inputs, self.cfg.negatives, batch.labels.device
-        if model.training:
-            uniform = torch.rand(1, num).expand(len(batch.labels), num)
-        else:
-            marks = inputs["draw"].tolist()
-            uniform = torch.from_numpy(np.stack([np.random.default_rng(mark).random(num) for mark in marks])).float()
-        drawn = self.draw(uniform).to(device)  # [B, M]
+        fixed = None if model.training else fixed_uniform(inputs["draw"].tolist(), num)
+        drawn = self.negatives.draw(torch.rand(1, num) if fixed is None else fixed)
+        drawn = drawn.expand(len(batch.labels), num).to(device)  # [B, M]
+        against, where = torch.unique(drawn, return_inverse=True)
         history, mask = inputs["history"], inputs["history"] >= 0
-        used = torch.cat([history[mask], drawn.flatten()])
-        distinct, where = torch.unique(used, return_inverse=True)
-        own = torch.ones(len(distinct) + len(batch.labels), dtype=torch.bool)
-        if model.training and self.cfg.id_dropout:
-            own = torch.rand(len(own)) >= self.cfg.id_dropout
-        own = own.to(device)
-        vectors, biases = self.item_vectors(model, distinct, own[: len(distinct)])
+        past, where_past = torch.unique(history[mask], return_inverse=True)
+        vectors, biases = self.item_vectors(model, against, self.own(model, against))
+        with torch.no_grad():
+            past_text = text_vectors(model, [self.catalog.tokens[at] for at in past.tolist()], self.processor.pad_id)
+        past_vectors, _ = self.towers(model, past_text, past, self.own(model, past))
         text = pooled(model, inputs["input_ids"], inputs["attention_mask"])
-        target, target_bias = self.towers(model, text, inputs["item"], own[len(distinct) :])
+        target, target_bias = self.towers(model, text, inputs["item"], self.own(model, inputs["item"]))
         with torch.autocast(device.type, enabled=False):
-            at = torch.zeros_like(history)
-            at[mask] = where[: int(mask.sum())]
-            users = head.users(vectors[at], inputs["values"], mask, inputs.get("user_columns"))
-            every = head.rank(users, vectors, biases)  # [B, distinct]
-            where_drawn = where[int(mask.sum()) :].view(drawn.shape)
-            mine = (users * target).sum(-1) * (head.scale.exp() / math.sqrt(users.shape[-1])) + target_bias  # [B]
+            events = text.new_zeros(*history.shape, text.shape[-1])  # [B, H, D]
+            events[mask] = past_vectors[where_past]
+            users = head.users(events, inputs["values"], mask, inputs.get("user_columns"))
+            mine = head.rank_own(users, target, target_bias)  # [B]
+            every = head.rank(users, vectors, biases)  # [B, distinct drawn]
+            # A drawn item that the user had is no candidate: it would not be ranked.
             known = (drawn == inputs["item"][:, None]) | (drawn[:, :, None] == history[:, None, :]).any(-1)  # [B, M]
-            weighted = every.gather(1, where_drawn) - self.log_q.to(device)[drawn] - math.log(num)
+            weighted = every.gather(1, where) - self.negatives.log_q.to(device)[drawn] - math.log(num)
             rest = torch.logsumexp(torch.cat([mine[:, None], weighted.masked_fill(known, -math.inf)], 1), 1)
             ranking = ((rest - mine) * batch.labels).sum()
-            clicks = self.click_loss(head, batch, users, target, mine, every, vectors, where_drawn, known)
-        total = ranking + self.cfg.click_weight * clicks
-        return LossSum(total, len(batch.labels), {"ranking": float(ranking.detach()), "click": float(clicks.detach())})
+            clicks = F.binary_cross_entropy_with_logits(
+                head.click_own(mine, users, target), batch.labels.float(), reduction="sum"
+            )
+            if not self.explicit:  # nothing was seen and not clicked: the evenly drawn half stands for it
+                half = num // 2
+                odds = head.click(every, users, vectors).gather(1, where[:, :half])
+                clicks = clicks + head.others_loss(odds, ~known[:, :half], self.cfg.click_negatives)
+        logs = {"ranking": float(ranking.detach()), "click": float(clicks.detach())}
+        return LossSum(ranking + self.cfg.click_weight * clicks, len(batch.labels), logs)
 
-    def click_loss(
-        self, head: Any, batch: Batch, users: Tensor, target: Tensor, mine: Tensor, every: Tensor, vectors: Tensor,
-        where_drawn: Tensor, known: Tensor,
-    ) -> Tensor:  # fmt: skip
-        """Against candidates that were seen and not clicked where there are any, else against equally likely items."""
-        assert batch.labels is not None
-        pair = (users * head.click_pair * target).sum(-1)
-        chance = F.softplus(head.click_slope) * mine + pair + head.click_user(users).squeeze(-1)  # [B] log-odds
-        loss = F.binary_cross_entropy_with_logits(chance, batch.labels.float(), reduction="sum")
-        if self.explicit:
-            return loss
-        half = where_drawn.shape[1] // 2
-        against = head.click(every, users, vectors).gather(1, where_drawn[:, :half])
-        weight = (~known[:, :half]).float()
-        weight = weight * self.cfg.click_negatives / weight.sum(1, keepdim=True).clamp(min=1)
-        return loss + (F.softplus(against) * weight).sum()
+    def own(self, model: nn.Module, index: Tensor) -> Tensor:
+        """[N] which items use their own weights; in training, some stand for their text alone."""
+        if model.training and self.cfg.id_dropout:
+            return (torch.rand(len(index)) >= self.cfg.id_dropout).to(index.device)
+        return torch.ones(len(index), dtype=torch.bool, device=index.device)
 
     def all_items(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Vectors and biases of the whole catalogue, encoded anew only when a weight has changed."""
@@ -371,49 +318,22 @@ class Recommendation(Task):
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
         head: Any = model.extra
         vectors, biases = self.all_items(model)
-        inputs, step = batch.inputs, max(1, MOST_SCORES // len(vectors))
+        others = 0 if self.explicit else self.cfg.click_negatives
         found: list[Any] = []
+        step = max(1, MOST_SCORES // len(vectors))
         with torch.autocast(vectors.device.type, enabled=False):
-            for start in range(0, len(inputs["item"]), step):
-                part = {name: value[start : start + step] for name, value in inputs.items()}
-                mask = part["history"] >= 0
+            for start in range(0, len(batch.inputs["item"]), step):
+                part = {name: value[start : start + step] for name, value in batch.inputs.items()}
                 past = vectors[part["history"].clamp(min=0)]
-                users = head.users(past, part["values"], mask, part.get("user_columns"))
+                users = head.users(past, part["values"], part["history"] >= 0, part.get("user_columns"))
                 logits = head.rank(users, vectors, biases)  # [b, N]
-                odds = head.click(logits, users, vectors).cpu()
-                found += [self.decode(*row) for row in zip(logits.cpu(), odds, *self.plain(part), strict=True)]
+                odds = head.click(logits, users, vectors)
+                had = torch.cat([part["history"], part["seen"]], 1)
+                rows = zip(
+                    logits.cpu(), odds.cpu(), part["item"].tolist(), had.tolist(), part["draw"].tolist(), strict=True
+                )
+                found += [decode(*row, others=others, exclude_seen=self.cfg.exclude_seen) for row in rows]
         return found
-
-    def plain(self, part: dict[str, Tensor]) -> tuple[list[Any], ...]:
-        """(target, items the user had, draw) of each row of a part."""
-        had = torch.cat([part["history"], part["seen"]], 1).tolist()
-        return part["item"].tolist(), [[index for index in row if index >= 0] for row in had], part["draw"].tolist()
-
-    def decode(self, logits: Tensor, odds: Tensor, target: int, had: list[int], draw: int) -> dict[str, Any]:
-        """The best items, the rank of the candidate, and chances of a click for it and for drawn other ones."""
-        had = [index for index in had if index != target]
-        if self.cfg.exclude_seen:
-            logits[had] = -math.inf
-        mine = logits[target]
-        rank = 1 + int((logits > mine).sum()) + int((logits[:target] == mine).sum())
-        best = logits.topk(min(TOP, len(logits)))
-        top = [
-            index for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True) if value > -math.inf
-        ]
-        others: list[int] = []
-        if not self.explicit:
-            never = {target, *had}
-            for value in np.random.default_rng(draw).integers(0, len(logits), 20 * self.cfg.click_negatives).tolist():
-                if value not in never and len(others) < self.cfg.click_negatives:
-                    others.append(value)
-        chance = torch.sigmoid(odds)
-        return {
-            "rank": rank,
-            "p": float(chance[target]),
-            "others": chance[others].tolist(),
-            "top": top,
-            "chances": chance[top].tolist(),
-        }
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         clicked = [(item["rank"], ref["user"]) for item, ref in zip(predictions, refs, strict=True) if ref["click"]]
