@@ -17,8 +17,8 @@ from llmstage.data.catalog import Catalog, catalog_state, count_items, item_text
 from llmstage.data.collate import pad
 from llmstage.data.column_features import ColumnFeatures
 from llmstage.data.demo.recommendation import recommendation_rows
-from llmstage.data.interaction_words import check_interaction, check_name, clicked, values_of
-from llmstage.data.interactions import SPLITS, InteractionRows, as_list, assign, read_log
+from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of
+from llmstage.data.interactions import SPLITS, InteractionRows, assign, read_log
 from llmstage.data.rows import Columns, Row
 from llmstage.data.source import RowSource
 from llmstage.errors import ModelError
@@ -58,7 +58,7 @@ class Recommendation(Task):
         self.user_columns = ColumnFeatures(list(cfg.user_numbers), list(cfg.user_categories))
         self.item_columns = ColumnFeatures(list(cfg.item_numbers), list(cfg.item_categories))
         own = (*cfg.user_numbers, *cfg.user_categories)
-        self.columns = Columns(("user", "item"), ("time", "rating", "click", "text", *own))
+        self.columns = Columns(("user", "item"), ("time", "rating", "click", "text", *own))  # type: ignore[misc]
         of_items = (*cfg.item_numbers, *cfg.item_categories)
         more = tuple(name for name in of_items if name not in ("title", "categories"))
         self.tables = {"items": Columns(("item",), ("title", "categories", *more))}
@@ -91,7 +91,7 @@ class Recommendation(Task):
         part = assign(log, cfg.split, shares, data.split.max_rows, data.split.seed)
         self.facts = {**log.facts, **counted}
         console.note(", ".join(f"{count:,} {name}" for name, count in self.facts.items() if count))
-        rule = [
+        rule: list[Any] = [
             cfg.split,
             cfg.positive_rating,
             cfg.exclude_seen,
@@ -340,7 +340,7 @@ class Recommendation(Task):
         pairs = [(item["p"], ref["click"], ref["user"]) for item, ref in zip(predictions, refs, strict=True)]
         pairs += [(p, False, ref["user"]) for item, ref in zip(predictions, refs, strict=True) for p in item["others"]]
         ranked = ranking_scores([rank for rank, _ in clicked], [user for _, user in clicked])
-        return {**ranked, **click_scores(*map(list, zip(*pairs, strict=True)))}  # type: ignore[arg-type]
+        return {**ranked, **click_scores(*map(list, zip(*pairs, strict=True)))}
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         """Popularity, item-kNN and TF-IDF of the titles, each a full ranking without the items that the user had."""
