@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ CHUNK_TOKENS = 16_384
 def text_vectors(model: nn.Module, texts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
     """[N, D] of N texts given as token ids, in their order; texts of like length are encoded together."""
     device = next(model.parameters()).device
+    if not texts:  # a batch of users without history
+        config: Any = model.config
+        return torch.zeros(0, config.hidden_size, device=device)
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     made: list[Tensor] = []
     start = 0

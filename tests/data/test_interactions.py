@@ -86,7 +86,14 @@ def test_times(value, seconds):
 
 def test_numbers_and_clicks():
     assert [parse_number(value) for value in ("4.5", 3, "x", "inf", True, None)] == [4.5, 3.0, None, None, None, None]
-    assert [parse_click(value) for value in ("1", "0", "true", False, 1.0, "maybe")] == [True, False, True, False, True, None]
+    assert [parse_click(value) for value in ("1", "0", "true", False, 1.0, "maybe")] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        None,
+    ]
 
 
 def test_columns_are_standardised_on_what_was_learned_and_missing_is_told():
@@ -100,12 +107,16 @@ def test_columns_are_standardised_on_what_was_learned_and_missing_is_told():
 
 
 def write(folder: Path, ratings: list[str], items: list[str]) -> list[str]:
-    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "\n".join(ratings) + "\n", encoding="utf-8")
+    (folder / "ratings.csv").write_text(
+        "userId,movieId,rating,timestamp\n" + "\n".join(ratings) + "\n", encoding="utf-8"
+    )
     (folder / "movies.csv").write_text("movieId,title,genres\n" + "\n".join(items) + "\n", encoding="utf-8")
     return [f"data.train={folder}/ratings.csv", f"data.items={folder}/movies.csv"]
 
 
-RATINGS = [f"{user},{1 + (user + item) % 6},{1 + (user * item) % 5},{100 + item}" for user in range(6) for item in range(5)]
+RATINGS = [
+    f"{user},{1 + (user + item) % 6},{1 + (user * item) % 5},{100 + item}" for user in range(6) for item in range(5)
+]
 MOVIES = ['1,"Matrix, The (1999)",Action|Sci-Fi', "2,黄土地,剧情", "3,,", "4,Four,Drama", "5,Five,(no genres listed)", "7,Cold,Drama"]  # fmt: skip
 RUN = ["stage=finetune", "task=recommendation", "trainer=smoke", "trainer.max_steps=2", "data.context=24", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=32", "model.vocab_size=320"]  # fmt: skip
 
@@ -167,7 +178,14 @@ def test_movielens_as_it_is_published(compose_run):
         pytest.skip(f"{DATA} is not on this machine")
     task, sources = task_of(compose_run, [f"data.train={DATA}", "data.format=movielens"])
     assert task.facts["interactions"] == 29_268 and task.facts["users"] == 200
-    assert task.facts["items in data.items"] == 9_742 and task.facts["items missing from data.items (known by id only)"] == 0
-    assert {split: source.num_rows for split, source in sources.items()} == {"train": 28_868, "validation": 200, "test": 200}
+    assert (
+        task.facts["items in data.items"] == 9_742
+        and task.facts["items missing from data.items (known by id only)"] == 0
+    )
+    assert {split: source.num_rows for split, source in sources.items()} == {
+        "train": 28_868,
+        "validation": 200,
+        "test": 200,
+    }
     plain, _ = task_of(compose_run, [f"data.train={DATA}/ratings.csv", f"data.items={DATA}/movies.csv"])
     assert plain.texts_of == task.texts_of and "Toy Story (1995) | Adventure, Animation" in task.texts_of["1"]
