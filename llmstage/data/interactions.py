@@ -65,7 +65,9 @@ def read_log(
     names: tuple[dict[str, int], dict[str, int]] = ({}, {})
     columns: tuple[array[int], array[int], array[int]] = (array("q"), array("q"), array("b"))
     numbers: tuple[array[float], array[float]] = (array("d"), array("d"))
-    clicks, texts, extras = array("b"), {}, []
+    clicks: array[int] = array("b")
+    texts: dict[str, str] = {}
+    extras: list[Row] = []
     timed = untimed = 0
     for split, source in sources.items():
         for row, _ in source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from llmstage.data.columns import check_named
@@ -35,7 +36,7 @@ def open_side_tables(
             continue
         own = replace(cfg, format="auto", columns=only(cfg.columns, table))
         files = expand(paths, f"data.{name}", known_endings())
-        found[name] = FileSource(name, files, own, table, lambda row, name=name: check(name, row), bad_rows)
+        found[name] = FileSource(name, files, own, table, partial(check, name), bad_rows)
         next(iter(found[name]))  # the first row, or the DataError that says why there is none
     return replace(cfg, columns=only(cfg.columns, columns)), found
 

@@ -59,7 +59,9 @@ def click_scores(chances: Sequence[float], clicks: Sequence[bool], users: Sequen
     rng = np.random.default_rng(SEED)
     draws = max(100, min(RESAMPLES, MOST_DRAWS // len(p)))
     again = [
-        weighted_auc(p, y, np.bincount(rng.integers(0, num_users, num_users), minlength=num_users)[of])
+        weighted_auc(
+            p, y, np.bincount(rng.integers(0, num_users, num_users), minlength=num_users)[of].astype(np.float64)
+        )
         for _ in range(draws if num_users > 1 else 0)
     ]
     auc = bootstrap_score(value, np.array(again), len(p)) if again else Score(value, count=len(p))

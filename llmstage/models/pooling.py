@@ -40,6 +40,6 @@ def text_vectors(model: nn.Module, texts: Sequence[Sequence[int]], pad_id: int) 
 
 def pooled(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
     """[B, D] float32: the mean over real tokens of ids [B, T] with mask [B, T]."""
-    hidden = model(input_ids=ids, attention_mask=mask)[0].float()  # [B, T, D]
+    hidden: Tensor = model(input_ids=ids, attention_mask=mask)[0].float()  # [B, T, D]
     weight = mask[..., None].float()
     return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)

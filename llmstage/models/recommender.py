@@ -17,6 +17,8 @@ class Recommender(nn.Module):
     The chance of a click is a second, absolute reading of the same pair.
     """
 
+    popularity: Tensor
+
     def __init__(
         self, width: int, counts: list[int], item_features: int, user_features: int, history: int, *, attention: bool
     ) -> None:
@@ -68,16 +70,19 @@ class Recommender(nn.Module):
         told = self.user(mean) + torch.where(mask.any(-1, keepdim=True), 0.0, self.nobody)
         if self.user_columns is not None and columns is not None:
             told = told + self.user_columns(columns)
-        return self.user_norm(told)
+        normed: Tensor = self.user_norm(told)
+        return normed
 
     def rank(self, users: Tensor, items: Tensor, biases: Tensor) -> Tensor:
         """Ranking logits [B, N]: log of the chance to be the next one, up to a constant of the user."""
-        return users @ items.T * (self.scale.exp() / math.sqrt(users.shape[-1])) + biases
+        logits: Tensor = users @ items.T * (self.scale.exp() / math.sqrt(users.shape[-1])) + biases
+        return logits
 
     def click(self, logits: Tensor, users: Tensor, items: Tensor) -> Tensor:
         """Log-odds of a click [B, N] from ranking logits [B, N], users [B, D] and items [N, D]."""
         pair = (users * self.click_pair) @ items.T
-        return nn.functional.softplus(self.click_slope) * logits + pair + self.click_user(users)
+        odds: Tensor = nn.functional.softplus(self.click_slope) * logits + pair + self.click_user(users)
+        return odds
 
     def rank_own(self, users: Tensor, items: Tensor, biases: Tensor) -> Tensor:
         """Ranking logits [B] of one candidate [D] for each user."""
@@ -86,10 +91,12 @@ class Recommender(nn.Module):
     def click_own(self, logits: Tensor, users: Tensor, items: Tensor) -> Tensor:
         """Log-odds of a click [B] on one candidate for each user."""
         pair = (users * self.click_pair * items).sum(-1)
-        return nn.functional.softplus(self.click_slope) * logits + pair + self.click_user(users).squeeze(-1)
+        odds: Tensor = nn.functional.softplus(self.click_slope) * logits + pair + self.click_user(users).squeeze(-1)
+        return odds
 
     @staticmethod
     def others_loss(odds: Tensor, counts: Tensor, num: int) -> Tensor:
         """Log-loss of items [B, M] that were not clicked, those that count weighing `num` together in each row."""
         weight = counts.float() * num / counts.sum(1, keepdim=True).clamp(min=1)
-        return (nn.functional.softplus(odds) * weight).sum()
+        total: Tensor = (nn.functional.softplus(odds) * weight).sum()
+        return total

@@ -30,7 +30,7 @@ WORLD = 7
 def library() -> list[tuple[str, str, str, float]]:
     """(item, title, genre, popularity) of every book; each genre has as many English as Chinese ones."""
     rng = random.Random(f"library {WORLD}")
-    books = []
+    books: list[tuple[str, str, str, float]] = []
     for genre, (english, chinese) in GENRES.items():
         for number in range(len(english)):
             form = (number + len(books)) % len(FORMS)
