@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmstage import console
 from llmstage.data.catalog import Catalog, catalog_state, count_items, item_text, read_items
-from llmstage.data.collate import pad
+from llmstage.data.collate import pad, pad_left
 from llmstage.data.column_features import ColumnFeatures
 from llmstage.data.demo.recommendation import recommendation_rows
 from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of
@@ -120,7 +120,7 @@ class Recommendation(Task):
         def watched() -> Iterator[Row]:
             for row in rows:
                 thought.append(values_of(row)[-1])
-                self.explicit = self.explicit or not self.clicked(row)
+                self.explicit = self.explicit or not clicked(row, self.cfg.positive_rating)
                 if self.user_columns.numbers or self.user_columns.categories:
                     columns.append(
                         {name: row.get(name) for name in (*self.cfg.user_numbers, *self.cfg.user_categories)}
@@ -128,7 +128,7 @@ class Recommendation(Task):
                 for name, text in zip(reversed(as_list(row["item"])), reversed(as_list(row.get("text"))), strict=False):
                     if text and not texts.get(str(name)):
                         texts[str(name)] = text
-                yield {"item": as_list(row["item"]), "click": self.clicked(row)}
+                yield {"item": as_list(row["item"]), "click": clicked(row, self.cfg.positive_rating)}
 
         known, counts = count_items(watched())
         self.values = (float(np.mean(thought)), float(np.std(thought)) or 1.0)
@@ -174,9 +174,6 @@ class Recommendation(Task):
             "columns": columns,
         }
 
-    def clicked(self, row: Row) -> bool:
-        return clicked(row, self.cfg.positive_rating)
-
     def encode(self, row: Row) -> list[Features]:
         names = [str(name) for name in as_list(row["item"])]
         target = self.catalog.index.get(names[-1])
@@ -195,7 +192,7 @@ class Recommendation(Task):
         seen = [self.catalog.index[name] for name in map(str, row.get("seen", ())) if name in self.catalog.index]
         seen = seen + [index for index, _ in met[: -self.cfg.history]]
         met = met[-self.cfg.history :]
-        click = self.clicked(row)
+        click = clicked(row, self.cfg.positive_rating)
         mark = blake2b(f"{row['user']}\n{names[-1]}".encode("utf-8", "surrogatepass"), digest_size=4).digest()
         arrays: dict[str, list[Any]] = {
             "input_ids": ids,
@@ -224,18 +221,13 @@ class Recommendation(Task):
         features = [row[0] for row in rows]
         lengths = torch.tensor([len(item.input_ids) for item in features])
         ids = pad([item.input_ids for item in features], self.processor.pad_id)
-        history = pad(
-            [[-1] * (self.cfg.history - len(item.arrays["history"])) + item.arrays["history"] for item in features], -1
-        )
-        values = torch.zeros(history.shape)  # [B, H], the newest last
-        for at, item in enumerate(features):
-            told = item.arrays["values"][:-1]
-            values[at, history.shape[1] - len(told) :] = torch.tensor(told)
+        history = pad_left([item.arrays["history"] for item in features], self.cfg.history, -1)
+        told = [item.arrays["values"][:-1] for item in features]
         inputs = {
             "input_ids": ids,
             "attention_mask": (torch.arange(ids.shape[1])[None] < lengths[:, None]).long(),
             "history": history,
-            "values": values,
+            "values": pad_left(told, self.cfg.history, 0, torch.float32),
             "item": torch.tensor([item.arrays["item"][0] for item in features]),
             "draw": torch.tensor([item.arrays["draw"][0] for item in features]),
             "seen": pad([[*item.arrays["seen"], -1] for item in features], -1),
@@ -306,8 +298,11 @@ class Recommendation(Task):
             return (torch.rand(len(index)) >= self.cfg.id_dropout).to(index.device)
         return torch.ones(len(index), dtype=torch.bool, device=index.device)
 
+    def after_step(self, model: nn.Module) -> None:
+        self._items = None  # a fused optimizer does not count its steps in a weight's version
+
     def all_items(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """Vectors and biases of the whole catalogue, encoded anew only when a weight has changed."""
+        """Vectors and biases of the whole catalogue, encoded once until a weight changes."""
         state = (id(model), tuple(parameter._version for parameter in model.parameters()))
         if self._items is None or self._items[0] != state:
             index = torch.arange(len(self.catalog), device=next(model.parameters()).device)
@@ -345,7 +340,11 @@ class Recommendation(Task):
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         """Popularity, item-kNN and TF-IDF of the titles, each a full ranking without the items that the user had."""
         wanted = [ref for ref in refs if ref["click"]]
-        pairs = [(str(row["user"]), self.catalog.index[str(row["item"][-1])]) for row in train if self.clicked(row)]
+        pairs = [
+            (str(row["user"]), self.catalog.index[str(row["item"][-1])])
+            for row in train
+            if clicked(row, self.cfg.positive_rating)
+        ]
         ranks = baseline_ranks(self.catalog, pairs, wanted, exclude_seen=self.cfg.exclude_seen)
         return {name: ranking_scores(found, [ref["user"] for ref in wanted]) for name, found in ranks.items()}
 

@@ -202,3 +202,17 @@ def test_an_unknown_candidate_and_a_model_without_items_are_told(it):
         it.task.encode({"user": "u", "item": ["nowhere"]})
     with pytest.raises(ModelError, match="knows no items"):
         type(it.task)(it.run.task, it.run.generation).adopt(AutoConfig.for_model("bert"))
+
+
+def test_items_are_encoded_anew_after_an_optimizer_step(it):
+    """A fused optimizer changes weights without counting it in their version."""
+    model = it.model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    with torch.no_grad():
+        before = it.task.all_items(model)[0].clone()
+        assert it.task.all_items(model)[0] is it.task.all_items(model)[0]
+    it.task.loss(model, it.batch()).total.backward()
+    optimizer.step()
+    it.task.after_step(model)
+    with torch.no_grad():
+        assert not torch.allclose(before, it.task.all_items(model)[0])
