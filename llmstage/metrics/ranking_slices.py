@@ -38,3 +38,18 @@ def ranking_tables(
         {"kind": "table", "title": "Ranking by slice", "columns": ["slice", "clicks", *names], "rows": rows},
         {"kind": "table", "title": "Interactions and items", "columns": ["what", "count"], "rows": counted},
     ]
+
+
+def ranking_record(prediction: Any, ref: Any, ids: list[str], texts: list[str]) -> dict[str, Any]:
+    """A line of predictions.jsonl: the best items with their chances, the held-out one and its rank."""
+    best = zip(prediction["top"], prediction["chances"], strict=True)
+    return {
+        "user": ref["user"],
+        "prediction": [{"item": ids[at], "text": texts[at], "probability": round(chance, 6)} for at, chance in best],
+        "reference": {"item": ref["item"], "text": ref["text"]},
+        "rank": prediction["rank"] if ref["click"] else None,
+        "click": ref["click"],
+        "probability": round(prediction["p"], 6),
+        "history": ref["history"],
+        "cold": ref["cold"],
+    }

@@ -23,7 +23,7 @@ from llmstage.data.rows import Columns, Row
 from llmstage.data.source import RowSource
 from llmstage.errors import ModelError
 from llmstage.metrics.ranking import click_scores, ranking_scores
-from llmstage.metrics.ranking_slices import ranking_tables
+from llmstage.metrics.ranking_slices import ranking_record, ranking_tables
 from llmstage.metrics.score import Score
 from llmstage.models.negatives import Negatives, fixed_uniform
 from llmstage.models.pooling import pooled, text_vectors
@@ -352,22 +352,7 @@ class Recommendation(Task):
         return ranking_tables(predictions, refs, len(self.catalog), self.facts)
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
-        shown = [
-            {"item": self.catalog.ids[index], "text": self.catalog.texts[index], "probability": round(chance, 6)}
-            for index, chance in zip(prediction["top"], prediction["chances"], strict=True)
-        ]
-        return [
-            {
-                "user": ref["user"],
-                "prediction": shown,
-                "reference": {"item": ref["item"], "text": ref["text"]},
-                "rank": prediction["rank"] if ref["click"] else None,
-                "click": ref["click"],
-                "probability": round(prediction["p"], 6),
-                "history": ref["history"],
-                "cold": ref["cold"],
-            }
-        ]
+        return [ranking_record(prediction, ref, self.catalog.ids, self.catalog.texts)]
 
 
 TASK = Recommendation
