@@ -28,6 +28,14 @@ def pad(sequences: Sequence[Sequence[int]], value: int, dtype: torch.dtype = tor
     return out
 
 
+def pad_left(sequences: Sequence[Sequence[float]], width: int, value: float, dtype: torch.dtype = torch.long) -> Tensor:
+    """[B, width] with `value` on the left: the last of each sequence stands last."""
+    out = torch.full((len(sequences), width), value, dtype=dtype)
+    for index, sequence in enumerate(sequences):
+        out[index, width - len(sequence) :] = torch.as_tensor(sequence, dtype=dtype)
+    return out
+
+
 def pack(rows: Sequence[Sequence[Sequence[int]]], pad_id: int, *, causal: bool) -> Packed:
     """Features (lists of ids) laid side by side in rows, each seeing only itself.
 

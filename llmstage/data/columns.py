@@ -30,6 +30,13 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "tokens": ("words",),
     "tags": ("ner_tags", "labels", "bio_tags"),
     "spans": ("entities",),
+    "user": ("userid", "user_id", "uid", "customer", "customer_id", "reviewerid", "用户"),
+    "item": ("itemid", "item_id", "movieid", "movie_id", "product", "product_id", "productid", "asin", "iid", "物品", "商品"),
+    "time": ("timestamp", "unixreviewtime", "datetime", "date", "created_at", "时间"),
+    "rating": ("stars", "overall", "score", "评分"),
+    "click": ("clicked", "is_click", "点击"),
+    "title": ("name", "headline", "标题"),
+    "categories": ("genres", "genre", "category", "类别"),
 }  # fmt: skip
 WELL_KNOWN = frozenset(SYNONYMS) | {word for words in SYNONYMS.values() for word in words} | {
     "id", "idx", "index", "messages", "conversations", "prompt", "completion", "instruction", "response", "output",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.data.rows import Row
-from llmstage.data.source import RowSource
+from llmstage.data.rowsource import RowSource
 from llmstage.data.store import FORMAT, FeatureStore, FeatureWriter
 from llmstage.errors import DataError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from llmstage.data.marks import Mark
 from llmstage.data.rows import Row
-from llmstage.data.source import RowSource
+from llmstage.data.rowsource import RowSource
 from llmstage.data.splits import count_shared, group_hash, overlap
 
 

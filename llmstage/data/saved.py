@@ -10,7 +10,8 @@ from llmstage.data.files import DataFile
 from llmstage.data.quarantine import BadRows
 from llmstage.data.records import Records
 from llmstage.data.rows import Columns, Row, digest_of
-from llmstage.data.source import CheckedSource, RowSource, options_of
+from llmstage.data.rowsource import RowSource
+from llmstage.data.source import CheckedSource, options_of
 from llmstage.errors import DataError
 from llmstage.schema.data import DataConfig
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -19,82 +19,15 @@ from llmstage.data.marks import NO_MARK, Mark, Marker, Span
 from llmstage.data.quarantine import BadRows
 from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.rows import Columns, Row, digest_of
-from llmstage.data.splits import Cut, RankedCut, find_cut, row_hash
+from llmstage.data.rowsource import PartSource, RowSource
+from llmstage.data.splits import find_cut
 from llmstage.data.times import Clock, check_form
 from llmstage.errors import DataError
 from llmstage.schema.data import DataConfig
 
 CheckRow = Callable[[Row], str | None]
-DRAWN_FROM = 20_000
-"""A limited split draws its rows from so many: a file is often sorted by label, and its first rows are all alike."""
 PEEK = 64
 """Records looked at to learn which columns a file has."""
-
-
-class RowSource(ABC):
-    """The rows of one split: iterate as often as you like."""
-
-    split: str
-    mapping: dict[str, str]
-    """Task word to the column that was used; empty before the first row was read."""
-    identity: tuple[str, ...]
-    """Words that say what a row is."""
-    cut: bool = False
-    """Whether this split was cut from train rather than given."""
-    cut_by: str = ""
-    """What it was cut by: content, time, group; empty for a split that was given."""
-    num_rows: int | None = None
-    """Rows, once a whole pass has counted them."""
-    quarantined: int = 0
-    """Distinct bad rows met so far; those of a file that was cut count under train."""
-
-    times: tuple[float, float] | None = None
-    """First and last time, once a whole pass has seen them, where data.split.time is set."""
-    whole: tuple[RowSource, Cut | RankedCut] | None = None
-    """Of a split that is exactly one side of a cut: what was cut, and how."""
-    notes: tuple[str, ...] = ()
-    """Sentences for the report about odd content."""
-
-    @property
-    @abstractmethod
-    def described(self) -> str: ...
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[tuple[Row, str]]:
-        """(row in the task's words, place `file:line`)"""
-
-    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
-        """Each row with its place and with what a cut may need to know of it."""
-        for row, place in self:
-            yield row, place, NO_MARK
-
-    def show_time(self, time: float) -> str:
-        return str(time)
-
-    @abstractmethod
-    def digest(self) -> str:
-        """sha256 of all content and of every option that changes the rows."""
-
-
-class ListSource(RowSource):
-    """Rows that are in memory: the demo worlds, tests."""
-
-    def __init__(self, split: str, rows: Sequence[Row], digest_text: str, identity: tuple[str, ...] = ()) -> None:
-        self.split, self.rows, self.digest_text = split, rows, digest_text
-        self.identity = identity or tuple(rows[0] if rows else ())
-        self.mapping = {word: word for word in (rows[0] if rows else ())}
-        self.num_rows = len(rows)
-
-    @property
-    def described(self) -> str:
-        return f"{self.digest_text} ({len(self.rows)} rows)"
-
-    def __iter__(self) -> Iterator[tuple[Row, str]]:
-        for number, row in enumerate(self.rows, start=1):
-            yield row, f"{self.split}:{number}"
-
-    def digest(self) -> str:
-        return digest_of(["list", self.split, self.digest_text, list(self.rows)])
 
 
 class CheckedSource(RowSource):
@@ -231,90 +164,21 @@ class FileSource(CheckedSource):
             yield whole.hexdigest()
 
 
-class PartSource(RowSource):
-    """Some rows of another source: one side of a cut, the first rows under a limit, or both."""
-
-    def __init__(self, base: RowSource, split: str, cut: Cut | RankedCut | None, limit: int | None, rule: Any) -> None:
-        self.base, self.split, self.side_of, self.limit, self.rule = base, split, cut, limit, rule
-        self.identity = base.identity
-        self._kept: set[int] | None = None
-        self.cut = cut is not None and split != "train"
-        self.cut_by = (cut.by if isinstance(cut, RankedCut) else "content") if cut is not None and self.cut else ""
-
-    @property
-    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.base.notes
-
-    @property
-    def whole(self) -> tuple[RowSource, Cut | RankedCut] | None:  # type: ignore[override]
-        return (self.base, self.side_of) if self.side_of is not None and self.limit is None else None
-
-    def show_time(self, time: float) -> str:
-        return self.base.show_time(time)
-
-    @property
-    def mapping(self) -> dict[str, str]:  # type: ignore[override]
-        return self.base.mapping
-
-    @property
-    def quarantined(self) -> int:  # type: ignore[override]
-        return 0 if self.cut else self.base.quarantined
-
-    @property
-    def described(self) -> str:
-        told = self.base.described
-        if self.side_of is not None:
-            told += ", cut" if self.cut else ", less what was cut"
-        return told if self.num_rows is None else f"{told}, {self.num_rows} rows used"
-
-    def __iter__(self) -> Iterator[tuple[Row, str]]:
-        return ((row, place) for row, place, _ in self.marked())
-
-    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
-        count, span, kept = 0, Span(), self._drawn()
-        for ordinal, (row, place, mark) in enumerate(self._side()):
-            if kept is not None and ordinal not in kept:
-                continue
-            span.add(mark)
-            yield row, place, mark
-            count += 1
-            if count == self.limit:
-                break
-        self.num_rows, self.times = count, span.ends
-
-    def _side(self) -> Iterator[tuple[Row, str, Mark]]:
-        for row, place, mark in self.base.marked():
-            if self.side_of is None or self.side_of.side(row, self.identity, mark) == self.split:
-                yield row, place, mark
-
-    def _drawn(self) -> set[int] | None:
-        """Under a limit: which of the first DRAWN_FROM rows are kept, by a hash of what they say; None: the first ones."""
-        if self.limit is None or self.limit >= DRAWN_FROM:
-            return None
-        if self._kept is None:
-            hashes = [row_hash(row, self.identity, 0) for row, _, _ in islice(self._side(), DRAWN_FROM)]
-            self._kept = set(sorted(range(len(hashes)), key=hashes.__getitem__)[: self.limit])
-        return self._kept
-
-    def digest(self) -> str:
-        side = self.split if self.side_of else ""
-        return digest_of(["part", self.base.digest(), side, self.rule, self.limit, DRAWN_FROM])
-
-
 def open_splits(
-    cfg: DataConfig, columns: Columns, check_row: CheckRow, out_dir: Path | None, *, trusted: bool = True
-) -> dict[str, RowSource]:
+    cfg: DataConfig, columns: Columns, check_row: CheckRow, out_dir: Path | None, *, trusted: bool = True,
+    bad_rows: BadRows | None = None,
+) -> dict[str, RowSource]:  # fmt: skip
     """The splits of `cfg`, in the order train, validation, test. Missing ones are cut from train.
 
     `check_row`: the task's own check, None or the reason. `out_dir`: where quarantine.jsonl goes. `trusted=False`: the
-    config came from a file, so a dotted `data.format` is refused. Raises DataError for anything that gives no rows.
+    config came from a file, so a dotted `data.format` is refused. `bad_rows`: shared with other tables of the run. Raises DataError for anything that gives no rows.
     """
     check_named(cfg.columns, columns)
     check_encoding(cfg.encoding)
     check_form(cfg.split.time_format)
     if cfg.format != "auto":
         load_reader(cfg.format, trusted=trusted)
-    bad_rows = BadRows(cfg.on_bad_row, out_dir)
+    bad_rows = bad_rows or BadRows(cfg.on_bad_row, out_dir)
     given: dict[str, RowSource] = {}
     if cfg.path:
         from llmstage.data.saved import open_tables

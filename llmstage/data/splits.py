@@ -22,7 +22,7 @@ from llmstage.places import cache_dir
 from llmstage.schema.data import DataConfig
 
 if TYPE_CHECKING:
-    from llmstage.data.source import RowSource
+    from llmstage.data.rowsource import RowSource
 
 TOP = 1 << 64
 ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, default=str)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,9 +17,12 @@ from transformers.utils import logging as transformers_logging
 from llmstage import console
 from llmstage.data.encode import check_ledger, encode_split
 from llmstage.data.leaks import Leaks, find_leaks
-from llmstage.data.source import ListSource, RowSource, open_splits
+from llmstage.data.quarantine import BadRows
+from llmstage.data.rowsource import ListSource, RowSource
+from llmstage.data.source import open_splits
 from llmstage.data.splits import row_hash
 from llmstage.data.store import FeatureStore
+from llmstage.data.tables import open_side_tables
 from llmstage.errors import DataError, ModelError
 from llmstage.models.adapter import add_adapter, has_adapter, merge_adapter, quantization
 from llmstage.models.build import build_model
@@ -124,10 +127,19 @@ def assemble(
 
 def open_sources(run: RunConfig, task: Task, out_dir: Path) -> dict[str, RowSource]:
     if not run.data.is_demo:
-        return open_splits(run.data, task.columns, task.check_row, out_dir)
+        bad_rows = BadRows(run.data.on_bad_row, out_dir)
+        own, tables = open_side_tables(run.data, task.columns, task.tables, task.check_table_row, bad_rows)
+        if task.cuts:
+            own = replace(own, limit=None, split=replace(own.split, validation=0.0, test=0.0))
+        given = open_splits(own, task.columns, task.check_row, out_dir, bad_rows=bad_rows)
+        return task.arrange(given, tables, run.data)
     wanted = run.data.demo_rows or task.demo_size
     if run.data.limit:
         wanted = min(wanted, run.data.limit)
+    if task.cuts:
+        rows = task.demo_rows(wanted, 3 * run.seed)
+        demo = ListSource("train", rows, f"demo world, seed {run.seed}", task.columns.identity)
+        return task.arrange({"train": demo}, {}, run.data)
     held_out = max(10, min(DEMO_HELD_OUT, wanted // 5))
     sources: dict[str, RowSource] = {}
     seen: set[int] = set()

@@ -37,7 +37,7 @@ def comparable(run: RunConfig) -> dict[str, Any]:
 
 def plain(run: RunConfig) -> dict[str, Any]:
     data = asdict(run)
-    for split in ("train", "validation", "test"):
+    for split in ("train", "validation", "test", "items"):
         data["data"][split] = absolute(data["data"][split])
     if run.model.path and Path(run.model.path).expanduser().exists():
         data["model"]["path"] = str(Path(run.model.path).expanduser().resolve())

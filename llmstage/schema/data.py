@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from llmstage.schema.marks import DEMO, FILES, SHUFFLED, TIMED
+from llmstage.schema.marks import DEMO, FILES, ITEMS, SHUFFLED, TIMED
 from llmstage.schema.typed import AT_LEAST_1, POSITIVE, SHARE, Range
 
 Paths = str | list[str] | None
@@ -51,9 +51,11 @@ class DataConfig:
     """Validation rows; cut from data.train where missing."""
     test: Paths = None
     """Test rows; cut from data.train where missing."""
+    items: Annotated[str | list[str] | None, FILES, ITEMS] = None
+    """The item table of task=recommendation: item, title, categories and further columns, joined on `item`."""
     format: Annotated[str, FILES] = "auto"
     """`auto` (by ending and content) or a reader: text, jsonl, json, csv, tsv, parquet, chat, sgd, squad, crosswoz,
-    conll, medquad, phrasebank, stocknet."""
+    conll, medquad, phrasebank, stocknet, movielens."""
     columns: Annotated[dict[str, str], FILES] = field(default_factory=dict)
     """Task word to column in the file: `data.columns.text=review`; without a header, columns are 0, 1, 2, …"""
     header: Annotated[Literal["auto"] | bool, FILES] = "auto"
@@ -89,7 +91,7 @@ class DataConfig:
 
     def below(self, folder: str) -> list[str]:
         """The named paths that lie in `folder`."""
-        named = [self.path, *self.sources().values()]
+        named = [self.path, self.items, *self.sources().values()]
         every = [path for item in named for path in (item if isinstance(item, list) else [item]) if path]
         return [path for path in every if path == folder or path.startswith(folder.rstrip("/") + "/")]
 

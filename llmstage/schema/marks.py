@@ -60,6 +60,10 @@ def _adapter(run: RunConfig) -> str | None:
     return None if run.adapter.name != "none" else "adapter=none trains all weights; give adapter=lora"
 
 
+def _items(run: RunConfig) -> str | None:
+    return None if run.task.reads_items else f"task={run.task.name} joins no item table"
+
+
 TRAINING = ReadBy(_training)
 FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)
@@ -68,3 +72,4 @@ GENERATES = ReadBy(_generates)
 TIMED = ReadBy(_timed)
 SHUFFLED = ReadBy(_shuffled)
 ADAPTER = ReadBy(_adapter)
+ITEMS = ReadBy(_items)

@@ -28,6 +28,8 @@ class TaskConfig:
     select: str = "loss"
     """Validation metric that picks the best checkpoint; the metric knows its own direction."""
 
+    reads_items = False  # whether the task joins its rows with data.items; said by the class, no key
+
     def takes(self) -> list[str]:
         """The families among `kinds` that fit the other keys as they are set; a task whose keys decide overrides it."""
         return self.kinds
@@ -228,3 +230,39 @@ class QuestionAnswering(TaskConfig):
 
     def writes(self) -> bool:
         return self.style == "generate"
+
+
+@dataclass(slots=True)
+class Recommendation(TaskConfig):
+    """Knobs of task=recommendation."""
+
+    split: Literal["leave_last_out", "time"] = "leave_last_out"
+    """What is held out where no file is given: of each user the last click (test) and the one before (validation), or
+    everything from a point in time on, with the shares of data.split."""
+    positive_rating: float | None = None
+    """A rating counts as a click from here on; null: any rating does."""
+    history: Annotated[int, AT_LEAST_1] = 20
+    """Items of a user's past that the model sees, the newest first."""
+    aggregate: Literal["attention", "mean"] = "attention"
+    """How the past becomes the user: weighted by content and age, or equally."""
+    exclude_seen: bool = True
+    """Leave out of the ranking what the user already had; a repeated interaction then counts once."""
+    negatives: Annotated[int, Range(2, 100_000), TRAINING] = 256
+    """Items drawn anew in each micro-batch to stand against the clicked ones; half evenly, half by popularity."""
+    click_negatives: Annotated[int, AT_LEAST_1] = 4
+    """Other items per click against which the chance of a click is learned and scored, where the training rows hold no
+    candidate that was not clicked."""
+    click_weight: Annotated[float, NOT_NEGATIVE, TRAINING] = 0.2
+    """Weight of the log-loss of clicks beside the ranking loss."""
+    id_dropout: Annotated[float, Range(0, 1), TRAINING] = 0.1
+    """Share of items that stand for their text alone in a training step, as cold items do; 1 learns from text only."""
+    item_numbers: list[str] = field(default_factory=list)
+    """Number columns of data.items, e.g. [price]."""
+    item_categories: list[str] = field(default_factory=list)
+    """Category columns of data.items, several values with | between them, e.g. [brand]."""
+    user_numbers: list[str] = field(default_factory=list)
+    """Number columns of the interactions that are known when an item is shown, e.g. [age]."""
+    user_categories: list[str] = field(default_factory=list)
+    """Category columns of the interactions, e.g. [country,device]."""
+
+    reads_items = True

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from llmstage.data.rows import Columns, Row
+from llmstage.data.rowsource import RowSource
 from llmstage.metrics.score import Score
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
+from llmstage.schema.data import DataConfig
 
 IGNORE_INDEX = -100
 """Label of a position that is no target; the value cross-entropy skips by default."""
@@ -131,6 +133,22 @@ class Task(ABC):
     def check_row(self, row: Row) -> str | None:
         """The reason why a row cannot be used, or None. Called for every row of every split."""
         return None
+
+    tables: dict[str, Columns] = {}  # noqa: RUF012 - replaced, never changed
+    """Side tables by the `data` key that names them, e.g. {"items": Columns(...)}; arrange() gets their rows."""
+    cuts: ClassVar[bool] = False
+    """Whether arrange() cuts the splits that are missing; they are then not cut by content, and data.limit is its own."""
+
+    def check_table_row(self, table: str, row: Row) -> str | None:
+        """The same for a row of a side table."""
+        return None
+
+    def arrange(
+        self, sources: dict[str, RowSource], tables: dict[str, RowSource], data: DataConfig
+    ) -> dict[str, RowSource]:
+        """The splits as encode() takes them, called first of all: rows grouped or joined, splits cut the task's own way.
+        What the new rows depend on, tables included, belongs into their digest(): caches and resume rely on it."""
+        return sources
 
     @abstractmethod
     def texts(self, row: Row) -> list[str]:

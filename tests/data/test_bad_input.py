@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from llmstage.data.rows import Columns
-from llmstage.data.source import RowSource, open_splits
+from llmstage.data.rowsource import RowSource
+from llmstage.data.source import open_splits
 from llmstage.errors import DataError, UserError
 from llmstage.schema.data import DataConfig, SplitConfig
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmstage.data.encode import check_ledger, encode_split
-from llmstage.data.source import ListSource
+from llmstage.data.rowsource import ListSource
 from llmstage.errors import DataError
 
 

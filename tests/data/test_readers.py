@@ -14,7 +14,8 @@ import pytest
 from llmstage.data.formats import reader_names
 from llmstage.data.readers.text import BLOCK
 from llmstage.data.rows import Columns
-from llmstage.data.source import RowSource, open_splits
+from llmstage.data.rowsource import RowSource
+from llmstage.data.source import open_splits
 from llmstage.errors import DataError, UserError
 from llmstage.schema.data import DataConfig
 

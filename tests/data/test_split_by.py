@@ -13,7 +13,8 @@ import pytest
 
 from llmstage.data.leaks import find_leaks
 from llmstage.data.rows import Columns
-from llmstage.data.source import RowSource, open_splits
+from llmstage.data.rowsource import RowSource
+from llmstage.data.source import open_splits
 from llmstage.data.splits import Ranking
 from llmstage.errors import DataError, UserError
 from llmstage.schema.checks import check_run

@@ -13,7 +13,8 @@ import pytest
 
 from llmstage.data.files import DataFile
 from llmstage.data.rows import Columns, Row
-from llmstage.data.source import ListSource, RowSource, open_splits
+from llmstage.data.rowsource import ListSource, RowSource
+from llmstage.data.source import open_splits
 from llmstage.data.splits import overlap, row_hash
 from llmstage.errors import DataError
 from llmstage.schema.data import DataConfig, SplitConfig

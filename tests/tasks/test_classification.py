@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import AutoConfig
 
 from llmstage.data.encode import encode_split
-from llmstage.data.source import ListSource
+from llmstage.data.rowsource import ListSource
 from llmstage.errors import DataError, ModelError
 from llmstage.tasks.base import RowError
 

@@ -212,7 +212,7 @@ def test_an_answer_longer_than_the_context_is_cut_and_counted(it):
     assert features.lost_end and sum(features.arrays["target"]) + features.cut_targets == whole
     assert features.cut >= features.cut_targets > 0
     from llmstage.data.encode import check_ledger, encode_split
-    from llmstage.data.source import ListSource
+    from llmstage.data.rowsource import ListSource
 
     store = encode_split(
         ListSource("train", [{"messages": TALK}, {"messages": [TALK[0], {"role": "assistant", "content": long}]}], "x"),

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from llmstage.cli import main
-from llmstage.data.source import ListSource
+from llmstage.data.rowsource import ListSource
 from llmstage.data.splits import Cut, overlap
 from llmstage.metrics.generation import chrf, rouge
 from llmstage.metrics.translation import bleu
