@@ -104,6 +104,13 @@ def micro_batches(batch: Rows, size: int, lengths: np.ndarray) -> list[Rows]:
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
 
+def spread(rows: np.ndarray, count: int | None) -> np.ndarray:
+    """`count` of the rows at even distances; all where there are no more, or where it is None."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows[np.arange(count) * len(rows) // max(1, count)]
+
+
 def scoring_batches(
     lengths: np.ndarray, chosen: Sequence[int], budget: int, *, packing: bool, context: int
 ) -> list[Rows]:

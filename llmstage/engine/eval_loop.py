@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from llmstage.data.order import scoring_batches
+from llmstage.data.order import scoring_batches, spread
 from llmstage.data.store import FeatureStore
 from llmstage.engine.machine import Machine
 from llmstage.metrics.score import Score
@@ -52,13 +52,6 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
     """A compiled body would be compiled anew for every shape of a scoring batch."""
     body = getattr(model, "base_model", model)
     return torch.compiler.set_stance("force_eager") if body._compiled_call_impl is not None else nullcontext()
-
-
-def spread(rows: np.ndarray, count: int | None) -> np.ndarray:
-    """`count` of the rows at even distances; all where there are no more, or where it is None."""
-    if count is None or count >= len(rows):
-        return rows
-    return rows[np.arange(count) * len(rows) // max(1, count)]
 
 
 @torch.no_grad()

@@ -9,21 +9,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import nn
 
-from llmstage.data.collate import labels_for, pack, pad
+from llmstage.data.order import spread
 from llmstage.data.rows import Row
 from llmstage.metrics.generation import exact_match, length_ratio, references_of, split_words
 from llmstage.metrics.intervals import mean
 from llmstage.metrics.language import language_model_scores
 from llmstage.metrics.score import Score
 from llmstage.models.chat import Turn, conversation
-from llmstage.models.generate import cut_at_end, end_ids, generate_replies
-from llmstage.models.lm import sum_by_segment, token_losses
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.task import TextToText as TextToTextConfig
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, Task
+from llmstage.tasks.base import Exhibit, Features
+from llmstage.tasks.base_writing import Written
 
 WORST = 12
 """Rows of the table of examples."""
@@ -31,11 +29,10 @@ BANDS = 5
 """Groups of rows, by length of the source, of the chart."""
 
 
-class TextToText(Task):
+class TextToText(Written):
     """Rows hold a source and a target, or a list of targets: the first is learned, all are scored against."""
 
-    auto_model = "AutoModelForCausalLM"
-    packs = True
+    by_character = True  # a decoder, too, must be able to put Chinese words together anew
     pipeline_tag = "text-generation"
     source: ClassVar[str]
     target: ClassVar[str]
@@ -47,12 +44,8 @@ class TextToText(Task):
 
     def __init__(self, cfg: TaskConfig, generation: GenerationConfig) -> None:
         super().__init__(cfg, generation)
+        self.smoothing = self.cfg.label_smoothing
         self.turns: list[Turn] = []
-
-    def suit(self, kind: str) -> None:
-        super().suit(kind)
-        if kind == "t5":
-            self.auto_model, self.packs = "AutoModelForSeq2SeqLM", False
 
     def check_row(self, row: Row) -> str | None:
         for word in (self.source, self.target):
@@ -135,68 +128,6 @@ class TextToText(Task):
             lost_end=lost > 0,
         )
 
-    def num_targets(self, features: Features) -> int:
-        return sum(features.arrays["target"])
-
-    def collate(self, rows: list[list[Features]]) -> Batch:
-        refs = [features.ref for row in rows for features in row]
-        if self.kind != "t5":
-            packed = pack(
-                [[features.input_ids for features in row] for row in rows], self.processor.pad_id, causal=True
-            )
-            labels = labels_for([[labels_of(features) for features in row] for row in rows], IGNORE_INDEX)
-            return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
-        halves = [split(features) for row in rows for features in row]
-        inputs = {
-            "input_ids": pad([source for source, _ in halves], self.processor.pad_id),  # [B, S]
-            "attention_mask": pad([[1] * len(source) for source, _ in halves], 0),
-        }
-        labels = pad([[IGNORE_INDEX, *target] for _, target in halves], IGNORE_INDEX)  # [B, T], see token_losses
-        owner = pad([[number] * (len(target) + 1) for number, (_, target) in enumerate(halves)], -1)
-        return Batch(inputs, labels, refs, owner, sum(len(source) + len(target) for source, target in halves))
-
-    def loss(self, model: nn.Module, batch: Batch) -> LossSum:
-        assert batch.labels is not None
-        losses = token_losses(model, batch.inputs, batch.labels, IGNORE_INDEX, self.cfg.label_smoothing)
-        return LossSum(losses.nll.sum(), len(losses.nll))
-
-    def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
-        assert batch.labels is not None and batch.segments is not None
-        losses = token_losses(model, batch.inputs, batch.labels, IGNORE_INDEX)
-        nll, correct, tokens = (
-            sum_by_segment(values, losses.where, batch.segments, len(batch.refs))
-            for values in (losses.nll, losses.correct, losses.correct | True)
-        )
-        items = [{"nll": a, "correct": int(b), "tokens": int(c)} for a, b, c in zip(nll, correct, tokens, strict=True)]
-        if generate:
-            self._generate(model, batch, items)
-        return items
-
-    def _generate(self, model: nn.Module, batch: Batch, items: list[dict[str, Any]]) -> None:
-        """The text for each source. Where every token of the target, its end included, is the likeliest one given the
-        true ones before it, greedy decoding gives the target itself (by induction), and it need not be run."""
-        assert batch.labels is not None and batch.segments is not None
-        ends, greedy = end_ids(model), self.generation.temperature == 0 and self.generation.beams == 1
-        ids, mask = batch.inputs["input_ids"].cpu(), batch.inputs.get("attention_mask")
-        labels, owner = batch.labels.cpu(), batch.segments.cpu()
-        prompts, places = [], []
-        for number, item in enumerate(items):
-            own = labels[owner == number]
-            target = own[own != IGNORE_INDEX].tolist()
-            said, ended = cut_at_end(target, ends)
-            if greedy and ended and item["correct"] == item["tokens"] and len(said) < self.generation.max_new_tokens:
-                item["text"], item["ended"] = self.processor.decode(said), True
-                continue
-            if self.kind == "t5":
-                assert mask is not None
-                prompts.append(ids[number][mask[number].cpu().bool()].tolist())
-            else:
-                prompts.append(ids[owner == number][: -len(target)].tolist())
-            places.append(number)
-        replies = generate_replies(model, self.processor, prompts, self.generation)
-        for number, (text, ended) in zip(places, replies, strict=True):
-            items[number]["text"], items[number]["ended"] = text, ended
-
     @abstractmethod
     def text_scores(self, hyps: Sequence[str], refs: list[list[str]]) -> dict[str, Score]:
         """The task's own scores of texts, the most telling first."""
@@ -226,7 +157,7 @@ class TextToText(Task):
         )
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
-        shown = refs[: self.generate_rows]
+        shown = [refs[int(place)] for place in spread(np.arange(len(refs)), self.generate_rows)]  # those that have text
         pairs = [(self.source_of(row), references_of(row[self.target])[0]) for row in train]
         methods = self.simple_methods(pairs, [ref["source"] for ref in shown])
         targets = [ref["targets"] for ref in shown]
@@ -282,17 +213,6 @@ class TextToText(Task):
     @property
     def generate_rows(self) -> int:
         return sys.maxsize if self.cfg.generate_rows is None else self.cfg.generate_rows
-
-
-def split(features: Features) -> tuple[list[int], list[int]]:
-    """(source ids, target ids)"""
-    first = features.arrays["target"].index(1)
-    return features.input_ids[:first], features.input_ids[first:]
-
-
-def labels_of(features: Features) -> list[int]:
-    source, target = split(features)
-    return [IGNORE_INDEX] * len(source) + target
 
 
 def generated(predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[str], list[list[str]]]:

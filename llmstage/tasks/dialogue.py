@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from llmstage.data.collate import labels_for, pack
 from llmstage.data.demo.dialogue import dialogue_rows
+from llmstage.data.order import spread
 from llmstage.data.rows import Columns, Row
 from llmstage.data.windows import windows
 from llmstage.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
@@ -227,8 +229,9 @@ class Dialogue(Task):
         spoken = (self.processor.plain_ids([reply["text"] for reply in ref["replies"]]) for ref in refs)
         sums = unigram.measure([token for ids in replies for token in [*ids, *end]] for replies in spoken)
         # A row's first window begins with its first turn: the windows of the rows for which text is generated.
-        row = itertools.accumulate(int(ref["first"] == 0) for ref in refs)
-        generated = [ref for ref, number in zip(refs, row, strict=True) if number <= self.generate_rows]
+        row = np.fromiter(itertools.accumulate(int(ref["first"] == 0) for ref in refs), dtype=np.int64)
+        picked = np.isin(row, spread(np.unique(row), self.generate_rows))
+        generated = [ref for ref, taken in zip(refs, picked, strict=True) if taken]
         answers = [reply["text"] for ref in generated for reply in ref["replies"]]
         scores = most_frequent_reply(told, answers) | language_model_scores(*sums, [ref["bytes"] for ref in refs])
         return {"most frequent reply, token frequencies": scores}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from llmstage import console
-from llmstage.data.collate import labels_for, pack, pad
+from llmstage.data.collate import pad
 from llmstage.data.demo.questions import question_rows
 from llmstage.data.matches import MATCHES, matches
 from llmstage.data.questions import BadAnswer, Guesser, answers_of, excerpt, question_word, text_at, texts_of
@@ -21,13 +21,12 @@ from llmstage.data.rows import Columns, Row
 from llmstage.metrics.answers import among_the_first, answer_scores, answer_tables, best_threshold, exact_and_f1
 from llmstage.metrics.language import language_model_scores
 from llmstage.metrics.score import Score
-from llmstage.models.generate import generate_replies
-from llmstage.models.lm import sum_by_segment, token_losses
 from llmstage.models.reading import reading_ids
 from llmstage.models.spans import Window, confidences, merge_windows, read_spans, span_logits, windows_of
 from llmstage.schema import GenerationConfig
 from llmstage.schema.task import QuestionAnswering as QuestionAnsweringConfig
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base_writing import Written
 
 
 class QuestionAnswering(Task):
@@ -263,15 +262,12 @@ class Extractive(QuestionAnswering):
         return [{**self.record(said, ref, shown["start"], shown["end"]), **shown, "n_best": best}]
 
 
-class Generative(QuestionAnswering):
+class Generative(Written, QuestionAnswering):
     """Context, question and answer are one text, a line each; the answer and the end after it are learned.
 
     A question without an answer has an empty one. Of a context that is too long, the part that shares most tokens with
     the question is kept; what is left out is counted as cut.
     """
-
-    auto_model = "AutoModelForCausalLM"
-    packs = True
 
     def cache_key(self) -> dict[str, Any]:
         return {"style": "generate"}
@@ -283,60 +279,12 @@ class Generative(QuestionAnswering):
         said = answers[0].text if answers else ""
         source, target, cut, lost = reading_ids(self.processor, row["context"], row["question"], said, self.context)
         ids = source + target
-        ref = {**self.ref_of(row), "prompt": len(source), "kept": lost == 0}
-        ref["bytes"] = len(said.encode())
+        ref = {**self.ref_of(row), "bytes": len(said.encode())}
         arrays = {"input_ids": ids, "target": [0] * len(source) + [1] * len(target)}
         return [Features(arrays, ref=ref, cut=cut + lost, cut_targets=lost, lost_end=lost > 0)]
 
-    def num_targets(self, features: Features) -> int:
-        return sum(features.arrays["target"])
-
-    def collate(self, rows: list[list[Features]]) -> Batch:
-        packed = pack([[item.input_ids for item in row] for row in rows], self.processor.pad_id, causal=True)
-        labels = labels_for([[labels_of(item) for item in row] for row in rows], IGNORE_INDEX)
-        refs = [item.ref for row in rows for item in row]
-        return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
-
-    def loss(self, model: nn.Module, batch: Batch) -> LossSum:
-        assert batch.labels is not None
-        losses = token_losses(model, batch.inputs, batch.labels, IGNORE_INDEX)
-        return LossSum(losses.nll.sum(), len(losses.nll))
-
-    def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
-        assert batch.labels is not None and batch.segments is not None
-        losses = token_losses(model, batch.inputs, batch.labels, IGNORE_INDEX)
-        sums = [
-            sum_by_segment(values, losses.where, batch.segments, len(batch.refs))
-            for values in (losses.nll, losses.correct, losses.correct | True)
-        ]
-        items: list[Any] = [
-            {"nll": nll, "correct": int(right), "tokens": int(tokens)} for nll, right, tokens in zip(*sums, strict=True)
-        ]
-        if generate:
-            self._write(model, batch, items)
-        return items
-
-    def _write(self, model: nn.Module, batch: Batch, items: list[Any]) -> None:
-        """The answer of each row. Where every token of the reference, its end included, is the likeliest one after the
-        true ones before it, greedy decoding gives that very answer, so only the others are generated."""
-        assert batch.segments is not None
-        ids, owner = batch.inputs["input_ids"].cpu(), batch.segments.cpu()
-        greedy = self.generation.temperature == 0 and self.generation.beams == 1
-        prompts, places = [], []
-        for number, (item, ref) in enumerate(zip(items, batch.refs, strict=True)):
-            own = ids[owner == number].tolist()
-            known = greedy and ref["kept"] and item["tokens"] <= self.generation.max_new_tokens
-            if known and item["correct"] == item["tokens"]:
-                item["answer"], item["ended"] = self.processor.decode(own[ref["prompt"] :]), True
-            else:
-                prompts.append(own[: ref["prompt"]])
-                places.append(number)
-        written = generate_replies(model, self.processor, prompts, self.generation)
-        for number, (text, ended) in zip(places, written, strict=True):
-            items[number]["answer"], items[number]["ended"] = text, ended
-
     def answer(self, prediction: Any, ref: Any) -> str | None:
-        said = prediction.get("answer")
+        said = prediction.get("text")
         return None if said is None else str(said).strip()
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
@@ -356,12 +304,6 @@ class Generative(QuestionAnswering):
     @property
     def generate_rows(self) -> int:
         return 1 << 31  # every row: what is not answered has no score
-
-
-def labels_of(features: Features) -> list[int]:
-    """The ids that are written; IGNORE_INDEX where the model only reads."""
-    pairs = zip(features.input_ids, features.arrays["target"], strict=True)
-    return [token if wanted else IGNORE_INDEX for token, wanted in pairs]
 
 
 def TASK(cfg: QuestionAnsweringConfig, generation: GenerationConfig) -> QuestionAnswering:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmstage.engine.eval_loop import spread
+from llmstage.data.order import spread
 
 
 def test_rows_are_spread_evenly_over_a_sorted_split():

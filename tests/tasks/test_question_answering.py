@@ -223,7 +223,7 @@ def test_the_written_style_reads_context_and_question_and_learns_the_answer(writ
     length = len(one.input_ids) - sum(one.arrays["target"])
     assert written.processor.decode(one.input_ids[:length]) == "it met 37 geese\nhow many?\n"
     assert written.processor.decode(one.input_ids[length:]) == "37" and one.input_ids[-1] == written.processor.eos_id
-    assert one.ref["prompt"] == length and one.cut == 0
+    assert one.cut == 0
     (none,) = task.encode({"question": "who?", "context": "it met 37 geese", "answers": []})
     assert sum(none.arrays["target"]) == 1, "no answer is the end alone"
 
@@ -233,12 +233,13 @@ def test_what_a_long_context_loses_is_counted_and_not_told_by_the_answer(written
     row = row_of("42", context, "the zebra crossing?")
     (one,) = written.task.encode(row)
     whole = len(written.processor.plain_ids([context])[0])
-    kept = one.ref["prompt"] - 1 - len(written.processor.plain_ids(["the zebra crossing?"])[0]) - 2
+    prompt = len(one.input_ids) - sum(one.arrays["target"])
+    kept = prompt - 1 - len(written.processor.plain_ids(["the zebra crossing?"])[0]) - 2
     assert len(one.input_ids) <= written.context and one.cut == whole - kept > 0
-    text = written.processor.decode(one.input_ids[: one.ref["prompt"]])
+    text = written.processor.decode(one.input_ids[:prompt])
     assert "zebra 42 crossing" in text
     (other,) = written.task.encode({**row, "answers": [{"text": "over the old hill", "answer_start": 0}]})
-    assert other.input_ids[: one.ref["prompt"]] == one.input_ids[: one.ref["prompt"]]
+    assert other.input_ids[:prompt] == one.input_ids[:prompt]
     (long,) = written.task.encode(row_of(context[:300], context, "the zebra crossing?"))
     assert long.cut_targets > 0 and long.lost_end and len(long.input_ids) == written.context
 

@@ -16,7 +16,8 @@ from llmstage.metrics.generation import chrf, rouge
 from llmstage.metrics.translation import bleu
 from llmstage.models.build import save_model
 from llmstage.models.tokenizer import train_processor
-from llmstage.tasks.base_text import by_length, split
+from llmstage.tasks.base_text import by_length
+from llmstage.tasks.base_writing import split
 from llmstage.tasks.summarization import first_sentence, first_words
 from llmstage.tasks.translation import memory
 
