@@ -89,11 +89,13 @@ def help_text(stage: str = "", task: str = "") -> str:
         "Grammar: Hydra's. key=value, several jobs: -m key=a,b. Own YAML: --config-dir my_conf.",
         "",
     ]
-    for group in ("stage", "task", "model", "data", "optim", "generation", "trainer", "tracker"):
+    for group in ("stage", "task", "model", "data", "optim", "adapter", "generation", "trainer", "tracker"):
         names = options(group)
         lines.append(f"{group}={'|'.join(names)}")
         lines += [
-            f"  {name:<20} {about(group, name)}".rstrip() for name in names if group in ("task", "model", "trainer")
+            f"  {name:<20} {about(group, name)}".rstrip()
+            for name in names
+            if group in ("task", "model", "trainer", "adapter")
         ]
         if group in ("stage", "task"):
             chosen = stage if group == "stage" else task

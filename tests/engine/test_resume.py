@@ -24,7 +24,7 @@ SMALL = [
     "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "model.dropout=0.1",
     "data.demo_rows=40", "data.context=96", f"trainer.max_steps={STEPS}", "trainer.batch_size=4", "trainer.micro_batch_size=2",
     "trainer.eval_every=2", "trainer.save_every=2", "trainer.eval_rows=4", "trainer.train_rows_scored=0", "trainer.threads=1",
-    "optim.lr=3e-3",
+    "optim.lr=3e-3", "data.max_lost=1",
 ]  # fmt: skip
 
 
