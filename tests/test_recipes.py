@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmstage.cli import main
 from llmstage.places import options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +48,19 @@ def test_the_tables_are_generated_not_typed(script):
     for name in RECIPES:
         rows = {key: row for key, row in results.items() if row["experiment"] == name}
         assert between(PAGES / f"{name}.md", script) == script.render(rows)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_on_its_data(name, workplace, capsys):
+    """A few steps from end to end: the reader, the columns and the settings fit the real files."""
+    data = ROOT.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip(f"the public data sets are not at {data}")
+    small = ["trainer=smoke", "trainer.max_steps=2", "trainer.baselines=false", "trainer.threads=1", "data.max_lost=1"]
+    status = main([f"experiment={name}", f"data_root={data}", *small, "hydra.run.dir=run"])
+    assert status == 0, capsys.readouterr().err
+    report = json.loads(Path("run/report.json").read_text("utf-8"))
+    assert report["experiment"] == name and report["status"] == "completed"
 
 
 def test_a_report_becomes_a_row(script):
