@@ -19,7 +19,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is run, installed or not
 
-from llmstage.places import options  # noqa: E402
+from llmstage.places import conf_dir, options  # noqa: E402
 from llmstage.report import words  # noqa: E402
 
 PAGES = REPOSITORY / "docs" / "recipes"
@@ -51,7 +51,8 @@ def run(names: list[str], runs: Path, data_root: str, extra: list[str]) -> int:
     failed = []
     for name in names:
         started = time.perf_counter()
-        command = [f"experiment={name}", f"data_root={data_root}", f"hydra.run.dir={runs / name}", *extra]
+        command = [f"experiment={name}", f"hydra.run.dir={runs / name}", *extra]
+        command += [f"data_root={data_root}"] if reads_data(name) else []
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
         status = subprocess.run([sys.executable, "-m", "llmstage", *command], env=env).returncode
         print(f"{name}: status {status}, {time.perf_counter() - started:.0f} s", flush=True)
@@ -59,6 +60,11 @@ def run(names: list[str], runs: Path, data_root: str, extra: list[str]) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def reads_data(name: str) -> bool:
+    """False for a recipe on generated rows."""
+    return "${data_root}" in (conf_dir() / "experiment" / f"{name}.yaml").read_text("utf-8")
 
 
 def table(runs: Path) -> int:

@@ -43,7 +43,7 @@ def tfidf(train_texts: Sequence[str], texts: Sequence[str]) -> tuple[Any, Any]:
 
     Salton & Buckley (1988), IP&M 24:513-523, as scikit-learn's TfidfVectorizer computes it (smooth idf, L2 rows).
     """
-    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+    from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     chinese = mostly_chinese(train_texts)

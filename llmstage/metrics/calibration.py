@@ -38,7 +38,7 @@ def fit_temperature_multilabel(logits: NDArray[np.float64], truth: NDArray[np.bo
 
 
 def smallest(log_loss: object) -> float:
-    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+    from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(log_loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-4})
     return round(float(np.exp(found.x)), 6)

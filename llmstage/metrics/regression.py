@@ -37,7 +37,7 @@ def regression_scores(predicted: Floats, expected: Floats) -> dict[str, Score]:
 def spearman(predicted: Floats, expected: Floats) -> Score:
     """Rank correlation by scipy, with the interval of Bonett & Wright (2000), Psychometrika 65:23-28: Fisher's z with
     standard error sqrt((1 + rho²/2) / (N - 3)). 0 where the predictions are all alike: they rank nothing."""
-    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+    from scipy.stats import spearmanr
 
     num = len(expected)
     if num < 2 or np.ptp(expected) == 0:

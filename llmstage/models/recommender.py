@@ -49,6 +49,20 @@ class Recommender(nn.Module):
         self.click_user = nn.Linear(width, 1)
         nn.init.zeros_(self.click_user.weight)
 
+    def start_from(self, vectors: Tensor) -> None:
+        """Begin with item vectors [known, D] of mean square length 1, and with a user who is the mean of the past, the item
+        k places back counting 1/k: before its first step the model ranks by what was clicked close by, and by popularity."""
+        with torch.no_grad():
+            self.item_ids.weight.copy_(vectors)
+            self.text.weight.mul_(0.1)
+            nn.init.zeros_(self.text.bias)
+            nn.init.zeros_(self.value.weight)
+            nn.init.zeros_(self.query)
+            self.recency.copy_(-torch.log1p(torch.arange(len(self.recency), dtype=torch.float32)))
+            nn.init.eye_(self.user.weight)
+            nn.init.zeros_(self.user.bias)
+            self.scale.fill_(math.log(4.0))
+
     def items(self, text: Tensor, index: Tensor, columns: Tensor | None, own: Tensor) -> tuple[Tensor, Tensor]:
         """(vectors [N, D], biases [N]) of items with text vectors [N, D]; `own` [N]: whether an item uses its own weights."""
         vector = self.text(text)

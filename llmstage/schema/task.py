@@ -245,6 +245,9 @@ class Recommendation(TaskConfig):
     """Items of a user's past that the model sees, the newest first."""
     aggregate: Literal["attention", "mean"] = "attention"
     """How the past becomes the user: weighted by content and age, or equally."""
+    start: Annotated[Literal["co_clicks", "random"], TRAINING] = "co_clicks"
+    """Where the items' own vectors begin: where items that were clicked close together in time lie close together, or
+    anywhere."""
     exclude_seen: bool = True
     """Leave out of the ranking what the user already had; a repeated interaction then counts once."""
     negatives: Annotated[int, Range(2, 100_000), TRAINING] = 256

@@ -25,6 +25,7 @@ from llmstage.errors import ModelError
 from llmstage.metrics.ranking_slices import ranking_record, ranking_tables
 from llmstage.metrics.recommendation import click_scores, ranking_scores
 from llmstage.metrics.score import Score
+from llmstage.models.co_clicks import CoClicks
 from llmstage.models.negatives import Negatives, fixed_uniform
 from llmstage.models.pooling import pooled, text_vectors
 from llmstage.models.ranked import decode
@@ -65,6 +66,8 @@ class Recommendation(Task):
         self.texts_of: dict[str, str] = {}
         self.item_rows: dict[str, Row] = {}
         self.facts: dict[str, int] = {}
+        self.together = CoClicks() if cfg.start == "co_clicks" else None
+        """What was clicked close together in the training rows; empty for a model that is loaded."""
         self._items: tuple[Any, Tensor, Tensor] | None = None
 
     @staticmethod
@@ -128,7 +131,10 @@ class Recommendation(Task):
                 for name, text in zip(reversed(as_list(row["item"])), reversed(as_list(row.get("text"))), strict=False):
                     if text and not texts.get(str(name)):
                         texts[str(name)] = text
-                yield {"item": as_list(row["item"]), "click": clicked(row, self.cfg.positive_rating)}
+                names, hit = [str(name) for name in as_list(row["item"])], clicked(row, self.cfg.positive_rating)
+                if hit and self.together is not None:
+                    self.together.see(names)
+                yield {"item": names, "click": hit}
 
         known, counts = count_items(watched())
         self.values = (float(np.mean(thought)), float(np.std(thought)) or 1.0)
@@ -156,9 +162,14 @@ class Recommendation(Task):
     def extra_module(self, config: Any) -> nn.Module:
         counts = [int(count) for count in self.catalog.counts[: self.catalog.num_known]]
         widths = self.item_columns.width, self.user_columns.width
-        return Recommender(
+        head = Recommender(
             config.hidden_size, counts, *widths, self.cfg.history, attention=self.cfg.aggregate == "attention"
         )
+        known = self.catalog.ids[: self.catalog.num_known]
+        vectors = self.together.vectors(known, config.hidden_size) if self.together is not None else None
+        if vectors is not None:
+            head.start_from(torch.from_numpy(vectors))
+        return head
 
     def bind(self, processor: Any, context: int) -> None:
         super().bind(processor, context)

@@ -126,6 +126,19 @@ def test_many_draws_give_the_whole_softmax(it):
     assert sampled == pytest.approx(exact, rel=0.02)
 
 
+def test_a_model_begins_from_co_clicks_unless_it_shall_not(it):
+    """Before any step, items of the history's neighbourhood rank above others; a random start knows popularity alone."""
+    known = it.task.catalog.ids[: it.task.catalog.num_known]
+    found = it.task.together.vectors(known, 32)
+    warm, cold = it.model(), changed(it, start="random")
+    assert cold.task.together is None
+    cold.task.learn(it.rows)
+    cold.task.bind(it.processor, it.context)
+    torch.testing.assert_close(warm.extra.item_ids.weight.detach(), torch.from_numpy(found))
+    assert torch.equal(warm.extra.user.weight, torch.eye(32))
+    assert not torch.equal(cold.model().extra.user.weight, torch.eye(32))
+
+
 def test_id_dropout_leaves_the_text_and_cold_items_have_nothing_else(it):
     text_only = changed(it, id_dropout=1.0)
     model = text_only.model().train()
