@@ -90,12 +90,13 @@ def main_split(report: Mapping[str, Any]) -> str | None:
 
 
 def tiles(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The first metrics of the main split, with what they were before training."""
+    """The first metrics of the main split, that of the comparison with simple methods before all, and what they were before."""
     split = main_split(report)
     if split is None:
         return
     before = (report.get("before") or {}).get(split) or {}
-    for name, score in list(report["scores"][split].items())[:NUM_TILES]:
+    scores, first = report["scores"][split], (report.get("baselines") or {}).get("metric")
+    for name, score in sorted(scores.items(), key=lambda item: item[0] != first)[:NUM_TILES]:
         step, verdict = words.change(before.get(name), score)
         was = before.get(name)
         yield {"name": name, "split": split, "score": score, "before": was, "step": step, "verdict": verdict}

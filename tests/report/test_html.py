@@ -12,7 +12,7 @@ from llmstage.metrics.intervals import proportion
 from llmstage.report import words
 from llmstage.report.card import write_card
 from llmstage.report.files import append_line
-from llmstage.report.html import write_html
+from llmstage.report.html import tiles, write_html
 from llmstage.report.terminal import score_lines, score_table
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -184,3 +184,15 @@ def test_times_sizes_and_changes_as_words() -> None:
     assert words.change({"value": 5.0}, {"value": 4.0, "higher_is_better": False}) == ("−1.000", "better")
     assert words.change({"value": 0.5}, {"value": 0.25}) == ("−0.2500", "worse")
     assert words.label("macro_f1") == "macro F1" and words.label("rouge_l") == "ROUGE L"
+
+
+def test_the_metric_of_the_comparison_comes_first_and_the_simple_methods_stand_in_a_table(tmp_path):
+    score = {"value": 0.5, "low": 0.4, "high": 0.6, "count": 10, "method": "wilson", "higher_is_better": True}
+    beside = {
+        "split": "test", "metric": "b", "best": "majority class", "beaten": False, "clearly": False,
+        "verdict": "The model does not beat it.", "methods": {"majority class": {"b": {**score, "value": 0.7}}},
+    }  # fmt: skip
+    report = {"status": "completed", "scores": {"test": {"a": score, "b": score}}, "baselines": beside}
+    assert [tile["name"] for tile in tiles(report)] == ["b", "a"]
+    text = write_html(tmp_path, report).read_text("utf-8")
+    assert "The model does not beat it." in text and "majority class" in text and "0.7000" in text
