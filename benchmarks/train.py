@@ -147,7 +147,9 @@ def run_llmstage(args: argparse.Namespace, start: Start, folder: Path, number: i
     real = sum(line[counted] for line in steps[WARM_UP:]) / seconds
     computed = real / report["real_share"] if work.is_text else real
     tail = last_pass([line["rows"] for line in steps], start.num_rows, work)
-    return Run(real, computed, statistics.fmean(line["loss"] for line in steps[-tail:]), peak, wall)
+    # Each row weighs the same: the last batch of a pass may hold few.
+    loss = statistics.fmean((line["loss"] for line in steps[-tail:]), [line[counted] for line in steps[-tail:]])
+    return Run(real, computed, loss, peak, wall)
 
 
 def plain(value: object) -> str:
