@@ -40,7 +40,7 @@ class Turn(torch.autograd.Function):
         return turn(states, cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return turn(gradient, cos, -sin), None, None
 
