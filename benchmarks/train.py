@@ -2,7 +2,7 @@
 
 python benchmarks/train.py --work causal_lm --size small --length 256 --steps 40 --runs 3
 
-The peers are scripts that print one JSON line last (see benchmarks/README.md); they live outside this repository.
+Works are records in works.py; the peers are scripts that print one JSON line last (see benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import multiprocessing
 import os
 import platform
-import random
 import re
 import shlex
 import statistics
@@ -24,10 +23,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # this checkout is measured, installed or not
+from start import Start, prepare
+from works import REPOSITORY, WORKS, Work
+
 README = Path(__file__).with_name("README.md")
 WARM_UP = 3
 """Steps left out of the rate, on both sides."""
@@ -36,10 +35,6 @@ LEAST = 20
 LOSS = re.compile(r"'loss': '?([0-9.e+-]+)")
 TOLERANCE = 0.02
 """Largest relative difference of the losses under which two rates may be compared."""
-DOCUMENT = 4000
-"""Characters of a document: about those of a block under llmstage's default data.text_rows=block."""
-KIND = {"causal_lm": "gpt", "masked_lm": "bert", "classification": "bert"}
-UNIT = {"causal_lm": "tokens/s", "masked_lm": "tokens/s", "classification": "rows/s"}
 OWN_PEERS = Path(__file__).with_name("peers")
 """Peers that are part of this repository; the others are where --peers says."""
 
@@ -53,7 +48,7 @@ class Run:
     computed: float
     """The same with padding counted; for rows, equal to `rate`."""
     loss: float
-    """Mean over the steps that `tail_of` names."""
+    """Mean over the last steps, as many as `last_pass` says."""
     peak_mb: float
     """Largest resident set of the process, from wait4: imports, data and training."""
     wall: float
@@ -62,33 +57,36 @@ class Run:
 
 def main() -> int:
     args = arguments()
+    work = WORKS[args.work]
     with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
         folder = Path(name)
         # In a process of its own: wait4 would otherwise count this process's memory as the children's.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            about, num_rows = pool.apply(prepare, (folder, vars(args)))
-        tail = tail_of(args, num_rows)
-        print(f"{about}\n{machine()}, {args.threads} threads; {args.steps} steps x {args.batch} rows of {args.length}")
+            start = pool.apply(prepare, (folder, args.work, args.size, args.length, args.batch, args.steps))
+        print(f"{start.about}\n{machine()}, {args.threads} threads, load {load()}")
+        print(
+            f"{args.steps} steps x {args.batch} rows of {args.length} tokens at most, {start.row_tokens:.1f} on average"
+        )
         ours: list[Run] = []
         theirs: list[Run] = []
         for number in range(args.runs):
             pair = [("llmstage", ours, run_llmstage), ("peer", theirs, run_peer)]
-            for who, runs, start in pair if number % 2 == 0 else reversed(pair):
-                runs.append(start(args, folder, number, tail))
-                print(f"run {number + 1}  {who:9} {show(runs[-1], UNIT[args.work])}", flush=True)
+            for who, runs, run in pair if number % 2 == 0 else reversed(pair):
+                runs.append(run(args, start, folder, number))
+                print(f"run {number + 1}  {who:9} {show(runs[-1], work)}", flush=True)
     return conclude(args, ours, theirs)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", choices=list(KIND), default="causal_lm")
+    parser.add_argument("--work", choices=list(WORKS), default="causal_lm")
     parser.add_argument("--size", choices=["tiny", "small", "base"], default="small")
-    parser.add_argument("--length", type=int, help="tokens of a row; default 256 for causal_lm, else 128")
-    parser.add_argument("--padding", choices=["max", "dynamic"], default="max", help="the peer's, for classification")
+    parser.add_argument("--length", type=int, help="tokens of a row; default: the work's, see works.py")
+    parser.add_argument("--padding", choices=["max", "dynamic"], help="the peer's; default: the work's")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--lr", type=float, help="default 1e-4 for classification, else 3e-4")
+    parser.add_argument("--lr", type=float, help="default: the work's")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--bf16-peer", action="store_true", help="bf16 for the peer too; not its default")
     parser.add_argument("--compile-peer", action="store_true", help="torch.compile for the peer; not its default")
@@ -97,109 +95,43 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="add a row to the table of benchmarks/README.md")
     parser.add_argument("overrides", nargs="*", help="further llmstage words, e.g. trainer.precision=fp32")
     args = parser.parse_args()
-    args.length = args.length or (256 if args.work == "causal_lm" else 128)
-    args.lr = args.lr or (1e-4 if args.work == "classification" else 3e-4)
+    work = WORKS[args.work]
+    args.length = args.length or work.length
+    args.lr = args.lr or work.lr
+    args.padding = args.padding or next(iter(work.padding), None)
+    if args.padding not in (work.padding or (None,)):
+        parser.error(f"--padding {args.padding}: the peer of {args.work} knows {', '.join(work.padding) or 'none'}")
     if args.steps < LEAST:
         parser.error(f"--steps must be at least {LEAST}: {WARM_UP} warm up, and the last half gives the loss")
     return args
 
 
-def tail_of(args: argparse.Namespace, num_rows: int) -> int:
+def last_pass(rows: list[int], num_rows: int, work: Work) -> int:
     """How many of the last steps give the compared loss: the last whole pass, or half of a run that is shorter.
 
     In a whole pass both sides see the same rows, so how they were shuffled hardly matters. Documents are cut into windows,
-    a pass of which is longer than any run here.
+    a pass of which is longer than any run here. `rows`: of each step.
     """
-    batches = num_rows // args.batch
-    whole = args.work == "classification" and batches <= args.steps
-    return batches if whole else int(args.steps) // 2
+    seen = 0
+    for count, step in enumerate(reversed(rows), 1):
+        seen += step
+        if seen >= num_rows and not work.is_text:
+            return count
+    return len(rows) // 2
 
 
-def prepare(folder: Path, args: dict[str, Any]) -> tuple[str, int]:
-    """(what was made, number of rows). Write `folder/rows`, `folder/few` and `folder/model` (config, tokenizer, seeded weights): what both sides start from."""
-    import torch
-    import transformers
-    import yaml
-
-    from llmstage.models.build import preset_config
-    from llmstage.models.tokenizer import train_processor
-    from llmstage.places import conf_dir
-    from llmstage.schema.run import ModelConfig
-
-    transformers.utils.logging.disable_progress_bar()
-    work, kind, length = args["work"], KIND[args["work"]], args["length"]
-    preset = ModelConfig(**yaml.safe_load((conf_dir() / "model" / f"{kind}_{args['size']}.yaml").read_text("utf-8")))
-    is_text = work != "classification"
-    rows, source = text_documents() if is_text else labelled_rows()
-    texts = [row["text"] for row in rows]
-    processor = train_processor(texts, preset.vocab_size, kind, length)
-    seen = sum(min(len(ids), length) for ids in processor.plain_ids(texts)) if is_text else len(rows)
-    wanted = args["steps"] * args["batch"] * (length if is_text else 1)
-    rows = rows * math.ceil(1.1 * wanted / seen) if is_text else rows
-    rows = rows[: len(rows) // args["batch"] * args["batch"]]  # whole batches only, so rows per second are exact
-    lines = [row["text"] if is_text else json.dumps(row, ensure_ascii=False) for row in rows]
-    (folder / "rows").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    # llmstage ends a run by scoring something; so few rows cost it a moment, and no part of the timed steps.
-    (folder / "few").write_text("".join(f"{line}\n" for line in lines[: args["batch"]]), encoding="utf-8")
-    options = {} if is_text else {"num_labels": 2}
-    config = preset_config(preset, processor, length, options)
-    config.vocab_size = max(preset.vocab_size, len(processor))
-    torch.manual_seed(0)
-    head = {"causal_lm": "CausalLM", "masked_lm": "MaskedLM", "classification": "SequenceClassification"}[work]
-    model = getattr(transformers, f"AutoModelFor{head}").from_config(config)
-    model.save_pretrained(folder / "model")
-    processor.save(folder / "model")
-    size = sum(parameter.numel() for parameter in model.parameters())
-    return f"{kind}_{args['size']}, {size / 1e6:.1f} M parameters, {len(rows):,} rows of {source}", len(rows)
-
-
-def text_documents() -> tuple[list[dict[str, Any]], str]:
-    """Documents of about DOCUMENT characters, one a line: real text where it is at hand, else the prose world.
-
-    Sentences are shuffled, so that batches are alike and the losses of two orders can be compared after few steps.
-    """
-    folder = REPOSITORY.parent / "shared" / "data" / "wikitext2"
-    if (folder / "test.txt").is_file():
-        files = [(folder / f"{name}.txt").read_text("utf-8") for name in ("test", "valid")]
-        pieces = [piece.strip() for text in files for line in text.splitlines() for piece in line.split(" . ")]
-        source = "WikiText-2 (test and validation files)"
-    else:
-        from llmstage.data.demo.prose import prose_rows
-
-        pieces, source = [row["text"] for row in prose_rows(8000, 0)], "the prose demo world"
-    documents, parts, size = [], [], 0
-    random.Random(0).shuffle(pieces)
-    for piece in filter(None, pieces):
-        parts.append(piece)
-        size += len(piece)
-        if size >= DOCUMENT:
-            documents.append({"text": " . ".join(parts)})
-            parts, size = [], 0
-    return documents, source
-
-
-def labelled_rows() -> tuple[list[dict[str, Any]], str]:
-    """Sentences of two classes: SST-2 where it is at hand, else the demo world cut to two labels."""
-    path = REPOSITORY.parent / "shared" / "data" / "sst2" / "train.tsv"
-    if path.is_file():
-        lines = (line.rstrip("\n").rpartition("\t") for line in path.open(encoding="utf-8"))
-        return [{"text": text, "label": int(label)} for text, _, label in lines], "SST-2"
-    from llmstage.data.demo.classification import classification_rows
-
-    rows = classification_rows(6000, 0)
-    names = sorted({row["label"] for row in rows})
-    return [{"text": row["text"], "label": names.index(row["label"]) % 2} for row in rows], "the demo world"
-
-
-def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
+def run_llmstage(args: argparse.Namespace, start: Start, folder: Path, number: int) -> Run:
     """As a user would start it; only what a fair race fixes is set, all else is the default."""
-    out = folder / f"run-{number}"
-    rows = ["data.format=text", "data.text_rows=line"] if UNIT[args.work] == "tokens/s" else ["data.format=jsonl"]
+    work, out = WORKS[args.work], folder / f"run-{number}"
+    form = ["data.format=text", "data.text_rows=line"] if work.is_text else ["data.format=jsonl"]
+    # Where short rows share one of --length tokens, so many of those as hold --batch of them: steps of the same size.
+    shared = start.packs and not work.is_text
+    batch = max(1, round(args.batch * start.row_tokens / args.length)) if shared else args.batch
     words = [
-        f"stage={'finetune' if args.work == 'classification' else 'pretrain'}", f"task={args.work}",
-        f"model.path={folder / 'model'}", f"data.train={folder / 'rows'}", *rows, f"data.context={args.length}",
+        f"stage={work.stage}", f"task={args.work}", *(f"task.{word}={plain(value)}" for word, value in start.options.items()),
+        f"model.path={folder / 'model'}", f"data.train={folder / 'rows'}", *form, f"data.context={args.length}",
         f"data.test={folder / 'few'}", "data.split.validation=0", "data.max_lost=1", f"data.cache={folder / 'cache'}",
-        f"trainer.max_steps={args.steps}", f"trainer.batch_size={args.batch}", f"trainer.threads={args.threads}",
+        f"trainer.max_steps={args.steps}", f"trainer.batch_size={batch}", f"trainer.threads={args.threads}",
         "trainer.device=cpu", "trainer.eval_every=0", "trainer.save_every=0", "trainer.train_rows_scored=0",
         # transformers' defaults: linear to 0, no warm-up, no decay, betas (0.9, 0.999), clipping at 1.
         f"optim.lr={args.lr}", "optim.schedule=linear", "optim.warmup_steps=0", "optim.min_lr_share=0",
@@ -211,29 +143,37 @@ def run_llmstage(args: argparse.Namespace, folder: Path, number: int, tail: int)
     steps = [line for line in lines if line.get("kind") == "train"]
     report = json.loads((out / "report.json").read_text("utf-8"))["train"]
     seconds = steps[-1]["seconds"] - steps[WARM_UP - 1]["seconds"]
-    tokens = sum(line["tokens"] for line in steps[WARM_UP:])
-    # Rows are counted, not derived from tokens: the file holds whole batches.
-    real = tokens / seconds if UNIT[args.work] == "tokens/s" else (len(steps) - WARM_UP) * args.batch / seconds
-    computed = real / report["real_share"] if UNIT[args.work] == "tokens/s" else real
-    loss = statistics.fmean(line["loss"] for line in steps[-tail:])
+    counted = "tokens" if work.is_text else "rows"  # of each step, as it happened
+    real = sum(line[counted] for line in steps[WARM_UP:]) / seconds
+    computed = real / report["real_share"] if work.is_text else real
+    tail = last_pass([line["rows"] for line in steps], start.num_rows, work)
+    # Each row weighs the same: the last batch of a pass may hold few.
+    loss = statistics.fmean((line["loss"] for line in steps[-tail:]), [line[counted] for line in steps[-tail:]])
     return Run(real, computed, loss, peak, wall)
 
 
-def run_peer(args: argparse.Namespace, folder: Path, number: int, tail: int) -> Run:
-    script = {"causal_lm": "hf_clm.py", "masked_lm": "hf_mlm.py", "classification": "hf_classify.py"}[args.work]
-    folder_of = OWN_PEERS if (OWN_PEERS / script).is_file() else args.peers
+def plain(value: object) -> str:
+    """A value as Hydra reads it."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def run_peer(args: argparse.Namespace, start: Start, folder: Path, number: int) -> Run:
+    work = WORKS[args.work]
+    place = OWN_PEERS if (OWN_PEERS / work.peer).is_file() else args.peers
     words = ["--model", folder / "model", "--data", folder / "rows", "--steps", args.steps, "--warmup", WARM_UP,
-             "--batch", args.batch, "--length", args.length, "--lr", args.lr, "--seed", number]  # fmt: skip
-    words += ["--padding", args.padding] if args.work == "classification" else []
+             "--batch", args.batch, "--length", args.length, "--lr", args.lr, "--seed", number, *work.peer_words]  # fmt: skip
+    words += ["--padding", args.padding] if len(work.padding) > 1 else []
     words += [flag for flag, wanted in (("--bf16", args.bf16_peer), ("--compile", args.compile_peer)) if wanted]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
     # The file of rows may be any text: the peers must not ask a hub for anything.
     environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-    output, peak, wall = child([args.peer_python, str(folder_of / script), *map(str, words)], environment, folder)
+    output, peak, wall = child([args.peer_python, str(place / work.peer), *map(str, words)], environment, folder)
     found = json.loads(next(line for line in reversed(output.splitlines()) if line.startswith("{")))
-    losses = [float(value) for value in LOSS.findall(output)]  # one printed by the Trainer for each step
+    # One printed by the Trainer for each step, where the script does not say by itself which are to be compared.
+    losses = found.get("losses") or [float(value) for value in LOSS.findall(output)]
     if len(losses) != args.steps:
-        sys.exit(f"{script} printed {len(losses)} losses in {args.steps} steps: they cannot be compared")
+        sys.exit(f"{work.peer} told {len(losses)} losses in {args.steps} steps: they cannot be compared")
+    tail = last_pass([args.batch] * args.steps, start.num_rows, work)
     return Run(found["real_rate"], found["rate"], statistics.fmean(losses[-tail:]), peak, wall)
 
 
@@ -252,20 +192,23 @@ def child(command: list[str], environment: dict[str, str], folder: Path) -> tupl
         return out.read(), usage.ru_maxrss / 1024, wall
 
 
-def show(run: Run, unit: str) -> str:
-    share = f", {run.rate / run.computed:.0%} of the computed tokens real" if unit == "tokens/s" else ""
-    return f"{run.rate:9,.1f} {unit}{share}; loss {run.loss:.4f}; peak {run.peak_mb:,.0f} MB; {run.wall:.1f} s in all"
+def show(run: Run, work: Work) -> str:
+    share = f", {run.rate / run.computed:.0%} of the computed tokens real" if work.is_text else ""
+    return (
+        f"{run.rate:9,.1f} {work.unit}{share}; loss {run.loss:.4f}; peak {run.peak_mb:,.0f} MB; {run.wall:.1f} s in all"
+    )
 
 
 def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> int:
     """Medians, ratios and the verdict on the loss; 1 where the losses are too far apart to compare rates."""
+    work = WORKS[args.work]
     ratios = [mine.rate / other.rate for mine, other in zip(ours, theirs, strict=True)]
     mine, other = (statistics.median(run.rate for run in runs) for runs in (ours, theirs))
     ratio = mine / other
     losses = [statistics.fmean(run.loss for run in runs) for runs in (ours, theirs)]
     apart = losses[0] / losses[1] - 1
     peaks = [statistics.median(run.peak_mb for run in runs) for runs in (ours, theirs)]
-    print(f"\nmedian    llmstage {mine:,.1f}, peer {other:,.1f} {UNIT[args.work]}: {ratio:.2f} times")
+    print(f"\nmedian    llmstage {mine:,.1f}, peer {other:,.1f} {work.unit}: {ratio:.2f} times")
     print(f"pairs     {min(ratios):.2f} to {max(ratios):.2f} times")
     noise = "" if args.runs < 2 else f", ±{spread(ours, theirs):.2%} by the order of the data alone"
     print(f"loss      {losses[0]:.4f} and {losses[1]:.4f}: {apart:+.2%}{noise}")
@@ -276,10 +219,10 @@ def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> in
     if args.write:
         words = shlex.join(word for word in sys.argv[1:] if word != "--write")
         cells = [
-            args.work, f"{KIND[args.work]}_{args.size}", str(args.length), peer_name(args), f"{mine:,.0f}",
-            f"{other:,.0f} {UNIT[args.work]}", f"{ratio:.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
+            args.work, f"{work.kind}_{args.size}", str(args.length), peer_name(args), f"{mine:,.0f}",
+            f"{other:,.0f} {work.unit}", f"{ratio:.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
             f"{apart:+.1%}" + ("" if fair else " **too far apart**"), f"{peaks[0]:,.0f} / {peaks[1]:,.0f}",
-            f"{machine()}, {args.threads} threads", f"`{words}`",
+            f"{machine()}, {args.threads} threads, load {load()}", f"`{words}`",
         ]  # fmt: skip
         write_row("train.py", cells)
     return 0 if fair else 1
@@ -292,7 +235,7 @@ def spread(ours: list[Run], theirs: list[Run]) -> float:
 
 
 def peer_name(args: argparse.Namespace) -> str:
-    words = ["HF Trainer", *([f"padding={args.padding}"] if args.work == "classification" else [])]
+    words = ["HF Trainer", *([f"padding={args.padding}"] if args.padding else [])]
     words += ["bf16"] if args.bf16_peer else ["defaults (fp32)"]
     return " ".join([*words, *(["compiled"] if args.compile_peer else [])])
 
@@ -304,6 +247,11 @@ def write_row(script: str, cells: list[str]) -> None:
     if mark not in text:
         sys.exit(f"{README} lacks the line '{mark}': the row has no place.")
     README.write_text(text.replace(mark, f"| {' | '.join(cells)} |\n{mark}"), "utf-8")
+
+
+def load() -> str:
+    """Processes that wanted a core, mean of the last minute: a shared machine slows both sides, not always alike."""
+    return f"{os.getloadavg()[0]:.1f}"
 
 
 def machine() -> str:

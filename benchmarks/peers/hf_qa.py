@@ -1,7 +1,9 @@
 """Extractive question answering with transformers' Trainer, set up as its example script run_qa.py does: every window
 padded to --length, --stride tokens shared, fp32. --data is JSON lines of {"question", "context", "answers"}.
 
-Prints one line of JSON last; see benchmarks/README.md for its words.
+It trains on the loss of transformers, a softmax over all positions. The losses it tells are those of the same logits over
+the positions where a span may stand, the context and the first mark, which is what llmstage trains on and tells. Prints one
+line of JSON last; see benchmarks/README.md for its words.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -40,6 +43,21 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.started
 
 
+class SpanTrainer(Trainer):
+    """Also notes the loss among legal positions of each step; training takes no notice of it."""
+
+    losses: list[float]
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        legal = inputs.pop("legal").bool()  # [B, T]
+        loss, out = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        parts = [(out.start_logits, inputs["start_positions"]), (out.end_logits, inputs["end_positions"])]
+        with torch.no_grad():
+            both = sum(F.cross_entropy(logits.float().masked_fill(~legal, -torch.inf), at) for logits, at in parts)
+        self.losses.append(float(both) / 2)
+        return (loss, out) if return_outputs else loss
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
@@ -60,19 +78,21 @@ def main() -> None:
     settings = TrainingArguments(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=args.batch, max_steps=args.steps, learning_rate=args.lr,
         seed=args.seed, bf16=args.bf16, torch_compile=args.compile, report_to="none", save_strategy="no", logging_steps=1,
+        remove_unused_columns=False,  # `legal` is for compute_loss
     )  # fmt: skip
     clock = Clock(args.warmup)
-    trainer = Trainer(
+    trainer = SpanTrainer(
         model=AutoModelForQuestionAnswering.from_pretrained(args.model), args=settings, processing_class=tokenizer,
         train_dataset=Dataset.from_dict(windows(rows, tokenizer, args.length, args.stride)),
         data_collator=default_data_collator, callbacks=[clock],
     )  # fmt: skip
+    trainer.losses = []
     trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-10:]
+    losses = trainer.losses[-10:]
     rate = round((args.steps - args.warmup) * args.batch / clock.seconds, 2)  # windows: one is one row of the model
     told = {
         "peer": "transformers.Trainer", "unit": "rows/s", "rate": rate, "real_rate": rate, "seconds": round(clock.seconds, 3),
-        "loss": round(sum(losses) / len(losses), 5),
+        "loss": round(sum(losses) / len(losses), 5), "losses": trainer.losses,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "settings": vars(args),
     }  # fmt: skip
     print(json.dumps(told), flush=True)
@@ -84,13 +104,14 @@ def windows(rows: list[dict[str, Any]], tokenizer: Any, length: int, stride: int
         [row["question"].lstrip() for row in rows], [row["context"] for row in rows], truncation="only_second",
         max_length=length, stride=stride, return_overflowing_tokens=True, return_offsets_mapping=True, padding="max_length",
     )  # fmt: skip
-    starts, ends = [], []
+    starts, ends, legal = [], [], []
     for index, row in enumerate(coded["overflow_to_sample_mapping"]):
         answer = rows[row]["answers"][0]
         begin, stop = answer["answer_start"], answer["answer_start"] + len(answer["text"])
         parts, offsets = coded.sequence_ids(index), coded["offset_mapping"][index]
         context = [place for place, part in enumerate(parts) if part == 1]
         none = coded["input_ids"][index].index(tokenizer.cls_token_id)
+        legal.append([int(part == 1 or place == none) for place, part in enumerate(parts)])
         if not context or offsets[context[0]][0] > begin or offsets[context[-1]][1] < stop:
             starts.append(none)
             ends.append(none)
@@ -99,7 +120,7 @@ def windows(rows: list[dict[str, Any]], tokenizer: Any, length: int, stride: int
         starts.append(held[0])
         ends.append(held[-1])
     kept = {name: coded[name] for name in ("input_ids", "attention_mask")}
-    return {**kept, "start_positions": starts, "end_positions": ends}
+    return {**kept, "start_positions": starts, "end_positions": ends, "legal": legal}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from llmstage.metrics.score import Score
 from llmstage.models.adapter import has_adapter, merge_adapter, save_adapter, save_checkpoint
 from llmstage.models.attention import use_products
 from llmstage.models.build import save_model
+from llmstage.models.rotary import use_turns
 from llmstage.models.tokenizer import Processor
 from llmstage.places import ModelPlace
 from llmstage.report.files import write_json
@@ -59,6 +60,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             kernels = choose_kernels(run, machine, fixed)
             if kernels["attention"] == "products":
                 use_products(model)
+                use_turns(model)
             if kernels["compile"]:
                 model.base_model.compile()  # in place: names of weights stay, and the head keeps its own shapes
             store = pieces.stores["train"]

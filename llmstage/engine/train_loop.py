@@ -65,6 +65,8 @@ class Training:
 class StepBatch:
     epoch: int
     batch: int
+    rows: int
+    """Rows as the model sees them (features); several may share a row of a packed batch."""
     parts: list[Batch]
 
 
@@ -167,6 +169,7 @@ def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | No
         "lr": lr,
         "grad_norm": norm if math.isfinite(norm) else None,
         "tokens": tokens,
+        "rows": batch.rows,
         "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
     }
     if spike and run.spike != "off":
@@ -197,7 +200,7 @@ class StepDataset(Dataset[StepBatch]):
             make_batch(self.task, self.store, part, (self.seed, epoch))
             for part in micro_batches(rows, self.size, self.store.lengths)
         ]
-        return StepBatch(epoch, batch, parts)
+        return StepBatch(epoch, batch, sum(map(len, rows)), parts)
 
 
 def stream(run: Training) -> Iterator[StepBatch]:

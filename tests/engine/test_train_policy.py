@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -152,6 +153,18 @@ def test_micro_batches_do_not_change_the_gradient() -> None:
     for other in norms[1:]:
         for (loss, norm), (loss2, norm2) in zip(norms[0], other, strict=True):
             assert loss2 == pytest.approx(loss, rel=1e-5) and norm2 == pytest.approx(norm, rel=1e-4)
+
+
+def test_each_step_tells_the_rows_it_saw_not_the_rows_they_share(tmp_path: Path) -> None:
+    """Three texts share each row of 64 tokens; the 31 texts of a pass are all counted, the short last batch as it is."""
+    texts = [f"row {number} of a small file" for number in range(31)]
+    Path("rows.txt").write_text("\n".join(texts))
+    files = ["data.train=rows.txt", "data.test=rows.txt", "data.text_rows=line", "data.split.validation=0"]
+    words = [word for word in SMALL if not word.startswith("data.demo_rows")]
+    assert main([*words, "hydra.run.dir=run", *files, "trainer.max_steps=6", "trainer.batch_size=2"]) == 0
+    rows = [line["rows"] for line in steps()]
+    assert max(rows) > 2, "several texts share a row"
+    assert 31 in itertools.accumulate(rows)
 
 
 def test_a_spike_is_six_sigma_above_a_full_window() -> None:

@@ -1,0 +1,114 @@
+"""What both sides of a race start from: a file of rows, and a model directory with config, tokenizer and seeded weights."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from works import REPOSITORY, WORKS, Row, Work
+
+sys.path.insert(0, str(REPOSITORY))  # this checkout is measured, installed or not
+PASSES = 2
+"""Passes over JSON rows in a run, where there are enough rows: the last one gives the loss."""
+
+
+@dataclass(slots=True)
+class Start:
+    """What `prepare` made."""
+
+    about: str
+    num_rows: int
+    """Rows of the file as a model sees them: of a long context, each window."""
+    row_tokens: float
+    """Mean tokens of one."""
+    packs: bool
+    """llmstage lets several share a row of the batch."""
+    options: dict[str, Any]
+    """Words under `task.`."""
+
+
+def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: int) -> Start:
+    """Write `folder/rows`, `folder/few` and `folder/model`."""
+    import torch
+    import transformers
+    import yaml
+
+    from llmstage.models.build import preset_config
+    from llmstage.models.tokenizer import load_processor, train_processor
+    from llmstage.places import conf_dir
+    from llmstage.schema import ModelConfig
+
+    transformers.utils.logging.disable_progress_bar()
+    work = WORKS[name]
+    preset = ModelConfig(**yaml.safe_load((conf_dir() / "model" / f"{work.kind}_{size}.yaml").read_text("utf-8")))
+    rows, source = work.rows()
+    options = work.options(rows)
+    task = task_of(work, name, options)
+    task.learn(iter(rows))
+    texts = (text for row in rows for text in task.texts(row))
+    processor = train_processor(texts, preset.vocab_size, work.kind, length, by_character=task.by_character)
+    work.prepare(processor.tokenizer)
+    processor.save(folder / "model")
+    processor = load_processor(str(folder / "model"), local=True)
+    task.bind(processor, length)
+
+    ids = [[features.input_ids for features in task.encode(row)] for row in rows]
+    if work.is_text:
+        tokens = sum(min(length, len(part)) for parts in ids for part in parts)
+        rows = rows * math.ceil(1.1 * steps * batch * length / tokens)
+        num_rows = len(rows) // batch * batch
+        rows = rows[:num_rows]
+    else:
+        keep = [at for at, row in enumerate(rows) if same_ids(work, processor.tokenizer, row, ids[at], length)]
+        rows, ids = [rows[at] for at in keep], [ids[at] for at in keep]
+        num_rows, count = whole_batches([len(parts) for parts in ids], batch, steps * batch // PASSES)
+        rows, ids = rows[:count], ids[:count]
+    lines = [row["text"] if work.is_text else json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / "rows").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    # llmstage ends a run by scoring something; so few rows cost it a moment, and no part of the timed steps.
+    (folder / "few").write_text("".join(f"{line}\n" for line in lines[:batch]), encoding="utf-8")
+
+    config = preset_config(preset, processor, length, task.model_options())
+    config.vocab_size = max(preset.vocab_size, len(processor))
+    torch.manual_seed(0)
+    model = getattr(transformers, task.auto_model).from_config(config)
+    model.save_pretrained(folder / "model")
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    about = f"{work.kind}_{size}, {weights / 1e6:.1f} M parameters, {num_rows:,} rows of {source}"
+    mean = statistics.fmean(len(part) for parts in ids for part in parts)
+    return Start(about, num_rows, mean, task.packs, options)
+
+
+def task_of(work: Work, name: str, options: dict[str, Any]) -> Any:
+    """llmstage's task, as `task=<name>` with these options makes it."""
+    from llmstage.naming import load_module
+    from llmstage.schema import build_run
+
+    wrong: list[str] = []
+    run = build_run({"stage": {"name": work.stage}, "task": {"name": name, **options}}, wrong)
+    assert not wrong, wrong
+    return load_module("tasks", name, trusted=True).TASK(run.task, run.generation)
+
+
+def same_ids(work: Work, tokenizer: Any, row: Row, ours: list[list[int]], length: int) -> bool:
+    """Whether both sides make the same of a row. A row that does not fit is left out, where one side cuts it and the
+    other reads it in windows; any other difference ends the benchmark: the losses could not be compared."""
+    assert work.peer_ids is not None
+    theirs = work.peer_ids(tokenizer, row, length)
+    if theirs == ours:
+        return True
+    if len(theirs) == 1 and len(theirs[0]) == length:
+        return False
+    sys.exit(f"The two sides tokenise a row differently.\nrow      {row}\nllmstage {ours}\npeer     {theirs}")
+
+
+def whole_batches(sizes: list[int], batch: int, most: int) -> tuple[int, int]:
+    """(rows as a model sees them, rows of the file): as many as make whole batches, and no more than `most`."""
+    sums = enumerate(itertools.accumulate(sizes), 1)
+    return max((seen, count) for count, seen in sums if seen % batch == 0 and seen <= max(most, batch))

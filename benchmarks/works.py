@@ -1,0 +1,184 @@
+"""What can be raced: one record a work, and the rows it trains on. `train.py` knows works by these fields, none by name."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SETS = REPOSITORY.parent / "shared" / "data"
+"""Where real data sets lie; without them each work takes rows of its demo world."""
+DOCUMENT = 4000
+"""Characters of a document: about those of a block under llmstage's default data.text_rows=block."""
+STRIDE = 128
+"""Tokens that neighbouring windows of a context share, on both sides: run_qa.py's default."""
+
+Row = dict[str, Any]
+Rows = tuple[list[Row], str]
+"""(rows, where they come from)"""
+
+
+@dataclass(slots=True, frozen=True)
+class Work:
+    """One kind of training, as both sides know it."""
+
+    kind: str
+    """Family of the preset that both train: conf/model/<kind>_<size>.yaml."""
+    unit: str
+    """What a rate counts: tokens/s, where the rows are running text, one document a line; rows/s, where they are JSON."""
+    peer: str
+    """The peer's script: in benchmarks/peers, or where --peers says."""
+    rows: Callable[[], Rows]
+    length: int
+    """Default tokens of a row."""
+    lr: float = 1e-4
+    padding: tuple[str, ...] = ()
+    """Ways in which the peer can pad its rows; the first is the default. max: to --length; dynamic: to the batch's longest."""
+    peer_ids: Callable[[Any, Row, int], list[list[int]]] | None = None
+    """(tokenizer, row, length) -> ids of the rows that the peer makes of one; they must be llmstage's. None: running text."""
+    prepare: Callable[[Any], None] = lambda tokenizer: None
+    """What must be changed in the tokenizer so that both sides see the same ids."""
+    options: Callable[[list[Row]], dict[str, Any]] = lambda rows: {}
+    """Words under `task.` on llmstage's side."""
+    peer_words: tuple[str, ...] = ()
+    """The same for the peer's command line."""
+
+    @property
+    def is_text(self) -> bool:
+        return self.unit == "tokens/s"
+
+    @property
+    def stage(self) -> str:
+        return "pretrain" if self.is_text else "finetune"
+
+
+# rows
+
+
+def text_documents() -> Rows:
+    """Documents of about DOCUMENT characters, one a line: real text where it is at hand, else the prose world.
+
+    Sentences are shuffled, so that batches are alike and the losses of two orders can be compared after few steps.
+    """
+    files = [SETS / "wikitext2" / f"{name}.txt" for name in ("test", "valid")]
+    if files[0].is_file():
+        lines = (line for file in files for line in file.read_text("utf-8").splitlines())
+        pieces = [piece.strip() for line in lines for piece in line.split(" . ")]
+        source = "WikiText-2 (test and validation files)"
+    else:
+        from llmstage.data.demo.prose import prose_rows
+
+        pieces, source = [row["text"] for row in prose_rows(8000, 0)], "the prose demo world"
+    documents, parts, size = [], [], 0
+    random.Random(0).shuffle(pieces)
+    for piece in filter(None, pieces):
+        parts.append(piece)
+        size += len(piece)
+        if size >= DOCUMENT:
+            documents.append({"text": " . ".join(parts)})
+            parts, size = [], 0
+    return documents, source
+
+
+def labelled_rows() -> Rows:
+    """Sentences of two classes: SST-2 where it is at hand, else the demo world cut to two labels."""
+    path = SETS / "sst2" / "train.tsv"
+    if path.is_file():
+        lines = (line.rstrip("\n").rpartition("\t") for line in path.open(encoding="utf-8"))
+        return [{"text": text, "label": int(label)} for text, _, label in lines], "SST-2"
+    from llmstage.data.demo.classification import classification_rows
+
+    rows = classification_rows(6000, 0)
+    names = sorted({row["label"] for row in rows})
+    return [{"text": row["text"], "label": names.index(row["label"]) % 2} for row in rows], "the demo world"
+
+
+def tagged_rows() -> Rows:
+    """Sentences with tags as numbers, which `tag_names` explains: WNUT-17 where it is at hand, else the demo world."""
+    path = SETS / "wnut17" / "wnut17train.conll"
+    if path.is_file():
+        blocks = [[line.split("\t") for line in block.splitlines()] for block in path.read_text("utf-8").split("\n\n")]
+        rows = [{"tokens": [word for word, _ in block], "tags": [tag for _, tag in block]} for block in blocks if block]
+        source = "WNUT-17"
+    else:
+        from llmstage.data.demo.token_classification import entity_rows
+
+        rows, source = entity_rows(3000, 0), "the demo world"
+    random.Random(0).shuffle(rows)
+    # llmstage's order of labels (O, then by type): with another one the two sides' seeded heads would differ.
+    names = sorted({tag for row in rows for tag in row["tags"]}, key=lambda tag: (tag != "O", tag[2:], tag))
+    for row in rows:
+        row["tags"] = [names.index(tag) for tag in row["tags"]]
+        row["names"] = names
+    # The peer counts labels by the highest tag in its file, of which this may be the beginning.
+    rows.insert(0, rows.pop(next(at for at, row in enumerate(rows) if len(names) - 1 in row["tags"])))
+    return rows, source
+
+
+def question_rows() -> Rows:
+    """Questions with one answer in a context, shuffled: XQuAD (en) where it is at hand, else the demo world."""
+    path = SETS / "xquad" / "xquad.en.json"
+    if path.is_file():
+        articles = json.loads(path.read_text("utf-8"))["data"]
+        parts = [part for article in articles for part in article["paragraphs"]]
+        asked = [(one, part["context"]) for part in parts for one in part["qas"]]
+        rows = [
+            {"question": one["question"].strip(), "context": text, "answers": one["answers"]} for one, text in asked
+        ]
+        source = "XQuAD (en)"
+    else:
+        from llmstage.data.demo import questions
+
+        rows, source = questions.question_rows(2000, 0), "the demo world"
+    random.Random(0).shuffle(rows)
+    return rows, source
+
+
+# the same ids on both sides
+
+
+def text_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
+    return [tokenizer(row["text"], truncation=True, max_length=length)["input_ids"]]
+
+
+def word_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
+    return [tokenizer(row["tokens"], is_split_into_words=True, truncation=True, max_length=length)["input_ids"]]
+
+
+def window_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
+    cut = {"truncation": "only_second", "max_length": length, "stride": STRIDE, "return_overflowing_tokens": True}
+    return list(tokenizer(row["question"], row["context"], **cut)["input_ids"])
+
+
+def begin_words(tokenizer: Any) -> None:
+    """One space before each word, whether it is handed over with one, as llmstage does, or without, as run_ner.py does."""
+    from tokenizers import normalizers
+
+    one_space = [normalizers.Strip(left=True, right=False), normalizers.Prepend(" ")]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(one_space)
+
+
+def tag_names(rows: list[Row]) -> dict[str, Any]:
+    return {"names": rows[0]["names"]}
+
+
+WORKS = {
+    "causal_lm": Work("gpt", "tokens/s", "hf_clm.py", text_documents, 256, 3e-4),
+    "masked_lm": Work("bert", "tokens/s", "hf_mlm.py", text_documents, 128, 3e-4),
+    "classification": Work(
+        "bert", "rows/s", "hf_classify.py", labelled_rows, 128, padding=("max", "dynamic"), peer_ids=text_ids
+    ),
+    # run_ner.py keeps the Trainer's default rate; at it, the order of the data moves the loss least.
+    "token_classification": Work(
+        "bert", "rows/s", "hf_tag.py", tagged_rows, 128, 5e-5, padding=("dynamic",), peer_ids=word_ids, prepare=begin_words,
+        options=tag_names,
+    ),
+    "question_answering": Work(
+        "bert", "rows/s", "hf_qa.py", question_rows, 384, padding=("max",), peer_ids=window_ids,
+        options=lambda rows: {"stride": STRIDE}, peer_words=("--stride", str(STRIDE)),
+    ),
+}  # fmt: skip
