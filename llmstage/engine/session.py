@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from llmstage.errors import DiskError, UserError
+from llmstage.models.rotary import give_back_turns
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -55,6 +56,7 @@ def session(seed: int, threads: int, *, deterministic: bool) -> Iterator[StopFla
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        give_back_turns()
         torch.set_default_dtype(dtype)
         torch.use_deterministic_algorithms(was_deterministic)
         torch.set_num_threads(old_threads)

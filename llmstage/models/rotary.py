@@ -18,6 +18,9 @@ from torch import Tensor
 KNOWN = ("modernbert", "llama", "mistral", "qwen2", "qwen3")
 """Model types whose cosines and sines are the same for both halves of a head, the halves being the pairs that turn."""
 
+CHANGED: list[Any] = []
+"""Modules of transformers in which the function was exchanged."""
+
 Rotate = Callable[..., tuple[Tensor, Tensor]]
 
 
@@ -65,3 +68,11 @@ def use_turns(model: Any) -> None:
     original = getattr(module, "apply_rotary_pos_emb", None)
     if model.config.model_type in KNOWN and original is not None and not hasattr(original, "original"):
         module.apply_rotary_pos_emb = faster(original)  # type: ignore[attr-defined]
+        CHANGED.append(module)
+
+
+def give_back_turns() -> None:
+    """Transformers' own functions in their places again: the next job of a sweep starts clean."""
+    while CHANGED:
+        module: Any = CHANGED.pop()
+        module.apply_rotary_pos_emb = module.apply_rotary_pos_emb.original

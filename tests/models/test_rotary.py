@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel, ModernBertConfig, ModernBertModel
 
-from llmstage.models.rotary import KNOWN, Turn, turn, use_turns
+from llmstage.models.rotary import KNOWN, Turn, give_back_turns, turn, use_turns
 
 PARTS = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
@@ -41,6 +41,13 @@ def test_a_turn_is_theirs_to_the_last_digit_of_fp32(name: str) -> None:
     (their_gradient,) = torch.autograd.grad((expected * weights).sum(), q)
     (our_gradient,) = torch.autograd.grad((Turn.apply(q, *halves) * weights).sum(), q)
     torch.testing.assert_close(our_gradient, their_gradient)
+
+
+@pytest.fixture(autouse=True)
+def _theirs() -> Iterator[None]:
+    give_back_turns()
+    yield
+    give_back_turns()
 
 
 def loss_and_gradient(net: torch.nn.Module, *, bf16: bool) -> tuple[float, torch.Tensor]:
@@ -78,3 +85,5 @@ def test_scoring_is_theirs_and_a_second_call_wraps_nothing_anew() -> None:
     first = module.apply_rotary_pos_emb
     use_turns(net)
     assert module.apply_rotary_pos_emb is first
+    give_back_turns()
+    assert module.apply_rotary_pos_emb is first.original, "the next job of a sweep starts clean"
