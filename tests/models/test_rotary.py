@@ -19,15 +19,6 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _theirs_afterwards() -> Iterator[None]:
-    modules = [importlib.import_module(f"transformers.models.{name}.modeling_{name}") for name in KNOWN]
-    before = [module.apply_rotary_pos_emb for module in modules]
-    yield
-    for module, function in zip(modules, before, strict=True):
-        module.apply_rotary_pos_emb = function
-
-
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_turn_is_theirs_to_the_last_digit_of_fp32(name: str) -> None:
     theirs = importlib.import_module(f"transformers.models.{name}.modeling_{name}").apply_rotary_pos_emb
