@@ -145,11 +145,13 @@ def render(results: dict[str, Any]) -> str:
             name + (", after pretraining" if row["pretrained"] else ""),
             row["task"],
             " / ".join(f"{count:,}" for count in row["rows"].values()),
-            f"{row['model'].removesuffix('ForSequenceClassification')}, {words.short(row['parameters'])}",
+            f"{row['model'].partition('For')[0].removesuffix('Model')}, {words.short(row['parameters'])}",
             told if row["split"] == "test" else f"{told} on {row['split']}",
             f"{words.number(simple['value'])} ({simple['name']})" if simple else "–",
             verdict,
-            f"{words.seconds(row['train_seconds'])}, {row['threads']} threads" if row["train_seconds"] else "–",
+            f"{words.seconds(row['train_seconds'])}, {row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+            if row["train_seconds"]
+            else "–",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     machines = ", ".join(dict.fromkeys(row["machine"] for row in results.values()))
@@ -157,7 +159,7 @@ def render(results: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Machine: {machines}. One run each, seed 0; the interval tells how far another sample of test rows might differ.",
+            f"Machine: {machines}. One run each, seed 0; the interval tells how far another sample of test rows might differ. Training is wall time; runs with one thread shared the two cores with others.",
         ]
     )
 
