@@ -14,8 +14,10 @@ from llmstage.engine.assemble import family
 
 @pytest.mark.parametrize(
     ("model_type", "kind"),
-    [("ernie", "bert"), ("mpnet", "bert"), ("roformer", "bert"), ("deberta", "bert"), ("bert", "bert")]
-    + [("llama", "gpt"), ("gpt2", "gpt"), ("mamba", "gpt"), ("qwen3", "gpt")],
+    [
+        *((name, "bert") for name in ("ernie", "mpnet", "roformer", "deberta", "bert")),
+        *((name, "gpt") for name in ("llama", "gpt2", "mamba", "qwen3")),
+    ],
 )
 def test_encoders_are_known_by_what_transformers_registers_them_for(model_type: str, kind: str) -> None:
     assert family(SimpleNamespace(is_encoder_decoder=False, model_type=model_type)) == kind
