@@ -185,7 +185,9 @@ def typed_run(plain: Any, words: Words) -> tuple[RunConfig, list[str]]:
     if "${" in str(plain.get("data")) or not run.stage.name:
         return run, wrong
     if not wrong:
-        wrong += check_run(run, [key for key in words.typed if "." in key or key == "data_root"])
+        # Beside a recipe data_root is never wrong: some recipes generate their rows, and a sweep may hold both kinds.
+        rooted = "data_root" in words.typed and not any(words.typed.get("experiment", []))
+        wrong += check_run(run, [key for key in words.typed if "." in key or (key == "data_root" and rooted)])
     return run, wrong
 
 
@@ -204,11 +206,13 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
         if group == "seed":
             if "seed" not in words.typed:
                 plain["seed"] = old
+        elif group == "data" and any(words.typed.get("experiment", [])):
+            continue  # a recipe typed beside the model names its own rows
         elif isinstance(old, dict) and (group != "task" or old.get("name") == plain["task"].get("name")):
             for key, value in old.items():
                 names_rows = group == "data" and key in ("path", "train", "validation", "test", "name")
-                if f"{group}.{key}" not in words.typed and key in plain[group] and not (names_rows and own_data):
-                    plain[group][key] = value
+                if key in plain[group] and not (names_rows and own_data):
+                    plain[group][key] = below_typed(f"{group}.{key}", value, plain[group][key], words)
     for key in SCORING_KEYS:
         old = (before.get("trainer") or {}).get(key)
         if old is not None and f"trainer.{key}" not in words.typed:
@@ -216,6 +220,18 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
     if "data.context" not in words.typed:
         plain["data"]["context"] = before.get("resolved", {}).get("context", plain["data"]["context"])
     return plain
+
+
+def below_typed(key: str, old: Any, new: Any, words: Words) -> Any:
+    """`old`, except for what was typed: the key itself, or keys inside it (data.columns.text, task.features.numbers)."""
+    if key in words.typed:
+        return new
+    if isinstance(old, dict) and isinstance(new, dict) and any(typed.startswith(f"{key}.") for typed in words.typed):
+        return {
+            name: below_typed(f"{key}.{name}", old[name], new.get(name), words) if name in old else new[name]
+            for name in {**old, **new}
+        }
+    return old
 
 
 def restart_with_allocator(command: Command, *, full_error: bool) -> None:

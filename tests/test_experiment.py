@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli import Command, check_all, main
 from llmstage.experiment import choices_of, preset_words
 from llmstage.overrides import read_words
 from llmstage.places import options
@@ -44,6 +44,13 @@ def test_a_missing_data_root_is_told_before_anything_is_loaded(workplace, capsys
 def test_data_root_without_a_recipe_is_no_silent_option(workplace, capsys):
     assert main(["stage=finetune", "task=classification", "data_root=."]) == 2
     assert "data_root is not read here" in capsys.readouterr().err
+
+
+def test_data_root_beside_a_recipe_that_generates_its_rows_is_no_mistake():
+    words = read_words(["experiment=short_answers", "data_root=/x"])
+    command = Command([], words, sweep=False)
+    check_all(command, ())
+    assert not words.wrong
 
 
 def test_an_unknown_recipe_is_told_with_the_nearest(capsys):

@@ -49,6 +49,8 @@ def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, A
         "vocab_size": config.vocab_size,
         "path": run.model.path,
         "pipeline_tag": pieces.task.pipeline_tag,
+        "auto_class": pieces.task.auto_model,
+        "own_weights": sum(p.numel() for p in model.extra.parameters()) if hasattr(model, "extra") else 0,
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 import torch
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from llmstage import console
@@ -30,7 +31,7 @@ from llmstage.models.tokenizer import SAMPLE_BYTES, Processor, load_processor, t
 from llmstage.naming import load_module
 from llmstage.places import ModelPlace, cache_dir, find_model
 from llmstage.schema import RunConfig
-from llmstage.schema.checks import ENCODERS
+from llmstage.schema.checks import DECODERS, ENCODERS
 from llmstage.tasks.base import RowError, Task
 
 DEFAULT_CONTEXT = {"gpt": 256, "bert": 128, "t5": 256}
@@ -102,7 +103,13 @@ def assemble(
     if training and "train" not in sources:
         raise DataError("There are no training rows: data.train is missing. Give data.train=<files>.")
     place = find_model(run.model.path) if run.model.path else None
-    task.suit(family(model_config(place, offline=run.offline)) if place else run.model.kind)
+    kind = family(model_config(place, offline=run.offline)) if place else run.model.kind
+    if kind not in run.task.takes():  # the door knows the families of common local models only
+        raise ModelError(
+            f"task={run.task.name} does not fit model.path={run.model.path} (family {kind}). "
+            f"It takes: {', '.join(run.task.takes())}."
+        )
+    task.suit(kind)
     context = int(fixed.get("context") or resolve_context(run, place))
     if place is not None and not training:
         task.adopt(model_config(place, offline=run.offline))
@@ -170,7 +177,9 @@ def family(config: Any) -> Literal["gpt", "bert", "t5"]:
     """The kind of model that a transformers config describes."""
     if getattr(config, "is_encoder_decoder", False):
         return "t5"
-    return "bert" if config.model_type in ENCODERS else "gpt"
+    # Many are registered for both, as BERT is; those of the common decoders are told by name.
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and config.model_type not in DECODERS
+    return "bert" if config.model_type in ENCODERS or masked else "gpt"
 
 
 def resolve_context(run: RunConfig, place: ModelPlace | None) -> int:

@@ -39,6 +39,8 @@ def plain(run: RunConfig) -> dict[str, Any]:
     data = asdict(run)
     for split in ("train", "validation", "test", "items"):
         data["data"][split] = absolute(data["data"][split])
+    if run.data.path and Path(run.data.path).expanduser().exists():  # else a hub id
+        data["data"]["path"] = absolute(run.data.path)
     if run.model.path and Path(run.model.path).expanduser().exists():
         data["model"]["path"] = str(Path(run.model.path).expanduser().resolve())
     return data

@@ -25,7 +25,7 @@ AUTO_CLASSES = {
 def write_card(model_dir: Path, report: Mapping[str, Any]) -> Path:
     """Write `model_dir/README.md`: front matter for the hub, then a card for people; returns its path.
 
-    Read from `report["model"]`: `pipeline_tag`, `auto_class` (else by the tag), `language`, `base`. Raises DiskError.
+    Read from `report["model"]`: `pipeline_tag`, `auto_class` (else by the tag), `own_weights`, `language`, `base`. Raises DiskError.
     """
     report = plain(report)
     model, data = report.get("model") or {}, report.get("data") or {}
@@ -72,6 +72,12 @@ def cautions(report: Mapping[str, Any]) -> Iterator[str]:
     """What a user of the model should know, read from the run itself."""
     if report.get("status", "completed") != "completed":
         yield f"The run that made it ended as **{report['status']}**, not completed."
+    own = (report.get("model") or {}).get("own_weights")
+    if own:
+        yield (
+            f"{words.number(own)} of its weights (`extra.*`) are read by llmstage alone. What transformers loads is the model "
+            f"without them, and the scores above are not reached: score and use it with `llmstage stage=evaluate model.path=…`."
+        )
     splits = (report.get("data") or {}).get("splits") or {}
     split = main_split(report)
     if split is None:

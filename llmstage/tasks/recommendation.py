@@ -21,7 +21,7 @@ from llmstage.data.interaction_words import as_list, check_interaction, check_na
 from llmstage.data.interactions import SPLITS, InteractionRows, assign, read_log
 from llmstage.data.rows import Columns, Row
 from llmstage.data.rowsource import RowSource
-from llmstage.errors import ModelError
+from llmstage.errors import DataError, ModelError
 from llmstage.metrics.ranking_slices import ranking_record, ranking_tables
 from llmstage.metrics.recommendation import click_scores, ranking_scores
 from llmstage.metrics.score import Score
@@ -92,6 +92,11 @@ class Recommendation(Task):
         self.texts_of |= {name: text for name, row in self.item_rows.items() if (text := item_text(row))}
         shares = {name: 0.0 if name in sources else getattr(data.split, name) for name in ("validation", "test")}
         part = assign(log, cfg.split, shares, data.split.max_rows, data.split.seed)
+        if (part < 0).all():
+            raise DataError(
+                "No user has two clicks in these files, so there is no past to rank by. Score with files that hold the users' "
+                "earlier clicks as well, or give the training rows beside them: data.train=<files>."
+            )
         self.facts = {**log.facts, **counted}
         console.note(", ".join(f"{count:,} {name}" for name, count in self.facts.items() if count))
         rule: list[Any] = [

@@ -159,6 +159,32 @@ def test_the_card_loads_as_a_hub_card_with_the_scores(tmp_path: Path, report: di
     assert "also in train: 4" in body and "100 items" in body
 
 
+@pytest.mark.parametrize(
+    ("auto_class", "call"),
+    [
+        ("AutoModelForSeq2SeqLM", "model.generate("),
+        ("AutoModelForCausalLM", "model.generate("),
+        ("AutoModelForQuestionAnswering", 'tokenizer("Who lives in Paris?", "Anna'),
+        ("AutoModel", 'model(**tokenizer("Some text."'),
+    ],
+)
+def test_the_card_shows_the_class_that_holds_the_weights_whatever_the_task_is_called(
+    tmp_path: Path, report: dict[str, Any], auto_class: str, call: str
+) -> None:
+    report["model"] |= {"pipeline_tag": "translation", "auto_class": auto_class}
+    body = write_card(tmp_path, report).read_text(encoding="utf-8")
+    assert f"{auto_class}.from_pretrained" in body and call in body
+    assert "extra.*" not in body
+
+
+def test_the_card_says_that_weights_of_our_own_are_not_loaded_by_transformers(
+    tmp_path: Path, report: dict[str, Any]
+) -> None:
+    report["model"]["own_weights"] = 1200
+    body = write_card(tmp_path, report).read_text(encoding="utf-8")
+    assert "1,200 of its weights (`extra.*`) are read by llmstage alone" in body
+
+
 def test_the_console_shows_the_same_numbers(report: dict[str, Any]) -> None:
     lines = score_lines(report)
     assert lines[0].split("\t") == ["split", "metric", "before", "after", "95 % interval", "count"]

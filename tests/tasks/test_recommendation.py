@@ -11,7 +11,8 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from transformers import AutoConfig
 
-from llmstage.errors import ModelError
+from llmstage.data.rowsource import ListSource
+from llmstage.errors import DataError, ModelError
 from llmstage.models.negatives import Negatives, fixed_uniform
 from llmstage.models.pooling import text_vectors
 from llmstage.models.ranked import decode
@@ -51,6 +52,14 @@ def test_history_is_cut_to_the_newest(it):
     names = [it.task.catalog.ids[index] for index in short.arrays["history"]]
     assert names == row["item"][-4:-1] and len(long.arrays["history"]) == len(row["item"]) - 1
     assert sorted(short.ref["seen"]) == sorted(long.ref["seen"])  # what is left out of the ranking stays the same
+
+
+def test_files_to_score_in_which_nobody_has_a_past_are_told(it):
+    rows = [{"user": f"u{number}", "item": f"i{number}"} for number in range(3)]
+    task = type(it.task)(it.run.task, it.run.generation)
+    given = {"test": ListSource("test", rows, "a list", task.columns.identity)}
+    with pytest.raises(DataError, match="No user has two clicks"):
+        task.arrange(given, {}, it.run.data)
 
 
 def test_aggregate_mean_weighs_all_equally(it):
