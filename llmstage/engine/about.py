@@ -40,6 +40,7 @@ def mapping(pieces: Pieces) -> dict[str, str]:
 
 def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, Any]:
     config: Any = model.config
+    extra: nn.Module | None = getattr(model, "extra", None)
     return {
         "name": run.model.path or run.model.name,
         "kind": run.model.kind,
@@ -50,7 +51,7 @@ def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, A
         "path": run.model.path,
         "pipeline_tag": pieces.task.pipeline_tag,
         "auto_class": pieces.task.auto_model,
-        "own_weights": sum(p.numel() for p in model.extra.parameters()) if hasattr(model, "extra") else 0,
+        "own_weights": 0 if extra is None else sum(parameter.numel() for parameter in extra.parameters()),
     }
 
 
