@@ -99,15 +99,8 @@ class Recommendation(Task):
             )
         self.facts = {**log.facts, **counted}
         console.note(", ".join(f"{count:,} {name}" for name, count in self.facts.items() if count))
-        rule: list[Any] = [
-            cfg.split,
-            cfg.positive_rating,
-            cfg.exclude_seen,
-            shares,
-            data.split.max_rows,
-            data.split.seed,
-            data.limit,
-        ]
+        rule: list[Any] = [cfg.split, cfg.positive_rating, cfg.exclude_seen, shares]
+        rule += [data.split.max_rows, data.split.seed, data.limit]
         rule += [{name: table.digest() for name, table in tables.items()}, own]
         bases = list(sources.values())
         return {
