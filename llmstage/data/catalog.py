@@ -46,6 +46,11 @@ def count_items(rows: Iterable[Row]) -> tuple[list[str], list[int]]:
         for name in row["item"]:
             counts.setdefault(str(name), 0)
         counts[str(row["item"][-1])] += bool(row.get("click", True))
+    if not any(counts.values()):
+        raise DataError(
+            "No training row is a click, so there is nothing to rank. Lower task.positive_rating (null: every rating is one), "
+            "or check data.columns.click."
+        )
     known = sorted(counts, key=lambda name: (-counts[name], name))
     return known, [counts[name] for name in known]
 

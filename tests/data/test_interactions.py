@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llmstage.cli import main
+from llmstage.data.catalog import count_items
 from llmstage.data.column_features import ColumnFeatures
 from llmstage.data.interaction_words import parse_click, parse_number, parse_time
 from llmstage.data.interactions import InteractionRows, assign, read_log
@@ -189,3 +190,8 @@ def test_movielens_as_it_is_published(compose_run):
     }
     plain, _ = task_of(compose_run, [f"data.train={DATA}/ratings.csv", f"data.items={DATA}/movies.csv"])
     assert plain.texts_of == task.texts_of and "Toy Story (1995) | Adventure, Animation" in task.texts_of["1"]
+
+
+def test_rows_without_any_click_are_an_error_that_names_the_key():
+    with pytest.raises(DataError, match=r"task\.positive_rating"):
+        count_items([{"item": ["a", "b"], "click": False}, {"item": ["b"], "click": False}])
