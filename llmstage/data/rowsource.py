@@ -52,6 +52,10 @@ class RowSource(ABC):
         for row, place in self:
             yield row, place, NO_MARK
 
+    def unlimited(self) -> RowSource:
+        """The same rows before data.limit: a few rows drawn for a quick look must not lack labels that the data has."""
+        return self
+
     def show_time(self, time: float) -> str:
         return str(time)
 
@@ -90,6 +94,11 @@ class PartSource(RowSource):
         self._kept: set[int] | None = None
         self.cut = cut is not None and split != "train"
         self.cut_by = (cut.by if isinstance(cut, RankedCut) else "content") if cut is not None and self.cut else ""
+
+    def unlimited(self) -> RowSource:
+        if self.limit is None:
+            return self
+        return self.base if self.side_of is None else PartSource(self.base, self.split, self.side_of, None, self.rule)
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]

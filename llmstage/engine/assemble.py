@@ -114,7 +114,7 @@ def assemble(
     if place is not None and not training:
         task.adopt(model_config(place, offline=run.offline))
     elif "train" in sources:
-        task.learn(row for row, _ in sources["train"])
+        task.learn(row for row, _ in sources["train"].unlimited())
     processor = choose_processor(run, task, sources, place, context, resume_from)
     task.bind(processor, context)
     if run.trainer.packing == "on" and not task.packs:

@@ -99,6 +99,14 @@ def test_limit_is_of_each_split_and_does_not_move_the_cut(tmp_path: Path) -> Non
     assert all(some[split].digest() != whole[split].digest() for split in whole)
 
 
+def test_behind_a_limit_the_whole_split_can_be_seen(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.jsonl", [f"t {i}" for i in range(300)])
+    whole, some = opened(train=train), opened(train=train, limit=5)
+    assert texts(some["train"].unlimited()) == texts(whole["train"]) and len(texts(some["train"])) == 5
+    assert whole["train"].unlimited() is whole["train"]
+    assert texts(opened(test=train, limit=5)["test"].unlimited()) == [f"t {i}" for i in range(300)]
+
+
 def test_a_limit_draws_from_the_whole_of_a_sorted_file_whatever_its_order(tmp_path: Path) -> None:
     ordered = [f"t {i}" for i in range(300)]
     drawn = texts(opened(test=write(tmp_path / "a.jsonl", ordered), limit=30)["test"])
