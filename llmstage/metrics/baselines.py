@@ -100,15 +100,6 @@ def ridge(x_train: Any, values: ArrayLike, x: Any) -> NDArray[np.float64]:
     return np.asarray(Ridge().fit(x_train, np.asarray(values, dtype=np.float64)).predict(x), dtype=np.float64)
 
 
-def tfidf_logistic(
-    train_texts: Sequence[str], train_labels: Sequence[str], texts: Sequence[str], *, most: int = MAX_ROWS
-) -> tuple[list[str], NDArray[np.float64]]:
-    """(classes in sorted order, probabilities [N, C]): TF-IDF with logistic regression, the text baseline of every task."""
-    used = thin(len(train_texts), most)
-    known, asked = tfidf([train_texts[index] for index in used], texts)
-    return logistic(known, [train_labels[index] for index in used], asked)
-
-
 def majority(train_labels: Sequence[str], num_rows: int) -> tuple[list[str], NDArray[np.float64]]:
     """(classes in sorted order, probabilities [N, C]): each row gets the shares of the labels in training."""
     counts = Counter(train_labels)

@@ -9,7 +9,7 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 
 from llmstage.data.demo.grading import QUESTIONS, grading_rows
 from llmstage.data.demo.machines import FACTS, FAULTS, LIMIT, machine_rows, rows_for
-from llmstage.metrics.baselines import mostly_chinese, tfidf_logistic
+from llmstage.metrics.baselines import logistic, mostly_chinese, tfidf
 
 
 @pytest.mark.parametrize("make", [grading_rows, machine_rows])
@@ -56,9 +56,7 @@ def test_rows_hold_what_targets_and_features_ask_for():
 
 def test_a_linear_model_finds_faults_in_the_notes():
     train, test = machine_rows(800, 0), machine_rows(100, 1)
-    classes, shares = tfidf_logistic(
-        [row["text"] for row in train], ["leak" if "leak" in row["faults"] else "no" for row in train],
-        [row["text"] for row in test],
-    )  # fmt: skip
+    known, asked = tfidf([row["text"] for row in train], [row["text"] for row in test])
+    classes, shares = logistic(known, ["leak" if "leak" in row["faults"] else "no" for row in train], asked)
     said = [classes[place] for place in shares.argmax(axis=1)]
     assert f1_score(["leak" if "leak" in row["faults"] else "no" for row in test], said, pos_label="leak") > 0.8

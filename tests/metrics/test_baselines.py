@@ -12,18 +12,24 @@ from sklearn.pipeline import make_pipeline
 from llmstage.metrics.baselines import (
     beside,
     capped,
+    logistic,
     logistic_multilabel,
     majority,
     mostly_chinese,
     ridge,
     tfidf,
-    tfidf_logistic,
     thin,
 )
 
 ENGLISH = ["the kettle is broken", "refund my money", "a broken lamp", "money back please", "refund the lamp"]
 CHINESE = ["水壶坏了", "请退款", "台灯是坏的", "把钱退给我", "台灯退款"]
 LABELS = ["complaint", "refund", "complaint", "refund", "refund"]
+
+
+def tfidf_logistic(train_texts, labels, texts):
+    """The two steps as a head takes them."""
+    known, asked = tfidf(train_texts, texts)
+    return logistic(known, labels, asked)
 
 
 @pytest.mark.parametrize(
