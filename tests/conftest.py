@@ -132,6 +132,9 @@ def tiny(
         "model.mlp_width=64",
         f"model.vocab_size={vocab_size}",
     ]
+    if kind in ("clip", "vlm"):
+        tower = {"size": 32, "layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
+        small += [f"model.vision.{key}={value}" for key, value in tower.items()]
     run = composed([f"stage={stage}", f"task={name}", f"model={kind}_tiny", *small, *words])
     task = load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation)
     task.suit(kind)
@@ -139,9 +142,23 @@ def tiny(
     task.learn(rows)
     texts = (text for row in task.demo_rows(64, 1) for text in task.texts(row))
     processor = train_processor(texts, vocab_size, kind, context, by_character=task.by_character)
+    if run.task.reads_images:
+        see(run, task, processor, [*rows, *task.demo_rows(64, 1)])
     task.bind(processor, context)
     features = [item for row in rows for item in task.encode(row)]
     return TinyTask(run, task, processor, rows, features, context)
+
+
+def see(run: RunConfig, task: Any, processor: Any, rows: list[dict[str, Any]]) -> None:
+    """The pictures of the rows, as the engine reads them."""
+    from llmstage.data.pictures import Pictures
+    from llmstage.models.eyes import tower_images
+    from llmstage.models.presets import preset_eyes
+
+    processor.images = tower_images(run.model.vision)
+    processor.eyes = preset_eyes(run.model) if run.model.kind == "vlm" else None
+    task.pictures = Pictures(processor.images)
+    task.pictures.read(place for row in rows for place in task.images(row))
 
 
 def composed_task(name: str) -> dict[str, Any]:

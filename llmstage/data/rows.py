@@ -11,6 +11,19 @@ Row = dict[str, Any]
 """One raw example in the task's own words, e.g. `{"text": ..., "label": ...}` or `{"messages": [...]}`."""
 
 
+class Place(str):
+    """Where a picture is. Rows are hashed by the name that their file gives it, so that a data set that is moved to another
+    folder is cut as before."""
+
+    name: str = ""
+
+    @classmethod
+    def of(cls, place: str, name: str) -> Place:
+        made = cls(place)
+        made.name = name
+        return made
+
+
 @dataclass(slots=True, frozen=True)
 class Columns:
     """What a task's rows hold: the words it must have, those it may have, and the words that say what a row *is*."""
@@ -22,6 +35,8 @@ class Columns:
     Empty: the required words."""
     either: tuple[tuple[str, ...], ...] = ()
     """Groups of optional words, of which one must be there as a whole: the same thing said in different forms."""
+    images: tuple[str, ...] = ()
+    """Words whose value says where a picture is, seen from the row's file."""
     present: tuple[str, ...] = ()
     """Optional words that a file must have a column for all the same: a value may be missing, the column may not."""
 

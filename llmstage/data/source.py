@@ -18,7 +18,7 @@ from llmstage.data.lines import check_encoding
 from llmstage.data.marks import NO_MARK, Mark, Marker, Span
 from llmstage.data.quarantine import BadRows
 from llmstage.data.records import Bad, ReadOptions, Records
-from llmstage.data.rows import Columns, Row, digest_of
+from llmstage.data.rows import Columns, Place, Row, digest_of
 from llmstage.data.rowsource import PartSource, RowSource
 from llmstage.data.splits import find_cut
 from llmstage.data.times import Clock, check_form
@@ -53,7 +53,7 @@ class CheckedSource(RowSource):
     def marked(self) -> Iterator[tuple[Row, str, Mark]]:
         fine, span = 0, Span()
         for shown, records in self.opened():
-            for row, place, mark in self._rows_of(shown, records, fine):
+            for row, place, mark in self._rows_of(shown, records, fine, self.folder_of(shown)):
                 fine += 1
                 span.add(mark)
                 yield row, place, mark
@@ -64,7 +64,11 @@ class CheckedSource(RowSource):
         if fine == 0:
             raise DataError(f"data.{self.split}: no row in {self.described}. Give a file with rows.")
 
-    def _rows_of(self, shown: str, records: Records, fine: int) -> Iterator[tuple[Row, str, Mark]]:
+    def folder_of(self, shown: str) -> Path | None:
+        """Where a file lies, so that pictures beside it are found; None where the rows come from no file."""
+        return None
+
+    def _rows_of(self, shown: str, records: Records, fine: int, folder: Path | None) -> Iterator[tuple[Row, str, Mark]]:
         peeked = list(islice(records, PEEK))
         found = sample_columns(peeked)
         mapping = map_columns(found, self.cfg.columns, self.columns, shown) if found else {}
@@ -74,7 +78,7 @@ class CheckedSource(RowSource):
         marks = self.marker.columns(found, mapping, shown)
         last_line = 0
         for ordinal, (line, record) in enumerate(chain(peeked, records)):
-            made = record if isinstance(record, Bad) else self._row(record, mapping)
+            made = record if isinstance(record, Bad) else self._row(record, mapping, folder)
             mark = NO_MARK
             if isinstance(record, dict) and not isinstance(made, Bad):
                 read = self.marker.read(record, marks)
@@ -93,8 +97,8 @@ class CheckedSource(RowSource):
                 yield made, f"{shown}:{line}", mark
             last_line = line
 
-    def _row(self, record: dict[str, Any], mapping: dict[str, str]) -> Row | Bad:
-        """The record in the task's words, or what is wrong with it."""
+    def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad:
+        """The record in the task's words, or what is wrong with it. `folder`: where its file lies."""
         if not mapping:  # no good record among the first ones told the columns
             mapping = map_columns(record, self.cfg.columns, self.columns, f"data.{self.split}")
         if "messages" in self.columns.required:
@@ -105,6 +109,11 @@ class CheckedSource(RowSource):
             row: Row = made
         else:
             row = {word: record[column] for word, column in mapping.items() if column in record}
+        if self.columns.images and folder is not None:
+            try:
+                find_images(row, self.columns.images, folder)
+            except ValueError as error:
+                return Bad(str(error), shorten(record))
         reason = complaint(row, mapping, self.columns, self.cfg.max_row_mb) or self.check_row(row)
         return Bad(reason.removesuffix("."), shorten(record)) if reason else row
 
@@ -147,6 +156,10 @@ class FileSource(CheckedSource):
     def opened(self) -> Iterator[tuple[str, Records]]:
         for file, name in self.files:
             yield file.shown, guarded(file, load_reader(name, trusted=self.trusted).read(file, self.options))
+
+    def folder_of(self, shown: str) -> Path | None:
+        path = next(file.path for file, _ in self.files if file.shown == shown).resolve()
+        return path if path.is_dir() else path.parent
 
     def digest(self) -> str:
         if self._digest is None:
@@ -219,6 +232,15 @@ def cut_missing(given: dict[str, RowSource], cfg: DataConfig) -> dict[str, RowSo
     sides = {split: PartSource(train, split, cut, None, rule) for split in ("train", *(s for s in shares if shares[s]))}
     merged: dict[str, RowSource] = {**given, **sides}
     return {split: merged[split] for split in ("train", "validation", "test") if split in merged}
+
+
+def find_images(row: Row, words: Sequence[str], folder: Path) -> None:
+    """Names of pictures as places that can be opened from anywhere. Raises BadImage."""
+    from llmstage.data.images import place_in  # Pillow is loaded for rows with pictures only
+
+    for word in words:
+        if isinstance(row.get(word), str):
+            row[word] = Place.of(place_in(folder, row[word]), row[word])
 
 
 def guarded(file: DataFile, records: Records) -> Records:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmstage.data.marks import NO_MARK, Mark, Span
-from llmstage.data.rows import Row, digest_of
+from llmstage.data.rows import Place, Row, digest_of
 from llmstage.errors import DataError, UserError
 from llmstage.places import cache_dir
 from llmstage.schema.data import DataConfig
@@ -42,6 +42,8 @@ def group_hash(group: Any, seed: int) -> int:
 
 
 def tidy(value: Any) -> Any:
+    if isinstance(value, Place):
+        return value.name
     if isinstance(value, str):
         return " ".join(value.split())
     if isinstance(value, dict):

@@ -47,7 +47,7 @@ def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, A
         "architecture": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "context": pieces.context,
-        "vocab_size": config.vocab_size,
+        "vocab_size": config.get_text_config().vocab_size,
         "path": run.model.path,
         "pipeline_tag": pieces.task.pipeline_tag,
         "auto_class": pieces.task.auto_model,

@@ -27,14 +27,16 @@ from llmstage.data.tables import open_side_tables
 from llmstage.errors import DataError, ModelError
 from llmstage.models.adapter import add_adapter, has_adapter, merge_adapter, quantization
 from llmstage.models.build import build_model
+from llmstage.models.eyes import eyes_of, tower_images
+from llmstage.models.presets import preset_eyes
 from llmstage.models.tokenizer import SAMPLE_BYTES, Processor, load_processor, train_processor
 from llmstage.naming import load_module
 from llmstage.places import ModelPlace, cache_dir, find_model
 from llmstage.schema import RunConfig
-from llmstage.schema.checks import DECODERS, ENCODERS
+from llmstage.schema.checks import DECODERS, ENCODERS, SEEING, TWO_TOWERS
 from llmstage.tasks.base import RowError, Task
 
-DEFAULT_CONTEXT = {"gpt": 256, "bert": 128, "t5": 256}
+DEFAULT_CONTEXT = {"gpt": 256, "bert": 128, "t5": 256, "clip": 77, "vlm": 256}
 DEMO_HELD_OUT = 200
 """Rows of the demo world's validation and test splits, at most."""
 
@@ -116,6 +118,8 @@ def assemble(
     elif "train" in sources:
         task.learn(row for row, _ in sources["train"].unlimited())
     processor = choose_processor(run, task, sources, place, context, resume_from)
+    if run.task.reads_images:
+        read_pictures(run, task, processor, sources, training=training)
     task.bind(processor, context)
     if run.trainer.packing == "on" and not task.packs:
         raise ModelError(
@@ -130,6 +134,19 @@ def assemble(
         check_ledger(split, stores[split], run.data.max_lost, context)
     leaks = Leaks() if run.data.is_demo else find_leaks(sources, run.data.split.group, run.data.split.time)
     return Pieces(task, processor, sources, stores, place, context, packing, leaks)
+
+
+def read_pictures(
+    run: RunConfig, task: Task, processor: Processor, sources: dict[str, RowSource], *, training: bool
+) -> None:
+    """Decode and resize every picture once, before anything is trained; encode() then names the rows of bad ones."""
+    from llmstage.data.pictures import Pictures
+
+    wanted = [source for split, source in sources.items() if split != "train" or training or len(sources) == 1]
+    task.pictures = Pictures(processor.images, None if run.data.is_demo else cache_dir(run.data.cache))
+    task.pictures.read(place for source in wanted for row, _ in source for place in task.images(row))
+    if run.stage.name != "evaluate":
+        task.augment = run.data.augment
 
 
 def open_sources(run: RunConfig, task: Task, out_dir: Path) -> dict[str, RowSource]:
@@ -151,7 +168,8 @@ def open_sources(run: RunConfig, task: Task, out_dir: Path) -> dict[str, RowSour
     sources: dict[str, RowSource] = {}
     seen: set[int] = set()
     for number, (split, size) in enumerate((("train", wanted), ("validation", held_out), ("test", held_out))):
-        rows = task.demo_rows(size, 3 * run.seed + number)
+        make = task.demo_test_rows if split == "test" else task.demo_rows
+        rows = make(size, 3 * run.seed + number)
         fresh = [row for row in rows if row_hash(row, task.columns.identity, 0) not in seen]
         seen.update(row_hash(row, task.columns.identity, 0) for row in rows)
         sources[split] = ListSource(split, fresh, f"demo world, seed {run.seed}", task.columns.identity)
@@ -173,8 +191,12 @@ def model_config(place: ModelPlace, *, offline: bool) -> Any:
         raise ModelError(f"model.path={source} is no model.{where} {str(error).strip().splitlines()[0]}") from None
 
 
-def family(config: Any) -> Literal["gpt", "bert", "t5"]:
+def family(config: Any) -> Literal["gpt", "bert", "t5", "clip", "vlm"]:
     """The kind of model that a transformers config describes."""
+    if config.model_type in TWO_TOWERS:
+        return "clip"
+    if config.model_type in SEEING:
+        return "vlm"
     if getattr(config, "is_encoder_decoder", False):
         return "t5"
     # Many are registered for both, as BERT is; those of the common decoders are told by name.
@@ -187,7 +209,7 @@ def resolve_context(run: RunConfig, place: ModelPlace | None) -> int:
     kind = run.model.kind
     if place is not None:
         config = model_config(place, offline=run.offline)
-        most = getattr(config, "max_position_embeddings", None)
+        most = getattr(config.get_text_config(), "max_position_embeddings", None)
         kind = family(config)
     if run.data.context != "auto":
         if most and int(run.data.context) > most:
@@ -206,10 +228,24 @@ def choose_processor(
     context: int,
     resume_from: Path | None,
 ) -> Processor:
-    if resume_from is not None:
-        return load_processor(str(resume_from), local=True)
-    if place is not None:
-        return load_processor(str(place.model_dir or place.hub_id), local=run.offline or place.model_dir is not None)
+    sees = run.task.reads_images
+    if resume_from is not None or place is not None:
+        local = resume_from is not None or run.offline or (place is not None and place.model_dir is not None)
+        source = str(resume_from or (place and (place.model_dir or place.hub_id)))
+        processor = load_processor(source, local=local, sees=sees)
+        if sees:
+            known = ModelPlace(resume_from) if resume_from else place
+            assert known is not None
+            processor.eyes = eyes_of(model_config(known, offline=run.offline))
+        return processor
+    processor = trained_processor(run, task, sources, context)
+    if sees:
+        processor.images = tower_images(run.model.vision)
+        processor.eyes = preset_eyes(run.model) if run.model.kind == "vlm" else None
+    return processor
+
+
+def trained_processor(run: RunConfig, task: Task, sources: dict[str, RowSource], context: int) -> Processor:
     cache = cache_dir(run.data.cache) if not run.data.is_demo else None
     key = hashlib.sha256(
         f"4|{sources['train'].digest()}|{run.model.vocab_size}|{run.model.kind}|{context}|{run.task.name}|{task.by_character}".encode()
@@ -285,6 +321,7 @@ def ledger(pieces: Pieces) -> dict[str, Any]:
 
 def data_digest(pieces: Pieces) -> str:
     """Fingerprint of what is trained on; a resumed run must see the same."""
+    pixels = f"|{pieces.task.pictures.digest}" if pieces.task.pictures is not None else ""
     return hashlib.sha256(
-        f"{pieces.sources['train'].digest()}|{pieces.processor.digest()}|{pieces.context}".encode()
+        f"{pieces.sources['train'].digest()}|{pieces.processor.digest()}|{pieces.context}{pixels}".encode()
     ).hexdigest()

@@ -18,6 +18,7 @@ from llmstage.engine.machine import Machine
 from llmstage.engine.optim import auto_lr
 from llmstage.errors import DiskError, UserError
 from llmstage.models.build import count_parameters
+from llmstage.models.towers import count_vision
 from llmstage.schema import RunConfig
 
 MICRO_TOKENS = 2048
@@ -78,7 +79,7 @@ def make_plan(
     batch_rows = max(1, round(rows / batches))
     width = computed / max(1, rows)
     micro = fixed.get("micro_batch_size") or resolve_micro(run, machine, batch_rows, width)
-    config: Any = model.config
+    config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     lr = (
         float(fixed["lr"])
         if "lr" in fixed
@@ -88,8 +89,9 @@ def make_plan(
     )
     parameters, trained = count_parameters(model), count_parameters(model, trained=True)
     # 6 FLOPs a parameter and token (Kaplan 2020), and attention: 12 * layers * width * context.
-    per_token = 6 * parameters + 12 * config.num_hidden_layers * config.hidden_size * order.context
-    flops = per_token * tokens_per_batch * steps
+    seeing = count_vision(model)
+    per_token = 6 * (parameters - seeing) + 12 * config.num_hidden_layers * config.hidden_size * order.context
+    flops = (per_token * tokens_per_batch + image_flops(model, seeing) * len(store) / batches) * steps
     activations = (
         micro
         * width
@@ -114,6 +116,15 @@ def make_plan(
         eval_every=eval_every,
         save_every=eval_every if trainer.save_every == "auto" else int(trainer.save_every),
     )
+
+
+def image_flops(model: nn.Module, parameters: int) -> float:
+    """FLOPs of one image through the tower that sees, forward and backward; 0 where there is none."""
+    config: Any = getattr(model.config, "vision_config", None)
+    if config is None:
+        return 0.0
+    patches = (config.image_size // config.patch_size) ** 2 + 1
+    return float(patches * (6 * parameters + 12 * config.num_hidden_layers * config.hidden_size * patches))
 
 
 def resolve_micro(run: RunConfig, machine: Machine, batch_rows: int, width: float) -> int:

@@ -13,81 +13,17 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, LlamaConfig, ModernBertConfig, PreTrainedConfig, T5Config
+from transformers import AutoConfig
 
 from llmstage.errors import ModelError
 from llmstage.models.adapter import CONFIG, adapter_base, load_adapter
 from llmstage.models.lm import last_hidden, masked_head
 from llmstage.models.packing import read_packed_rows
+from llmstage.models.presets import preset_config
 from llmstage.models.tokenizer import ASSISTANT, END, Processor
+from llmstage.models.towers import freeze_towers, take_tower
 from llmstage.places import ModelPlace
 from llmstage.schema import ModelConfig
-
-FAMILY = {"gpt": "decoder (Llama)", "bert": "encoder (ModernBERT)", "t5": "encoder and decoder (T5)"}
-
-
-def preset_config(cfg: ModelConfig, processor: Processor, context: int, options: dict[str, Any]) -> PreTrainedConfig:
-    """A preset as a transformers config.
-
-    gpt is Llama (Touvron 2023: RMSNorm, SwiGLU, rotary positions): the architecture that most other tools load.
-    bert is ModernBERT (Warner 2024: rotary positions, GeGLU, no token types): the current encoder of transformers.
-    t5 is T5 v1.1 (Raffel 2020; gated GELU, relative positions): encoder and decoder of `layers` blocks each.
-    None has learned positions of its own, so a longer context needs no new weights.
-    """
-    ids = processor.tokenizer
-    if cfg.kind == "t5":
-        shape: dict[str, Any] = {
-            "vocab_size": max(len(processor), 8),
-            "d_model": cfg.width,
-            "d_kv": cfg.width // cfg.heads,
-            "d_ff": cfg.mlp_width,
-            "num_layers": cfg.layers,
-            "num_heads": cfg.heads,
-            "dropout_rate": cfg.dropout,
-            "feed_forward_proj": "gated-gelu",
-            # To transformers this means v1.1: embedding and head are tied all the same, but logits are not scaled.
-            "tie_word_embeddings": False,
-            "pad_token_id": ids.pad_token_id,
-            "bos_token_id": ids.bos_token_id,
-            "eos_token_id": ids.eos_token_id,
-            "decoder_start_token_id": ids.pad_token_id,
-            **options,
-        }
-        return T5Config(**shape)
-    common: dict[str, Any] = {
-        "vocab_size": max(len(processor), 8),
-        "hidden_size": cfg.width,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "intermediate_size": cfg.mlp_width,
-        "pad_token_id": ids.pad_token_id,
-        "bos_token_id": ids.bos_token_id,
-        "eos_token_id": ids.eos_token_id,
-        "tie_word_embeddings": True,
-        **options,
-    }
-    if cfg.kind == "gpt":
-        return LlamaConfig(
-            max_position_embeddings=max(context, 1024),
-            num_key_value_heads=cfg.heads,
-            attention_dropout=cfg.dropout,
-            # Logits of size 1 at the start whatever the width; the usual 0.02 is made for widths near 2,000 and left a
-            # model of width 128 untrained for three times as long on the demo world.
-            initializer_range=cfg.width**-0.5,
-            **common,
-        )
-    return ModernBertConfig(
-        max_position_embeddings=max(context, 1024),
-        cls_token_id=ids.cls_token_id,
-        sep_token_id=ids.sep_token_id,
-        attention_dropout=cfg.dropout,
-        mlp_dropout=cfg.dropout,
-        embedding_dropout=cfg.dropout,
-        classifier_dropout=cfg.dropout,
-        classifier_pooling="mean",
-        initializer_range=cfg.width**-0.5,  # as above; eight rows are learned in a fifth of the steps
-        **common,
-    )
 
 
 def build_model(
@@ -116,9 +52,11 @@ def build_model(
         ):  # made for Adafactor, T5's embeddings have size 1 at the start; as for gpt, logits should have
             with torch.no_grad():
                 model.get_input_embeddings().weight.mul_(cfg.width**-0.5)
+        if cfg.vision.path is not None:
+            take_tower(model, cfg.vision)
     else:
         model = load_model(auto, place, options, cfg.dropout, offline=offline, quantized=quantized or {})
-        rows = model.get_input_embeddings().weight.shape[0]
+        rows = vocabulary_rows(model)
         if len(processor) > rows:
             raise ModelError(
                 f"The tokenizer has {len(processor)} entries but the model at {cfg.path} has embeddings for {rows}. "
@@ -129,9 +67,12 @@ def build_model(
         model.extra = module
         if place is not None:
             load_extra(model, place)
-    if model.config.pad_token_id is None:  # transformers' classifiers look for it to find the last token
+    if (
+        getattr(model.config, "pad_token_id", None) is None
+    ):  # transformers' classifiers look for it to find the last token
         model.config.pad_token_id = processor.pad_id
-    if auto_model in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
+    freeze_towers(model, cfg.freeze)
+    if auto_model in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"):
         set_generation(model, processor)
         model.split_head = head_is_plain(model)
     if auto_model == "AutoModelForMaskedLM":
@@ -139,6 +80,12 @@ def build_model(
     read_packed_rows(model)
     model.eval()
     return model
+
+
+def vocabulary_rows(model: Any) -> int:
+    """Entries of the embedding; CLIP's text tower keeps it to itself."""
+    body = getattr(model, "text_model", model)
+    return int(body.get_input_embeddings().weight.shape[0])
 
 
 def load_model(
@@ -240,7 +187,7 @@ def head_is_plain(model: Any, head: Any = None) -> bool:
 
     Models that scale or cap their logits (Gemma 2, Cohere, Granite, the first T5) are not, and go through their own forward.
     """
-    ids = torch.arange(1, 9).unsqueeze(0) % model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(1, 9).unsqueeze(0) % vocabulary_rows(model)
     with torch.no_grad():
         try:
             inputs = {"input_ids": ids}

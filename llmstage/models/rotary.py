@@ -64,11 +64,12 @@ def faster(original: Rotate) -> Rotate:
 def use_turns(model: Any) -> None:
     """Let the layers of a transformers model turn by `turn` above: they look the function up in their module, which offers
     no other place for it. Nothing of it is saved with the model."""
-    module = sys.modules[type(model).__module__]
-    original = getattr(module, "apply_rotary_pos_emb", None)
-    if model.config.model_type in KNOWN and original is not None and not hasattr(original, "original"):
-        module.apply_rotary_pos_emb = faster(original)  # type: ignore[attr-defined]
-        CHANGED.append(module)
+    for part in (model, getattr(model, "base_model", model), getattr(model.base_model, "language_model", model)):
+        module = sys.modules[type(part).__module__]
+        original = getattr(module, "apply_rotary_pos_emb", None)
+        if part.config.model_type in KNOWN and original is not None and not hasattr(original, "original"):
+            module.apply_rotary_pos_emb = faster(original)  # type: ignore[attr-defined]
+            CHANGED.append(module)
 
 
 def give_back_turns() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmstage.errors import ModelError
+from llmstage.models.eyes import Eyes, load_images, whole_processor
 
 BOS, EOS, PAD, MASK = "<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+IMAGE = "<image>"
+"""Stands where a picture's patches go; LLaVA's own spelling."""
 SPECIAL = (PAD, BOS, EOS, MASK, SYSTEM, USER, ASSISTANT, END)
 
 CHAT_TEMPLATE = (
@@ -23,6 +27,16 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 """No white space between a marker and the content, so that content encoded by itself gives the same ids as the whole."""
+
+CONTENT = (
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"
+)
+IMAGE_TEMPLATE = CHAT_TEMPLATE.replace(
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}",
+    "{{ '<|' + message['role'] + '|>' }}" + CONTENT + "{{ '<|end|>' }}",
+)
+"""The same with content that may be a list of texts and images, as transformers' processors take it."""
 
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's pattern (Radford 2019) with one change: each digit is a piece of its own, so numbers are read digit by digit."""
@@ -38,9 +52,14 @@ SAMPLE_BYTES = 100_000_000
 
 
 class Processor:
-    """A tokenizer with the two things training needs: plain text stays plain, and ids come as lists."""
+    """A tokenizer with the two things training needs: plain text stays plain, and ids come as lists.
 
-    def __init__(self, tokenizer: Any) -> None:
+    For models that see, `images` is the transformers image processor that is saved with the model.
+    """
+
+    def __init__(self, tokenizer: Any, images: Any = None) -> None:
+        self.images = images
+        self.eyes: Eyes | None = None
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ModelError(
@@ -114,8 +133,10 @@ class Processor:
 
     def digest(self) -> str:
         """sha256 of everything that decides ids."""
-        template = str(self.tokenizer.chat_template)
-        return hashlib.sha256((self.tokenizer.backend_tokenizer.to_str() + template).encode()).hexdigest()
+        told = self.tokenizer.backend_tokenizer.to_str() + str(self.tokenizer.chat_template)
+        if self.images is not None:
+            told += json.dumps(self.images.to_dict(), sort_keys=True, default=str)
+        return hashlib.sha256(told.encode()).hexdigest()
 
     @property
     def pad_id(self) -> int:
@@ -137,8 +158,17 @@ class Processor:
     def cls_id(self) -> int | None:
         return None if self.tokenizer.cls_token_id is None else int(self.tokenizer.cls_token_id)
 
+    @property
+    def image_id(self) -> int:
+        """The token that stands where a picture's patches go."""
+        return int(self.tokenizer.convert_tokens_to_ids(IMAGE))
+
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
+        """The tokenizer; of a model that sees, the whole transformers processor."""
+        if self.images is None:
+            self.tokenizer.save_pretrained(folder)
+        else:
+            whole_processor(self.tokenizer, self.images, self.eyes).save_pretrained(folder)
 
 
 def train_processor(
@@ -156,7 +186,7 @@ def train_processor(
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL),
+        special_tokens=[*SPECIAL, *([IMAGE] if kind == "vlm" else [])],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -166,11 +196,15 @@ def train_processor(
         "gpt": (f"{BOS} $A", f"{BOS} $A $B"),
         "bert": (f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B {EOS}"),
         "t5": (f"$A {EOS}", f"$A {EOS} $B {EOS}"),
+        "clip": (f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B {EOS}"),
+        "vlm": (f"{BOS} $A", f"{BOS} $A $B"),
     }[kind]
     bpe.post_processor = processors.TemplateProcessing(single, pair, [(BOS, bos), (EOS, eos)])
     named: dict[str, Any] = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "mask_token": MASK}
     if kind == "bert":
         named |= {"cls_token": BOS, "sep_token": EOS}
+    if kind == "vlm":
+        named["extra_special_tokens"] = {"image_token": IMAGE}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         model_max_length=context,
@@ -179,14 +213,17 @@ def train_processor(
         additional_special_tokens=[SYSTEM, USER, ASSISTANT, END],
         **named,
     )
-    if kind == "gpt":
-        tokenizer.chat_template = CHAT_TEMPLATE
+    if kind in ("gpt", "vlm"):
+        tokenizer.chat_template = IMAGE_TEMPLATE if kind == "vlm" else CHAT_TEMPLATE
     return Processor(tokenizer)
 
 
-def load_processor(path: str, *, local: bool) -> Processor:
-    """The tokenizer of a model folder or hub id; never runs code that came with it."""
+def load_processor(path: str, *, local: bool, sees: bool = False) -> Processor:
+    """The tokenizer of a model folder or hub id, with its image processor where the model `sees`; never runs code that came
+    with it."""
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     try:
-        return Processor(AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=local))
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        return Processor(tokenizer, load_images(path, local=local) if sees else None)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"No tokenizer can be loaded from {path}: {str(error).splitlines()[0]}") from None

@@ -52,6 +52,8 @@ ENCODER_DECODERS = (
     "led",
     "prophetnet",
 )
+TWO_TOWERS = ("clip",)
+SEEING = ("llava",)
 """Model types whose family is known without loading them; others are left to the model's own classes."""
 
 
@@ -112,7 +114,7 @@ def kind_at(path: Path) -> str | None:
             model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         except (OSError, ValueError, AttributeError):
             continue
-        families = {"gpt": DECODERS, "bert": ENCODERS, "t5": ENCODER_DECODERS}
+        families = {"gpt": DECODERS, "bert": ENCODERS, "t5": ENCODER_DECODERS, "clip": TWO_TOWERS, "vlm": SEEING}
         return next((kind for kind, known in families.items() if model_type in known), None)
     return None
 
@@ -134,11 +136,17 @@ def check_preset(run: RunConfig) -> list[str]:
     model = run.model
     if model.path is None and model.width % model.heads:
         return [f"model.width={model.width} is not a multiple of model.heads={model.heads}."]
-    if model.path is None and model.kind != "t5" and model.width // model.heads % 2:
+    if model.path is None and model.kind not in ("t5", "clip") and model.width // model.heads % 2:
         return [
             f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."
         ]
-    return []
+    vision, wrong = model.vision, []
+    if model.path is None and run.task.reads_images and vision.path is None:
+        if vision.size % vision.patch:
+            wrong.append(f"model.vision.size={vision.size} is not a multiple of model.vision.patch={vision.patch}.")
+        if vision.width % vision.heads:
+            wrong.append(f"model.vision.width={vision.width} is not a multiple of model.vision.heads={vision.heads}.")
+    return wrong
 
 
 def check_split(run: RunConfig) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from llmstage.schema.marks import DEMO, FILES, ITEMS, SHUFFLED, TIMED
+from llmstage.schema.marks import DEMO, FILES, ITEMS, SEES, SHUFFLED, TIMED, TRAINING
 from llmstage.schema.typed import AT_LEAST_1, POSITIVE, SHARE, Range
 
 Paths = str | list[str] | None
@@ -35,6 +35,17 @@ class SplitConfig:
     group: Annotated[str, FILES] | None = None
     """Column of the file (or task word) whose equal values stay on one side: articles, machines, users. Whole groups
     are dealt out by a hash of their value until the shares are met as nearly as their sizes allow."""
+
+
+@dataclass(slots=True)
+class AugmentConfig:
+    """Changes of images in training, drawn anew each time one is seen."""
+
+    crop: Annotated[float, Range(0, 1, open_low=True), TRAINING, SEES] = 1.0
+    """Cut out a part of the image of at least this share of its area, of any place and slightly changed proportions, and
+    enlarge it (Inception's random resized crop); 1: never."""
+    flip: Annotated[bool, TRAINING, SEES] = False
+    """Mirror half of the images; never those whose texts speak of left or right."""
 
 
 @dataclass(slots=True)
@@ -79,6 +90,8 @@ class DataConfig:
     """Use at most this many rows of each split, drawn from its first 20,000 by a hash of their content."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """How missing splits are cut."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Changes of images in training."""
     cache: Annotated[Literal["auto", "off"] | str, FILES] = "auto"
     """Folder of encoded data, keyed by content; auto: $XDG_CACHE_HOME/llmstage; off: encode anew each time."""
     demo_rows: Annotated[int, Range(20, 1_000_000), DEMO] | None = None

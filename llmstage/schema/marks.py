@@ -64,6 +64,23 @@ def _items(run: RunConfig) -> str | None:
     return None if run.task.reads_items else f"task={run.task.name} joins no item table"
 
 
+def _sees(run: RunConfig) -> str | None:
+    return None if run.task.reads_images else f"task={run.task.name} reads no images"
+
+
+def _own_tower(run: RunConfig) -> str | None:
+    return "model.vision.path brings its own" if run.model.vision.path else None
+
+
+def for_family(*kinds: str) -> ReadBy:
+    """Read only for presets of such a family."""
+
+    def unread(run: RunConfig) -> str | None:
+        return None if run.model.kind in kinds else f"model={run.model.name} is of family {run.model.kind}"
+
+    return ReadBy(unread)
+
+
 TRAINING = ReadBy(_training)
 FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)
@@ -73,3 +90,5 @@ TIMED = ReadBy(_timed)
 SHUFFLED = ReadBy(_shuffled)
 ADAPTER = ReadBy(_adapter)
 ITEMS = ReadBy(_items)
+SEES = ReadBy(_sees)
+OWN_TOWER = ReadBy(_own_tower)

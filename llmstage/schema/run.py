@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from llmstage.naming import load_module
 from llmstage.schema import task as task_schemas
 from llmstage.schema.data import DataConfig
-from llmstage.schema.marks import ADAPTER, GENERATES, ROOTED, SCRATCH, TRAINING
+from llmstage.schema.marks import ADAPTER, GENERATES, OWN_TOWER, ROOTED, SCRATCH, SEES, TRAINING, for_family
 from llmstage.schema.task import TaskConfig
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range, build
 
@@ -34,13 +34,39 @@ class ProveResume(StageConfig):
 
 
 @dataclass(slots=True)
+class VisionConfig:
+    """The tower that sees (ViT): an image of `size` x `size` pixels in patches of `patch` x `patch`."""
+
+    path: Annotated[str, SEES, TRAINING] | None = None
+    """Take the tower, its size and its image processor from a model trained by task=contrastive (or any CLIP): pretrain,
+    then finetune."""
+    size: Annotated[int, Range(8, 4096), SCRATCH, SEES, OWN_TOWER] = 64
+    """Pixels of a side, as the model sees an image."""
+    patch: Annotated[int, Range(1, 512), SCRATCH, SEES, OWN_TOWER] = 8
+    """Pixels of a side of one patch; must divide size."""
+    layers: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
+    """Transformer blocks of the tower."""
+    width: Annotated[int, Range(8, 65536), SCRATCH, SEES, OWN_TOWER] = 128
+    """Hidden size of the tower."""
+    heads: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
+    """Attention heads of the tower; must divide its width."""
+    mlp_width: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 512
+    """Inner size of the tower's MLP."""
+    fit: Annotated[Literal["squash", "crop"], SCRATCH, SEES, OWN_TOWER] = "squash"
+    """How an image that is not square becomes square: the whole of it, its sides scaled apart; or its middle, as CLIP."""
+    layer: Annotated[int, Range(-100, -1), SCRATCH, for_family("vlm")] = -1
+    """vlm: the layer whose patches the decoder reads, from the end; LLaVA takes -2 of a pretrained tower."""
+
+
+@dataclass(slots=True)
 class ModelConfig:
     """A preset from scratch, or a model by path."""
 
     name: str = ""
     """The option of conf/model that was chosen."""
-    kind: Literal["gpt", "bert", "t5"] = "gpt"
-    """Family: gpt is a decoder (Llama), bert an encoder (ModernBERT), t5 an encoder with a decoder (T5)."""
+    kind: Literal["gpt", "bert", "t5", "clip", "vlm"] = "gpt"
+    """Family: gpt is a decoder (Llama), bert an encoder (ModernBERT), t5 an encoder with a decoder (T5), clip two towers
+    for image and text (CLIP), vlm a decoder that sees (LLaVA)."""
     path: str | None = None
     """A Hugging Face directory, a run folder, or a hub id; the preset is then not used."""
     vocab_size: Annotated[int, Range(300, 1_000_000), SCRATCH] = 2048
@@ -55,6 +81,12 @@ class ModelConfig:
     """Inner size of the gated MLP."""
     dropout: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.0
     """Dropout of attention, and of MLP and head where the family has it; 0 suits training from scratch."""
+    projection: Annotated[int, Range(8, 65536), SCRATCH, for_family("clip")] = 128
+    """clip: size of the space in which images and texts are compared."""
+    freeze: Annotated[list[Literal["vision", "text"]], TRAINING, SEES] = field(default_factory=list)
+    """Towers that training leaves as they are: model.freeze=[vision]."""
+    vision: Annotated[VisionConfig, SEES] = field(default_factory=VisionConfig)
+    """The tower that sees, of clip and vlm models."""
 
 
 @dataclass(slots=True)

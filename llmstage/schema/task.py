@@ -28,6 +28,7 @@ class TaskConfig:
     select: str = "loss"
     """Validation metric that picks the best checkpoint; the metric knows its own direction."""
 
+    reads_images = False  # whether its rows hold pictures; said by the class, no key
     reads_items = False  # whether the task joins its rows with data.items; said by the class, no key
 
     def takes(self) -> list[str]:

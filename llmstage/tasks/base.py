@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,16 @@ from llmstage.data.rowsource import RowSource
 from llmstage.metrics.score import Score
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
-from llmstage.schema.data import DataConfig
+from llmstage.schema.data import AugmentConfig, DataConfig
+
+if TYPE_CHECKING:
+    from llmstage.data.pictures import Pictures
 
 IGNORE_INDEX = -100
 """Label of a position that is no target; the value cross-entropy skips by default."""
 
 Exhibit = dict[str, Any]
-"""Something the report shows beside the scores: {"kind": "text|table|matrix|lines|bars", "title": ..., ...}."""
+"""Something the report shows beside the scores: {"kind": "text|table|matrix|lines|bars|images", "title": ..., ...}."""
 
 
 class RowError(ValueError):
@@ -129,6 +132,19 @@ class Task(ABC):
     @abstractmethod
     def demo_rows(self, num_rows: int, seed: int) -> list[Row]:
         """Learnable rows, offline and seeded: data=demo and the contract test. (Static where no option matters.)"""
+
+    def demo_test_rows(self, num_rows: int, seed: int) -> list[Row]:
+        """Rows of the demo world's test split; other than demo_rows() where it holds what training never shows."""
+        return self.demo_rows(num_rows, seed)
+
+    def images(self, row: Row) -> list[str]:
+        """Places of the row's pictures (data/images.py); they are read once, before encode()."""
+        return []
+
+    augment: AugmentConfig | None = None
+    """Changes of images in training; None where the run does not train."""
+    pictures: Pictures | None = None
+    """The pictures of all splits; set before bind() where the model sees."""
 
     def check_row(self, row: Row) -> str | None:
         """The reason why a row cannot be used, or None. Called for every row of every split."""

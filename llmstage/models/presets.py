@@ -1,0 +1,149 @@
+"""Presets from scratch as transformers configs: classes that other tools load as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    CLIPConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+    T5Config,
+)
+
+from llmstage.errors import ModelError
+from llmstage.models.eyes import Eyes, tower_place
+from llmstage.models.tokenizer import Processor
+from llmstage.schema import ModelConfig
+
+FAMILY = {
+    "gpt": "decoder (Llama)",
+    "bert": "encoder (ModernBERT)",
+    "t5": "encoder and decoder (T5)",
+    "clip": "two towers, image and text (CLIP)",
+    "vlm": "decoder that sees (LLaVA)",
+}
+
+
+def preset_config(cfg: ModelConfig, processor: Processor, context: int, options: dict[str, Any]) -> PreTrainedConfig:
+    """A preset as a transformers config.
+
+    gpt is Llama (Touvron 2023: RMSNorm, SwiGLU, rotary positions): the architecture that most other tools load.
+    bert is ModernBERT (Warner 2024: rotary positions, GeGLU, no token types): the current encoder of transformers.
+    t5 is T5 v1.1 (Raffel 2020; gated GELU, relative positions): encoder and decoder of `layers` blocks each.
+    clip is CLIP (Radford 2021): a ViT and a causal text tower. vlm is LLaVA (Liu 2023): CLIP's ViT, a projector of two
+    layers and Llama; vLLM, llama.cpp and transformers load it.
+    gpt, bert and t5 have no learned positions of their own, so a longer context needs no new weights.
+    """
+    ids = processor.tokenizer
+    if cfg.kind == "t5":
+        return t5(cfg, processor, options)
+    common: dict[str, Any] = {
+        "vocab_size": max(len(processor), 8),
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "intermediate_size": cfg.mlp_width,
+        "pad_token_id": ids.pad_token_id,
+        "bos_token_id": ids.bos_token_id,
+        "eos_token_id": ids.eos_token_id,
+    }
+    if cfg.kind == "clip":
+        text = {**common, "max_position_embeddings": max(context, 77), "attention_dropout": cfg.dropout}
+        vision = tower_config(cfg).to_dict()
+        shape = {"projection_dim": cfg.projection, **options}
+        return CLIPConfig(text_config=text, vision_config=vision, **shape)
+    if cfg.kind == "vlm":
+        seen: dict[str, Any] = {
+            "image_token_index": processor.image_id,
+            "image_seq_length": preset_eyes(cfg).tokens,
+            "vision_feature_layer": cfg.vision.layer,
+            "vision_feature_select_strategy": "default",
+            "tie_word_embeddings": True,
+            "pad_token_id": ids.pad_token_id,
+            **options,
+        }
+        return LlavaConfig(vision_config=tower_config(cfg), text_config=llama(cfg, common, context), **seen)
+    if cfg.kind == "gpt":
+        return llama(cfg, {**common, **options}, context)
+    return ModernBertConfig(
+        max_position_embeddings=max(context, 1024),
+        cls_token_id=ids.cls_token_id,
+        sep_token_id=ids.sep_token_id,
+        attention_dropout=cfg.dropout,
+        mlp_dropout=cfg.dropout,
+        embedding_dropout=cfg.dropout,
+        classifier_dropout=cfg.dropout,
+        classifier_pooling="mean",
+        initializer_range=cfg.width**-0.5,  # as below; eight rows are learned in a fifth of the steps
+        tie_word_embeddings=True,
+        **common,
+        **options,
+    )
+
+
+def llama(cfg: ModelConfig, common: dict[str, Any], context: int) -> LlamaConfig:
+    return LlamaConfig(
+        max_position_embeddings=max(context, 1024),
+        num_key_value_heads=cfg.heads,
+        attention_dropout=cfg.dropout,
+        # Logits of size 1 at the start whatever the width; the usual 0.02 is made for widths near 2,000 and left a
+        # model of width 128 untrained for three times as long on the demo world.
+        initializer_range=cfg.width**-0.5,
+        tie_word_embeddings=True,
+        **common,
+    )
+
+
+def t5(cfg: ModelConfig, processor: Processor, options: dict[str, Any]) -> T5Config:
+    ids = processor.tokenizer
+    shape: dict[str, Any] = {
+        "vocab_size": max(len(processor), 8),
+        "d_model": cfg.width,
+        "d_kv": cfg.width // cfg.heads,
+        "d_ff": cfg.mlp_width,
+        "num_layers": cfg.layers,
+        "num_heads": cfg.heads,
+        "dropout_rate": cfg.dropout,
+        "feed_forward_proj": "gated-gelu",
+        # To transformers this means v1.1: embedding and head are tied all the same, but logits are not scaled.
+        "tie_word_embeddings": False,
+        "pad_token_id": ids.pad_token_id,
+        "bos_token_id": ids.bos_token_id,
+        "eos_token_id": ids.eos_token_id,
+        "decoder_start_token_id": ids.pad_token_id,
+        **options,
+    }
+    return T5Config(**shape)
+
+
+def tower_config(cfg: ModelConfig) -> CLIPVisionConfig:
+    """The tower's own shape, or that of the one that is taken over."""
+    vision = cfg.vision
+    if vision.path is not None:
+        folder = tower_place(vision).model_dir
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        config = getattr(config, "vision_config", config)
+        if config.model_type != "clip_vision_model":
+            raise ModelError(f"model.vision.path={vision.path} has no CLIP vision tower (found {config.model_type}).")
+        return config  # type: ignore[no-any-return]
+    return CLIPVisionConfig(
+        image_size=vision.size,
+        patch_size=vision.patch,
+        hidden_size=vision.width,
+        num_hidden_layers=vision.layers,
+        num_attention_heads=vision.heads,
+        intermediate_size=vision.mlp_width,
+        projection_dim=cfg.projection,
+        attention_dropout=cfg.dropout,
+    )
+
+
+def preset_eyes(cfg: ModelConfig) -> Eyes:
+    """How a vlm preset reads an image: each patch is a token, the class token is left out."""
+    tower: Any = tower_config(cfg)
+    return Eyes(tower.patch_size, (tower.image_size // tower.patch_size) ** 2, "default")

@@ -1,0 +1,72 @@
+"""The two halves of models that see: which weights they are, taken from another model, or left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from llmstage.errors import ModelError
+from llmstage.models.eyes import tower_place
+
+if TYPE_CHECKING:
+    from llmstage.schema.run import VisionConfig
+
+TOWERS = {
+    "vision": ("vision_model", "vision_tower", "visual_projection"),
+    "text": ("text_model", "language_model", "text_projection", "lm_head"),
+}
+"""Names of modules of CLIP and LLaVA by tower; LLaVA's projector and CLIP's temperature belong to neither."""
+
+
+def modules_of(model: nn.Module, tower: str) -> Iterator[nn.Module]:
+    """The outermost modules of a tower."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in TOWERS[tower] and not any(part in TOWERS[tower] for part in name.split(".")[:-1]):
+            yield module
+
+
+def freeze_towers(model: nn.Module, towers: Iterable[str]) -> None:
+    """Training leaves these as they are."""
+    for tower in towers:
+        for module in modules_of(model, tower):
+            module.requires_grad_(False)
+
+
+def count_vision(model: nn.Module) -> int:
+    """Parameters of the tower that sees."""
+    return sum(parameter.numel() for module in modules_of(model, "vision") for parameter in module.parameters())
+
+
+def take_tower(model: nn.Module, cfg: VisionConfig) -> None:
+    """The weights of the tower at `model.vision.path`, into a model built with that tower's config."""
+    mine = next(modules_of(model, "vision"))
+    folder = tower_place(cfg).model_dir
+    assert folder is not None
+    found = tower_weights(folder)
+    wanted = mine.state_dict()
+    wrong = [name for name, value in wanted.items() if name not in found or found[name].shape != value.shape]
+    if wrong:
+        raise ModelError(
+            f"model.vision.path={cfg.path} lacks weights of a CLIP vision tower, or has them in another size: {', '.join(wrong[:3])}."
+        )
+    mine.load_state_dict({name: found[name] for name in wanted})
+
+
+def tower_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights of the vision tower in a model folder, by their names within it."""
+    out: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, value in load_file(file).items():
+            for tower in ("vision_model.", "vision_tower."):
+                if tower in name:
+                    out[name.rpartition(tower)[2]] = value
+    return out
+
+
+def text_config(config: Any) -> Any:
+    """The part of a config that speaks about text; of most models the config itself."""
+    return config.get_text_config()
