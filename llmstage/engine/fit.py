@@ -68,8 +68,18 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             task = pieces.task
             order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
             rate = product_rate(machine)
-            scratch, additive = pieces.place is None, task.additive_loss
-            plan = make_plan(run, store, order, model, machine, rate, fixed, from_scratch=scratch, additive=additive)
+            plan = make_plan(
+                run,
+                store,
+                order,
+                model,
+                machine,
+                rate,
+                fixed,
+                from_scratch=pieces.place is None,
+                additive=task.additive_loss,
+                lr_share=task.lr_share,
+            )
             check_disk(out_dir, plan.trained)
             resolved = resolve(plan, machine, pieces, kernels, fixed, found)
             write_run_yaml(out_dir, run, resolved)

@@ -74,9 +74,10 @@ def make_plan(
     *,
     from_scratch: bool,
     additive: bool = True,
+    lr_share: float = 1.0,
 ) -> Plan:
     """`fixed`: decisions of an earlier part of the same run. `rate`: measured FLOP/s, for the estimate of time only.
-    `additive`: micro-batches simply add up; otherwise each is computed twice (engine/cached.py)."""
+    `additive`, `lr_share`: of the task (tasks/base.py)."""
     trainer = run.trainer
     batches, computed, real, rows = measure_epoch(order)
     tokens_per_batch = real / batches
@@ -95,7 +96,7 @@ def make_plan(
     lr = (
         float(fixed["lr"])
         if "lr" in fixed
-        else auto_lr(config.hidden_size, from_scratch=from_scratch, adapter=run.adapter.name != "none")
+        else lr_share * auto_lr(config.hidden_size, from_scratch=from_scratch, adapter=run.adapter.name != "none")
         if run.optim.lr == "auto"
         else float(run.optim.lr)
     )

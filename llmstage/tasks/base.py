@@ -113,6 +113,8 @@ class Task(ABC):
     """False: other rows of the batch are part of the objective; embed() and pair_loss() then say what loss() does."""
     by_length: ClassVar[bool] = True
     """Rows of like length share a training batch. False: batches are drawn evenly, where the batch is the objective."""
+    lr_share: ClassVar[float] = 1.0
+    """Share of the learning rate that optim.lr=auto takes for the model's width."""
     by_character: ClassVar[bool] = False
     """A tokenizer trained for it has no entry of several Chinese characters: for tasks that point at parts of a text."""
     demo_size: ClassVar[int] = 1000

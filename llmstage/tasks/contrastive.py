@@ -61,6 +61,9 @@ class Contrastive(Seeing):
     pipeline_tag = "zero-shot-image-classification"
     additive_loss = False
     by_length = False
+    lr_share = (
+        1 / 3
+    )  # at the whole of it two towers of width 128 collapsed: every image and every text alike, loss ln N
     demo_size: ClassVar[int] = 20_000
 
     cfg: ContrastiveConfig
