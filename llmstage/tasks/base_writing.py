@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from llmstage.data.collate import labels_for, pack, pad
 from llmstage.models.generate import cut_at_end, end_ids, generate_replies
@@ -86,9 +86,14 @@ class Written(Task):
             else:
                 prompts.append(ids[owner == number][: -len(target)].tolist())
             places.append(number)
-        replies = generate_replies(model, self.processor, prompts, self.generation)
+        beside = self.beside(batch, places)
+        replies = generate_replies(model, self.processor, prompts, self.generation, beside=beside)
         for number, (text, ended) in zip(places, replies, strict=True):
             items[number]["text"], items[number]["ended"] = text, ended
+
+    def beside(self, batch: Batch, places: list[int]) -> dict[str, Tensor]:
+        """What the model reads together with the prompts of these features of the batch, a row each."""
+        return {}
 
 
 def labels_of(features: Features) -> list[int]:
