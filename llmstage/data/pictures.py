@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from llmstage import console
-from llmstage.data.images import DATA_URI, DEMO, INSIDE, BadImage, open_image
+from llmstage.data.images import DATA_URI, DEMO, INSIDE, BadImage, open_image, shown
 
 FORMAT = 1
 AT_ONCE = 256
@@ -130,6 +130,10 @@ class Pictures:
     def normalised(self, pixels: Tensor) -> Tensor:
         """float32, as the image processor rescales and normalises."""
         return (pixels.float() / 255 - self.mean) / self.std
+
+    def names(self) -> list[str]:
+        """Where each picture is, by number, short enough for a line of text."""
+        return [shown(place) for place in self.places]
 
     def thumbnail(self, number: int) -> str:
         """The picture as the model sees it, as a PNG data URI for the report."""

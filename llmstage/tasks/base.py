@@ -247,6 +247,10 @@ class Task(ABC):
         """Lines of predictions.jsonl for one feature: at least `prediction` and `reference`."""
         return [{"prediction": prediction, "reference": ref}]
 
+    def picture(self, features: Features) -> int | None:
+        """The number of the picture that a feature shows, so that the report can set it beside the prediction."""
+        return None
+
     def after_step(self, model: nn.Module) -> None:
         """Called after each optimizer step, e.g. to clamp a temperature."""
 
