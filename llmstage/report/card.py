@@ -8,7 +8,7 @@ from typing import Any
 
 from llmstage.report import words
 from llmstage.report.files import plain, write_text
-from llmstage.report.html import environment, facts, main_split, score_tables
+from llmstage.report.html import environment, facts, interval_methods, main_split, score_tables
 
 AUTO_CLASSES = {
     "text-generation": "AutoModelForCausalLM",
@@ -38,7 +38,7 @@ def write_card(model_dir: Path, report: Mapping[str, Any]) -> Path:
     body = env.get_template("card.md.j2").render(
         report=report, model=model, data=data, title=title(report),
         auto_class=model.get("auto_class") or AUTO_CLASSES.get(model.get("pipeline_tag", ""), "AutoModel"),
-        sees=sees(model), score_tables=list(score_tables(report)), facts=list(facts(report)), cautions=list(cautions(report)),
+        sees=sees(model), intervals=interval_methods(report), score_tables=list(score_tables(report)), facts=list(facts(report)), cautions=list(cautions(report)),
     )  # fmt: skip
     path = Path(model_dir) / "README.md"
     write_text(path, f"---\n{front_matter(report)}\n---\n\n{body.strip()}\n")

@@ -56,6 +56,7 @@ def page(run_dir: Path, report: Mapping[str, Any]) -> str:
         report=report,
         tiles=list(tiles(report)),
         score_tables=list(score_tables(report)),
+        intervals=interval_methods(report),
         beside=baseline_table(report),
         loss=loss,
         metric_charts=metric_charts(lines, selected),
@@ -117,6 +118,13 @@ def score_tables(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             shown = {"before": was, "step": step, "verdict": verdict, "bounds": scale_of(score, was)}
             rows.append({"name": name, "score": score, **shown})
         yield {"split": split, "rows": rows, "compared": any(row["before"] for row in rows)}
+
+
+def interval_methods(report: Mapping[str, Any]) -> str:
+    """How the intervals of the scores were made, as a part of a sentence."""
+    made = {score.get("method") for scores in (report.get("scores") or {}).values() for score in scores.values()}
+    gaps = ", Newcombe's method 10 for their differences" if "newcombe" in made else ""
+    return f"Wilson for shares{gaps}, bootstrap over rows for the rest"
 
 
 def baseline_table(report: Mapping[str, Any]) -> dict[str, Any] | None:
