@@ -63,7 +63,7 @@ def test_a_line_names_the_picture_and_a_sample_shows_it(tmp_path: Path) -> None:
     samples = write_predictions(tmp_path / "predictions.jsonl", made, scored, "test")
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["image"] for line in lines[:2]] == [files[1], files[0]]
-    assert lines[2]["image"].startswith("data:image/png;base64,") and len(lines[2]["image"]) < 130
+    assert lines[2]["image"].startswith("data:") and len(lines[2]["image"]) < 130
     assert all("picture" not in line for line in lines) and [line["row"] for line in lines] == [2, 4, 7]
     assert [{key: value for key, value in sample.items() if key != "picture"} for sample in samples] == lines
     seen = [Image.open(io.BytesIO(base64.b64decode(sample["picture"].partition(",")[2]))) for sample in samples]
