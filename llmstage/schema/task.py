@@ -270,3 +270,18 @@ class Recommendation(TaskConfig):
     """Category columns of the interactions, e.g. [country,device]."""
 
     reads_items = True
+
+
+@dataclass(slots=True)
+class Captioning(TaskConfig):
+    """Knobs of task=captioning."""
+
+    prompt: str = "Describe the picture."
+    """What the model is asked for a picture whose row has no `prompt` of its own."""
+    learn: Annotated[Literal["first", "all"], TRAINING] = "first"
+    """Of several references of a picture: learn the first, or each of them. All are scored against, and perplexity is that of
+    the first, either way."""
+    generate_rows: Annotated[int, AT_LEAST_1] | None = None
+    """Pictures of a split for which a caption is written, null: all; perplexity and token accuracy are on the whole split."""
+
+    reads_images = True
