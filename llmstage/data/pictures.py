@@ -27,6 +27,8 @@ from llmstage.data.images import DATA_URI, DEMO, INSIDE, BadImage, open_image, s
 
 FORMAT = 1
 AT_ONCE = 256
+THUMBNAIL = 192
+"""Pixels of a side; dozens of them stand in one page."""
 
 
 class Pictures:
@@ -136,9 +138,11 @@ class Pictures:
         return [shown(place) for place in self.places]
 
     def thumbnail(self, number: int) -> str:
-        """The picture as the model sees it, as a PNG data URI for the report."""
+        """The picture as the model sees it, at most `THUMBNAIL` pixels wide and high, as a PNG data URI for the report."""
         file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(np.moveaxis(self.array[number], 0, -1))).save(file, "PNG")
+        picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(self.array[number], 0, -1)))
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))  # only ever smaller
+        picture.save(file, "PNG")
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
