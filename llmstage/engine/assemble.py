@@ -273,7 +273,8 @@ def sample_texts(task: Task, source: RowSource) -> Iterator[str]:
     """The texts of the training split; of a large one a seeded sample of about SAMPLE_BYTES."""
     files = getattr(source, "files", None) or getattr(getattr(source, "base", None), "files", None) or []
     whole = sum(file.path.stat().st_size for file, _ in files)
-    share = min(1.0, SAMPLE_BYTES / whole) if whole else 1.0
+    # Files of pictures are large and their texts are not.
+    share = min(1.0, SAMPLE_BYTES / whole) if whole and not task.columns.images else 1.0
     draw = random.Random(0)
     left = SAMPLE_BYTES
     for row, _ in source:
@@ -307,7 +308,8 @@ def ledger(pieces: Pieces) -> dict[str, Any]:
     out = {}
     for split, store in pieces.stores.items():
         source = pieces.sources[split]
-        out[split] = {**store.ledger.as_dict(), "quarantined": source.quarantined, "cut_from_train": source.cut}
+        out[split] = {**store.ledger.as_dict(), "cut_from_train": source.cut}
+        out[split]["quarantined"] = source.quarantined + store.ledger.refused
         if source.cut_by:
             out[split]["cut_by"] = source.cut_by
         if split in pieces.leaks.spans:
