@@ -48,7 +48,7 @@ def complaint(row: Row, mapping: dict[str, str], columns: Columns, max_row_mb: f
 
 def has_text(value: Any) -> bool:
     """Whether every text of a caption, or of a list of them, says something; None is a caption that is not there."""
-    return value is None or all(text.strip() for text in texts_of(value)) and value != []
+    return value is None or (all(text.strip() for text in texts_of(value)) and value != [])
 
 
 def texts_of(value: Any) -> Iterator[str]:

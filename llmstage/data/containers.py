@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 INSIDE = "::"
 """Between a container and what stands in it: `shard.tar::000001.jpg`, `rows.parquet::12::image`."""
-TABLES = (".parquet", ".pq", ".arrow")
 LOCK = threading.Lock()
 AT_ONCE = 64
 """Rows of a Parquet column in memory; twice as many are kept, since threads do not ask strictly in order."""
@@ -25,8 +24,8 @@ BUFFER = 1 << 20
 def member(place: str) -> bytes:
     """The bytes at `shard.tar::name` or `rows.parquet::row::column`. KeyError where there is none, OSError."""
     file, _, inside = place.partition(INSIDE)
-    if file.lower().endswith(TABLES):
-        row, _, column = inside.partition(INSIDE)
+    row, between, column = inside.partition(INSIDE)
+    if between and row.isdecimal():
         return cell(file, int(row), column)
     with Path(file).open("rb") as stream:
         return read_at(stream, *tar_index(file, os.stat(file).st_mtime_ns)[inside])
@@ -53,7 +52,9 @@ def cell(file: str, row: int, column: str) -> bytes:
         value = arrow_value(file, row, column) if file.lower().endswith(".arrow") else parquet_value(file, row, column)
     data = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(value, dict) and not data and value.get("path"):
-        return (Path(file).parent / value["path"]).read_bytes()
+        if ".." in Path(value["path"]).parts:  # as for a name in a table: data must not lead out of their folder
+            raise OSError(f"row {row + 1} names {value['path']}, which leaves the folder of its file")
+        data = (Path(file).parent / value["path"]).read_bytes()
     if data is None:
         raise OSError(f"row {row + 1} has no image in '{column}'")
     if not isinstance(data, bytes):

@@ -130,7 +130,9 @@ def expand_one(path: str, key: str, endings: set[str], find: Find | None = None)
     if real.is_dir():
         inside = find(real) if find else []
         if inside:
-            return [DataFile(item, path if item == real else os.path.join(path, item.relative_to(real))) for item in inside]
+            return [
+                DataFile(item, path if item == real else os.path.join(path, item.relative_to(real))) for item in inside
+            ]
         return list_folder(real, path, key, endings)
     if real.exists():
         return [DataFile(real, path)]

@@ -76,9 +76,10 @@ class CheckedSource(RowSource):
         note = check_numbers(peeked, mapping, self.cfg.columns, shown)
         self.notes = (*self.notes, note) if note and note not in self.notes else self.notes
         marks = self.marker.columns(found, mapping, shown)
-        last_line = 0
+        last_place = ""
         for ordinal, (line, record) in enumerate(chain(peeked, records)):
             where = getattr(record, "file", "") or shown
+            place = place_of(where, line)
             made = record if isinstance(record, Bad) else self._row(record, mapping, folder)
             mark = NO_MARK
             if isinstance(record, dict) and not isinstance(made, Bad):
@@ -89,14 +90,14 @@ class CheckedSource(RowSource):
                     mark = read
             if isinstance(made, Bad):
                 # Compact JSON has many records on one line.
-                reason = f"{made.reason} (record {ordinal + 1})" if line and line == last_line else made.reason
+                reason = f"{made.reason} (record {ordinal + 1})" if line and place == last_place else made.reason
                 self.bad_rows.report(where, ordinal, line, reason, made.raw, fine)
                 self._bad.add((shown, ordinal))
                 self.quarantined = len(self._bad)
             else:
                 fine += 1
-                yield made, place_of(where, line), mark
-            last_line = line
+                yield made, place, mark
+            last_place = place
 
     def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad:
         """The record in the task's words, or what is wrong with it. `folder`: where its file lies."""

@@ -23,8 +23,8 @@ def find(folder: Path) -> list[Path]:
 
 def looks_like(folder: Path) -> bool:
     """Whether a folder is the set, or its folder `topics`."""
-    inside = folder / "topics"
-    return inside.is_dir() and next(pages(inside), None) is not None
+    first = next(pages(root_of(folder)), None)
+    return first is not None and "\ndisplay_name:" in first.read_text("utf-8", "replace")[:2000]
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
@@ -34,7 +34,7 @@ def read(file: DataFile, options: ReadOptions) -> Records:
     if not root.is_dir():
         raise DataError(f"{file.shown}: data.format=github_topics reads the folder that holds topics/<name>/index.md.")
     count = 0
-    for page in pages(root / "topics" if (root / "topics").is_dir() else root):
+    for page in pages(root_of(root)):
         count += 1
         shown = f"{file.shown.rstrip('/')}/{page.relative_to(root).as_posix()}"
         made = read_page(page, options.encoding)
@@ -74,10 +74,19 @@ def topic(told: dict[str, str], name: str) -> dict[str, Any]:
     title, short = told["display_name"], told.get("short_description", "")
     # Half of the descriptions begin with the name.
     caption = short if short.startswith(title) else f"{title}: {short}" if short else title
-    return {"caption": caption, "label": title, "short_description": short, "paragraph": told["paragraph"], "topic": name}
+    return {
+        "caption": caption,
+        "label": title,
+        "short_description": short,
+        "paragraph": told["paragraph"],
+        "topic": name,
+    }
 
 
 def beside(path: Path) -> list[Path]:
     """The pages, whose content counts and not their size alone."""
-    folder = path / "topics" if (path / "topics").is_dir() else path
-    return list(pages(folder)) if folder.is_dir() else []
+    return list(pages(root_of(path))) if path.is_dir() else []
+
+
+def root_of(folder: Path) -> Path:
+    return folder / "topics" if (folder / "topics").is_dir() else folder

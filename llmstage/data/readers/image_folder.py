@@ -14,7 +14,22 @@ from llmstage.errors import DataError
 
 ENDINGS = ()
 PICTURES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif")
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".gif",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".avif",
+    )
 )
 TABLES = {"metadata.jsonl": jsonl, "metadata.csv": csv, "metadata.parquet": parquet}
 SPLIT_WORDS = frozenset(("train", "training", "validation", "valid", "val", "dev", "test", "testing"))

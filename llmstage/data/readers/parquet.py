@@ -26,12 +26,8 @@ def read(file: DataFile, options: ReadOptions) -> Records:
             held = [field.name for field in schema if options.sees and holds_pictures(field.type)]
             names = class_names(schema.metadata) if options.sees else {}
             columns = [field.name for field in schema if field.name not in held] if held else None
-            if columns == []:
-                batches = ([{}] * size for size in [table.metadata.num_rows])
-            else:
-                batches = (batch.to_pylist() for batch in table.iter_batches(batch_size=1024, columns=columns))
-            for batch in batches:
-                for record in batch:
+            for batch in table.iter_batches(batch_size=1024, columns=columns):
+                for record in batch.to_pylist():
                     places = {column: picture_place(file, number, column) for column in held}
                     number += 1
                     yield number, {**places, **named(record, names)}
