@@ -171,6 +171,10 @@ class Pictures:
         """float32, as the image processor rescales and normalises."""
         return pixels.float().div_(255).sub_(self.mean).div_(self.std)
 
+    def names(self) -> list[str]:
+        """Where each picture is, by number, short enough for a line of text."""
+        return [shown(place) for place in self.places]
+
     def thumbnail(self, number: int) -> str:
         """The picture as the model sees it, as a PNG data URI for the report."""
         file = io.BytesIO()

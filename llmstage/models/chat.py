@@ -43,10 +43,16 @@ class Turn:
 
 
 def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[Turn]:
-    """The messages as turns whose ids, laid end to end, are the rendered conversation."""
+    """The messages as turns whose ids, laid end to end, are the rendered conversation.
+
+    Content is a text, or a list of `{"type": "image"}` and one `{"type": "text", "text": ...}`, as transformers takes it.
+    """
     if not processor.tokenizer.chat_template:
         processor.tokenizer.chat_template = PLAIN_TEMPLATE
-    marked = [{"role": message["role"], "content": MARK.format(index)} for index, message in enumerate(messages)]
+    marked = [
+        {"role": message["role"], "content": with_mark(message["content"], MARK.format(index))}
+        for index, message in enumerate(messages)
+    ]
     try:
         text = str(processor.tokenizer.apply_chat_template(marked, tokenize=False))
         opening = str(processor.tokenizer.apply_chat_template(marked[:1], tokenize=False, add_generation_prompt=True))
@@ -54,7 +60,7 @@ def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[T
     except (TemplateError, ValueError) as error:
         raise TemplateRefused(f"the chat template refuses this conversation: {error}") from None
     prompt = opening.removeprefix(closed)  # what opens an assistant's turn
-    contents = processor.plain_ids([message["content"] for message in messages])
+    contents = processor.plain_ids([text_of(message["content"]) for message in messages])
     between: list[str] = []
     rest = text
     for index in range(len(messages)):
@@ -64,6 +70,17 @@ def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[T
         between.append(head)
     between.append(rest)
     return split_turns(processor, messages, contents, between, prompt)
+
+
+def text_of(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def with_mark(content: Any, mark: str) -> Any:
+    """The content with its text replaced; images keep their places."""
+    if isinstance(content, str):
+        return mark
+    return [{**part, "text": mark} if part["type"] == "text" else part for part in content]
 
 
 def split_turns(

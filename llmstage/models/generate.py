@@ -22,11 +22,17 @@ KEEP = 0.75
 
 
 def generate_replies(
-    model: nn.Module, processor: Processor, prompts: Sequence[list[int]], cfg: GenerationConfig, seed: int = 0
+    model: nn.Module,
+    processor: Processor,
+    prompts: Sequence[list[int]],
+    cfg: GenerationConfig,
+    seed: int = 0,
+    beside: dict[str, Tensor] | None = None,
 ) -> list[tuple[str, bool]]:
     """(text, ended by itself) for each prompt (ids), in the order given. Sampling, if asked for, is seeded.
 
-    For an encoder-decoder a prompt is what the encoder reads, its special tokens included.
+    For an encoder-decoder a prompt is what the encoder reads, its special tokens included. `beside`: what the model reads
+    together with the prompts, one row each, e.g. pixel_values [N, 3, H, W].
     """
     device = next(model.parameters()).device
     ends = end_ids(model)
@@ -41,8 +47,9 @@ def generate_replies(
                     [prompts[index] for index in chosen], processor.pad_id, left=not is_encoder_decoder(model)
                 )
             )
+            rows = {name: value[chosen].to(device) for name, value in (beside or {}).items()}
             write = greedy_ids if greedy else searched_ids
-            for index, new in zip(chosen, write(model, processor, ids, mask, ends, cfg), strict=True):
+            for index, new in zip(chosen, write(model, processor, ids, mask, ends, cfg, rows), strict=True):
                 kept, ended = cut_at_end(new, ends)
                 replies[index] = (processor.decode(kept), ended)
     return replies
@@ -97,8 +104,8 @@ def takes_cache(model: Any) -> bool:
 class Stepper:
     """One forward a token over a cache; rows that are finished can leave."""
 
-    def __init__(self, model: Any, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.mask = model, mask
+    def __init__(self, model: Any, ids: Tensor, mask: Tensor, beside: dict[str, Tensor]) -> None:
+        self.model, self.mask, self.beside = model, mask, beside
         self.split = getattr(model, "split_head", False)
         self.cache: Any = DynamicCache(config=model.config)
         self.encoded: Any = None
@@ -112,7 +119,8 @@ class Stepper:
 
     def logits(self) -> Tensor:
         """[B, V] of the token that comes next."""
-        more: dict[str, Any] = {"cache": self.cache, "use_cache": True}
+        more: dict[str, Any] = {"cache": self.cache, "use_cache": True, **self.beside}
+        self.beside = {}  # read with the prompt; its keys and values are in the cache from then on
         model = self.model
         if self.encoded is not None and self.split:
             hidden = model.get_decoder()(
@@ -153,11 +161,17 @@ def head(model: Any, hidden: Tensor) -> Tensor:
 
 
 def greedy_ids(
-    model: Any, processor: Processor, ids: Tensor, mask: Tensor, ends: set[int], cfg: GenerationConfig
+    model: Any,
+    processor: Processor,
+    ids: Tensor,
+    mask: Tensor,
+    ends: set[int],
+    cfg: GenerationConfig,
+    beside: dict[str, Tensor],
 ) -> list[list[int]]:
     """The likeliest token each time: what generate() gives, with rows leaving as they end."""
     new: list[list[int]] = [[] for _ in range(len(ids))]
-    stepper = Stepper(model, ids, mask)
+    stepper = Stepper(model, ids, mask, beside)
     owners = list(range(len(ids)))  # which prompt each row of the batch belongs to
     writing = set(owners)
     for _ in range(cfg.max_new_tokens):
@@ -178,7 +192,13 @@ def greedy_ids(
 
 
 def searched_ids(
-    model: Any, processor: Processor, ids: Tensor, mask: Tensor, ends: set[int], cfg: GenerationConfig
+    model: Any,
+    processor: Processor,
+    ids: Tensor,
+    mask: Tensor,
+    ends: set[int],
+    cfg: GenerationConfig,
+    beside: dict[str, Tensor],
 ) -> list[list[int]]:
     """Beam search or sampling by transformers' own generate()."""
     settings = HFGenerationConfig(
@@ -194,6 +214,6 @@ def searched_ids(
         bos_token_id=processor.bos_id,
         decoder_start_token_id=start_id(model) if is_encoder_decoder(model) else None,
     )
-    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, **beside)
     first = 1 if is_encoder_decoder(model) else ids.shape[1]
     return [row[first:] for row in out.tolist()]

@@ -13,9 +13,16 @@ NOTHING = "–"
 
 CAPITALS = {
     "f1": "F1", "mcc": "MCC", "ece": "ECE", "chrf": "chrF", "rouge": "ROUGE", "l": "L", "auc": "AUC", "bleu": "BLEU",
-    "ter": "TER", "mrr": "MRR", "ndcg": "NDCG", "brier": "Brier", "lm": "LM",
+    "ter": "TER", "mrr": "MRR", "ndcg": "NDCG", "brier": "Brier", "lm": "LM", "cider": "CIDEr", "bleu4": "BLEU-4",
+    "clip": "CLIP", "vlm": "VLM",
 }  # fmt: skip
 """How the field writes parts of metric and task names."""
+PHRASES = {
+    "image_to_text": "image → text", "text_to_image": "text → image", "zero_shot": "zero-shot", "rouge_l": "ROUGE-L",
+    "image_gain": "gain from the image", "_unseen": ", unseen pairs", "_seen": ", seen pairs",
+    "_gap": ", seen minus unseen pairs",
+}  # fmt: skip
+"""Parts that a reader understands better in other words."""
 
 
 def number(value: Any) -> str:
@@ -96,6 +103,9 @@ def share(value: float | None) -> str:
 
 def label(name: str) -> str:
     """`macro_f1` as `macro F1`, `token_accuracy` as `token accuracy`; names the field writes in capitals get them."""
+    # Longer names first: `_unseen` ends in `seen`, and a phrase stands at a border between words.
+    for part, said in PHRASES.items():
+        name = re.sub(rf"{'' if part.startswith('_') else '(?<![a-z0-9])'}{part}(?![a-z0-9])", said, name)
     return re.sub(r"[a-z0-9]+", lambda found: CAPITALS.get(found.group(), found.group()), name.replace("_", " "))
 
 

@@ -80,7 +80,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path: Path, report: dict[str, A
     text, page = render(tmp_path, report)
     assert "url(" not in text and "@import" not in text
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "img", "iframe", "object", "base")
+        assert tag not in ("script", "link", "img", "iframe", "object", "base")  # pictures: test_pictures.py
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "srcset", "xlink:href"):
             assert (attributes.get(name) or "#").startswith("#")
@@ -209,7 +209,7 @@ def test_times_sizes_and_changes_as_words() -> None:
     assert [words.short(v) for v in (950, 12_034, 66_400_000)] == ["950", "12 k", "66.4 M"]
     assert words.change({"value": 5.0}, {"value": 4.0, "higher_is_better": False}) == ("−1.000", "better")
     assert words.change({"value": 0.5}, {"value": 0.25}) == ("−0.2500", "worse")
-    assert words.label("macro_f1") == "macro F1" and words.label("rouge_l") == "ROUGE L"
+    assert words.label("macro_f1") == "macro F1" and words.label("rouge_l") == "ROUGE-L"
 
 
 def test_the_metric_of_the_comparison_comes_first_and_the_simple_methods_stand_in_a_table(tmp_path):
