@@ -50,7 +50,8 @@ def test_the_gap_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_a_gap_that_chance_does_not_explain_is_told() -> None:
     correct, groups = answers(93, 7) + answers(61, 39), ["seen"] * 100 + ["unseen"] * 100
-    (chart,) = composition_exhibit("accuracy", correct, groups)
+    (chart,) = composition_exhibit("exact_match", correct, groups)
+    assert chart["title"] == "exact match: seen against unseen pairs"
     assert chart["kind"] == "bars" and chart["values"] == [0.93, 0.61]
     assert chart["labels"] == ["seen (100 rows)", "unseen (100 rows)"]
     assert "the gap of 0.320 (95 % interval 0.208 to 0.424) is larger than chance explains" in chart["note"]
