@@ -12,6 +12,7 @@ from llmstage.engine.machine import environment
 from llmstage.report.card import write_card
 from llmstage.report.files import write_json
 from llmstage.report.html import write_html
+from llmstage.report.pictures import without_pixels
 from llmstage.report.terminal import baseline_lines, score_table
 from llmstage.schema import RunConfig
 
@@ -28,7 +29,7 @@ def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float
         **environment(),
         **report,
     }
-    write_json(out_dir / "report.json", whole)
+    write_json(out_dir / "report.json", without_pixels(whole))
     page = write_html(out_dir, whole)
     if (out_dir / "model").is_dir():
         write_card(out_dir / "model", whole)

@@ -119,19 +119,23 @@ def x_ticks(axis: Axis, names: Sequence[Any], bottom: float, wide: int) -> Itera
 def bar_chart(chart: Mapping[str, Any]) -> str:
     """Horizontal bars with their value at the end, and whiskers where `lows` and `highs` are given.
 
-    `chart`: {labels, values, lows?, highs?}.
+    `chart`: {labels, values, lows?, highs?, marks?, mark_name?, top?}. A mark is a line across the bar, such as the value
+    of a simpler method; `top` is the end of the scale where it has one.
     """
     labels, values = [str(label) for label in chart["labels"]], [finite(value) for value in chart["values"]]
     blank = [None] * len(labels)
     lows, highs = chart.get("lows") or blank, chart.get("highs") or blank
-    every = [v for group in (values, lows, highs) for v in map(finite, group) if v is not None]
+    marks = [finite(mark) for mark in chart.get("marks") or blank]
+    every = [v for group in (values, lows, highs, marks) for v in map(finite, group) if v is not None]
     if not every:
         return empty(WIDTH, 80)
+    every += [top for top in [finite(chart.get("top"))] if top is not None]
     left = min(260.0, max(width(label) for label in labels) + 12)
     row, tall = 26, 26 * len(labels) + 10
     axis = Axis(min(0.0, *every), max(0.0, *every) or 1.0, left, WIDTH - 90)
     parts, zero = [open_svg(WIDTH, tall, chart.get("title", ""))], axis.place(0)
-    for number, (label, value, low, high) in enumerate(zip(labels, values, lows, highs, strict=True)):
+    shown = zip(labels, values, lows, highs, marks, strict=True)
+    for number, (label, value, low, high, mark) in enumerate(shown):
         top, middle = 6 + number * row, 6 + number * row + 9
         parts.append(text(left - 10, middle + 4, cut(label, left - 10), "word", "end", told=label))
         end = zero
@@ -144,6 +148,10 @@ def bar_chart(chart: Mapping[str, Any]) -> str:
             ends = f"M{a:.1f} {middle - 4}v8M{b:.1f} {middle - 4}v8"
             parts.append(path("whisker", f"M{a:.1f} {middle}H{b:.1f}{ends}"))
             end = max(end, b)
+        if mark is not None:
+            told = xml(f"{chart.get('mark_name', '')}: {words.number(mark)}")
+            parts.append(f'<path class="beside" d="M{axis.place(mark):.1f} {top - 3}v24"><title>{told}</title></path>')
+            end = max(end, axis.place(mark))
         parts.append(text(max(end, zero) + 8, middle + 4, words.number(value), anchor="start"))
     return "".join([*parts, path("axis", f"M{zero:.1f} 0V{tall}"), "</svg>"])
 

@@ -11,13 +11,15 @@ from llmstage.report.charts import bar_chart, interval_bar, line_chart
 from llmstage.report.curves import finite, loss_chart, metric_charts, train_charts
 from llmstage.report.files import plain, read_lines, write_text
 from llmstage.report.heatmap import heat_map
+from llmstage.report.pictures import picture, picture_grid
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 NUM_TILES = 4
 NUM_OPEN_SAMPLES = 8
-SAMPLE_WORDS = ("id", "split", "prompt", "prediction", "reference", "correct")
+NUM_OPEN_CHARTS = 6
+SAMPLE_WORDS = ("id", "split", "prompt", "prediction", "reference", "correct", "picture")
 
 LEDGER = {
     "rows": "rows", "features": "features", "tokens": "tokens", "target_tokens": "target tokens",
@@ -47,15 +49,20 @@ def page(run_dir: Path, report: Mapping[str, Any]) -> str:
     selected = (report.get("train") or {}).get("selected_step")
     loss = loss_chart(lines, selected)
     env = environment()
-    draw = {"line": line_chart, "bars": bar_chart, "matrix": heat_map, "interval_bar": interval_bar}
+    draw = {
+        "line": line_chart, "bars": bar_chart, "matrix": heat_map, "interval_bar": interval_bar, "pictures": picture_grid,
+    }  # fmt: skip
     samples = report.get("samples") or []
+    first = (report.get("baselines") or {}).get("metric")
     return env.get_template("report.html.j2").render(
         report=report,
         tiles=list(tiles(report)),
         score_tables=list(score_tables(report)),
+        intervals=interval_methods(report),
         beside=baseline_table(report),
         loss=loss,
-        metric_charts=metric_charts(lines, selected),
+        metric_charts=sorted(metric_charts(lines, selected), key=lambda chart: chart["title"] != first),
+        open_charts=NUM_OPEN_CHARTS,
         train_charts=train_charts(lines),
         facts=list(facts(report)),
         ledger=ledger(report),
@@ -114,6 +121,13 @@ def score_tables(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             shown = {"before": was, "step": step, "verdict": verdict, "bounds": scale_of(score, was)}
             rows.append({"name": name, "score": score, **shown})
         yield {"split": split, "rows": rows, "compared": any(row["before"] for row in rows)}
+
+
+def interval_methods(report: Mapping[str, Any]) -> str:
+    """How the intervals of the scores were made, as a part of a sentence."""
+    made = {score.get("method") for scores in (report.get("scores") or {}).values() for score in scores.values()}
+    gaps = ", Newcombe's method 10 for their differences" if "newcombe" in made else ""
+    return f"Wilson for shares{gaps}, bootstrap over rows for the rest"
 
 
 def baseline_table(report: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -197,7 +211,8 @@ def sample(one: Mapping[str, Any]) -> dict[str, Any]:
     turns = prompt if is_messages(prompt) else None
     rest = {name: words.text(value) for name, value in one.items() if name not in SAMPLE_WORDS and value is not None}
     kept = {name: one.get(name) for name in SAMPLE_WORDS}
-    return {**kept, "turns": turns, "prompt": None if turns else prompt, "rest": rest}
+    seen = picture(one.get("picture"))
+    return {**kept, "picture": seen, "turns": turns, "prompt": None if turns else prompt, "rest": rest}
 
 
 def is_messages(prompt: Any) -> bool:

@@ -10,12 +10,21 @@ from datetime import datetime
 from typing import Any
 
 NOTHING = "–"
+LONG_WORD = 20
+"""Letters above which a part of a list is no word or tag but a text, also in Chinese, which has no spaces."""
 
 CAPITALS = {
     "f1": "F1", "mcc": "MCC", "ece": "ECE", "chrf": "chrF", "rouge": "ROUGE", "l": "L", "auc": "AUC", "bleu": "BLEU",
-    "ter": "TER", "mrr": "MRR", "ndcg": "NDCG", "brier": "Brier", "lm": "LM",
+    "ter": "TER", "mrr": "MRR", "ndcg": "NDCG", "brier": "Brier", "lm": "LM", "cider": "CIDEr", "bleu4": "BLEU-4",
+    "clip": "CLIP", "vlm": "VLM",
 }  # fmt: skip
 """How the field writes parts of metric and task names."""
+PHRASES = {
+    "image_to_text": "image → text", "text_to_image": "text → image", "zero_shot": "zero-shot", "rouge_l": "ROUGE-L",
+    "image_gain": "gain from the image", "_unseen": ", unseen pairs", "_seen": ", seen pairs",
+    "_gap": ", seen minus unseen pairs",
+}  # fmt: skip
+"""Parts that a reader understands better in other words."""
 
 
 def number(value: Any) -> str:
@@ -96,6 +105,9 @@ def share(value: float | None) -> str:
 
 def label(name: str) -> str:
     """`macro_f1` as `macro F1`, `token_accuracy` as `token accuracy`; names the field writes in capitals get them."""
+    # Longer names first: `_unseen` ends in `seen`, and a phrase stands at a border between words.
+    for part, said in PHRASES.items():
+        name = re.sub(rf"{'' if part.startswith('_') else '(?<![a-z0-9])'}{part}(?![a-z0-9])", said, name)
     return re.sub(r"[a-z0-9]+", lambda found: CAPITALS.get(found.group(), found.group()), name.replace("_", " "))
 
 
@@ -108,7 +120,8 @@ def moment(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """A prediction, reference or cell as text: strings as they are, lists of words with spaces, the rest as JSON."""
+    """A prediction, reference or cell as text: strings as they are, lists of words with spaces, lists of texts (several
+    references) with slashes, the rest as JSON."""
     if value is None:
         return NOTHING
     if isinstance(value, str):
@@ -116,7 +129,7 @@ def text(value: Any) -> str:
     if isinstance(value, (bool, int, float)):
         return str(value) if isinstance(value, bool) else number(value)
     if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
-        return " ".join(value)
+        return (" / " if any(" " in part or len(part) > LONG_WORD for part in value) else " ").join(value)
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

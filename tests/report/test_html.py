@@ -80,7 +80,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path: Path, report: dict[str, A
     text, page = render(tmp_path, report)
     assert "url(" not in text and "@import" not in text
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "img", "iframe", "object", "base")
+        assert tag not in ("script", "link", "img", "iframe", "object", "base")  # pictures: test_pictures.py
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "srcset", "xlink:href"):
             assert (attributes.get(name) or "#").startswith("#")
@@ -115,6 +115,24 @@ def test_curves_come_from_metrics_jsonl(tmp_path: Path, report: dict[str, Any]) 
         )
     _, page = render(tmp_path, report)
     assert {"Curves", "Loss", "accuracy", "Learning rate", "selected: 2"} <= {word.strip() for word in page.words}
+
+
+def test_of_many_curves_the_first_are_open_and_that_of_the_comparison_leads(
+    tmp_path: Path, report: dict[str, Any]
+) -> None:
+    many = {f"recall@{number}": 0.5 for number in range(9)}
+    for step in (1, 2):
+        append_line(tmp_path / "metrics.jsonl", {"step": step, "kind": "eval", "split": "validation", **many})
+    score = {"value": 0.5, "count": 9}
+    report["scores"]["test"]["recall@8"] = score
+    report["baselines"] = {
+        "split": "test", "metric": "recall@8", "verdict": "", "methods": {"chance": {"recall@8": score}}
+    }  # fmt: skip
+    text, page = render(tmp_path, report)
+    titles = [word for word in page.words if word.startswith("recall@")]
+    assert "3 more" in page.words and titles.index("recall@8") < titles.index("recall@0")
+    curves = text[text.index('id="curves"') : text.index('id="exhibits"')]
+    assert curves.index("recall@8") < curves.index("recall@0") < curves.index("<details>") < curves.index("recall@7")
 
 
 def test_a_failed_run_shows_its_error_first(tmp_path: Path) -> None:
@@ -209,7 +227,7 @@ def test_times_sizes_and_changes_as_words() -> None:
     assert [words.short(v) for v in (950, 12_034, 66_400_000)] == ["950", "12 k", "66.4 M"]
     assert words.change({"value": 5.0}, {"value": 4.0, "higher_is_better": False}) == ("−1.000", "better")
     assert words.change({"value": 0.5}, {"value": 0.25}) == ("−0.2500", "worse")
-    assert words.label("macro_f1") == "macro F1" and words.label("rouge_l") == "ROUGE L"
+    assert words.label("macro_f1") == "macro F1" and words.label("rouge_l") == "ROUGE-L"
 
 
 def test_the_metric_of_the_comparison_comes_first_and_the_simple_methods_stand_in_a_table(tmp_path):

@@ -17,9 +17,12 @@ import torch
 from omegaconf import OmegaConf
 
 from llmstage.cli import main
+from llmstage.data.pictures import Pictures
 from llmstage.data.splits import row_hash
 from llmstage.engine.cached import backward_parts
+from llmstage.models.eyes import eyes_of
 from llmstage.places import conf_dir, find_model, options
+from llmstage.schema.checks import TWO_TOWERS
 from llmstage.tasks.base import IGNORE_INDEX
 
 
@@ -32,7 +35,8 @@ CASES = [(name, kind) for name in options("task") for kind in keys_of(name).kind
 each_task = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case))
 STEPS, CONTEXT = 100, 224
 TEXT_WORDS = (
-    "tokens", "text", "text_pair", "content", "question", "context", "source", "target", "document", "summary", "caption",
+    "tokens", "text", "text_pair", "content", "question", "context", "source", "target", "document", "summary",
+    "caption", "prompt",
 )  # fmt: skip
 CHINESE = "退款要等多久？订单 3051，谢谢！"
 
@@ -183,13 +187,20 @@ def test_packed_rows_equal_rows_of_their_own(case, tiny):
     assert float(one.total.detach()) == pytest.approx(float(two.total.detach()), rel=1e-5)
     with torch.no_grad():
         logits = model(**packed.inputs).logits[packed.segments >= 0]  # [tokens, V] in reading order
-        seen = zip(alone.inputs["input_ids"], it.features, strict=True)  # a task may hide some of a feature's tokens
-        singly = [model(input_ids=ids[None, : len(item.input_ids)]).logits[0] for ids, item in seen]
+        pixels = alone.inputs.get("pixel_values", [None] * len(it.features))  # [N, 3, H, W], one picture a feature
+        # Ids of the batch, not of the features: a task may hide some of a feature's tokens.
+        seen = zip(alone.inputs["input_ids"], pixels, it.features, strict=True)
+        singly = [
+            model(input_ids=ids[None, : len(item.input_ids)], **({} if own is None else {"pixel_values": own[None]}))
+            for ids, own, item in seen
+        ]
         left = it.task.predict(model, packed, generate=False)
         right = it.task.predict(model, alone, generate=False)
-    torch.testing.assert_close(logits, torch.cat(singly), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, torch.cat([out.logits[0] for out in singly]), rtol=1e-4, atol=1e-5)
     for a, b in zip(left, right, strict=True):
-        assert a == {key: pytest.approx(value, rel=1e-4) for key, value in b.items()}
+        assert a == {
+            key: value if isinstance(value, str) else pytest.approx(value, rel=1e-4) for key, value in b.items()
+        }
 
 
 @each_task
@@ -242,7 +253,7 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     told = tokenizer("Hello, 你好！", return_tensors="pt")
     if model.config.is_encoder_decoder:
         told["decoder_input_ids"] = told["input_ids"]
-    if it.run.task.reads_images:
+    if model.config.model_type in TWO_TOWERS:
         told["pixel_values"] = it.batch().inputs["pixel_values"][:1]
     with torch.no_grad():
         assert torch.equal(theirs(**told)[0], model(**told)[0])  # logits, or hidden states where the head is the task's
@@ -254,8 +265,13 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     adopted = type(it.task)(it.run.task, it.run.generation)
     adopted.suit(it.task.kind)
     adopted.adopt(theirs.config)  # what stage=evaluate does: no training rows are seen
-    adopted.pictures = it.task.pictures
-    adopted.bind(load_processor(str(tmp_path), local=True, sees=it.run.task.reads_images), it.context)
+    processor = load_processor(str(tmp_path), local=True, sees=it.run.task.reads_images)
+    if it.run.task.reads_images:
+        processor.eyes = eyes_of(theirs.config)
+        adopted.pictures = Pictures(processor.images)
+        adopted.pictures.read(it.task.pictures.places)
+        assert adopted.pictures.digest == it.task.pictures.digest  # the saved image processor gives the same pixels
+    adopted.bind(processor, it.context)
     assert [item for row in it.rows for item in adopted.encode(row)] == it.features
     loaded = build_model(
         it.run.model,
