@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmstage.metrics.classification import classification_scores
+from llmstage.metrics.composition import group_scores
 from llmstage.metrics.intervals import proportion
 from llmstage.metrics.retrieval import Pool, make_pools, ranks, retrieval_scores
 from llmstage.metrics.score import Score
@@ -17,7 +18,6 @@ SHOWN = 24
 """Images of the first pool whose similarities are kept for the report's heat map."""
 BLOCK = 20_000_000
 """Similarities in memory at once."""
-COMPOSITIONS = ("seen", "unseen")
 OF_IMAGE = ("label", "composition", "language", "foils")
 
 Vectors = NDArray[np.float64]
@@ -100,15 +100,12 @@ def find(
 
 
 def pair_scores(predictions: Sequence[Any], refs: Sequence[Any], classes: Sequence[str]) -> dict[str, Score]:
-    """Retrieval, wrong captions refused, classes told; `seen_`, `unseen_`: images whose `composition` says so."""
+    """Retrieval, wrong captions refused, classes told; `_seen`, `_unseen`, `_gap`: by the images' `composition`."""
     found = retrieval_scores([item["rank"] for item in predictions], [item["text_ranks"] for item in predictions])
-    found |= foil_scores(predictions, "")
-    for part in COMPOSITIONS:
-        chosen = [item for item, ref in zip(predictions, refs, strict=True) if ref.get("composition") == part]
-        if chosen and len(chosen) < len(predictions):
-            both = retrieval_scores([item["rank"] for item in chosen], [item["text_ranks"] for item in chosen])
-            found |= {f"{part}_{name}": score for name, score in both.items() if name.endswith("recall@1")}
-            found |= foil_scores(chosen, f"{part}_")
+    for name, (correct, groups) in by_image(predictions, refs).items():
+        if name not in found:
+            found[name] = proportion([value == 1 for value in correct])
+        found |= group_scores(name, correct, groups)
     told = [
         (item["label"], ref["label"])
         for item, ref in zip(predictions, refs, strict=True)
@@ -121,7 +118,20 @@ def pair_scores(predictions: Sequence[Any], refs: Sequence[Any], classes: Sequen
     return found
 
 
-def foil_scores(predictions: Sequence[Any], prefix: str) -> dict[str, Score]:
-    """Share of images whose right caption is nearer than all its foils (the text score of Thrush 2022, Winoground)."""
-    beaten = [item["foils_beaten"] for item in predictions if "foils_beaten" in item]
-    return {f"{prefix}foil_accuracy": proportion(beaten)} if beaten else {}
+def by_image(predictions: Sequence[Any], refs: Sequence[Any]) -> dict[str, tuple[list[float], list[str | None]]]:
+    """Metric to (one number an image, the image's composition or None). `foil_accuracy`: the right caption is nearer than
+    all its foils (the text score of Thrush 2022, Winoground)."""
+    groups = [ref.get("composition") for ref in refs]
+    texts = [sum(rank == 1 for rank in item["text_ranks"]) / len(item["text_ranks"]) for item in predictions]
+    found = {
+        "image_to_text_recall@1": ([float(item["rank"] == 1) for item in predictions], groups),
+        "text_to_image_recall@1": (texts, groups),
+    }
+    asked = [
+        (float(item["foils_beaten"]), group)
+        for item, group in zip(predictions, groups, strict=True)
+        if "foils_beaten" in item
+    ]
+    if asked:
+        found["foil_accuracy"] = ([value for value, _ in asked], [group for _, group in asked])
+    return found

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from llmstage.data.pictures import Pictures
-from llmstage.metrics.pairs import COMPOSITIONS
+from llmstage.metrics.composition import composition_exhibit
+from llmstage.metrics.pairs import by_image
 from llmstage.metrics.retrieval import CUTS
 from llmstage.metrics.score import Score
 
@@ -24,7 +25,8 @@ def pair_exhibits(
     predictions: Sequence[Any], refs: Sequence[Any], pictures: Pictures | None, scores: Mapping[str, Score]
 ) -> list[Exhibit]:
     made = [recall_table(predictions, scores)]
-    made += composition_table(scores)
+    for name, (correct, groups) in by_image(predictions, refs).items():
+        made += composition_exhibit(name, correct, groups, chance_of(name, predictions, refs))
     made += heat_map(predictions, refs)
     if pictures is not None:
         made.append(picture_grid(predictions, refs, pictures))
@@ -46,23 +48,11 @@ def recall_table(predictions: Sequence[Any], scores: Mapping[str, Score]) -> Exh
     }
 
 
-def composition_table(scores: Mapping[str, Score]) -> list[Exhibit]:
-    """Does the model compose? Pairs of attributes that training showed against pairs that it never did."""
-    names = [name.removeprefix("seen_") for name in scores if name.startswith("seen_")]
-    if not names or not all(f"unseen_{name}" in scores for name in names):
-        return []
-    rows = []
-    for name in names:
-        seen, unseen = (scores[f"{part}_{name}"] for part in COMPOSITIONS)
-        rows.append([name.replace("_", " "), shown(seen), shown(unseen), f"{unseen.value - seen.value:+.3f}"])
-    return [
-        {
-            "kind": "table",
-            "title": "Attribute pairs that training showed, and pairs that it never did",
-            "columns": ["", "seen pairs", "unseen pairs", "difference"],
-            "rows": rows,
-        }
-    ]
+def chance_of(name: str, predictions: Sequence[Any], refs: Sequence[Any]) -> float:
+    """What guessing gets, on average over the images that are asked about."""
+    if name == "foil_accuracy":
+        return float(np.mean([1 / (1 + len(ref["foils"])) for ref in refs if ref.get("foils")]))
+    return float(np.mean([1 / item["pool_size"] for item in predictions]))
 
 
 def shown(score: Score) -> str:

@@ -136,10 +136,10 @@ def test_seen_and_unseen_pairs_and_wrong_captions_are_told_apart():
         )
     predictions, refs, _ = placed([one for one, _ in given], [two for _, two in given], list(range(40)), 20)
     scores = pair_scores(predictions, refs, [])
-    assert scores["seen_image_to_text_recall@1"].value > 0.8 > 0.4 > scores["unseen_image_to_text_recall@1"].value
-    assert scores["seen_image_to_text_recall@1"].count == 30 and scores["unseen_text_to_image_recall@1"].count == 10
+    assert scores["image_to_text_recall@1_seen"].value > 0.8 > 0.4 > scores["image_to_text_recall@1_unseen"].value
+    assert scores["image_to_text_recall@1_seen"].count == 30 and scores["text_to_image_recall@1_unseen"].count == 10
     assert scores["foil_accuracy"].value == 0.5
-    assert scores["seen_foil_accuracy"].value == pytest.approx(20 / 30) and scores["unseen_foil_accuracy"].value == 0
+    assert scores["foil_accuracy_seen"].value == pytest.approx(20 / 30) and scores["foil_accuracy_unseen"].value == 0
     assert all(score.low <= score.value <= score.high for score in scores.values() if score.low is not None)
 
 
