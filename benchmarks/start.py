@@ -37,25 +37,27 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     """Write `folder/rows`, `folder/few` and `folder/model`."""
     import torch
     import transformers
-    import yaml
 
+    from llmstage.data.pictures import Pictures
     from llmstage.models.build import preset_config
+    from llmstage.models.eyes import preset_images
     from llmstage.models.tokenizer import load_processor, train_processor
-    from llmstage.places import conf_dir
-    from llmstage.schema import ModelConfig
 
     transformers.utils.logging.disable_progress_bar()
     work = WORKS[name]
-    preset = ModelConfig(**yaml.safe_load((conf_dir() / "model" / f"{work.kind}_{size}.yaml").read_text("utf-8")))
     rows, source = work.rows()
     options = work.options(rows)
-    task = task_of(work, name, options)
+    task, preset, sees = task_of(work, work.task or name, size, options)
     task.learn(iter(rows))
     texts = (text for row in rows for text in task.texts(row))
     processor = train_processor(texts, preset.vocab_size, work.kind, length, by_character=task.by_character)
     work.prepare(processor.tokenizer)
+    processor.images = preset_images(preset.vision) if sees else None
     processor.save(folder / "model")
-    processor = load_processor(str(folder / "model"), local=True)
+    processor = load_processor(str(folder / "model"), local=True, sees=sees)
+    if sees:  # kept in no cache: what llmstage reads in the race, it reads itself
+        task.pictures = Pictures(processor.images)
+        task.pictures.read(row["image"] for row in rows)
     task.bind(processor, length)
 
     ids = [[features.input_ids for features in task.encode(row)] for row in rows]
@@ -75,7 +77,7 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     (folder / "few").write_text("".join(f"{line}\n" for line in lines[:batch]), encoding="utf-8")
 
     config = preset_config(preset, processor, length, task.model_options())
-    config.vocab_size = max(preset.vocab_size, len(processor))
+    config.get_text_config().vocab_size = max(preset.vocab_size, len(processor))
     torch.manual_seed(0)
     model = getattr(transformers, task.auto_model).from_config(config)
     model.save_pretrained(folder / "model")
@@ -85,15 +87,19 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     return Start(about, num_rows, mean, task.packs, options)
 
 
-def task_of(work: Work, name: str, options: dict[str, Any]) -> Any:
-    """llmstage's task, as `task=<name>` with these options makes it."""
+def task_of(work: Work, name: str, size: str, options: dict[str, Any]) -> tuple[Any, Any, bool]:
+    """(llmstage's task, as `task=<name>` with these options makes it; the preset; whether its rows hold pictures)."""
+    import yaml
+
     from llmstage.naming import load_module
+    from llmstage.places import conf_dir
     from llmstage.schema import build_run
 
+    preset = yaml.safe_load((conf_dir() / "model" / f"{work.kind}_{size}.yaml").read_text("utf-8"))
     wrong: list[str] = []
-    run = build_run({"stage": {"name": work.stage}, "task": {"name": name, **options}}, wrong)
+    run = build_run({"stage": {"name": work.stage}, "task": {"name": name, **options}, "model": preset}, wrong)
     assert not wrong, wrong
-    return load_module("tasks", name, trusted=True).TASK(run.task, run.generation)
+    return load_module("tasks", name, trusted=True).TASK(run.task, run.generation), run.model, run.task.reads_images
 
 
 def same_ids(work: Work, tokenizer: Any, row: Row, ours: list[list[int]], length: int) -> bool:

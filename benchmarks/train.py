@@ -53,6 +53,8 @@ class Run:
     """Largest resident set of the process, from wait4: imports, data and training."""
     wall: float
     """Seconds of the whole command."""
+    fetch: float | None = None
+    """Share of the timed steps that went into getting batches; of the peer that reads pictures, into these, after the first pass."""
 
 
 def main() -> int:
@@ -84,7 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, help="tokens of a row; default: the work's, see works.py")
     parser.add_argument("--padding", choices=["max", "dynamic"], help="the peer's; default: the work's")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, help="rows of a step; default: the work's")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--lr", type=float, help="default: the work's")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -97,6 +99,7 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     work = WORKS[args.work]
     args.length = args.length or work.length
+    args.batch = args.batch or work.batch
     args.lr = args.lr or work.lr
     args.padding = args.padding or next(iter(work.padding), None)
     if args.padding not in (work.padding or (None,)):
@@ -128,7 +131,7 @@ def run_llmstage(args: argparse.Namespace, start: Start, folder: Path, number: i
     shared = start.packs and not work.is_text
     batch = max(1, round(args.batch * start.row_tokens / args.length)) if shared else args.batch
     words = [
-        f"stage={work.stage}", f"task={args.work}", *(f"task.{word}={plain(value)}" for word, value in start.options.items()),
+        f"stage={work.stage}", f"task={work.task or args.work}", *(f"task.{word}={plain(value)}" for word, value in start.options.items()),
         f"model.path={folder / 'model'}", f"data.train={folder / 'rows'}", *form, f"data.context={args.length}",
         f"data.test={folder / 'few'}", "data.split.validation=0", "data.max_lost=1", f"data.cache={folder / 'cache'}",
         f"trainer.max_steps={args.steps}", f"trainer.batch_size={batch}", f"trainer.threads={args.threads}",
@@ -146,10 +149,11 @@ def run_llmstage(args: argparse.Namespace, start: Start, folder: Path, number: i
     counted = "tokens" if work.is_text else "rows"  # of each step, as it happened
     real = sum(line[counted] for line in steps[WARM_UP:]) / seconds
     computed = real / report["real_share"] if work.is_text else real
+    busy = sum(line["tokens"] / line["tokens_per_second"] for line in steps[WARM_UP:])
     tail = last_pass([line["rows"] for line in steps], start.num_rows, work)
     # Each row weighs the same: the last batch of a pass may hold few.
     loss = statistics.fmean((line["loss"] for line in steps[-tail:]), [line[counted] for line in steps[-tail:]])
-    return Run(real, computed, loss, peak, wall)
+    return Run(real, computed, loss, peak, wall, max(0.0, 1 - busy / seconds))
 
 
 def plain(value: object) -> str:
@@ -174,7 +178,9 @@ def run_peer(args: argparse.Namespace, start: Start, folder: Path, number: int) 
     if len(losses) != args.steps:
         sys.exit(f"{work.peer} told {len(losses)} losses in {args.steps} steps: they cannot be compared")
     tail = last_pass([args.batch] * args.steps, start.num_rows, work)
-    return Run(found["real_rate"], found["rate"], statistics.fmean(losses[-tail:]), peak, wall)
+    return Run(
+        found["real_rate"], found["rate"], statistics.fmean(losses[-tail:]), peak, wall, found.get("fetch_share")
+    )
 
 
 def child(command: list[str], environment: dict[str, str], folder: Path) -> tuple[str, float, float]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pictures import logo_files, scene_files
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETS = REPOSITORY.parent / "shared" / "data"
 """Where real data sets lie; without them each work takes rows of its demo world."""
@@ -16,6 +18,9 @@ DOCUMENT = 4000
 """Characters of a document: about those of a block under llmstage's default data.text_rows=block."""
 STRIDE = 128
 """Tokens that neighbouring windows of a context share, on both sides: run_qa.py's default."""
+
+DRAWN = 3000
+"""Pictures drawn for a race."""
 
 Row = dict[str, Any]
 Rows = tuple[list[Row], str]
@@ -29,7 +34,7 @@ class Work:
     kind: str
     """Family of the preset that both train: conf/model/<kind>_<size>.yaml."""
     unit: str
-    """What a rate counts: tokens/s, where the rows are running text, one document a line; rows/s, where they are JSON."""
+    """What a rate counts: tokens/s, where the rows are running text, one document a line; rows or images, where they are JSON."""
     peer: str
     """The peer's script: in benchmarks/peers, or where --peers says."""
     rows: Callable[[], Rows]
@@ -46,6 +51,10 @@ class Work:
     """Words under `task.` on llmstage's side."""
     peer_words: tuple[str, ...] = ()
     """The same for the peer's command line."""
+    task: str = ""
+    """llmstage's task, where the work is not called so."""
+    batch: int = 16
+    """Default rows of a step."""
 
     @property
     def is_text(self) -> bool:
@@ -138,11 +147,26 @@ def question_rows() -> Rows:
     return rows, source
 
 
+def drawn_rows() -> Rows:
+    """Captions of scenes, with 256 x 256 files."""
+    return scene_files(DRAWN), "drawn scenes, 256 x 256 files"
+
+
+def logo_rows() -> Rows:
+    """Logos of GitHub's topics with what is said of them: where they are at hand; else the drawn scenes."""
+    folder = SETS / "github_topics" / "topics"
+    return (logo_files(folder), "GitHub topics") if folder.is_dir() else drawn_rows()
+
+
 # the same ids on both sides
 
 
 def text_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
     return [tokenizer(row["text"], truncation=True, max_length=length)["input_ids"]]
+
+
+def caption_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
+    return [tokenizer(row["caption"], truncation=True, max_length=length)["input_ids"]]
 
 
 def word_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
@@ -160,6 +184,11 @@ def begin_words(tokenizer: Any) -> None:
 
     one_space = [normalizers.Strip(left=True, right=False), normalizers.Prepend(" ")]
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(one_space)
+
+
+def all_pairs(rows: list[Row]) -> dict[str, Any]:
+    """transformers' loss takes a pair with the same caption for a wrong one; llmstage leaves such pairs out by default."""
+    return {"repeats": "keep"}
 
 
 def tag_names(rows: list[Row]) -> dict[str, Any]:
@@ -180,5 +209,13 @@ WORKS = {
     "question_answering": Work(
         "bert", "rows/s", "hf_qa.py", question_rows, 384, padding=("max",), peer_ids=window_ids,
         options=lambda rows: {"stride": STRIDE}, peer_words=("--stride", str(STRIDE)),
+    ),
+    "contrastive": Work(
+        "clip", "images/s", "hf_clip.py", drawn_rows, 77, 3e-4, padding=("max", "dynamic"), peer_ids=caption_ids,
+        options=all_pairs, batch=64,
+    ),
+    "contrastive_logos": Work(
+        "clip", "images/s", "hf_clip.py", logo_rows, 77, 3e-4, padding=("max", "dynamic"), peer_ids=caption_ids,
+        options=all_pairs, batch=32, task="contrastive",
     ),
 }  # fmt: skip
