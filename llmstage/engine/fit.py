@@ -256,13 +256,19 @@ def load_best(model: nn.Module, state: TrainState, checkpoints: Checkpoints) -> 
     folder = checkpoints.folder / f"step_{state.best_step or 0:06d}"
     if state.best_step is None or state.best_step == state.step or not folder.is_dir():
         return state.step
-    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    # Not all weights are there (tied ones, those that an adapter leaves alone), but whatever is there must go somewhere.
+    unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False).unexpected_keys
+    if unknown:
+        raise ModelError(f"{folder} does not fit the model: {', '.join(unknown[:4])}.")
     return state.best_step
 
 
 def save_weights(model: nn.Module, processor: Processor, folder: Path) -> None:
     """What a checkpoint holds of the model: all of it, or the adapter where all else is as it was loaded."""
-    (save_checkpoint if has_adapter(model) else save_model)(model, processor, folder)
+    if has_adapter(model):
+        save_checkpoint(model, processor, folder)
+    else:
+        save_model(model, processor, folder, own_names=True)
 
 
 def settle_adapter(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, out_dir: Path) -> Any:
