@@ -48,7 +48,13 @@ def main() -> int:
         start(["experiment=shapes_contrastive", f"hydra.run.dir={tower}"])
     for seed in args.seeds:
         for arm in ARMS if seed % 2 == 0 else ARMS[::-1]:
-            words = ["experiment=shapes_reasoning", f"seed={seed}", "task.control=off", "trainer.baselines=false", *extra.split()]
+            words = [
+                "experiment=shapes_reasoning",
+                f"seed={seed}",
+                "task.control=off",
+                "trainer.baselines=false",
+                *extra.split(),
+            ]
             words += [f"model.vision.path={tower}"] if arm == "pretrained" else []
             start([*words, f"hydra.run.dir={args.runs / f'{arm}_{seed}'}"])
     return 0
@@ -64,12 +70,16 @@ def start(words: list[str]) -> None:
 def right(run: Path) -> np.ndarray:
     """1.0 or 0.0 for each test row, in the order of the rows."""
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text("utf-8").splitlines()]
-    return np.array([float(line["prediction"] == line["reference"]) for line in sorted(lines, key=lambda line: line["row"])])
+    return np.array(
+        [float(line["prediction"] == line["reference"]) for line in sorted(lines, key=lambda line: line["row"])]
+    )
 
 
 def table(runs: Path) -> int:
     """The two arms side by side, and what the difference is."""
-    seeds = sorted(int(path.name.rpartition("_")[2]) for path in runs.glob("scratch_*") if (path / "report.json").is_file())
+    seeds = sorted(
+        int(path.name.rpartition("_")[2]) for path in runs.glob("scratch_*") if (path / "report.json").is_file()
+    )
     correct = {arm: np.stack([right(runs / f"{arm}_{seed}") for seed in seeds]) for arm in ARMS}  # [seeds, rows]
     report = json.loads((runs / f"scratch_{seeds[0]}" / "report.json").read_text("utf-8"))
     tower = json.loads((runs / "tower" / "report.json").read_text("utf-8")) if (runs / "tower").is_dir() else None
@@ -131,7 +141,11 @@ def render(kept: dict[str, Any]) -> str:
     for arm in ARMS:
         values = kept["accuracy"][arm]
         name = "from the contrastive model" if arm == "pretrained" else "from scratch"
-        lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | **{sum(values) / len(values):.3f}** |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{value:.3f}" for value in values)
+            + f" | **{sum(values) / len(values):.3f}** |"
+        )
     gap = kept["difference"]
     if gap["low"] > 0:
         verdict = "**The pretrained tower is better**"

@@ -33,6 +33,8 @@ from llmstage.errors import DiskError
 
 FORMAT = 2
 AT_ONCE = 256
+THUMBNAIL = 192
+"""Pixels of a side; dozens of them stand in one page."""
 TELL_EVERY = 20.0
 """Seconds between two lines about how far the reading is."""
 
@@ -176,9 +178,11 @@ class Pictures:
         return [shown(place) for place in self.places]
 
     def thumbnail(self, number: int) -> str:
-        """The picture as the model sees it, as a PNG data URI for the report."""
+        """The picture as the model sees it, at most `THUMBNAIL` pixels wide and high, as a PNG data URI for the report."""
         file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(np.moveaxis(self.array[number], 0, -1))).save(file, "PNG")
+        picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(self.array[number], 0, -1)))
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))  # only ever smaller
+        picture.save(file, "PNG")
         return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NUM_TILES = 4
 NUM_OPEN_SAMPLES = 8
+NUM_OPEN_CHARTS = 6
 SAMPLE_WORDS = ("id", "split", "prompt", "prediction", "reference", "correct", "picture")
 
 LEDGER = {
@@ -52,6 +53,7 @@ def page(run_dir: Path, report: Mapping[str, Any]) -> str:
         "line": line_chart, "bars": bar_chart, "matrix": heat_map, "interval_bar": interval_bar, "pictures": picture_grid,
     }  # fmt: skip
     samples = report.get("samples") or []
+    first = (report.get("baselines") or {}).get("metric")
     return env.get_template("report.html.j2").render(
         report=report,
         tiles=list(tiles(report)),
@@ -59,7 +61,8 @@ def page(run_dir: Path, report: Mapping[str, Any]) -> str:
         intervals=interval_methods(report),
         beside=baseline_table(report),
         loss=loss,
-        metric_charts=metric_charts(lines, selected),
+        metric_charts=sorted(metric_charts(lines, selected), key=lambda chart: chart["title"] != first),
+        open_charts=NUM_OPEN_CHARTS,
         train_charts=train_charts(lines),
         facts=list(facts(report)),
         ledger=ledger(report),

@@ -308,3 +308,26 @@ class Contrastive(TaskConfig):
     and a row with a label alone is trained with the first. For Chinese names: ["一张{}的图片"]."""
 
     reads_images = True
+
+
+def _sighted(run: RunConfig) -> str | None:
+    return "task.blind=true is the control itself" if getattr(run.task, "blind", False) else None
+
+
+@dataclass(slots=True)
+class VisualReasoning(TaskConfig):
+    """Knobs of task=visual_reasoning."""
+
+    answer: Annotated[Literal["auto", "choose", "truth", "generate"], TRAINING] = "auto"
+    """choose: the likeliest of the training answers, each as a whole; truth: true or false, however they are spelled;
+    generate: free text. auto: truth where all training answers are truth values, choose where they are at most
+    task.max_answers, else generate."""
+    max_answers: Annotated[int, AT_LEAST_1, TRAINING] = 200
+    """Answers to choose from; of more, task.answer=choose keeps the most frequent, and auto generates."""
+    blind: Annotated[bool, TRAINING] = False
+    """Read the question without the picture: what the words alone give away."""
+    control: Annotated[Literal["train", "off"], ReadBy(_sighted)] = "train"
+    """train: train the same model without the picture as well (same steps, seed and rows; in blind/ of the run folder), and
+    set it beside this one. At stage=evaluate: score it if the run has one."""
+
+    reads_images = True

@@ -254,6 +254,22 @@ class Task(ABC):
         learn from `train` alone, and use the names of score(), so that the report can set them beside the model."""
         return {}
 
+    def warnings(self, predictions: list[Any], refs: list[Any]) -> list[str]:
+        """What a reader of the scores must be told, a sentence each."""
+        return []
+
+    def controls(self) -> dict[str, dict[str, Any]]:
+        """Runs that show what an input is worth: name to the task's keys in which they differ from this one, e.g. the same
+        model without the image. Each is trained after the run itself, in a folder of its name."""
+        return {}
+
+    def contrast(
+        self, name: str, predictions: list[Any], controls: list[Any], refs: list[Any]
+    ) -> tuple[dict[str, Score], list[Exhibit]]:
+        """What this model has above the control `name`, whose predictions for the same rows are `controls`: scores, and
+        exhibits that take the place of those of the same title."""
+        return {}, []
+
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         """Tables and charts beside the scores, for the report."""
         return []

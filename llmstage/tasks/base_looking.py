@@ -68,8 +68,9 @@ class Looking(Seeing, Written):
             "input_ids": [*source, *target],
             "target": [0] * len(source) + [1] * len(target),
         }
+        seen = self.sight(row, said)  # also where it is not shown: blind and not, the same rows are refused
         if not self.blind:
-            arrays |= self.sight(row, said)
+            arrays |= seen
         return Features(arrays, ref=ref, cut=len(asked) - len(kept) + lost, cut_targets=lost, lost_end=lost > 0)
 
     def collate(self, rows: list[list[Features]]) -> Batch:

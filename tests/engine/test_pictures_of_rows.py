@@ -93,3 +93,11 @@ def test_thumbnails_are_made_for_the_samples_alone(tmp_path: Path, monkeypatch: 
 
 def test_tasks_that_read_text_name_no_picture() -> None:
     assert Task.picture(cast(Any, None), Features({"input_ids": [1]})) is None
+
+
+@pytest.mark.parametrize(("size", "shown"), [(32, 32), (192, 192), (336, 192)])
+def test_a_thumbnail_is_what_the_model_sees_and_no_larger_than_a_page_can_hold(size: int, shown: int) -> None:
+    pictures = Pictures(preset_images(VisionConfig(size=size)))
+    pictures.read([uri("teal")])
+    found = Image.open(io.BytesIO(base64.b64decode(pictures.thumbnail(0).partition(",")[2])))
+    assert found.size == (shown, shown) and found.getpixel((5, 5)) == (0, 128, 128)

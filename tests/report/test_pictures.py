@@ -157,6 +157,12 @@ def test_names_of_metrics_as_words(name: str, said: str) -> None:
     assert words.label(name) == said
 
 
+def test_several_references_are_told_apart_and_tags_are_not() -> None:
+    assert words.text(["a red square", "a square"]) == "a red square / a square"
+    assert words.text(["左上方有一个大的红色方块右下方有一个小的蓝色圆形", "x"]).count(" / ") == 1
+    assert words.text(["B-甲", "O", "I-ORG"]) == "B-甲 O I-ORG" and words.text(["one text alone"]) == "one text alone"
+
+
 def test_the_method_of_a_gap_is_told_where_there_is_one(tmp_path: Path) -> None:
     scores = group_scores("accuracy", [1.0, 0.0, 1.0, 0.0], ["seen", "seen", "unseen", "unseen"])
     for wanted in (True, False):
