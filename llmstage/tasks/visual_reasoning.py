@@ -29,7 +29,7 @@ from llmstage.models.choose import AnswerTree, answer_log_probs
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.task import VisualReasoning as VisualReasoningConfig
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, RowError
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Control, Exhibit, Features, RowError
 from llmstage.tasks.base_looking import Looking
 
 TRUTH = ("false", "true")
@@ -222,9 +222,9 @@ class VisualReasoning(Looking):
             f"chooses from, and count as wrong ({shown}{', …' if len(strange) > 5 else ''}); task.answer=generate may say anything"
         ]
 
-    def controls(self) -> dict[str, dict[str, Any]]:
+    def controls(self) -> list[Control]:
         on = self.cfg.control == "train" and not self.blind
-        return {BLIND: {"blind": True, "control": "off"}} if on else {}
+        return [Control(BLIND, {"blind": True}, "the same model without the image")] if on else []
 
     def contrast(
         self, name: str, predictions: list[Any], controls: list[Any], refs: list[Any]
