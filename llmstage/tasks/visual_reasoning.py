@@ -175,7 +175,7 @@ class VisualReasoning(Looking):
             shares = answer_log_probs(model, self.processor.pad_id, prompts, self.tree, beside).softmax(-1)
             for item, own in zip(items, shares, strict=True):
                 place = int(own.argmax())
-                item["answer"], item["probability"] = self.answers[place], float(own[place])
+                item["answer"], item["probability"] = self.answers[place], round(float(own[place]), 6)
         return items
 
     @property
@@ -209,8 +209,8 @@ class VisualReasoning(Looking):
             confidence = np.array([item["probability"] for item in kept])
             # Two columns, what was said and the rest: the error of the likeliest answer's confidence needs no more.
             scores["ece"] = calibration_error(np.stack([confidence, 0 * confidence], 1), (right == 0).astype(np.int64))
-        costs = ([item[word] for item in predictions] for word in ("nll", "tokens", "correct"))
-        return scores | {"perplexity": language_model_scores(*costs, None)["perplexity"]}
+        nll, tokens, correct = ([item[word] for item in predictions] for word in ("nll", "tokens", "correct"))
+        return scores | {"perplexity": language_model_scores(nll, tokens, correct, None)["perplexity"]}
 
     def warnings(self, predictions: list[Any], refs: list[Any]) -> list[str]:
         strange = Counter(ref["answer"] for ref in refs if not ref["known"])
