@@ -76,18 +76,25 @@ def fit_one(
                 model.base_model.compile()  # in place: names of weights stay, and the head keeps its own shapes
             store = pieces.stores["train"]
             check_budget(run, store)
-            order = batches or make_order(run, store, pieces.context, packing=pieces.packing)
+            task = pieces.task
+            own_order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
+            order = batches or own_order
             rate = product_rate(machine)
-            plan = make_plan(run, store, order, model, machine, rate, fixed, from_scratch=pieces.place is None)
+            scratch, additive = pieces.place is None, task.additive_loss
+            plan = make_plan(run, store, order, model, machine, rate, fixed, from_scratch=scratch, additive=additive)
             check_disk(out_dir, plan.trained)
             resolved = resolve(plan, machine, pieces, kernels, fixed, found)
             write_run_yaml(out_dir, run, resolved)
-            console.note(
-                header(run, pieces, out_dir),
-                plan_line(
-                    plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]
-                ),
+            planned = plan_line(
+                plan,
+                machine,
+                packing=pieces.packing,
+                allocator=resolved["allocator"],
+                compiled=resolved["compile"],
+                by_length=task.by_length,
+                chance=task.chance_loss(plan.batch_rows),
             )
+            console.note(header(run, pieces, out_dir), planned)
             if found:
                 console.note(f"resumed from step {state.step} ({found})")
             optimizer = build_optimizer(model, run.optim, plan.lr)
@@ -180,9 +187,7 @@ def fit_one(
                     "seconds": plan.seconds,
                     "memory_bytes": plan.memory_bytes,
                 },
-                "plan": plan_line(
-                    plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]
-                ),
+                "plan": planned,
                 "warnings": warnings(pieces, state, beside, scored),
             }
             finish(run, out_dir, report, time.perf_counter() - clock, main=batches is None)
@@ -257,13 +262,19 @@ def load_best(model: nn.Module, state: TrainState, checkpoints: Checkpoints) -> 
     folder = checkpoints.folder / f"step_{state.best_step or 0:06d}"
     if state.best_step is None or state.best_step == state.step or not folder.is_dir():
         return state.step
-    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    # Not all weights are there (tied ones, those that an adapter leaves alone), but whatever is there must go somewhere.
+    unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False).unexpected_keys
+    if unknown:
+        raise ModelError(f"{folder} does not fit the model: {', '.join(unknown[:4])}.")
     return state.best_step
 
 
 def save_weights(model: nn.Module, processor: Processor, folder: Path) -> None:
     """What a checkpoint holds of the model: all of it, or the adapter where all else is as it was loaded."""
-    (save_checkpoint if has_adapter(model) else save_model)(model, processor, folder)
+    if has_adapter(model):
+        save_checkpoint(model, processor, folder)
+    else:
+        save_model(model, processor, folder, own_names=True)
 
 
 def settle_adapter(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, out_dir: Path) -> Any:
@@ -305,7 +316,8 @@ def train_about(
         "mfu": speed * flops / rate if speed else None,
         "peak_memory_bytes": peak_memory(),
         "seconds": state.seconds,
-        "loss": {"first": state.first_loss, "last": state.last_loss, "best_validation": state.best},
+        "loss": {"first": state.first_loss, "last": state.last_loss, "best_validation": state.best}
+        | ({"chance": chance} if (chance := pieces.task.chance_loss(plan.batch_rows)) is not None else {}),
         "selected_step": selected,
         "skipped_steps": state.skipped,
         "rollbacks": state.rollbacks,

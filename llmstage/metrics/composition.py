@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from llmstage.metrics.intervals import mean, proportion, resampled_sums, wilson
 from llmstage.metrics.score import Score
+from llmstage.report.words import label
 
 SEEN, UNSEEN = "seen", "unseen"
 """What a row's `composition` says of its pair of attributes."""
@@ -79,7 +80,7 @@ def composition_exhibit(
     if SEEN not in parts or UNSEEN not in parts:
         return []
     note = verdict(parts[SEEN], parts[UNSEEN], chance)
-    shown = bars(f"{name}: seen against unseen pairs", {group: parts[group] for group in (SEEN, UNSEEN)})
+    shown = bars(f"{label(name)}: seen against unseen pairs", {group: parts[group] for group in (SEEN, UNSEEN)})
     if chance is not None:
         shown |= {"marks": [chance, chance], "mark_name": "guessing"}
     return [{**shown, "note": note}]
@@ -96,7 +97,7 @@ def kind_exhibit(
     scores = {kind: share(rows) for kind, rows in parts.items()}
     order = sorted(parts, key=lambda kind: (-scores[kind].value, kind))
     told = {kind: baseline[kind] for kind in order if kind in baseline} if baseline else {}
-    chart = bars(f"{name} by kind", {kind: parts[kind] for kind in order})
+    chart = bars(f"{label(name)} by kind", {kind: parts[kind] for kind in order})
     columns, rows = ["kind", name, "95 % interval", "rows"], []
     for kind in order:
         score = scores[kind]
@@ -108,7 +109,7 @@ def kind_exhibit(
     if told:
         columns += ["blind", "gain"]
         chart |= {"marks": [told.get(kind) for kind in order], "mark_name": "blind (without the image)"}
-    table = {"kind": "table", "title": f"{name} by kind, in numbers", "columns": columns, "rows": rows}
+    table = {"kind": "table", "title": f"{label(name)} by kind, in numbers", "columns": columns, "rows": rows}
     return [chart, table]
 
 
@@ -116,6 +117,8 @@ def verdict(seen: Sequence[float], unseen: Sequence[float], chance: float | None
     """`Unseen pairs 0.610 [0.523, 0.690] against seen 0.930 [0.880, 0.960]: the gap of 0.320 is larger than chance explains.`"""
     old, new, gap = share(seen), share(unseen), gap_score(seen, unseen)
     said = f"Unseen pairs {spoken(new)} against seen {spoken(old)}: "
+    if old.value == new.value == 0:  # no gap, but no sign of composing either
+        return f"{said}never right on either, so there is nothing to compare."
     if gap.low is None or gap.high is None:
         return f"{said}too few rows, or rows too much alike, to tell a gap."
     spread = f"95 % interval {gap.low:.3f} to {gap.high:.3f}"

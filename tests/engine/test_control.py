@@ -119,7 +119,12 @@ def test_evaluate_repeats_both() -> None:
     first, again = report("whole"), report("again")
     assert again["scores"] == {split: first["scores"][split] for split in again["scores"]}
     assert again["baselines"] == first["baselines"] and again["kinds"]["test"] == first["kinds"]["test"]
-    assert main(["stage=evaluate", "model.path=whole", "task.control=off", "hydra.run.dir=without"]) == 0
+    assert (
+        main(
+            ["stage=evaluate", "task=visual_reasoning", "model.path=whole", "task.control=off", "hydra.run.dir=without"]
+        )
+        == 0
+    )
     assert (
         NAME not in report("without")["baselines"]["methods"]
         and "image_gain" not in report("without")["scores"]["test"]

@@ -50,7 +50,8 @@ def test_the_gap_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_a_gap_that_chance_does_not_explain_is_told() -> None:
     correct, groups = answers(93, 7) + answers(61, 39), ["seen"] * 100 + ["unseen"] * 100
-    (chart,) = composition_exhibit("accuracy", correct, groups)
+    (chart,) = composition_exhibit("exact_match", correct, groups)
+    assert chart["title"] == "exact match: seen against unseen pairs"
     assert chart["kind"] == "bars" and chart["values"] == [0.93, 0.61]
     assert chart["labels"] == ["seen (100 rows)", "unseen (100 rows)"]
     assert "the gap of 0.320 (95 % interval 0.208 to 0.424) is larger than chance explains" in chart["note"]
@@ -66,6 +67,7 @@ def test_a_gap_that_chance_does_not_explain_is_told() -> None:
         ((50, 150), (50, 150), 0.25, "not above guessing (0.250): that it composes is not shown"),
         ((180, 20), (52, 148), 0.25, "not above guessing"),
         ((180, 20), (120, 80), 0.25, "It composes in part only"),
+        ((0, 20), (0, 20), None, "never right on either"),
         ((50, 50), (90, 10), 0.25, "unseen pairs are better by 0.400"),
         ((3, 0), (0, 0), None, None),
     ],

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import textwrap
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from omegaconf import OmegaConf
 from llmstage.cli import main
 from llmstage.data.pictures import Pictures
 from llmstage.data.splits import row_hash
+from llmstage.engine.cached import backward_parts
 from llmstage.models.eyes import eyes_of
 from llmstage.places import conf_dir, find_model, options
+from llmstage.schema.checks import TWO_TOWERS
 from llmstage.tasks.base import IGNORE_INDEX
 
 
@@ -110,7 +113,9 @@ def test_padding_adds_no_target_and_no_token(case, tiny):
     assert torch.equal(beside.inputs["input_ids"][0, :width], alone.inputs["input_ids"][0])
     assert beside.num_tokens == length + len(long.input_ids)
     assert beside.refs == [short.ref, long.ref]
-    if beside.labels.ndim == 2:
+    if beside.labels is None:  # rows are compared with each other: a batch has no targets of its own
+        assert not it.task.additive_loss
+    elif beside.labels.ndim == 2:
         width = alone.labels.shape[1]
         assert torch.equal(beside.labels[0, :width], alone.labels[0])
         assert bool((beside.labels[0, width:] == IGNORE_INDEX).all())
@@ -122,6 +127,8 @@ def test_padding_adds_no_target_and_no_token(case, tiny):
 @each_task
 def test_the_loss_of_a_row_does_not_depend_on_its_neighbours(case, tiny):
     it = tiny(*case)
+    if not it.task.additive_loss:
+        pytest.skip("the rows of a batch are each other's negatives; what each row gives to it is tested below")
     model = it.model()
     together = it.task.loss(model, it.batch())
     apart = [it.task.loss(model, it.batch([item])) for item in it.features]
@@ -131,19 +138,30 @@ def test_the_loss_of_a_row_does_not_depend_on_its_neighbours(case, tiny):
 
 
 @each_task
+def test_where_rows_are_compared_each_brings_what_does_not_depend_on_its_neighbours(case, tiny):
+    it = tiny(*case)
+    if it.task.additive_loss:
+        pytest.skip("the loss of each row stands by itself; tested above")
+    model = it.model()
+    with torch.no_grad():
+        together = it.task.embed(model, it.batch())
+        apart = [it.task.embed(model, it.batch([item])) for item in it.features]
+        for whole, *parts in zip(together, *apart, strict=True):
+            torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-5, atol=1e-5)
+        part = it.task.loss(model, it.batch())
+    assert part.count == sum(map(it.task.num_targets, it.features))
+    assert float(part.total) / part.count == pytest.approx(it.task.chance_loss(len(it.features)), rel=0.5)
+
+
+@each_task
 def test_two_micro_batches_add_up_to_one(case, tiny):
     it = tiny(*case)
-    if not it.task.additive_loss:
-        pytest.skip("the rows of a batch are each other's negatives")
     model = it.model()
 
     def gradients(parts: list[list[Any]]) -> tuple[list[torch.Tensor], float]:
         model.zero_grad()
-        count = 0.0
-        for features in parts:
-            part = it.task.loss(model, it.batch(features))
-            part.total.backward()
-            count += part.count
+        batches = [it.batch(features) for features in parts]
+        count = sum(part.count for part in backward_parts(it.task, model, batches, nullcontext, lambda loss: loss))
         grads = [parameter.grad / count for parameter in model.parameters() if parameter.grad is not None]
         return [grad.clone() for grad in grads], count
 
@@ -211,11 +229,12 @@ def test_predictions_records_and_exhibits_are_plain_data(case, learned):
     predictions, batch = predict(it, model)
     assert len(predictions) == len(it.features)
     assert json.loads(json.dumps(predictions)) == predictions
-    for prediction, ref in zip(predictions, batch.refs, strict=True):
+    predictions, refs = it.merged(predictions, batch.refs)
+    for prediction, ref in zip(predictions, refs, strict=True):
         lines = it.task.records(prediction, ref)
         assert lines and all({"prediction", "reference"} <= line.keys() for line in lines)
         json.dumps(lines, ensure_ascii=False, allow_nan=False)
-    for exhibit in it.task.exhibits(predictions, batch.refs):
+    for exhibit in it.task.exhibits(predictions, refs):
         assert exhibit["kind"] in ("text", "table", "matrix", "lines", "bars", "images") and exhibit["title"]
         json.dumps(exhibit, allow_nan=False)
 
@@ -234,6 +253,8 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     told = tokenizer("Hello, 你好！", return_tensors="pt")
     if model.config.is_encoder_decoder:
         told["decoder_input_ids"] = told["input_ids"]
+    if model.config.model_type in TWO_TOWERS:
+        told["pixel_values"] = it.batch().inputs["pixel_values"][:1]
     with torch.no_grad():
         assert torch.equal(theirs(**told)[0], model(**told)[0])  # logits, or hidden states where the head is the task's
     mine, batch = predict(it, model)
@@ -287,12 +308,11 @@ def test_chinese_text_survives(case, tiny):
     shown = "".join(it.processor.decode(item.input_ids) for item in features)
     assert CHINESE in shown
     predictions, batch = predict(it, it.model(), features)
-    told = json.dumps(
-        [it.task.records(*pair) for pair in zip(predictions, batch.refs, strict=True)], ensure_ascii=False
-    )
+    predictions, refs = it.merged(predictions, batch.refs)
+    told = json.dumps([it.task.records(*pair) for pair in zip(predictions, refs, strict=True)], ensure_ascii=False)
     if "text" not in it.task.columns.required or "label" in it.task.columns.required:
         assert CHINESE in told
-    it.scores(predictions, batch.refs)
+    it.task.score(predictions, refs)
 
 
 OUTSIDE = '''

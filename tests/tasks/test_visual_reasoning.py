@@ -103,17 +103,6 @@ def test_answers_as_text():
     assert [answer_of(row) for row in rows] == ["true", "false", "3", "3", "2.5", "red"]
 
 
-def test_truth_values_are_one_word_and_others_are_refused(tiny_task):
-    it = tiny_task("visual_reasoning", "vlm", words=("task.answer=truth",))
-    row = it.rows[0]
-    for answer, told in ((True, "true"), ("否", "false"), ("1", "true"), ("No.", "false")):
-        made = it.task.encode({**row, "answer": answer})[0]
-        assert made.ref["answer"] == told and made.ref["known"]
-        assert it.processor.decode(written_ids(made)).startswith(told)
-    with pytest.raises(RowError, match="'ture' is no truth value"):
-        it.task.encode({**row, "answer": "ture"})
-
-
 @pytest.fixture
 def yes_and_no(tiny_task, monkeypatch):
     """A tiny task whose rows are truth values."""
@@ -125,6 +114,17 @@ def yes_and_no(tiny_task, monkeypatch):
 
     monkeypatch.setattr(VisualReasoning, "demo_rows", staticmethod(rows))
     return tiny_task("visual_reasoning", "vlm")
+
+
+def test_truth_values_are_one_word_and_others_are_refused(yes_and_no):
+    it = yes_and_no
+    row = it.rows[0]
+    for answer, told in ((True, "true"), ("否", "false"), ("1", "true"), ("No.", "false")):
+        made = it.task.encode({**row, "answer": answer})[0]
+        assert made.ref["answer"] == told and made.ref["known"]
+        assert it.processor.decode(written_ids(made)).startswith(told)
+    with pytest.raises(RowError, match="'ture' is no truth value"):
+        it.task.encode({**row, "answer": "ture"})
 
 
 def written_ids(features):
