@@ -48,7 +48,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 WELL_KNOWN = frozenset(SYNONYMS) | {word for words in SYNONYMS.values() for word in words} | {
     "id", "idx", "index", "messages", "conversations", "prompt", "completion", "instruction", "response", "output",
     "url", "date", "name", "score", "user", "item", "userid", "movieid", "timestamp", "image_id",
-}  # fmt: skip
+} - {"file", "path", "photo", "picture", "description", "texts", "sentences"}  # fmt: skip
 """A first line of a CSV that holds one of these is a header."""
 
 

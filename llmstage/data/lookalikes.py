@@ -39,8 +39,7 @@ def looks_of(source: RowSource, pictures: Pictures, places_of: PlacesOf) -> set[
 
 
 def repeated_captions(train: RowSource) -> str | None:
-    """A sentence where other rows have the same caption (or, without captions, the same label): a contrastive loss takes
-    each of them for a wrong one wherever two meet in a batch."""
+    """A sentence where other rows have the same caption (or, without captions, the same label)."""
     said: Counter[int] = Counter()
     of_rows = []
     for row, _ in train:
@@ -51,8 +50,9 @@ def repeated_captions(train: RowSource) -> str | None:
     if not again:
         return None
     return (
-        f"{again:,} of {len(of_rows):,} training rows have a caption that another row has too ({len(said):,} are distinct): "
-        f"where two meet in a batch, the contrastive loss takes each for a wrong caption of the other's image."
+        f"{again:,} of {len(of_rows):,} training rows have a caption that another row has too ({len(said):,} are distinct). "
+        f"Where two meet in a batch, each is a right caption of the other's image that the loss would take for a wrong one; "
+        f"task.repeats=mask, the default, leaves such pairs out."
     )
 
 

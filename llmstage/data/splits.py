@@ -215,7 +215,13 @@ def overlap(sources: Mapping[str, RowSource]) -> dict[str, int]:
     """For splits that were given, or cut by time or group: how many of their rows have a text that stands in train too."""
     train = sources.get("train")
     words = train.identity if train is not None else ()
-    return count_shared(sources, lambda source: source.cut_by != "content", lambda row, mark: row_hash(row, words, 0))
+
+    def key(row: Row, mark: Mark) -> int:
+        # A picture of the same name in another folder is another picture.
+        whole = {word: str(value) if isinstance(value, Place) else value for word, value in row.items()}
+        return row_hash(whole, words, 0)
+
+    return count_shared(sources, lambda source: source.cut_by != "content", key)
 
 
 def count_shared(

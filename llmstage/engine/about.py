@@ -9,6 +9,7 @@ from torch import nn
 
 from llmstage.engine.assemble import Pieces
 from llmstage.engine.checkpoint import TrainState
+from llmstage.engine.eval_loop import Scored
 from llmstage.schema import RunConfig
 
 
@@ -55,7 +56,7 @@ def model_about(run: RunConfig, pieces: Pieces, model: nn.Module) -> dict[str, A
     }
 
 
-def warnings(pieces: Pieces, state: TrainState, beside: dict[str, Any] | None = None) -> list[str]:
+def warnings(pieces: Pieces, state: TrainState, beside: dict[str, Any] | None, scored: dict[str, Scored]) -> list[str]:
     told = [beside["verdict"]] if beside and not beside["beaten"] else []
     told += pieces.leaks.told
     told += dict.fromkeys(note for source in pieces.sources.values() for note in source.notes)
@@ -66,4 +67,6 @@ def warnings(pieces: Pieces, state: TrainState, beside: dict[str, Any] | None = 
             told.append(
                 f"{split}: {store.ledger.lost_targets} target tokens ({store.ledger.lost_target_share:.2%}) were cut, {store.ledger.lost_ends} answers lost their end."
             )
+    for split, item in scored.items():
+        told += [f"{split}: {line}" for line in pieces.task.warnings(item.predictions, item.refs)]
     return told

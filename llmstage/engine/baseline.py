@@ -12,12 +12,15 @@ from llmstage.metrics.score import Score
 from llmstage.schema import RunConfig
 
 
-def baselines(run: RunConfig, pieces: Pieces, scored: Scored, split: str) -> dict[str, Any] | None:
+def baselines(
+    run: RunConfig, pieces: Pieces, scored: Scored, split: str, controls: dict[str, dict[str, Score]] | None = None
+) -> dict[str, Any] | None:
     """For report.json: `{split, metric, verdict, beaten, methods: {name: {metric: score}}}`; None where the task has
-    none, they are switched off, there are no training rows to learn from, or those are what was scored."""
-    if not run.trainer.baselines or "train" not in pieces.sources or split == "train":
-        return None
-    methods = pieces.task.baselines((row for row, _ in pieces.sources["train"]), scored.refs)
+    none, they are switched off, there are no training rows to learn from, or those are what was scored. `controls`: what
+    was trained beside the run, shown among the methods."""
+    methods = dict(controls or {})
+    if run.trainer.baselines and "train" in pieces.sources and split != "train":
+        methods |= pieces.task.baselines((row for row, _ in pieces.sources["train"]), scored.refs)
     methods = {name: scores for name, scores in methods.items() if scores}
     if not methods:
         return None

@@ -14,10 +14,13 @@ from torch import nn
 
 from llmstage import console
 from llmstage.allocator import allocator_name
+from llmstage.data.order import BatchOrder
 from llmstage.engine.about import described, header, mapping, model_about, warnings
 from llmstage.engine.assemble import Pieces, assemble, data_digest, ledger
 from llmstage.engine.baseline import baselines
 from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state, set_aside
+from llmstage.engine.control import train_controls
+from llmstage.engine.eval_loop import Scored
 from llmstage.engine.machine import Machine, environment, peak_memory, product_rate, resolve_machine
 from llmstage.engine.optim import build_optimizer, build_schedule
 from llmstage.engine.outcome import finish
@@ -40,7 +43,15 @@ from llmstage.schema import RunConfig
 
 
 def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
-    """Train, select, score, write the run folder. Returns the selecting metric on validation: what a sweep optimises."""
+    """Train, select, score, write the run folder, and the same for the task's controls. Returns the selecting metric on
+    validation: what a sweep optimises."""
+    return fit_one(run, out_dir, about)[0]
+
+
+def fit_one(
+    run: RunConfig, out_dir: Path, about: dict[str, str], batches: BatchOrder | None = None
+) -> tuple[float | None, dict[str, Scored]]:
+    """fit(), with what was scored. `batches`: of a control, those of the run beside which it is trained."""
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         old = set_aside(out_dir) if run.trainer.resume == "never" else None
@@ -66,7 +77,8 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             store = pieces.stores["train"]
             check_budget(run, store)
             task = pieces.task
-            order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
+            own_order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
+            order = batches or own_order
             rate = product_rate(machine)
             plan = make_plan(
                 run,
@@ -160,7 +172,14 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             split = headline_split(scored) if scored else None
             shown = scored[split] if split else None
             samples = write_predictions(out_dir / "predictions.jsonl", pieces, shown, split) if shown and split else []
-            beside = baselines(run, pieces, shown, split) if shown and split else None
+            if has_adapter(model):  # adapter.merge=false
+                model.config.save_pretrained(out_dir / "adapter")
+            else:
+                save_model(model, pieces.processor, out_dir / "model")
+            controls = train_controls(
+                run, pieces, out_dir, plan.steps, scored, split, lambda own, at: fit_one(own, at, about, order)[1]
+            )
+            beside = baselines(run, pieces, shown, split, controls) if shown and split else None
             report = {
                 **about,
                 "data": {"described": described(pieces), "mapping": mapping(pieces), "splits": ledger(pieces)},
@@ -179,14 +198,11 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                     "memory_bytes": plan.memory_bytes,
                 },
                 "plan": planned,
-                "warnings": warnings(pieces, state, beside),
+                "warnings": warnings(pieces, state, beside, scored),
             }
-            if has_adapter(model):  # adapter.merge=false
-                model.config.save_pretrained(out_dir / "adapter")
-            else:
-                save_model(model, pieces.processor, out_dir / "model")
-            finish(run, out_dir, report, time.perf_counter() - clock)
-            return select(pieces.task, scored["validation"].scores)[1].value if "validation" in scored else None
+            finish(run, out_dir, report, time.perf_counter() - clock, main=batches is None)
+            chosen = select(pieces.task, scored["validation"].scores)[1].value if "validation" in scored else None
+            return chosen, scored
 
 
 def resolve(
@@ -256,13 +272,19 @@ def load_best(model: nn.Module, state: TrainState, checkpoints: Checkpoints) -> 
     folder = checkpoints.folder / f"step_{state.best_step or 0:06d}"
     if state.best_step is None or state.best_step == state.step or not folder.is_dir():
         return state.step
-    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    # Not all weights are there (tied ones, those that an adapter leaves alone), but whatever is there must go somewhere.
+    unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False).unexpected_keys
+    if unknown:
+        raise ModelError(f"{folder} does not fit the model: {', '.join(unknown[:4])}.")
     return state.best_step
 
 
 def save_weights(model: nn.Module, processor: Processor, folder: Path) -> None:
     """What a checkpoint holds of the model: all of it, or the adapter where all else is as it was loaded."""
-    (save_checkpoint if has_adapter(model) else save_model)(model, processor, folder)
+    if has_adapter(model):
+        save_checkpoint(model, processor, folder)
+    else:
+        save_model(model, processor, folder, own_names=True)
 
 
 def settle_adapter(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, out_dir: Path) -> Any:

@@ -17,8 +17,8 @@ from llmstage.report.terminal import baseline_lines, score_table
 from llmstage.schema import RunConfig
 
 
-def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float) -> None:
-    """Write and show what came of a run that was completed."""
+def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float, *, main: bool = True) -> None:
+    """Write and show what came of a run that was completed. `main`: it is no control, so it is what outputs/latest names."""
     whole = {
         "status": "completed",
         "stage": run.stage.name,
@@ -33,6 +33,9 @@ def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float
     page = write_html(out_dir, whole)
     if (out_dir / "model").is_dir():
         write_card(out_dir / "model", whole)
+    if not main:
+        console.note(f"done in {console.duration(seconds)}; its own report: {page}")
+        return
     link_latest(out_dir, run.stage.name)
     console.result(score_table(whole))
     console.result(*baseline_lines(whole))

@@ -15,7 +15,7 @@ MAY_CHANGE = (
     "trainer.resume", "trainer.workers", "trainer.log_every", "trainer.keep", "trainer.eval_every", "trainer.save_every",
     "trainer.eval_rows", "trainer.train_rows_scored", "trainer.patience", "trainer.allocator", "trainer.threads",
     "trainer.eval_batch_tokens", "trainer.eval_precision", "trainer.device", "data.cache", "offline", "tracker.name",
-    "generation.", "task.generate_rows", "adapter.merge",
+    "generation.", "task.generate_rows", "task.control", "adapter.merge",
 )  # fmt: skip
 """Keys that do not decide the weights: a resumed run may set them anew."""
 

@@ -200,9 +200,10 @@ def head_is_plain(model: Any, head: Any = None) -> bool:
             return False
 
 
-def save_model(model: Any, processor: Processor, folder: Path) -> None:
-    """A Hugging Face directory that loads with transformers alone."""
-    model.save_pretrained(folder)
+def save_model(model: Any, processor: Processor, folder: Path, *, own_names: bool = False) -> None:
+    """A Hugging Face directory that loads with transformers alone. Of some models (LLaVA) transformers writes the weights by
+    names of an older form, for other tools; `own_names`: by the names that the model itself has, as a resumed run needs."""
+    model.save_pretrained(folder, save_original_format=not own_names)
     processor.save(folder)
     for path in folder.iterdir():  # safetensors writes mode 0600 whatever the umask says (RELIABILITY, finding 8)
         path.chmod(0o644)

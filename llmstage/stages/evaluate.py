@@ -10,6 +10,7 @@ from llmstage.engine.about import described, header, mapping, model_about, warni
 from llmstage.engine.assemble import assemble, ledger
 from llmstage.engine.baseline import baselines
 from llmstage.engine.checkpoint import TrainState
+from llmstage.engine.control import score_controls
 from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml
@@ -36,7 +37,8 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             console.note(header(cfg, pieces, out_dir))
             scored = score_all(cfg, pieces, model, machine, training=False)
             split = headline_split(scored)
-            beside = baselines(cfg, pieces, scored[split], split)
+            controls = score_controls(cfg, pieces, machine, out_dir, scored[split], split)
+            beside = baselines(cfg, pieces, scored[split], split, controls)
             report = {
                 **about,
                 "data": {"described": described(pieces), "mapping": mapping(pieces), "splits": ledger(pieces)},
@@ -47,7 +49,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "baselines": beside,
                 "exhibits": scored[split].exhibits,
                 "samples": write_predictions(out_dir / "predictions.jsonl", pieces, scored[split], split),
-                "warnings": warnings(pieces, TrainState(), beside),
+                "warnings": warnings(pieces, TrainState(), beside, scored),
             }
             finish(cfg, out_dir, report, time.perf_counter() - clock)
             chosen = scored[split].scores.get(pieces.task.select)

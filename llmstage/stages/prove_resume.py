@@ -23,7 +23,7 @@ from llmstage.schema import ProveResume, RunConfig
 
 OWN_WORDS = (
     "stage", "hydra.", "-m", "--multirun", "trainer.resume", "trainer.save_every", "trainer.eval_every", "trainer.keep",
-    "trainer.train_rows_scored",
+    "trainer.train_rows_scored", "task.control",
 )  # fmt: skip
 """Words of the command that the children get from here."""
 
@@ -128,6 +128,7 @@ def child(
         f"trainer.eval_every={every}",
         "trainer.keep=1000",
         "trainer.train_rows_scored=0",
+        *(["task.control=off"] if hasattr(cfg.task, "control") else []),
         *extra,
     ]
     environment = {**os.environ, "LLMSTAGE_ENTRY": "prove_resume"}

@@ -98,6 +98,17 @@ class LossSum:
     """Shown, never trained on."""
 
 
+@dataclass(slots=True, frozen=True)
+class Control:
+    """A run to be set beside the one that is asked for."""
+
+    name: str
+    keys: dict[str, Any]
+    """Keys of the task in which it differs."""
+    about: str
+    """What it is, for the reader: `the same model without the image`."""
+
+
 class Task(ABC):
     """One thing a model can learn. Subclasses set the class variables and fill in the methods."""
 
@@ -260,10 +271,10 @@ class Task(ABC):
         """What a reader of the scores must be told, a sentence each."""
         return []
 
-    def controls(self) -> dict[str, dict[str, Any]]:
-        """Runs that show what an input is worth: name to the task's keys in which they differ from this one, e.g. the same
-        model without the image. Each is trained after the run itself, in a folder of its name."""
-        return {}
+    def controls(self) -> list[Control]:
+        """Runs that show what an input is worth, e.g. the same model without the image. Each is trained after the run itself,
+        on the same batches, in a folder of its name."""
+        return []
 
     def contrast(
         self, name: str, predictions: list[Any], controls: list[Any], refs: list[Any]

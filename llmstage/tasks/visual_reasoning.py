@@ -29,7 +29,7 @@ from llmstage.models.choose import AnswerTree, answer_log_probs
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.task import VisualReasoning as VisualReasoningConfig
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, RowError
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Control, Exhibit, Features, RowError
 from llmstage.tasks.base_looking import Looking
 
 TRUTH = ("false", "true")
@@ -175,7 +175,7 @@ class VisualReasoning(Looking):
             shares = answer_log_probs(model, self.processor.pad_id, prompts, self.tree, beside).softmax(-1)
             for item, own in zip(items, shares, strict=True):
                 place = int(own.argmax())
-                item["answer"], item["probability"] = self.answers[place], float(own[place])
+                item["answer"], item["probability"] = self.answers[place], round(float(own[place]), 6)
         return items
 
     @property
@@ -209,8 +209,8 @@ class VisualReasoning(Looking):
             confidence = np.array([item["probability"] for item in kept])
             # Two columns, what was said and the rest: the error of the likeliest answer's confidence needs no more.
             scores["ece"] = calibration_error(np.stack([confidence, 0 * confidence], 1), (right == 0).astype(np.int64))
-        costs = ([item[word] for item in predictions] for word in ("nll", "tokens", "correct"))
-        return scores | {"perplexity": language_model_scores(*costs, None)["perplexity"]}
+        nll, tokens, correct = ([item[word] for item in predictions] for word in ("nll", "tokens", "correct"))
+        return scores | {"perplexity": language_model_scores(nll, tokens, correct, None)["perplexity"]}
 
     def warnings(self, predictions: list[Any], refs: list[Any]) -> list[str]:
         strange = Counter(ref["answer"] for ref in refs if not ref["known"])
@@ -222,9 +222,9 @@ class VisualReasoning(Looking):
             f"chooses from, and count as wrong ({shown}{', …' if len(strange) > 5 else ''}); task.answer=generate may say anything"
         ]
 
-    def controls(self) -> dict[str, dict[str, Any]]:
+    def controls(self) -> list[Control]:
         on = self.cfg.control == "train" and not self.blind
-        return {BLIND: {"blind": True, "control": "off"}} if on else {}
+        return [Control(BLIND, {"blind": True}, "the same model without the image")] if on else []
 
     def contrast(
         self, name: str, predictions: list[Any], controls: list[Any], refs: list[Any]

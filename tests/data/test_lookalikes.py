@@ -69,7 +69,7 @@ def test_captions_that_repeat_are_counted() -> None:
 
     assert told("a", "b", ["c", "c"], ["d", "e"]) is None  # twice of one image is no false negative
     assert str(told("a  cat", "b", "a cat", ["c", "b"], "d")).startswith(
-        "4 of 5 training rows have a caption that another row has too (4 are distinct): "
+        "4 of 5 training rows have a caption that another row has too (4 are distinct). "
     )
     labels = ListSource("train", [{"image": "x", "label": said} for said in "aab"], "test")
     assert "2 of 3 training rows" in str(repeated_captions(labels))

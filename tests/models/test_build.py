@@ -216,3 +216,12 @@ def test_code_that_comes_with_a_model_is_not_run(processors, saved):
 def test_a_hub_id_offline_says_why(processors):
     with pytest.raises(ModelError, match="offline=true forbids"):
         make(processors, place=find_model("org/nothing-like-this"), path="org/nothing-like-this")
+
+
+def test_the_text_of_a_clip_preset_is_read_at_its_end():
+    """transformers pools at the highest id where the end token is number 2 (a kept mistake of old configs)."""
+    from llmstage.models.tokenizer import train_processor
+
+    processor = train_processor(["red circle", "blue square"], 400, "clip", 32)
+    assert processor.eos_id != 2
+    assert processor.marked_ids("red", None, 32)[0][-1] == processor.eos_id
