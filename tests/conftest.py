@@ -104,7 +104,10 @@ class TinyTask:
 
     def merged(self, predictions: list[Any], refs: list[Any]) -> tuple[list[Any], list[Any]]:
         """As the engine does it: the windows of a row, or the captions of an image, brought together."""
-        rows = [number for number, row in enumerate(self.rows) for _ in self.task.encode(row)][: len(refs)]
+        from llmstage.tasks.base import UNSCORED
+
+        scored = [[item for item in self.task.encode(row) if item.ref != UNSCORED] for row in self.rows]
+        rows = [number for number, own in enumerate(scored) for _ in own][: len(refs)]
         predictions, refs, _ = self.task.merge(predictions, refs, rows)
         return predictions, refs
 
@@ -125,6 +128,7 @@ def tiny(
     words: tuple[str, ...] = (),
 ) -> TinyTask:
     from llmstage.models.tokenizer import train_processor
+    from llmstage.tasks.base import UNSCORED
 
     stage = composed_task(name)["stages"][0]
     words = (*words_to_take(name, kind), *words)
@@ -148,7 +152,7 @@ def tiny(
     if run.task.reads_images:
         see(run, task, processor, [*rows, *task.demo_rows(64, 1)])
     task.bind(processor, context)
-    features = [item for row in rows for item in task.encode(row)]
+    features = [item for row in rows for item in task.encode(row) if item.ref != UNSCORED]
     return TinyTask(run, task, processor, rows, features, context)
 
 

@@ -15,7 +15,7 @@ from llmstage.data.order import scoring_batches, spread
 from llmstage.data.store import FeatureStore
 from llmstage.engine.machine import Machine
 from llmstage.metrics.score import Score
-from llmstage.tasks.base import Batch, Exhibit, Features, Task
+from llmstage.tasks.base import UNSCORED, Batch, Exhibit, Features, Task
 
 
 @dataclass(slots=True)
@@ -80,7 +80,8 @@ def score_split(
     rows = np.asarray(store.rows)
     known = np.unique(rows[: len(store.refs)])
     picked = spread(known, num_rows)
-    chosen = np.flatnonzero(np.isin(rows[: len(store.refs)], picked))
+    scored = np.array([ref != UNSCORED for ref in store.refs], dtype=bool)
+    chosen = np.flatnonzero(np.isin(rows[: len(store.refs)], picked) & scored)
     with_text = [int(index) for index in chosen[np.isin(rows[chosen], spread(picked, text_rows))]]
     generating = set(with_text)
     without = [int(index) for index in chosen if int(index) not in generating]

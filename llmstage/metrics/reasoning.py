@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from llmstage.metrics.answers import is_punctuation
-from llmstage.metrics.composition import split_rows
+from llmstage.metrics.composition import kind_exhibit, share, split_rows
+from llmstage.metrics.generation import split_words
 from llmstage.metrics.intervals import bootstrap_score, mean, resampled_sums
 from llmstage.metrics.score import Score
 
+Exhibit = dict[str, Any]
+
+BLIND = "blind"
+FIRST_WORDS = 3
+ERRORS = 15
+"""Lines of the table of mistakes."""
 TRUE = frozenset({"true", "yes", "1", "是", "对", "是的", "对的", "正确"})
 FALSE = frozenset({"false", "no", "0", "否", "错", "不是", "不对", "错误"})
 
@@ -56,3 +65,50 @@ def macro_by_kind(right: Sequence[float], kinds: Sequence[str | None]) -> Score 
     ]
     value = float(np.mean([np.mean(rows) for rows in parts.values()]))
     return bootstrap_score(value, np.mean(drawn, axis=0), sum(map(len, parts.values())))
+
+
+def answered(predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[Any], list[Any]]:
+    """(answers, refs, predictions) of the rows that were answered: text is not generated for all of them at all times."""
+    pairs = [(item, ref) for item, ref in zip(predictions, refs, strict=True) if "answer" in item]
+    return [item["answer"] for item, _ in pairs], [ref for _, ref in pairs], [item for item, _ in pairs]
+
+
+def hits(said: Sequence[str], refs: list[Any]) -> list[float]:
+    """1 where the answer is the right one, but for case, spaces and punctuation."""
+    return [float(normal(answer) == normal(ref["answer"])) for answer, ref in zip(said, refs, strict=True)]
+
+
+def by_kind(right: list[float], refs: list[Any], blind: list[float] | None = None) -> list[Exhibit]:
+    """Accuracy by kind of question; `blind`: what the model without the picture got right, shown beside it."""
+    kinds = [ref["kind"] for ref in refs]
+    parts = split_rows(right, kinds)
+    if not parts:
+        return []
+    theirs = {kind: share(rows) for kind, rows in split_rows(blind, kinds).items()} if blind is not None else {}
+    chart, table = kind_exhibit("accuracy", right, kinds, {kind: score.value for kind, score in theirs.items()})
+    values = {
+        kind: {"accuracy": share(rows).as_dict(), **({BLIND: theirs[kind].as_dict()} if kind in theirs else {})}
+        for kind, rows in parts.items()
+    }
+    return [chart, {**table, "report_key": "kinds", "values": values}]
+
+
+def mistakes(said: list[str], refs: list[Any], right: list[float]) -> list[Exhibit]:
+    wrong = Counter((ref["answer"], answer) for answer, ref, hit in zip(said, refs, right, strict=True) if not hit)
+    if not wrong:
+        return []
+    rows = [[told, answer, str(count)] for (told, answer), count in wrong.most_common(ERRORS)]
+    return [{"kind": "table", "title": "Most frequent mistakes", "columns": ["right", "said", "rows"], "rows": rows}]
+
+
+def beginning(question: str) -> str:
+    """Its first words; of Chinese, its first characters."""
+    return " ".join(split_words(question.lower())[:FIRST_WORDS])
+
+
+def most_frequent(groups: list[str], answers: list[str], asked: list[str]) -> list[str]:
+    """For each group asked, the answer that most training rows of it have; of all rows where none has."""
+    counts: dict[str | None, Counter[str]] = {None: Counter(answers)}
+    for group, answer in zip(groups, answers, strict=True):
+        counts.setdefault(group, Counter())[answer] += 1
+    return [counts.get(group, counts[None]).most_common(1)[0][0] for group in asked]

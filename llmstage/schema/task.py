@@ -326,6 +326,11 @@ class VisualReasoning(TaskConfig):
     """Answers to choose from; of more, task.answer=choose keeps the most frequent, and auto generates."""
     blind: Annotated[bool, TRAINING] = False
     """Read the question without the picture: what the words alone give away."""
+    describe: Annotated[bool, TRAINING] = True
+    """Where training rows have a `caption`, learn to write it as well: each of its words says something of the picture, while
+    an answer is one word, and a model from scratch learns to see from captions first. Never scored."""
+    prompt: Annotated[str, TRAINING] = "Describe the picture."
+    """What asks for the caption in rows that have no `prompt` of their own."""
     control: Annotated[Literal["train", "off"], ReadBy(_sighted)] = "train"
     """train: train the same model without the picture as well (same steps, seed and rows; in blind/ of the run folder), and
     set it beside this one. At stage=evaluate: score it if the run has one."""

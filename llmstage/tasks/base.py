@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 IGNORE_INDEX = -100
 """Label of a position that is no target; the value cross-entropy skips by default."""
 
+UNSCORED = "unscored"
+"""The `ref` of a feature that is learned from and never scored: a second way of saying what its row says."""
+
 Exhibit = dict[str, Any]
 """Something the report shows beside the scores: {"kind": "text|table|matrix|lines|bars|images", "title": ..., ...}."""
 
@@ -43,7 +46,7 @@ class Features:
     """`input_ids` [T] always; other sequences [T], or [1] for a label of the whole. Whole numbers, or floats throughout
     (kept as float32; an array that is ever float must be float in every feature)."""
     ref: Any = None
-    """What score() compares with; JSON data."""
+    """What score() compares with; JSON data. UNSCORED: scoring passes the feature over."""
     cut: int = 0
     """Tokens of the row that stand in none of its features."""
     cut_targets: int = 0

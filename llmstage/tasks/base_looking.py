@@ -26,7 +26,9 @@ class Looking(Seeing, Written):
     pipeline_tag = "image-text-to-text"
     packs = True
     by_character = True
-    by_length = False  # questions of one length are often of one kind, and a batch of one kind pulls the weights its way
+    by_length = (
+        False  # questions of one length are often of one kind, and a batch of one kind pulls the weights its way
+    )
 
     blind: bool = False
     """Read the prompt without the picture: what the words alone give away."""

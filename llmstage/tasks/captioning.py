@@ -22,7 +22,7 @@ from llmstage.metrics.generation import chrf, references_of, rouge
 from llmstage.metrics.score import Score
 from llmstage.metrics.translation import bleu
 from llmstage.schema.task import Captioning as CaptioningConfig
-from llmstage.tasks.base import Exhibit, Features
+from llmstage.tasks.base import UNSCORED, Exhibit, Features
 from llmstage.tasks.base_looking import Looking
 from llmstage.tasks.base_scored_text import ScoredText, generated, shorten
 
@@ -82,16 +82,7 @@ class Captioning(Looking, ScoredText):
         made = self.written(row, prompt, first, ref, [prompt, *said])
         ref["image"] = made.arrays["image"][0]
         more = said[1:] if self.cfg.learn == "all" else []
-        return [made, *(self.written(row, prompt, text, None, [prompt, *said]) for text in more)]
-
-    def wants_text(self, ref: Any) -> bool:
-        return ref is not None
-
-    def merge(self, predictions: list[Any], refs: list[Any], rows: list[int]) -> tuple[list[Any], list[Any], list[int]]:
-        """A row is scored by its first reference's feature, so that task.learn does not change what the numbers mean."""
-        kept = [place for place, ref in enumerate(refs) if ref is not None]
-        predictions, refs, rows = ([values[place] for place in kept] for values in (predictions, refs, rows))
-        return predictions, refs, rows
+        return [made, *(self.written(row, prompt, text, UNSCORED, [prompt, *said]) for text in more)]
 
     def text_scores(self, hyps: Sequence[str], refs: list[list[str]]) -> dict[str, Score]:
         return {

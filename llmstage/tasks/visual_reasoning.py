@@ -19,28 +19,36 @@ from llmstage.errors import DataError, ModelError
 from llmstage.metrics.baselines import capped, logistic, tfidf, tfidf_name, thin
 from llmstage.metrics.calibration import reliability
 from llmstage.metrics.classification import calibration_error, classification_scores, confusion
-from llmstage.metrics.composition import composition_exhibit, group_scores, kind_exhibit, share, split_rows
-from llmstage.metrics.generation import split_words
+from llmstage.metrics.composition import composition_exhibit, group_scores
 from llmstage.metrics.intervals import proportion
 from llmstage.metrics.language import language_model_scores
-from llmstage.metrics.reasoning import image_gain, macro_by_kind, normal, truth_of
+from llmstage.metrics.reasoning import (
+    BLIND,
+    FIRST_WORDS,
+    answered,
+    beginning,
+    by_kind,
+    hits,
+    image_gain,
+    macro_by_kind,
+    mistakes,
+    most_frequent,
+    normal,
+    truth_of,
+)
 from llmstage.metrics.score import Score
 from llmstage.models.choose import AnswerTree, answer_log_probs
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.task import VisualReasoning as VisualReasoningConfig
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Control, Exhibit, Features, RowError
+from llmstage.tasks.base import IGNORE_INDEX, UNSCORED, Batch, Control, Exhibit, Features, RowError
 from llmstage.tasks.base_looking import Looking
 
 TRUTH = ("false", "true")
-BLIND = "blind"
 SHOWN = 24
 """Pictures in the report's grid."""
-ERRORS = 15
-"""Lines of the table of mistakes."""
 MATRIX = 12
 """Answers up to which they are shown against each other."""
-FIRST_WORDS = 3
 
 
 class VisualReasoning(Looking):
@@ -49,7 +57,7 @@ class VisualReasoning(Looking):
 
     columns = Columns(
         required=("image", "question", "answer"),
-        optional=("kind", "composition", "language"),
+        optional=("kind", "composition", "language", "caption", "prompt"),
         content=("image", "question"),
         images=("image",),
     )
@@ -79,7 +87,7 @@ class VisualReasoning(Looking):
             return "question is no text"
         if not row["question"].strip():
             return "question is empty"
-        for word in ("kind", "composition"):
+        for word in ("kind", "composition", "prompt"):
             if row.get(word) is not None and not isinstance(row[word], str):
                 return f"{word} is no text"
         answer = row["answer"]
@@ -88,7 +96,7 @@ class VisualReasoning(Looking):
         return None if answer_of(row) else "answer is empty"
 
     def texts(self, row: Row) -> list[str]:
-        return [row["question"], answer_of(row)]
+        return [row["question"], answer_of(row), *caption_of(row)]
 
     def learn(self, rows: Iterable[Row]) -> None:
         """What there is to choose from; truth values count as such whatever their spelling."""
@@ -137,7 +145,8 @@ class VisualReasoning(Looking):
         self.known = {normal(answer) for answer in self.answers}
 
     def cache_key(self) -> dict[str, Any]:
-        return {**super().cache_key(), "answer": self.mode, "answers": self.answers}
+        told = {"describe": self.cfg.describe, "prompt": self.cfg.prompt}
+        return {**super().cache_key(), "answer": self.mode, "answers": self.answers, **told}
 
     def encode(self, row: Row) -> list[Features]:
         question, answer = row["question"], answer_of(row)
@@ -154,10 +163,14 @@ class VisualReasoning(Looking):
             "known": not self.known or normal(answer) in self.known,
             **{word: row.get(word) for word in ("kind", "composition")},
         }
-        made = self.written(row, question, answer, ref, [question, answer])
+        said = [question, answer, *caption_of(row)]
+        made = [self.written(row, question, answer, ref, said)]
+        if self.cfg.describe:
+            prompt = row.get("prompt") or self.cfg.prompt
+            made += [self.written(row, prompt, text, UNSCORED, said) for text in caption_of(row)]
         assert self.pictures is not None
         ref["image"] = self.pictures.index(row["image"])
-        return [made]
+        return made
 
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
         """Of each row `answer`, with `probability` among those to choose from; and what the true answer costs (`nll`,
@@ -316,6 +329,14 @@ class VisualReasoning(Looking):
         ]
 
 
+def caption_of(row: Row) -> list[str]:
+    """The first caption that is no empty text, alone in a list; an empty list where there is none."""
+    texts = row.get("caption") or []
+    return [text for text in ([texts] if isinstance(texts, str) else texts) if isinstance(text, str) and text.strip()][
+        :1
+    ]
+
+
 def answer_of(row: Row) -> str:
     """The answer as text; JSON's true and false as these words, 3.0 as 3."""
     answer = row["answer"]
@@ -324,53 +345,6 @@ def answer_of(row: Row) -> str:
     if isinstance(answer, float) and answer.is_integer():
         return str(int(answer))
     return str(answer).strip()
-
-
-def answered(predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[Any], list[Any]]:
-    """(answers, refs, predictions) of the rows that were answered: text is not generated for all of them at all times."""
-    pairs = [(item, ref) for item, ref in zip(predictions, refs, strict=True) if "answer" in item]
-    return [item["answer"] for item, _ in pairs], [ref for _, ref in pairs], [item for item, _ in pairs]
-
-
-def hits(said: Sequence[str], refs: list[Any]) -> list[float]:
-    """1 where the answer is the right one, but for case, spaces and punctuation."""
-    return [float(normal(answer) == normal(ref["answer"])) for answer, ref in zip(said, refs, strict=True)]
-
-
-def by_kind(right: list[float], refs: list[Any], blind: list[float] | None = None) -> list[Exhibit]:
-    """Accuracy by kind of question; `blind`: what the model without the picture got right, shown beside it."""
-    kinds = [ref["kind"] for ref in refs]
-    parts = split_rows(right, kinds)
-    if not parts:
-        return []
-    theirs = {kind: share(rows) for kind, rows in split_rows(blind, kinds).items()} if blind is not None else {}
-    chart, table = kind_exhibit("accuracy", right, kinds, {kind: score.value for kind, score in theirs.items()})
-    values = {
-        kind: {"accuracy": share(rows).as_dict(), **({BLIND: theirs[kind].as_dict()} if kind in theirs else {})}
-        for kind, rows in parts.items()
-    }
-    return [chart, {**table, "report_key": "kinds", "values": values}]
-
-
-def mistakes(said: list[str], refs: list[Any], right: list[float]) -> list[Exhibit]:
-    wrong = Counter((ref["answer"], answer) for answer, ref, hit in zip(said, refs, right, strict=True) if not hit)
-    if not wrong:
-        return []
-    rows = [[told, answer, str(count)] for (told, answer), count in wrong.most_common(ERRORS)]
-    return [{"kind": "table", "title": "Most frequent mistakes", "columns": ["right", "said", "rows"], "rows": rows}]
-
-
-def beginning(question: str) -> str:
-    """Its first words; of Chinese, its first characters."""
-    return " ".join(split_words(question.lower())[:FIRST_WORDS])
-
-
-def most_frequent(groups: list[str], answers: list[str], asked: list[str]) -> list[str]:
-    """For each group asked, the answer that most training rows of it have; of all rows where none has."""
-    counts: dict[str | None, Counter[str]] = {None: Counter(answers)}
-    for group, answer in zip(groups, answers, strict=True):
-        counts.setdefault(group, Counter())[answer] += 1
-    return [counts.get(group, counts[None]).most_common(1)[0][0] for group in asked]
 
 
 TASK = VisualReasoning

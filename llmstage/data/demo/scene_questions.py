@@ -17,11 +17,13 @@ from llmstage.data.demo.scenes import (
     PREFIX,
     SEEN,
     UNSEEN,
+    Claim,
     Composition,
     Pair,
     Thing,
     holds,
     place_pairs,
+    say,
     turns,
     write_scene,
 )  # fmt: skip
@@ -261,7 +263,7 @@ PATTERNS = MappingProxyType(
 
 
 def question_rows(num_rows: int, seed: int, composition: Composition = "seen") -> list[Row]:
-    """`num_rows` distinct rows `{image, question, answer, kind, language, composition}`, the kinds in turn.
+    """`num_rows` distinct rows `{image, question, answer, kind, caption, prompt, language, composition}`, the kinds in turn.
 
     "unseen": a thing asked about has a held-out pair, or a held-out pair is asked for and is not there.
     """
@@ -291,6 +293,8 @@ def question_rows(num_rows: int, seed: int, composition: Composition = "seen") -
                 "question": question,
                 "answer": speech.names[asked.answer],
                 "kind": kind,
+                "caption": say(speech, [Claim(thing) for thing in sorted(things, key=lambda it: (it.row, it.column))]),
+                "prompt": speech.describe,
                 "language": language,
                 "composition": now,
             }
