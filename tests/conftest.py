@@ -102,11 +102,14 @@ class TinyTask:
                 extra=self.task.extra_module,
             )
 
-    def scores(self, predictions: list[Any], refs: list[Any]) -> Any:
-        """As the engine does it: the windows of a row first brought together."""
+    def merged(self, predictions: list[Any], refs: list[Any]) -> tuple[list[Any], list[Any]]:
+        """As the engine does it: the windows of a row, or the captions of an image, brought together."""
         rows = [number for number, row in enumerate(self.rows) for _ in self.task.encode(row)][: len(refs)]
         predictions, refs, _ = self.task.merge(predictions, refs, rows)
-        return self.task.score(predictions, refs)
+        return predictions, refs
+
+    def scores(self, predictions: list[Any], refs: list[Any]) -> Any:
+        return self.task.score(*self.merged(predictions, refs))
 
     def batch(self, features: list[Any] | None = None) -> Any:
         return self.task.collate([[item] for item in (self.features if features is None else features)])

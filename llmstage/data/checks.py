@@ -27,6 +27,8 @@ def complaint(row: Row, mapping: dict[str, str], columns: Columns, max_row_mb: f
             column = mapping.get(word, word)
             named = f"'{word}'" if column == word else f"'{column}' ({word})"
             return f"{named} is null" if word in row else f"{named} is missing"
+    if columns.images and "caption" in row and not has_text(row["caption"]):
+        return f"'{mapping.get('caption', 'caption')}' is empty"
     size = 0
     for word, value in row.items():
         if word in TEXT_WORDS and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -42,6 +44,11 @@ def complaint(row: Row, mapping: dict[str, str], columns: Columns, max_row_mb: f
                 except UnicodeEncodeError as error:
                     return f"a lone surrogate (U+{ord(text[error.start]):04X}) in '{mapping.get(word, word)}'"
     return too_large(size, int(max_row_mb * (1 << 20)), "").reason if size > max_row_mb * (1 << 20) else None
+
+
+def has_text(value: Any) -> bool:
+    """Whether every text of a caption, or of a list of them, says something; None is a caption that is not there."""
+    return value is None or (all(text.strip() for text in texts_of(value)) and value != [])
 
 
 def texts_of(value: Any) -> Iterator[str]:

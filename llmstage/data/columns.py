@@ -23,9 +23,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "target": ("tgt", "translation", "output", "summary", "highlights", "title"),
     "document": ("article", "source", "text", "abstract", "content", "body"),
     "summary": ("target", "highlights", "abstract", "title"),
-    "question": ("query",),
+    "question": ("query", "sentence", "statement", "问题"),
     "context": ("passage", "paragraph", "document"),
-    "answer": ("answers", "response", "reply"),
+    "answer": ("answers", "response", "reply", "label"),
     "answers": ("answer", "response"),
     "tokens": ("words",),
     "tags": ("ner_tags", "labels", "bio_tags"),
@@ -37,10 +37,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "click": ("clicked", "is_click", "点击"),
     "title": ("name", "headline", "标题"),
     "categories": ("genres", "genre", "category", "类别"),
+    "image": (
+        "file_name", "filename", "image_path", "img_path", "image_file", "image_name", "img", "picture", "photo", "filepath",
+        "file_path", "file", "path", "图片", "图像",
+    ),
+    "caption": (
+        "captions", "text", "texts", "sentence", "sentences", "description", "alt_text", "title", "描述", "说明", "标题",
+    ),
 }  # fmt: skip
 WELL_KNOWN = frozenset(SYNONYMS) | {word for words in SYNONYMS.values() for word in words} | {
     "id", "idx", "index", "messages", "conversations", "prompt", "completion", "instruction", "response", "output",
-    "url", "date", "name", "score", "user", "item", "userid", "movieid", "timestamp",
+    "url", "date", "name", "score", "user", "item", "userid", "movieid", "timestamp", "image_id",
 }  # fmt: skip
 """A first line of a CSV that holds one of these is a header."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from llmstage.data.quarantine import BadRows, split_place
 from llmstage.data.rows import Row
 from llmstage.data.rowsource import RowSource
 from llmstage.data.store import FORMAT, FeatureStore, FeatureWriter
@@ -47,8 +48,9 @@ def encode_split(
     writer = FeatureWriter(folder, "uint16" if vocab_size <= 2**16 else "uint32")
     ledger, number = writer.ledger, 0
     for rows in batches_of(source):
-        for made in encode_rows(rows, encode_many, on_row_error, source):
+        for made in encode_rows(rows, encode_many, on_row_error, source, number + ledger.refused):
             if made is None:
+                ledger.refused += 1
                 continue
             ledger.rows += 1
             for features in made:
@@ -66,7 +68,9 @@ def encode_split(
                     writer.refs.append(features.ref)
             number += 1
     if not ledger.features:
-        raise DataError(f"data.{source.split}: no row of {source.described} could be encoded.")
+        path = getattr(bad_rows_of(source), "path", None)
+        told = f" See {path} for the reasons." if path and ledger.refused else ""
+        raise DataError(f"data.{source.split}: no row of {source.described} could be encoded.{told}")
     return writer.finish()
 
 
@@ -84,27 +88,34 @@ def batches_of(source: RowSource) -> Iterator[list[tuple[Row, str]]]:
 
 
 def encode_rows(
-    rows: list[tuple[Row, str]], encode_many: Encode, on_row_error: type[Exception], source: RowSource
+    rows: list[tuple[Row, str]], encode_many: Encode, on_row_error: type[Exception], source: RowSource, before: int
 ) -> list[list[Any] | None]:
-    """Features of each row; a row that cannot be encoded is named with its place, or quarantined."""
+    """Features of each row; a row that cannot be encoded is named with its place, or quarantined. `before`: rows of the
+    split that came before these."""
     try:
         return list(encode_many([row for row, _ in rows]))
     except on_row_error:
         pass  # one of them: find it
     out: list[list[Any] | None] = []
-    for row, place in rows:
+    for number, (row, place) in enumerate(rows, before):
         try:
             out.append(encode_many([row])[0])
         except on_row_error as error:
-            bad_rows = getattr(source, "bad_rows", None) or getattr(getattr(source, "base", None), "bad_rows", None)
-            shown, _, line = place.rpartition(":")
+            bad_rows = bad_rows_of(source)
             if bad_rows is None:
                 raise DataError(f"{place}: {error}.") from None
-            bad_rows.report(
-                shown, int(line), int(line), str(error), json.dumps(row, ensure_ascii=False)[:500], len(out)
-            )
+            shown, line = split_place(place)
+            # Several splits may be cut from one file: what tells two bad rows apart is the split and the place in it.
+            told = json.dumps(row, ensure_ascii=False)[:500]
+            bad_rows.report(shown, f"{source.split} {number}", line, str(error), told, number)
             out.append(None)
     return out
+
+
+def bad_rows_of(source: RowSource) -> BadRows | None:
+    """What is done with bad rows of a split; None where its rows are in memory."""
+    found = getattr(source, "bad_rows", None) or getattr(getattr(source, "base", None), "bad_rows", None)
+    return found if isinstance(found, BadRows) else None
 
 
 def check_ledger(split: str, store: FeatureStore, max_lost: float, context: int) -> None:

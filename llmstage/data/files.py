@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,10 @@ class DataFile:
         return os.path.splitext(name.removesuffix(".gz"))[1]
 
     def digest(self) -> str:
-        """sha256 over the sha256 of each 64 MB piece: content only, never name, size on disk or time."""
+        """sha256 over the sha256 of each 64 MB piece: content only, never name, size on disk or time. Of a folder: names and
+        sizes of all that is in it; what its pictures show has a digest of its own (data/pictures.py)."""
+        if self.path.is_dir():
+            return folder_digest(self.path)
         size = self.path.stat().st_size
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             pieces = list(pool.map(self._piece_digest, range(0, size, PIECE)))
@@ -65,6 +68,25 @@ class DataFile:
                 sha.update(data)  # releases the GIL
                 left -= len(data)
         return sha.digest()
+
+
+def folder_digest(folder: Path) -> str:
+    sha = hashlib.sha256()
+    for path in walk(folder):
+        sha.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
+    return sha.hexdigest()
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file in and below a folder that is not hidden, in a fixed order."""
+    for item in sorted(folder.iterdir()):
+        if item.name.startswith("."):
+            continue
+        if item.is_dir():
+            if not folder.resolve().is_relative_to(item.resolve()):  # a link to a folder above would never end
+                yield from walk(item)
+        elif item.is_file():
+            yield item
 
 
 class NamingFile:
@@ -108,7 +130,9 @@ def expand_one(path: str, key: str, endings: set[str], find: Find | None = None)
     if real.is_dir():
         inside = find(real) if find else []
         if inside:
-            return [DataFile(item, os.path.join(path, item.relative_to(real))) for item in inside]
+            return [
+                DataFile(item, path if item == real else os.path.join(path, item.relative_to(real))) for item in inside
+            ]
         return list_folder(real, path, key, endings)
     if real.exists():
         return [DataFile(real, path)]

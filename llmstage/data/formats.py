@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
+from pathlib import Path
 from types import ModuleType
 
 from llmstage.data import readers
 from llmstage.data.files import DataFile
-from llmstage.data.readers import conll
+from llmstage.data.readers import conll, github_topics, image_folder, nlvr, webdataset
 from llmstage.errors import DataError, UserError
 from llmstage.naming import load_module, unknown
 
@@ -30,14 +31,28 @@ def load_reader(name: str, *, trusted: bool = True) -> ModuleType:
     return load_module("data.readers", name, trusted=trusted)
 
 
-def known_endings(name: str = "auto") -> set[str]:
-    """Endings that count as data inside a folder: those of one reader, or of all."""
-    names = reader_names() if name == "auto" else [name]
+def known_endings(name: str = "auto", *, sees: bool = False) -> set[str]:
+    """Endings that count as data inside a folder: those of one reader, or of all. `sees`: for a task with pictures."""
+    names = [item for item in reader_names() if sees or item != "webdataset"] if name == "auto" else [name]
     return {ending for item in names for ending in load_reader(item).ENDINGS}
 
 
-def detect(file: DataFile) -> str:
-    """The name of the reader for this file. Raises DataError for an empty file or one that is no data."""
+def find_pictures(folder: Path) -> list[Path]:
+    """What a folder of pictures is read from: itself, or its table of names; nothing where it is no such folder."""
+    return [folder] if github_topics.looks_like(folder) else image_folder.find_if(folder, known_endings(sees=True))
+
+
+def detect(file: DataFile, *, sees: bool = False) -> str:
+    """The name of the reader for this file. Raises DataError for an empty file or one that is no data. `sees`: for a task
+    with pictures."""
+    if file.path.is_dir():
+        return "github_topics" if github_topics.looks_like(file.path) else "image_folder"
+    if file.ending() in image_folder.PICTURES:
+        raise DataError(
+            f"{file.shown}: one image is no data set. Name its folder, or a file that names images: data.train=<folder>."
+        )
+    if file.ending() in webdataset.ENDINGS:
+        return "webdataset"
     head = file.head()
     if not head:
         raise DataError(f"{file.shown}: the file is empty (0 bytes). Name a file with rows.")
@@ -55,6 +70,8 @@ def detect(file: DataFile) -> str:
     if text.lstrip().startswith("<") and "<QAPair" in text:
         return "medquad"
     found = detect_json(text, whole=len(head) < 1 << 16)
+    if sees and found == "jsonl" and nlvr.looks_like(text):
+        return "nlvr"
     if found or ending in ("json", "jsonl"):
         return found or str(ending)
     if ending is None and "\0" in text:

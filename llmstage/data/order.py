@@ -28,17 +28,22 @@ class BatchOrder:
     packing: bool
     batch_rows: int | None
     batch_tokens: int | None = None
+    by_length: bool = True
+    """Rows of like length share a batch; not where the rows of a batch are each other's negatives: batches are then an
+    even draw, and all of one size (a pass leaves out the rest, another one each time)."""
 
     def epoch(self, epoch: int) -> Iterator[Rows]:
-        """All batches of one pass, every feature exactly once; the last may be smaller."""
+        """All batches of one pass, every feature exactly once; the last may be smaller (see by_length)."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
         if self.packing:
             rows_per_batch = self.batch_rows or max(1, (self.batch_tokens or 0) // self.context)
             rows = self._packed_rows(order, epoch)
             while batch := list(islice(rows, rows_per_batch)):
                 yield batch
-        else:
+        elif self.by_length:
             yield from self._bucketed(order, epoch)
+        else:
+            yield from self._drawn(order)
 
     def _packed_rows(self, order: np.ndarray, epoch: int) -> Iterator[list[int]]:
         for start in range(0, len(order), CHUNK):
@@ -57,6 +62,11 @@ class BatchOrder:
             batches = list(self._cut([int(index) for index in chosen]))
             for which in np.random.default_rng((self.seed, epoch, start)).permutation(len(batches)):
                 yield batches[which]
+
+    def _drawn(self, order: np.ndarray) -> Iterator[Rows]:
+        size = self.batch_rows or max(1, int((self.batch_tokens or 0) / max(1.0, float(self.lengths.mean()))))
+        for start in range(0, max(1, len(order) - size + 1), size):
+            yield [[int(index)] for index in order[start : start + size]]
 
     def _cut(self, chosen: Sequence[int]) -> Iterator[Rows]:
         """Batches of so many rows, or of so many padded tokens; `chosen` is sorted by length."""

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from llmstage.errors import DataError, DiskError
 
 MEND = "Fix the row, or set data.on_bad_row=quarantine."
+
+
+def place_of(shown: str, line: int) -> str:
+    """`file:line`; the file alone where all of it is one row, as an image is."""
+    return f"{shown}:{line}" if line else shown
+
+
+def split_place(place: str) -> tuple[str, int]:
+    """The file and the line of a place; line 0 where it names none."""
+    shown, _, line = place.rpartition(":")
+    return (shown, int(line)) if shown and line.isdecimal() else (place, 0)
 
 
 class BadRows:
@@ -16,12 +28,12 @@ class BadRows:
     def __init__(self, policy: str, out_dir: Path | None) -> None:
         self.policy = policy
         self.path = out_dir / "quarantine.jsonl" if out_dir is not None else None
-        self.seen: set[tuple[str, int]] = set()
+        self.seen: set[tuple[str, Any]] = set()
 
-    def report(self, shown: str, ordinal: int, line: int, reason: str, raw: str, fine: int) -> None:
+    def report(self, shown: str, ordinal: Any, line: int, reason: str, raw: str, fine: int) -> None:
         """One bad row: the `ordinal`-th record of the file. DataError under `error`; `fine` rows came before it."""
         if self.policy == "error":
-            raise DataError(f"{shown}:{line}: {reason}. {MEND} Rows checked and fine before it: {fine}.")
+            raise DataError(f"{place_of(shown, line)}: {reason}. {MEND} Rows checked and fine before it: {fine}.")
         if (shown, ordinal) in self.seen:
             return
         if self.path is not None:

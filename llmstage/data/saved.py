@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from llmstage.data.containers import INSIDE, arrow_table, holds_pictures
 from llmstage.data.files import DataFile
 from llmstage.data.quarantine import BadRows
+from llmstage.data.readers.parquet import named
 from llmstage.data.records import Records
-from llmstage.data.rows import Columns, Row, digest_of
+from llmstage.data.rows import Columns, Place, Row, digest_of
 from llmstage.data.rowsource import RowSource
 from llmstage.data.source import CheckedSource, options_of
 from llmstage.errors import DataError
@@ -28,13 +32,37 @@ class TableSource(CheckedSource):
         super().__init__(split, cfg, columns, check_row, bad_rows)
         self.table, self.shown = table, shown
         self._digest: str | None = None
+        self.held = [name for name, kind in table.features.items() if columns.images and is_image(kind)]
+        """Columns of pictures, which stay in their files: a row holds their place."""
+        self.names = {
+            name: kind.names for name, kind in table.features.items() if columns.images and hasattr(kind, "names")
+        }
 
     @property
     def described(self) -> str:
         return f"{self.shown} (datasets, {len(self.table)} rows)"
 
     def opened(self) -> Iterator[tuple[str, Records]]:
-        yield self.shown, ((number, record) for number, record in enumerate(self.table, start=1))
+        plain = self.table.remove_columns(self.held) if self.held else self.table
+        places = self.picture_places() if self.held else repeat({})
+        # A table whose only columns are pictures has rows all the same.
+        records = plain if plain.column_names or not self.held else repeat({})
+        pairs = zip(places, records, strict=False)
+        yield self.shown, ((at, {**where, **named(row, self.names)}) for at, (where, row) in enumerate(pairs, start=1))
+
+    def picture_places(self) -> Iterator[dict[str, Any]]:
+        """Of each row: the Arrow file that holds it, its row there, the column."""
+        files = [str(Path(item["filename"]).absolute()) for item in self.table.cache_files]
+        sizes = [len(arrow_table(file, os.stat(file).st_mtime_ns)) for file in files]
+        if sum(sizes) != len(self.table):
+            raise DataError(
+                f"data.path={self.shown}: its images are in memory, or it shows some rows of its files only. Save it "
+                f"anew with datasets.save_to_disk and name that folder."
+            )
+        for file, size in zip(files, sizes, strict=True):
+            for row in range(size):
+                inside = {column: f"{INSIDE}{row}{INSIDE}{column}" for column in self.held}
+                yield {column: Place.of(file + told, Path(file).name + told) for column, told in inside.items()}
 
     def digest(self) -> str:
         """The Arrow files hold the content; the library's own fingerprint may follow names and times."""
@@ -44,6 +72,10 @@ class TableSource(CheckedSource):
             options = options_of(self.cfg, self.columns)
             self._digest = digest_of(["table", self.split, content, len(self.table), options])
         return self._digest
+
+
+def is_image(kind: Any) -> bool:
+    return type(kind).__name__ == "Image" or (hasattr(kind, "pa_type") and holds_pictures(kind.pa_type))
 
 
 def open_tables(

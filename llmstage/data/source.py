@@ -13,10 +13,10 @@ from llmstage.data.chat import PAIR_WORDS, to_messages
 from llmstage.data.checks import check_numbers, complaint, sample_columns, shorten
 from llmstage.data.columns import check_named, map_columns
 from llmstage.data.files import DataFile, NamingFile, expand
-from llmstage.data.formats import detect, known_endings, load_reader
+from llmstage.data.formats import detect, find_pictures, known_endings, load_reader
 from llmstage.data.lines import check_encoding
 from llmstage.data.marks import NO_MARK, Mark, Marker, Span
-from llmstage.data.quarantine import BadRows
+from llmstage.data.quarantine import BadRows, place_of
 from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.rows import Columns, Place, Row, digest_of
 from llmstage.data.rowsource import PartSource, RowSource
@@ -76,8 +76,10 @@ class CheckedSource(RowSource):
         note = check_numbers(peeked, mapping, self.cfg.columns, shown)
         self.notes = (*self.notes, note) if note and note not in self.notes else self.notes
         marks = self.marker.columns(found, mapping, shown)
-        last_line = 0
+        last_place = ""
         for ordinal, (line, record) in enumerate(chain(peeked, records)):
+            where = getattr(record, "file", "") or shown
+            place = place_of(where, line)
             made = record if isinstance(record, Bad) else self._row(record, mapping, folder)
             mark = NO_MARK
             if isinstance(record, dict) and not isinstance(made, Bad):
@@ -88,14 +90,14 @@ class CheckedSource(RowSource):
                     mark = read
             if isinstance(made, Bad):
                 # Compact JSON has many records on one line.
-                reason = f"{made.reason} (record {ordinal + 1})" if line == last_line else made.reason
-                self.bad_rows.report(shown, ordinal, line, reason, made.raw, fine)
+                reason = f"{made.reason} (record {ordinal + 1})" if line and place == last_place else made.reason
+                self.bad_rows.report(where, ordinal, line, reason, made.raw, fine)
                 self._bad.add((shown, ordinal))
                 self.quarantined = len(self._bad)
             else:
                 fine += 1
-                yield made, f"{shown}:{line}", mark
-            last_line = line
+                yield made, place, mark
+            last_place = place
 
     def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad:
         """The record in the task's words, or what is wrong with it. `folder`: where its file lies."""
@@ -129,12 +131,13 @@ class FileSource(CheckedSource):
         self.options = ReadOptions(
             encoding=check_encoding(cfg.encoding), header=cfg.header, delimiter=cfg.delimiter, text_rows=cfg.text_rows,
             max_bytes=int(cfg.max_row_mb * (1 << 20)), named=tuple(sorted(cfg.columns.values())),
+            words=(*columns.required, *columns.optional), sees=bool(columns.images),
         )  # fmt: skip
         self.files: list[tuple[DataFile, str]] = []
         """Each file with the name of its reader."""
         for file in files:
             with NamingFile(file.shown):
-                self.files.append((file, detect(file) if cfg.format == "auto" else cfg.format))
+                self.files.append((file, detect(file, sees=self.options.sees) if cfg.format == "auto" else cfg.format))
         readers = {load_reader(name, trusted=trusted) for _, name in self.files}
         skip = {name for reader in readers for name in getattr(reader, "SKIP", ())}  # e.g. the schema.json beside SGD
         self.files = [(file, name) for file, name in self.files if file.path.name not in skip]
@@ -158,8 +161,10 @@ class FileSource(CheckedSource):
             yield file.shown, guarded(file, load_reader(name, trusted=self.trusted).read(file, self.options))
 
     def folder_of(self, shown: str) -> Path | None:
-        path = next(file.path for file, _ in self.files if file.shown == shown).resolve()
-        return path if path.is_dir() else path.parent
+        path = next(file.path for file, _ in self.files if file.shown == shown)
+        if path.is_dir():
+            return path.absolute()
+        return Path(self.cfg.images).expanduser().absolute() if self.cfg.images else path.absolute().parent
 
     def digest(self) -> str:
         if self._digest is None:
@@ -197,8 +202,11 @@ def open_splits(
         from llmstage.data.saved import open_tables
 
         given.update(open_tables(cfg, columns, check_row, bad_rows))
-    endings = known_endings(cfg.format if "." not in cfg.format else "auto")
-    find = None if cfg.format == "auto" else getattr(load_reader(cfg.format, trusted=trusted), "find", None)
+    endings = known_endings(cfg.format if "." not in cfg.format else "auto", sees=bool(columns.images))
+    if cfg.format == "auto":
+        find = find_pictures if columns.images else None
+    else:
+        find = getattr(load_reader(cfg.format, trusted=trusted), "find", None)
     for split, paths in cfg.sources().items():
         files = expand(paths, f"data.{split}", endings, find)
         given[split] = FileSource(split, files, cfg, columns, check_row, bad_rows, trusted=trusted)
@@ -235,12 +243,16 @@ def cut_missing(given: dict[str, RowSource], cfg: DataConfig) -> dict[str, RowSo
 
 
 def find_images(row: Row, words: Sequence[str], folder: Path) -> None:
-    """Names of pictures as places that can be opened from anywhere. Raises BadImage."""
-    from llmstage.data.images import place_in  # Pillow is loaded for rows with pictures only
+    """Names of pictures as places that can be opened from anywhere. Raises BadImage. A reader whose pictures stand in a
+    container gives places already."""
+    from llmstage.data.images import BadImage, place_in  # Pillow is loaded for rows with pictures only
 
     for word in words:
-        if isinstance(row.get(word), str):
-            row[word] = Place.of(place_in(folder, row[word]), row[word])
+        name = row.get(word)
+        if isinstance(name, str) and not isinstance(name, Place):
+            row[word] = Place.of(place_in(folder, name), name)
+        elif name is not None and not isinstance(name, str):
+            raise BadImage(f"'{word}' holds {type(name).__name__}, where an image is named by a text: a path or base64")
 
 
 def guarded(file: DataFile, records: Records) -> Records:

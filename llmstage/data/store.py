@@ -35,6 +35,8 @@ class Ledger:
     """Target tokens among the cut ones."""
     lost_ends: int = 0
     """Features whose target lost its end token."""
+    refused: int = 0
+    """Rows that could not be encoded and were quarantined."""
 
     @property
     def lost_target_share(self) -> float:

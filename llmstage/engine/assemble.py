@@ -133,6 +133,8 @@ def assemble(
         stores[split] = encode(run, task, source, context, training=training)
         check_ledger(split, stores[split], run.data.max_lost, context)
     leaks = Leaks() if run.data.is_demo else find_leaks(sources, run.data.split.group, run.data.split.time)
+    if task.pictures is not None and not run.data.is_demo:
+        leaks.told += look_alikes(task, {split: sources[split] for split in stores})
     return Pieces(task, processor, sources, stores, place, context, packing, leaks)
 
 
@@ -140,13 +142,29 @@ def read_pictures(
     run: RunConfig, task: Task, processor: Processor, sources: dict[str, RowSource], *, training: bool
 ) -> None:
     """Decode and resize every picture once, before anything is trained; encode() then names the rows of bad ones."""
+    from llmstage.data.lookalikes import bad_pictures
     from llmstage.data.pictures import Pictures
 
     wanted = [source for split, source in sources.items() if split != "train" or training or len(sources) == 1]
     task.pictures = Pictures(processor.images, None if run.data.is_demo else cache_dir(run.data.cache))
     task.pictures.read(place for source in wanted for row, _ in source for place in task.images(row))
+    if told := bad_pictures(task.pictures):
+        console.warn(told)
     if run.stage.name != "evaluate":
         task.augment = run.data.augment
+
+
+def look_alikes(task: Task, sources: dict[str, RowSource]) -> list[str]:
+    """Told before training starts, and again in the report."""
+    from llmstage.data.lookalikes import repeated_captions, shared_pictures
+
+    assert task.pictures is not None
+    told = shared_pictures(sources, task.pictures, task.images)
+    repeats = repeated_captions(sources["train"]) if "train" in sources and not task.additive_loss else None
+    told += [repeats] if repeats else []
+    for line in told:
+        console.warn(line)
+    return told
 
 
 def open_sources(run: RunConfig, task: Task, out_dir: Path) -> dict[str, RowSource]:
@@ -273,7 +291,8 @@ def sample_texts(task: Task, source: RowSource) -> Iterator[str]:
     """The texts of the training split; of a large one a seeded sample of about SAMPLE_BYTES."""
     files = getattr(source, "files", None) or getattr(getattr(source, "base", None), "files", None) or []
     whole = sum(file.path.stat().st_size for file, _ in files)
-    share = min(1.0, SAMPLE_BYTES / whole) if whole else 1.0
+    # Files of pictures are large and their texts are not.
+    share = min(1.0, SAMPLE_BYTES / whole) if whole and not task.columns.images else 1.0
     draw = random.Random(0)
     left = SAMPLE_BYTES
     for row, _ in source:
@@ -307,7 +326,8 @@ def ledger(pieces: Pieces) -> dict[str, Any]:
     out = {}
     for split, store in pieces.stores.items():
         source = pieces.sources[split]
-        out[split] = {**store.ledger.as_dict(), "quarantined": source.quarantined, "cut_from_train": source.cut}
+        out[split] = {**store.ledger.as_dict(), "cut_from_train": source.cut}
+        out[split]["quarantined"] = source.quarantined + store.ledger.refused
         if source.cut_by:
             out[split]["cut_by"] = source.cut_by
         if split in pieces.leaks.spans:

@@ -70,18 +70,24 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 model.base_model.compile()  # in place: names of weights stay, and the head keeps its own shapes
             store = pieces.stores["train"]
             check_budget(run, store)
-            order = make_order(run, store, pieces.context, packing=pieces.packing)
+            task = pieces.task
+            order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
             rate = product_rate(machine)
-            plan = make_plan(run, store, order, model, machine, rate, fixed, from_scratch=pieces.place is None)
+            scratch, additive = pieces.place is None, task.additive_loss
+            plan = make_plan(run, store, order, model, machine, rate, fixed, from_scratch=scratch, additive=additive)
             check_disk(out_dir, plan.trained)
             resolved = resolve(plan, machine, pieces, kernels, fixed, found)
             write_run_yaml(out_dir, run, resolved)
-            console.note(
-                header(run, pieces, out_dir),
-                plan_line(
-                    plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]
-                ),
+            planned = plan_line(
+                plan,
+                machine,
+                packing=pieces.packing,
+                allocator=resolved["allocator"],
+                compiled=resolved["compile"],
+                by_length=task.by_length,
+                chance=task.chance_loss(plan.batch_rows),
             )
+            console.note(header(run, pieces, out_dir), planned)
             if found:
                 console.note(f"resumed from step {state.step} ({found})")
             optimizer = build_optimizer(model, run.optim, plan.lr)
@@ -167,9 +173,7 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                     "seconds": plan.seconds,
                     "memory_bytes": plan.memory_bytes,
                 },
-                "plan": plan_line(
-                    plan, machine, packing=pieces.packing, allocator=resolved["allocator"], compiled=resolved["compile"]
-                ),
+                "plan": planned,
                 "warnings": warnings(pieces, state, beside),
             }
             if has_adapter(model):  # adapter.merge=false
@@ -299,7 +303,8 @@ def train_about(
         "mfu": speed * flops / rate if speed else None,
         "peak_memory_bytes": peak_memory(),
         "seconds": state.seconds,
-        "loss": {"first": state.first_loss, "last": state.last_loss, "best_validation": state.best},
+        "loss": {"first": state.first_loss, "last": state.last_loss, "best_validation": state.best}
+        | ({"chance": chance} if (chance := pieces.task.chance_loss(plan.batch_rows)) is not None else {}),
         "selected_step": selected,
         "skipped_steps": state.skipped,
         "rollbacks": state.rollbacks,

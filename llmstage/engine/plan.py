@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from llmstage import console
@@ -23,6 +24,8 @@ from llmstage.schema import RunConfig
 
 MICRO_TOKENS = 2048
 """Tokens computed at once under micro_batch_size=auto on a CPU: beyond that memory grows and speed hardly."""
+PAIR_BYTES = 2 * 2**30
+"""Memory for activations on a CPU where small micro-batches cost a second forward pass."""
 SHARE_OF_PEAK = 0.2
 """Share of the matrix-product rate that training of small models reaches; for the estimate of time only."""
 
@@ -51,8 +54,13 @@ class Plan:
     save_every: int
 
 
-def make_order(run: RunConfig, store: FeatureStore, context: int, *, packing: bool) -> BatchOrder:
-    return BatchOrder(store.lengths, run.seed, context, packing, run.trainer.batch_size, run.trainer.batch_tokens)
+def make_order(
+    run: RunConfig, store: FeatureStore, context: int, *, packing: bool, by_length: bool = True
+) -> BatchOrder:
+    trainer = run.trainer
+    return BatchOrder(
+        store.lengths, run.seed, context, packing, trainer.batch_size, trainer.batch_tokens, by_length=by_length
+    )
 
 
 def make_plan(
@@ -65,8 +73,10 @@ def make_plan(
     fixed: dict[str, Any],
     *,
     from_scratch: bool,
+    additive: bool = True,
 ) -> Plan:
-    """`fixed`: decisions of an earlier part of the same run. `rate`: measured FLOP/s, for the estimate of time only."""
+    """`fixed`: decisions of an earlier part of the same run. `rate`: measured FLOP/s, for the estimate of time only.
+    `additive`: micro-batches simply add up; otherwise each is computed twice (engine/cached.py)."""
     trainer = run.trainer
     batches, computed, real, rows = measure_epoch(order)
     tokens_per_batch = real / batches
@@ -77,8 +87,10 @@ def make_plan(
     else:
         steps = max(1, math.ceil((trainer.max_tokens or 0) / tokens_per_batch))
     batch_rows = max(1, round(rows / batches))
-    width = computed / max(1, rows)
-    micro = fixed.get("micro_batch_size") or resolve_micro(run, machine, batch_rows, width)
+    width = computed / max(1, rows) + image_tokens(model)
+    micro = fixed.get("micro_batch_size") or resolve_micro(
+        run, machine, batch_rows, width, at_once=None if additive else bytes_per_token(model)
+    )
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     lr = (
         float(fixed["lr"])
@@ -92,11 +104,7 @@ def make_plan(
     seeing = count_vision(model)
     per_token = 6 * (parameters - seeing) + 12 * config.num_hidden_layers * config.hidden_size * order.context
     flops = (per_token * tokens_per_batch + image_flops(model, seeing) * len(store) / batches) * steps
-    activations = (
-        micro
-        * width
-        * (config.num_hidden_layers * config.hidden_size * 40 + 3 * 4 * config.vocab_size * (1 if order.packing else 0))
-    )
+    activations = micro * width * (bytes_per_token(model) + 3 * 4 * config.vocab_size * (1 if order.packing else 0))
     every = max(1, math.ceil(steps / 10))
     eval_every = every if trainer.eval_every == "auto" else int(trainer.eval_every)
     return Plan(
@@ -123,14 +131,35 @@ def image_flops(model: nn.Module, parameters: int) -> float:
     config: Any = getattr(model.config, "vision_config", None)
     if config is None:
         return 0.0
-    patches = (config.image_size // config.patch_size) ** 2 + 1
+    patches = image_tokens(model)
     return float(patches * (6 * parameters + 12 * config.num_hidden_layers * config.hidden_size * patches))
 
 
-def resolve_micro(run: RunConfig, machine: Machine, batch_rows: int, width: float) -> int:
+def image_tokens(model: nn.Module) -> int:
+    """Patches of one image, with the class token; 0 where the model sees none."""
+    config: Any = getattr(model.config, "vision_config", None)
+    return int(config.image_size // config.patch_size) ** 2 + 1 if config is not None else 0
+
+
+def bytes_per_token(model: nn.Module) -> float:
+    """Memory that a token's activations take in training, of the wider tower where there are two."""
+    parts: Any = (model.config.get_text_config(), getattr(model.config, "vision_config", None))  # type: ignore[operator, union-attr]
+    return float(max(40 * part.num_hidden_layers * part.hidden_size for part in parts if part is not None))
+
+
+def resolve_micro(
+    run: RunConfig, machine: Machine, batch_rows: int, width: float, *, at_once: float | None = None
+) -> int:
+    """`width`: tokens and patches of a row. `at_once`: bytes of a token's activations where micro-batches cost a second
+    forward pass; they are then as large as memory allows."""
     micro = run.trainer.micro_batch_size
     if micro != "auto":
         return min(int(micro), batch_rows)
+    if at_once is not None:
+        room = PAIR_BYTES
+        if machine.device.type == "cuda":
+            room = torch.cuda.get_device_properties(machine.device).total_memory // 3
+        return max(1, min(batch_rows, int(room / (at_once * max(1.0, width)))))
     budget = MICRO_TOKENS if machine.device.type == "cpu" else 16 * MICRO_TOKENS
     return max(1, min(batch_rows, int(budget / max(1.0, width))))
 
@@ -146,7 +175,7 @@ def measure_epoch(order: BatchOrder, most: int = 2000) -> tuple[float, float, fl
         computed += max(lengths) * len(lengths)
         if batches >= most:
             break
-    scale = whole / real
+    scale = whole / real if batches >= most else 1.0  # a pass may leave out what fills no batch
     return batches * scale, computed * scale, real * scale, rows * scale
 
 
@@ -170,7 +199,16 @@ def check_budget(run: RunConfig, store: FeatureStore) -> None:
         )
 
 
-def plan_line(plan: Plan, machine: Machine, *, packing: bool, allocator: str, compiled: bool) -> str:
+def plan_line(
+    plan: Plan,
+    machine: Machine,
+    *,
+    packing: bool,
+    allocator: str,
+    compiled: bool,
+    by_length: bool = True,
+    chance: float | None = None,
+) -> str:
     parts = [
         f"{plan.parameters / 1e6:.2f} M parameters"
         + (f", {plan.trained / 1e6:.2f} M of them trained" if plan.trained < plan.parameters else ""),
@@ -184,8 +222,9 @@ def plan_line(plan: Plan, machine: Machine, *, packing: bool, allocator: str, co
         f"{plan.epochs:.2g} epochs",
         f"lr {plan.lr:.2g}",
         machine.described,
-        f"{'packed' if packing else 'length buckets'}, {plan.real_share:.0%} real tokens",
+        f"{'packed' if packing else 'length buckets' if by_length else 'drawn evenly'}, {plan.real_share:.0%} real tokens",
         *(["compiled"] if compiled else []),
+        *([f"chance loss {chance:.3f}"] if chance is not None else []),
         allocator,
         f"{machine.threads} threads",
         f"about {plan.memory_bytes / 2**30:.1f} GiB, {console.duration(plan.seconds)}",

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from llmstage.engine.assemble import Pieces
-from llmstage.engine.eval_loop import Scored, score_split
+from llmstage.engine.eval_loop import Scored, fetch, score_split
 from llmstage.engine.machine import Machine
 from llmstage.errors import UserError
 from llmstage.metrics.score import Score
@@ -76,8 +77,12 @@ def select(task: Task, scores: dict[str, Score]) -> tuple[str, Score]:
 
 
 def write_predictions(path: Path, pieces: Pieces, scored: Scored, split: str) -> list[dict[str, Any]]:
-    """One line a prediction; returns the first ones for the report."""
+    """One line a prediction; returns the first ones for the report. A line says where its picture is; only what the report
+    shows holds the picture itself, small."""
     samples: list[dict[str, Any]] = []
+    pictures = pieces.task.pictures
+    looked_at = pictures_of(pieces, split, scored.rows) if pictures is not None else {}
+    names = pictures.names() if pictures is not None else []
     draft = path.with_suffix(".tmp")
     with draft.open("w", encoding="utf-8") as file:
         for row, prediction, ref in zip(scored.rows, scored.predictions, scored.refs, strict=True):
@@ -86,13 +91,25 @@ def write_predictions(path: Path, pieces: Pieces, scored: Scored, split: str) ->
                     "id": f"{row}" if number == 0 and "turn" not in record else f"{row}:{record.get('turn', number)}",
                     "row": row,
                     "split": split,
+                    **({"image": names[looked_at[row]]} if row in looked_at else {}),
                     **record,
                 }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 if len(samples) < SAMPLES and record.get("prediction") is not None:
-                    samples.append(line)
+                    seen = {"picture": pictures.thumbnail(looked_at[row])} if pictures and row in looked_at else {}
+                    samples.append({**line, **seen})
     draft.replace(path)
     return samples
+
+
+def pictures_of(pieces: Pieces, split: str, wanted: list[int]) -> dict[int, int]:
+    """Row to the number of its picture, that of its first feature; rows without one are left out."""
+    store = pieces.stores[split]
+    known, starts = np.unique(np.asarray(store.rows), return_index=True)
+    rows = np.unique(wanted)
+    first = starts[np.searchsorted(known, rows)]
+    numbers = {int(row): pieces.task.picture(fetch(store, int(at))) for row, at in zip(rows, first, strict=True)}
+    return {row: number for row, number in numbers.items() if number is not None}
 
 
 def scores_dict(scored: dict[str, Scored]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from llmstage import console
 from llmstage.data.order import BatchOrder, Rows, micro_batches
 from llmstage.data.store import FeatureStore
+from llmstage.engine.cached import backward_parts
 from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state
 from llmstage.engine.eval_loop import make_batch
 from llmstage.engine.fault import fault
@@ -122,17 +124,17 @@ def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | No
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     started = time.perf_counter()
-    total, count, tokens = 0.0, 0.0, 0
+    total, count = 0.0, 0.0
     try:
         poison = fault("loss") == "nan"
-        for part in batch.parts:
-            part = part.to(run.machine.device)
-            with run.machine.autocast(run.machine.precision):
-                loss = run.task.loss(run.model, part)
-            (scaler.scale(loss.total) if scaler else loss.total).backward()
+        parts = [part.to(run.machine.device) for part in batch.parts]
+        tokens = sum(part.num_tokens for part in parts)
+        precision = partial(run.machine.autocast, run.machine.precision)
+        for loss in backward_parts(
+            run.task, run.model, parts, precision, scaler.scale if scaler else lambda loss: loss
+        ):
             total += math.nan if poison else float(loss.total.detach())
             count += loss.count
-            tokens += part.num_tokens
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         raise_if_memory(error, run.micro_batch_size)
         raise

@@ -116,6 +116,8 @@ def verdict(seen: Sequence[float], unseen: Sequence[float], chance: float | None
     """`Unseen pairs 0.610 [0.523, 0.690] against seen 0.930 [0.880, 0.960]: the gap of 0.320 is larger than chance explains.`"""
     old, new, gap = share(seen), share(unseen), gap_score(seen, unseen)
     said = f"Unseen pairs {spoken(new)} against seen {spoken(old)}: "
+    if old.value == new.value == 0:  # no gap, but no sign of composing either
+        return f"{said}never right on either, so there is nothing to compare."
     if gap.low is None or gap.high is None:
         return f"{said}too few rows, or rows too much alike, to tell a gap."
     spread = f"95 % interval {gap.low:.3f} to {gap.high:.3f}"

@@ -186,7 +186,7 @@ def train_processor(
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[*SPECIAL, *([IMAGE] if kind == "vlm" else [])],
+        special_tokens=special_tokens(kind),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -216,6 +216,17 @@ def train_processor(
     if kind in ("gpt", "vlm"):
         tokenizer.chat_template = IMAGE_TEMPLATE if kind == "vlm" else CHAT_TEMPLATE
     return Processor(tokenizer)
+
+
+def special_tokens(kind: str) -> list[str]:
+    """The first entries of a vocabulary."""
+    if kind == "vlm":
+        return [*SPECIAL, IMAGE]
+    if kind == "clip":
+        # transformers' CLIP takes an end token of id 2 for a sign of old checkpoints, and then reads a text at its
+        # largest id instead, which only in OpenAI's vocabulary is the end. Here it would be some rare word.
+        return [PAD, BOS, MASK, EOS, SYSTEM, USER, ASSISTANT, END]
+    return list(SPECIAL)
 
 
 def load_processor(path: str, *, local: bool, sees: bool = False) -> Processor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmstage.report import words
 from llmstage.report.files import plain, write_text
-from llmstage.report.html import environment, facts, main_split, score_tables
+from llmstage.report.html import environment, facts, interval_methods, main_split, score_tables
 
 AUTO_CLASSES = {
     "text-generation": "AutoModelForCausalLM",
@@ -18,8 +18,12 @@ AUTO_CLASSES = {
     "question-answering": "AutoModelForQuestionAnswering",
     "translation": "AutoModelForSeq2SeqLM",
     "summarization": "AutoModelForSeq2SeqLM",
+    "image-text-to-text": "AutoModelForImageTextToText",
+    "zero-shot-image-classification": "AutoModel",
 }
 """Hugging Face's pipeline tag to the class that loads the model; anything else loads as `AutoModel`."""
+SEES = ("image-text-to-text", "zero-shot-image-classification")
+"""Tags of models that read an image; they come with a processor, not with a tokenizer alone."""
 
 
 def write_card(model_dir: Path, report: Mapping[str, Any]) -> Path:
@@ -34,11 +38,16 @@ def write_card(model_dir: Path, report: Mapping[str, Any]) -> Path:
     body = env.get_template("card.md.j2").render(
         report=report, model=model, data=data, title=title(report),
         auto_class=model.get("auto_class") or AUTO_CLASSES.get(model.get("pipeline_tag", ""), "AutoModel"),
-        score_tables=list(score_tables(report)), facts=list(facts(report)), cautions=list(cautions(report)),
+        sees=sees(model), intervals=interval_methods(report), score_tables=list(score_tables(report)), facts=list(facts(report)), cautions=list(cautions(report)),
     )  # fmt: skip
     path = Path(model_dir) / "README.md"
     write_text(path, f"---\n{front_matter(report)}\n---\n\n{body.strip()}\n")
     return path
+
+
+def sees(model: Mapping[str, Any]) -> bool:
+    """Whether it reads images, by the report's word on the model."""
+    return model.get("pipeline_tag") in SEES or model.get("auto_class") == "AutoModelForImageTextToText"
 
 
 def title(report: Mapping[str, Any]) -> str:
@@ -95,7 +104,10 @@ def cautions(report: Mapping[str, Any]) -> Iterator[str]:
     counted = [score.get("count") or 0 for score in scores if score.get("value") is not None]
     if counted and min(counted) < 200:
         yield f"Some scores rest on {min(counted)} items only; read them with their intervals."
-    yield "The scores hold for text like that of the splits above; other text was not tried."
+    if sees(report.get("model") or {}):
+        yield "The scores hold for images and texts like those of the splits above; others were not tried."
+    else:
+        yield "The scores hold for text like that of the splits above; other text was not tried."
     yield "It was not examined for bias, harmful output, or leaks of training text."
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NUM_TILES = 4
 NUM_OPEN_SAMPLES = 8
+NUM_OPEN_CHARTS = 6
 SAMPLE_WORDS = ("id", "split", "prompt", "prediction", "reference", "correct", "picture")
 
 LEDGER = {
@@ -52,13 +53,16 @@ def page(run_dir: Path, report: Mapping[str, Any]) -> str:
         "line": line_chart, "bars": bar_chart, "matrix": heat_map, "interval_bar": interval_bar, "pictures": picture_grid,
     }  # fmt: skip
     samples = report.get("samples") or []
+    first = (report.get("baselines") or {}).get("metric")
     return env.get_template("report.html.j2").render(
         report=report,
         tiles=list(tiles(report)),
         score_tables=list(score_tables(report)),
+        intervals=interval_methods(report),
         beside=baseline_table(report),
         loss=loss,
-        metric_charts=metric_charts(lines, selected),
+        metric_charts=sorted(metric_charts(lines, selected), key=lambda chart: chart["title"] != first),
+        open_charts=NUM_OPEN_CHARTS,
         train_charts=train_charts(lines),
         facts=list(facts(report)),
         ledger=ledger(report),
@@ -117,6 +121,13 @@ def score_tables(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             shown = {"before": was, "step": step, "verdict": verdict, "bounds": scale_of(score, was)}
             rows.append({"name": name, "score": score, **shown})
         yield {"split": split, "rows": rows, "compared": any(row["before"] for row in rows)}
+
+
+def interval_methods(report: Mapping[str, Any]) -> str:
+    """How the intervals of the scores were made, as a part of a sentence."""
+    made = {score.get("method") for scores in (report.get("scores") or {}).values() for score in scores.values()}
+    gaps = ", Newcombe's method 10 for their differences" if "newcombe" in made else ""
+    return f"Wilson for shares{gaps}, bootstrap over rows for the rest"
 
 
 def baseline_table(report: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Any
 
 NOTHING = "–"
+LONG_WORD = 20
+"""Letters above which a part of a list is no word or tag but a text, also in Chinese, which has no spaces."""
 
 CAPITALS = {
     "f1": "F1", "mcc": "MCC", "ece": "ECE", "chrf": "chrF", "rouge": "ROUGE", "l": "L", "auc": "AUC", "bleu": "BLEU",
@@ -118,7 +120,8 @@ def moment(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """A prediction, reference or cell as text: strings as they are, lists of words with spaces, the rest as JSON."""
+    """A prediction, reference or cell as text: strings as they are, lists of words with spaces, lists of texts (several
+    references) with slashes, the rest as JSON."""
     if value is None:
         return NOTHING
     if isinstance(value, str):
@@ -126,7 +129,7 @@ def text(value: Any) -> str:
     if isinstance(value, (bool, int, float)):
         return str(value) if isinstance(value, bool) else number(value)
     if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
-        return " ".join(value)
+        return (" / " if any(" " in part or len(part) > LONG_WORD for part in value) else " ").join(value)
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

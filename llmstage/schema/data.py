@@ -64,9 +64,11 @@ class DataConfig:
     """Test rows; cut from data.train where missing."""
     items: Annotated[str | list[str] | None, FILES, ITEMS] = None
     """The item table of task=recommendation: item, title, categories and further columns, joined on `item`."""
+    images: Annotated[str | None, FILES, SEES] = None
+    """The folder from which the names of images start; null: that of the file that names them."""
     format: Annotated[str, FILES] = "auto"
     """`auto` (by ending and content) or a reader: text, jsonl, json, csv, tsv, parquet, chat, sgd, squad, crosswoz,
-    conll, medquad, phrasebank, stocknet, movielens."""
+    conll, medquad, phrasebank, stocknet, movielens, image_folder, webdataset, nlvr, github_topics."""
     columns: Annotated[dict[str, str], FILES] = field(default_factory=dict)
     """Task word to column in the file: `data.columns.text=review`; without a header, columns are 0, 1, 2, …"""
     header: Annotated[Literal["auto"] | bool, FILES] = "auto"
@@ -104,7 +106,7 @@ class DataConfig:
 
     def below(self, folder: str) -> list[str]:
         """The named paths that lie in `folder`."""
-        named = [self.path, self.items, *self.sources().values()]
+        named = [self.path, self.items, self.images, *self.sources().values()]
         every = [path for item in named for path in (item if isinstance(item, list) else [item]) if path]
         return [path for path in every if path == folder or path.startswith(folder.rstrip("/") + "/")]
 

@@ -85,7 +85,7 @@ class ModelConfig:
     """clip: size of the space in which images and texts are compared."""
     freeze: Annotated[list[Literal["vision", "text"]], TRAINING, SEES] = field(default_factory=list)
     """Towers that training leaves as they are: model.freeze=[vision]."""
-    vision: Annotated[VisionConfig, SEES] = field(default_factory=VisionConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
     """The tower that sees, of clip and vlm models."""
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from llmstage.schema.marks import FILES, TRAINING, ReadBy
+from llmstage.schema.marks import FILES, SCRATCH, TRAINING, ReadBy
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
 
 if TYPE_CHECKING:
@@ -270,3 +270,41 @@ class Recommendation(TaskConfig):
     """Category columns of the interactions, e.g. [country,device]."""
 
     reads_items = True
+
+
+@dataclass(slots=True)
+class Captioning(TaskConfig):
+    """Knobs of task=captioning."""
+
+    prompt: str = "Describe the picture."
+    """What the model is asked for a picture whose row has no `prompt` of its own."""
+    learn: Annotated[Literal["first", "all"], TRAINING] = "first"
+    """Of several references of a picture: learn the first, or each of them. All are scored against, and perplexity is that of
+    the first, either way."""
+    generate_rows: Annotated[int, AT_LEAST_1] | None = None
+    """Pictures of a split for which a caption is written, null: all; perplexity and token accuracy are on the whole split."""
+
+    reads_images = True
+
+
+@dataclass(slots=True)
+class Contrastive(TaskConfig):
+    """Knobs of task=contrastive."""
+
+    loss: Annotated[Literal["infonce", "sigmoid"], TRAINING] = "infonce"
+    """infonce: each image must find its text among the batch's, and each text its image (CLIP); sigmoid: each image and
+    text are judged by themselves, with a learned bias (SigLIP)."""
+    repeats: Annotated[Literal["mask", "keep"], TRAINING] = "mask"
+    """Pairs of a batch with the same image or the same caption: mask: not each other's negatives; keep: negatives like any
+    other, as in CLIP."""
+    temperature: Annotated[Literal["auto"] | float, POSITIVE, SCRATCH] = "auto"
+    """Where the learned temperature starts; auto: 0.07 for infonce, 0.1 for sigmoid."""
+    min_temperature: Annotated[float, POSITIVE, TRAINING] = 0.01
+    """The temperature never falls below it, so that one hard pair cannot blow up the gradient."""
+    pool: Annotated[int, Range(2, 1_000_000)] | None = 64
+    """Images among which one is looked for when scoring, with pairwise different captions; null: the whole split."""
+    templates: list[str] = field(default_factory=lambda: ["a picture of {}"])
+    """Sentences around a class name, `{}` being its place: zero-shot classification compares an image with the mean of them,
+    and a row with a label alone is trained with the first. For Chinese names: ["一张{}的图片"]."""
+
+    reads_images = True

@@ -7,7 +7,7 @@ The engine knows tasks by the methods below and none by name. A new task is one 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -110,7 +110,9 @@ class Task(ABC):
     packs: bool = False
     """Features may share a row behind a block-diagonal mask."""
     additive_loss: ClassVar[bool] = True
-    """False: other rows of the batch are part of the objective."""
+    """False: other rows of the batch are part of the objective; embed() and pair_loss() then say what loss() does."""
+    by_length: ClassVar[bool] = True
+    """Rows of like length share a training batch. False: batches are drawn evenly, where the batch is the objective."""
     by_character: ClassVar[bool] = False
     """A tokenizer trained for it has no entry of several Chinese characters: for tasks that point at parts of a text."""
     demo_size: ClassVar[int] = 1000
@@ -214,6 +216,19 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         """The training loss of one micro-batch."""
 
+    def embed(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """Where additive_loss is False: what pair_loss() needs of the rows of one micro-batch, each [B, ...]. A row's own
+        must not depend on its neighbours."""
+        raise NotImplementedError
+
+    def pair_loss(self, model: nn.Module, embeddings: tuple[Tensor, ...], batches: Sequence[Batch]) -> LossSum:
+        """Where additive_loss is False: the loss over the rows of all micro-batches, [N, ...] in their order."""
+        raise NotImplementedError
+
+    def chance_loss(self, num_rows: int) -> float | None:
+        """The loss of a model that knows nothing, in a batch of so many rows; None where it says little."""
+        return None
+
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
         """One prediction per feature, as JSON data. `generate`: text is wanted as well, where the task generates."""
@@ -246,6 +261,10 @@ class Task(ABC):
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         """Lines of predictions.jsonl for one feature: at least `prediction` and `reference`."""
         return [{"prediction": prediction, "reference": ref}]
+
+    def picture(self, features: Features) -> int | None:
+        """The number of the picture that a feature shows, so that the report can set it beside the prediction."""
+        return None
 
     def after_step(self, model: nn.Module) -> None:
         """Called after each optimizer step, e.g. to clamp a temperature."""

@@ -33,6 +33,10 @@ class Seeing(Task):
     def cache_key(self) -> dict[str, Any]:
         return {"pictures": self.pictures.digest if self.pictures is not None else ""}
 
+    def picture(self, features: Features) -> int | None:
+        # A task that leaves the picture out on purpose has none in its features, and then none is shown.
+        return int(features.arrays["image"][0]) if "image" in features.arrays else None
+
     def pixel_values(self, features: Sequence[Features]) -> Tensor:
         """float32 [B, 3, H, W] as the image processor normalises them; changed at random in training, if asked for."""
         assert self.pictures is not None

@@ -74,6 +74,8 @@ class Written(Task):
         labels, owner = batch.labels.cpu(), batch.segments.cpu()
         prompts, places = [], []
         for number, item in enumerate(items):
+            if not self.wants_text(batch.refs[number]):
+                continue
             own = labels[owner == number]
             target = own[own != IGNORE_INDEX].tolist()
             said, ended = cut_at_end(target, ends)
@@ -86,10 +88,14 @@ class Written(Task):
             else:
                 prompts.append(ids[owner == number][: -len(target)].tolist())
             places.append(number)
-        beside = self.beside(batch, places)
+        beside = self.beside(batch, places) if places else {}
         replies = generate_replies(model, self.processor, prompts, self.generation, beside=beside)
         for number, (text, ended) in zip(places, replies, strict=True):
             items[number]["text"], items[number]["ended"] = text, ended
+
+    def wants_text(self, ref: Any) -> bool:
+        """Whether a text is written for the feature with this ref, where texts are wanted."""
+        return True
 
     def beside(self, batch: Batch, places: list[int]) -> dict[str, Tensor]:
         """What the model reads together with the prompts of these features of the batch, a row each."""

@@ -152,3 +152,32 @@ def test_stocknet_movements_are_those_of_the_publishers() -> None:
     for row in found:
         assert row["movement"] == pytest.approx(moved[row["symbol"], row["date"]], abs=2e-6)
         assert "2015-07-01" < row["date"] <= "2015-10-15"
+
+
+@pytest.mark.parametrize(("split", "count", "true"), [("dev", 330, 187), ("test", 143, None)])
+@pytest.mark.parametrize("reader", ["auto", "nlvr"])
+def test_nlvr(split: str, count: int, true: int | None, reader: str) -> None:
+    from llmstage.data.images import open_image
+
+    asked = Columns(("image", "question", "answer"), ("kind",), images=("image",))
+    found = rows(f"nlvr/{split}", asked, format=reader)
+    lines = (DATA / f"nlvr/{split}/{split}.json").read_text("utf-8").splitlines()
+    raw = [json.loads(line) for line in lines]
+    assert [(row["question"], row["answer"]) for row in found] == [(row["sentence"], row["label"]) for row in raw]
+    assert len(found) == count and {open_image(row["image"]).size for row in found} == {(400, 100)}
+    assert {row["kind"] for row in found} == {"tower", "scatter"}
+    said = rows(f"nlvr/{split}", Columns(("image", "caption"), images=("image",)), format=reader)
+    assert [row["caption"] for row in said] == [row["sentence"] for row in raw if row["label"] == "true"]
+    assert true is None or len(said) == true
+
+
+@pytest.mark.parametrize("reader", ["auto", "github_topics"])
+def test_github_topics(reader: str) -> None:
+    from llmstage.data.images import open_image
+
+    found = rows("github_topics", Columns(("image", "caption"), ("label",), images=("image",)), format=reader)
+    assert len(found) == 100 and len({row["label"] for row in found}) == 100
+    assert all(open_image(row["image"]).mode == "RGB" for row in found)  # a JPEG named .png, and modes L to RGBA
+    assert next(row for row in found if row["label"] == ".NET")["caption"] == (
+        ".NET is a free, cross-platform, open source developer platform."
+    )

@@ -66,6 +66,7 @@ def test_a_gap_that_chance_does_not_explain_is_told() -> None:
         ((50, 150), (50, 150), 0.25, "not above guessing (0.250): that it composes is not shown"),
         ((180, 20), (52, 148), 0.25, "not above guessing"),
         ((180, 20), (120, 80), 0.25, "It composes in part only"),
+        ((0, 20), (0, 20), None, "never right on either"),
         ((50, 50), (90, 10), 0.25, "unseen pairs are better by 0.400"),
         ((3, 0), (0, 0), None, None),
     ],

@@ -117,6 +117,24 @@ def test_curves_come_from_metrics_jsonl(tmp_path: Path, report: dict[str, Any]) 
     assert {"Curves", "Loss", "accuracy", "Learning rate", "selected: 2"} <= {word.strip() for word in page.words}
 
 
+def test_of_many_curves_the_first_are_open_and_that_of_the_comparison_leads(
+    tmp_path: Path, report: dict[str, Any]
+) -> None:
+    many = {f"recall@{number}": 0.5 for number in range(9)}
+    for step in (1, 2):
+        append_line(tmp_path / "metrics.jsonl", {"step": step, "kind": "eval", "split": "validation", **many})
+    score = {"value": 0.5, "count": 9}
+    report["scores"]["test"]["recall@8"] = score
+    report["baselines"] = {
+        "split": "test", "metric": "recall@8", "verdict": "", "methods": {"chance": {"recall@8": score}}
+    }  # fmt: skip
+    text, page = render(tmp_path, report)
+    titles = [word for word in page.words if word.startswith("recall@")]
+    assert "3 more" in page.words and titles.index("recall@8") < titles.index("recall@0")
+    curves = text[text.index('id="curves"') : text.index('id="exhibits"')]
+    assert curves.index("recall@8") < curves.index("recall@0") < curves.index("<details>") < curves.index("recall@7")
+
+
 def test_a_failed_run_shows_its_error_first(tmp_path: Path) -> None:
     error = f"data.train=x.csv has no column 'text'.\nSet data.columns.text. {EVIL}"
     _, page = render(tmp_path, {"status": "failed", "error": error, "stage": "finetune", "task": "dialogue"})

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from llmstage.metrics.composition import group_scores
 from llmstage.report import words
+from llmstage.report.card import write_card
 from llmstage.report.html import write_html
 from llmstage.report.pictures import MOST, picture, picture_grid, png_size, without_pixels
 from llmstage.report.terminal import score_lines, score_table
@@ -153,6 +155,21 @@ def test_marks_on_bars_have_a_legend(tmp_path: Path) -> None:
 )
 def test_names_of_metrics_as_words(name: str, said: str) -> None:
     assert words.label(name) == said
+
+
+def test_several_references_are_told_apart_and_tags_are_not() -> None:
+    assert words.text(["a red square", "a square"]) == "a red square / a square"
+    assert words.text(["左上方有一个大的红色方块右下方有一个小的蓝色圆形", "x"]).count(" / ") == 1
+    assert words.text(["B-甲", "O", "I-ORG"]) == "B-甲 O I-ORG" and words.text(["one text alone"]) == "one text alone"
+
+
+def test_the_method_of_a_gap_is_told_where_there_is_one(tmp_path: Path) -> None:
+    scores = group_scores("accuracy", [1.0, 0.0, 1.0, 0.0], ["seen", "seen", "unseen", "unseen"])
+    for wanted in (True, False):
+        given = {name: score.as_dict() for name, score in scores.items() if wanted or not name.endswith("_gap")}
+        report = {"status": "completed", "scores": {"test": given}}
+        text = write_html(tmp_path, report).read_text(encoding="utf-8")
+        assert ("Newcombe" in text) == wanted == ("Newcombe" in write_card(tmp_path, report).read_text())
 
 
 def test_the_terminal_takes_scores_of_images() -> None:

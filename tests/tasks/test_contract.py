@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import textwrap
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ import torch
 from omegaconf import OmegaConf
 
 from llmstage.cli import main
+from llmstage.data.pictures import Pictures
 from llmstage.data.splits import row_hash
+from llmstage.engine.cached import backward_parts
+from llmstage.models.eyes import eyes_of
 from llmstage.places import conf_dir, find_model, options
+from llmstage.schema.checks import TWO_TOWERS
 from llmstage.tasks.base import IGNORE_INDEX
 
 
@@ -31,6 +36,7 @@ each_task = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(cas
 STEPS, CONTEXT = 100, 224
 TEXT_WORDS = (
     "tokens", "text", "text_pair", "content", "question", "context", "source", "target", "document", "summary",
+    "caption", "prompt",
 )  # fmt: skip
 CHINESE = "退款要等多久？订单 3051，谢谢！"
 
@@ -107,7 +113,9 @@ def test_padding_adds_no_target_and_no_token(case, tiny):
     assert torch.equal(beside.inputs["input_ids"][0, :width], alone.inputs["input_ids"][0])
     assert beside.num_tokens == length + len(long.input_ids)
     assert beside.refs == [short.ref, long.ref]
-    if beside.labels.ndim == 2:
+    if beside.labels is None:  # rows are compared with each other: a batch has no targets of its own
+        assert not it.task.additive_loss
+    elif beside.labels.ndim == 2:
         width = alone.labels.shape[1]
         assert torch.equal(beside.labels[0, :width], alone.labels[0])
         assert bool((beside.labels[0, width:] == IGNORE_INDEX).all())
@@ -119,6 +127,8 @@ def test_padding_adds_no_target_and_no_token(case, tiny):
 @each_task
 def test_the_loss_of_a_row_does_not_depend_on_its_neighbours(case, tiny):
     it = tiny(*case)
+    if not it.task.additive_loss:
+        pytest.skip("the rows of a batch are each other's negatives; what each row gives to it is tested below")
     model = it.model()
     together = it.task.loss(model, it.batch())
     apart = [it.task.loss(model, it.batch([item])) for item in it.features]
@@ -128,19 +138,30 @@ def test_the_loss_of_a_row_does_not_depend_on_its_neighbours(case, tiny):
 
 
 @each_task
+def test_where_rows_are_compared_each_brings_what_does_not_depend_on_its_neighbours(case, tiny):
+    it = tiny(*case)
+    if it.task.additive_loss:
+        pytest.skip("the loss of each row stands by itself; tested above")
+    model = it.model()
+    with torch.no_grad():
+        together = it.task.embed(model, it.batch())
+        apart = [it.task.embed(model, it.batch([item])) for item in it.features]
+        for whole, *parts in zip(together, *apart, strict=True):
+            torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-5, atol=1e-5)
+        part = it.task.loss(model, it.batch())
+    assert part.count == sum(map(it.task.num_targets, it.features))
+    assert float(part.total) / part.count == pytest.approx(it.task.chance_loss(len(it.features)), rel=0.5)
+
+
+@each_task
 def test_two_micro_batches_add_up_to_one(case, tiny):
     it = tiny(*case)
-    if not it.task.additive_loss:
-        pytest.skip("the rows of a batch are each other's negatives")
     model = it.model()
 
     def gradients(parts: list[list[Any]]) -> tuple[list[torch.Tensor], float]:
         model.zero_grad()
-        count = 0.0
-        for features in parts:
-            part = it.task.loss(model, it.batch(features))
-            part.total.backward()
-            count += part.count
+        batches = [it.batch(features) for features in parts]
+        count = sum(part.count for part in backward_parts(it.task, model, batches, nullcontext, lambda loss: loss))
         grads = [parameter.grad / count for parameter in model.parameters() if parameter.grad is not None]
         return [grad.clone() for grad in grads], count
 
@@ -166,11 +187,16 @@ def test_packed_rows_equal_rows_of_their_own(case, tiny):
     assert float(one.total.detach()) == pytest.approx(float(two.total.detach()), rel=1e-5)
     with torch.no_grad():
         logits = model(**packed.inputs).logits[packed.segments >= 0]  # [tokens, V] in reading order
-        seen = zip(alone.inputs["input_ids"], it.features, strict=True)  # a task may hide some of a feature's tokens
-        singly = [model(input_ids=ids[None, : len(item.input_ids)]).logits[0] for ids, item in seen]
+        pixels = alone.inputs.get("pixel_values", [None] * len(it.features))  # [N, 3, H, W], one picture a feature
+        # Ids of the batch, not of the features: a task may hide some of a feature's tokens.
+        seen = zip(alone.inputs["input_ids"], pixels, it.features, strict=True)
+        singly = [
+            model(input_ids=ids[None, : len(item.input_ids)], **({} if own is None else {"pixel_values": own[None]}))
+            for ids, own, item in seen
+        ]
         left = it.task.predict(model, packed, generate=False)
         right = it.task.predict(model, alone, generate=False)
-    torch.testing.assert_close(logits, torch.cat(singly), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, torch.cat([out.logits[0] for out in singly]), rtol=1e-4, atol=1e-5)
     for a, b in zip(left, right, strict=True):
         assert a == {key: pytest.approx(value, rel=1e-4) for key, value in b.items()}
 
@@ -201,12 +227,13 @@ def test_predictions_records_and_exhibits_are_plain_data(case, learned):
     predictions, batch = predict(it, model)
     assert len(predictions) == len(it.features)
     assert json.loads(json.dumps(predictions)) == predictions
-    for prediction, ref in zip(predictions, batch.refs, strict=True):
+    predictions, refs = it.merged(predictions, batch.refs)
+    for prediction, ref in zip(predictions, refs, strict=True):
         lines = it.task.records(prediction, ref)
         assert lines and all({"prediction", "reference"} <= line.keys() for line in lines)
         json.dumps(lines, ensure_ascii=False, allow_nan=False)
-    for exhibit in it.task.exhibits(predictions, batch.refs):
-        assert exhibit["kind"] in ("text", "table", "matrix", "lines", "bars") and exhibit["title"]
+    for exhibit in it.task.exhibits(predictions, refs):
+        assert exhibit["kind"] in ("text", "table", "matrix", "lines", "bars", "images") and exhibit["title"]
         json.dumps(exhibit, allow_nan=False)
 
 
@@ -224,6 +251,8 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     told = tokenizer("Hello, 你好！", return_tensors="pt")
     if model.config.is_encoder_decoder:
         told["decoder_input_ids"] = told["input_ids"]
+    if model.config.model_type in TWO_TOWERS:
+        told["pixel_values"] = it.batch().inputs["pixel_values"][:1]
     with torch.no_grad():
         assert torch.equal(theirs(**told)[0], model(**told)[0])  # logits, or hidden states where the head is the task's
     mine, batch = predict(it, model)
@@ -234,7 +263,13 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     adopted = type(it.task)(it.run.task, it.run.generation)
     adopted.suit(it.task.kind)
     adopted.adopt(theirs.config)  # what stage=evaluate does: no training rows are seen
-    adopted.bind(load_processor(str(tmp_path), local=True), it.context)
+    processor = load_processor(str(tmp_path), local=True, sees=it.run.task.reads_images)
+    if it.run.task.reads_images:
+        processor.eyes = eyes_of(theirs.config)
+        adopted.pictures = Pictures(processor.images)
+        adopted.pictures.read(it.task.pictures.places)
+        assert adopted.pictures.digest == it.task.pictures.digest  # the saved image processor gives the same pixels
+    adopted.bind(processor, it.context)
     assert [item for row in it.rows for item in adopted.encode(row)] == it.features
     loaded = build_model(
         it.run.model,
@@ -271,12 +306,11 @@ def test_chinese_text_survives(case, tiny):
     shown = "".join(it.processor.decode(item.input_ids) for item in features)
     assert CHINESE in shown
     predictions, batch = predict(it, it.model(), features)
-    told = json.dumps(
-        [it.task.records(*pair) for pair in zip(predictions, batch.refs, strict=True)], ensure_ascii=False
-    )
+    predictions, refs = it.merged(predictions, batch.refs)
+    told = json.dumps([it.task.records(*pair) for pair in zip(predictions, refs, strict=True)], ensure_ascii=False)
     if "text" not in it.task.columns.required or "label" in it.task.columns.required:
         assert CHINESE in told
-    it.scores(predictions, batch.refs)
+    it.task.score(predictions, refs)
 
 
 OUTSIDE = '''

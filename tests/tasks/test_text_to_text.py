@@ -16,7 +16,7 @@ from llmstage.metrics.generation import chrf, rouge
 from llmstage.metrics.translation import bleu
 from llmstage.models.build import save_model
 from llmstage.models.tokenizer import train_processor
-from llmstage.tasks.base_text import by_length
+from llmstage.tasks.base_scored_text import by_length
 from llmstage.tasks.base_writing import split
 from llmstage.tasks.summarization import first_sentence, first_words
 from llmstage.tasks.translation import memory
@@ -138,9 +138,9 @@ def test_simple_methods_of_summarization(tiny_task):
 
 
 def test_scores_by_length_of_the_source():
-    exhibit = by_length("chrf", ["a", "b", "a b c", "a b c d"], [1.0, 3.0, 5.0, 7.0])
+    exhibit = by_length("chrf", "source", ["a", "b", "a b c", "a b c d"], [1.0, 3.0, 5.0, 7.0])
     assert exhibit["series"][0]["x"] == sorted(exhibit["series"][0]["x"])
-    assert by_length("chrf", ["a"], [1.0])["series"][0]["y"] == [1.0]
+    assert by_length("chrf", "source", ["a"], [1.0])["series"][0]["y"] == [1.0]
 
 
 def run(*words):
