@@ -211,9 +211,10 @@ class LeanBlock:
             x, first.weight, first.variance_epsilon, look.q_proj.weight, look.k_proj.weight, look.v_proj.weight,
             look.o_proj.weight, cos, sin, bias, look.config.num_attention_heads,
         )  # fmt: skip
-        return Feed.apply(
+        out: Tensor = Feed.apply(
             x, second.weight, second.variance_epsilon, feed.gate_proj.weight, feed.up_proj.weight, feed.down_proj.weight
         )
+        return out
 
 
 def use_lean_blocks(model: Any) -> int:

@@ -37,7 +37,7 @@ def step_body(model: Any) -> Any:
     """The body of a plain Llama that LeanStepper can step; None for every other model."""
     body = getattr(model, "base_model", model)
     body = getattr(body, "language_model", body)
-    config = getattr(body, "config", None)
+    config: Any = getattr(body, "config", None)
     if getattr(config, "model_type", "") != "llama" or next(body.parameters()).device.type != "cpu":
         return None
     if config.num_key_value_heads != config.num_attention_heads or config.hidden_act != "silu":
@@ -70,7 +70,8 @@ class LeanStepper:
         self.length = ids.shape[1]
         self.kept: list[Tensor] = []
         """[2, B, H, longest, D] keys and values of each layer."""
-        for layer in cache.layers:
+        layers: Any = cache.layers
+        for layer in layers:
             shape = (2, len(ids), self.heads, self.length + most, layer.keys.shape[-1])
             buffer = torch.zeros(shape, dtype=self.dtype)
             buffer[0, :, :, : self.length], buffer[1, :, :, : self.length] = layer.keys, layer.values
