@@ -365,6 +365,5 @@ def raise_if_memory_is_short(error: BaseException, micro_batch_size: int) -> Non
         raise error
     if micro_batch_size <= 1:
         raise OutOfMemory(
-            "Memory ran out in a training step at micro-batch 1. Lower data.context, set trainer.checkpointing=on, or take "
-            "a smaller model."
+            "Memory ran out in a training step at micro-batch 1. Lower data.context or take a smaller model."
         ) from None
