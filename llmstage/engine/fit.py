@@ -35,6 +35,8 @@ from llmstage.metrics.score import Score
 from llmstage.models.adapter import has_adapter, merge_adapter, save_adapter, save_checkpoint
 from llmstage.models.attention import use_products
 from llmstage.models.build import save_model
+from llmstage.models.head_loss import chunk_of
+from llmstage.models.lean import use_lean_blocks
 from llmstage.models.rotary import use_turns
 from llmstage.models.tokenizer import Processor
 from llmstage.places import ModelPlace
@@ -68,10 +70,13 @@ def fit_one(
             pieces = assemble(run, out_dir, training=True, fixed=fixed, resume_from=found)
             torch.manual_seed(run.seed)  # weights depend on the seed alone, not on what was encoded or cached
             model = pieces.build(run, machine.device, training=True)
-            kernels = choose_kernels(run, machine, fixed)
+            kernels = choose_kernels(run, machine, fixed, model)
+            model.head_chunk = kernels["head_chunk"]
             if kernels["attention"] == "products":
                 use_products(model)
                 use_turns(model)
+            if kernels["lean"]:
+                use_lean_blocks(model)
             if kernels["compile"]:
                 model.base_model.compile()  # in place: names of weights stay, and the head keeps its own shapes
             store = pieces.stores["train"]
@@ -229,14 +234,18 @@ def resolve(
     }
 
 
-def choose_kernels(run: RunConfig, machine: Machine, fixed: dict[str, Any]) -> dict[str, Any]:
-    """Which attention, and whether the body is compiled; what an earlier part of the run chose stays."""
+def choose_kernels(run: RunConfig, machine: Machine, fixed: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Which attention, head and blocks, and whether the body is compiled; what an earlier part of the run chose stays."""
     on_cpu = machine.device.type == "cpu"
     products = run.trainer.attention == "auto" and on_cpu and machine.precision == "bf16"
     compiled = run.trainer.compile == "on" or (run.trainer.compile == "auto" and not on_cpu)
+    lean = run.trainer.lean == "auto" and products and not compiled
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
     return {
         "attention": fixed.get("attention", "products" if products else "sdpa"),
         "compile": bool(fixed.get("compile", compiled)),
+        "lean": bool(fixed.get("lean", lean)),
+        "head_chunk": int(fixed.get("head_chunk", chunk_of(run.trainer.head_chunk, vocabulary, machine.device))),
     }
 
 

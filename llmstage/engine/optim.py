@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llmstage.schema import OptimConfig
 
@@ -68,13 +68,19 @@ def build_schedule(cfg: OptimConfig, lr: float, steps: int) -> Schedule:
     return Schedule(lr, warmup, steps, cfg.schedule, cfg.min_lr_share)
 
 
-def scale_gradients(parameters: list[nn.Parameter], divisor: float, max_norm: float | None) -> float:
-    """Divide summed gradients by the number of items and clip them to `max_norm`, in one pass; returns the norm before."""
+def scale_gradients(
+    parameters: list[nn.Parameter], divisor: float, max_norm: float | None, total: Tensor
+) -> tuple[float, float]:
+    """Divide summed gradients by the number of items and clip them to `max_norm`, in one pass.
+
+    Returns (`total`, norm before); both are read from the device at once, the one time a step waits for it.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / divisor
+    summed, whole = torch.stack([total, torch.nn.utils.get_total_norm(gradients).double()]).tolist()
+    norm = whole / divisor
     factor = 1 / divisor
     if max_norm is not None and norm > max_norm:
         factor *= max_norm / norm
     if math.isfinite(norm):
         torch._foreach_mul_(gradients, factor)
-    return norm
+    return summed, norm

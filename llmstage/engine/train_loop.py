@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from llmstage import console
 from llmstage.data.order import BatchOrder, Rows, micro_batches
 from llmstage.data.store import FeatureStore
-from llmstage.engine.cached import backward_parts
+from llmstage.engine.cached import Randomness, backward_parts
 from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state
 from llmstage.engine.eval_loop import make_batch
 from llmstage.engine.fault import fault
@@ -70,6 +70,13 @@ class StepBatch:
     rows: int
     """Rows as the model sees them (features); several may share a row of a packed batch."""
     parts: list[Batch]
+    order: Rows
+    """The features of each row, by index: what the parts are made of."""
+
+    def pin_memory(self) -> Self:
+        """Called by a DataLoader with pin_memory=True, which knows types of its own only."""
+        self.parts = [part.pin_memory() for part in self.parts]
+        return self
 
 
 def train(run: Training) -> TrainState:
@@ -98,6 +105,7 @@ def train(run: Training) -> TrainState:
 
             started = time.perf_counter()
             batch = next(batches)
+            size = run.micro_batch_size
             line = take_step(run, batch, scaler)
             seconds = time.perf_counter() - started
             fault("step")
@@ -106,6 +114,8 @@ def train(run: Training) -> TrainState:
                 roll_back(run, batch)
                 batches = stream(run)
                 continue
+            if run.micro_batch_size != size:
+                batches = stream(run)
             account(state, line, seconds)
             run.log({**line, "seconds": round(state.seconds, 3)})
             shown = {"loss": line["loss"], "lr": line["lr"], "tokens/s": line["tokens_per_second"]}
@@ -124,24 +134,15 @@ def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | No
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     started = time.perf_counter()
-    total, count = 0.0, 0.0
-    try:
-        poison = fault("loss") == "nan"
-        parts = [part.to(run.machine.device) for part in batch.parts]
-        tokens = sum(part.num_tokens for part in parts)
-        precision = partial(run.machine.autocast, run.machine.precision)
-        for loss in backward_parts(
-            run.task, run.model, parts, precision, scaler.scale if scaler else lambda loss: loss
-        ):
-            total += math.nan if poison else float(loss.total.detach())
-            count += loss.count
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        raise_if_memory(error, run.micro_batch_size)
-        raise
+    summed = add_up(run, batch, scaler)
+    while summed is None:
+        halve(run, batch)
+        summed = add_up(run, batch, scaler)
+    total_on_device, count, tokens = summed
     if scaler:
         scaler.unscale_(run.optimizer)
     parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
-    norm = scale_gradients(parameters, max(count, 1e-12), run.max_norm)
+    total, norm = scale_gradients(parameters, max(count, 1e-12), run.max_norm, total_on_device)
     mean = total / max(count, 1e-12)
     finite = math.isfinite(mean) and (math.isfinite(norm) or scaler is not None)
     spike = finite and is_spike(state, mean, norm)
@@ -180,6 +181,49 @@ def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | No
     return line
 
 
+def add_up(
+    run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | None
+) -> tuple[torch.Tensor, float, int] | None:
+    """The gradient of all micro-batches, with (sum of the losses, fp64, on the device; items; tokens).
+
+    None where memory ran out and a smaller micro-batch may help: gradient and random numbers are then as they were.
+    """
+    device = run.machine.device
+    total, count = torch.zeros((), dtype=torch.float64, device=device), 0.0
+    before = Randomness(run.model)
+    try:
+        poison = fault("loss") == "nan"
+        parts = [part.to(device) for part in batch.parts]
+        tokens = sum(part.num_tokens for part in parts)
+        precision = partial(run.machine.autocast, run.machine.precision)
+        for loss in backward_parts(
+            run.task, run.model, parts, precision, scaler.scale if scaler else lambda loss: loss
+        ):
+            total += loss.total.detach()  # not read here: a GPU would have to be waited for
+            count += loss.count
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        raise_if_memory_is_short(error, run.micro_batch_size)
+    else:
+        return total * math.nan if poison else total, count, tokens
+    run.optimizer.zero_grad(set_to_none=True)
+    before.set()
+    return None
+
+
+def halve(run: Training, batch: StepBatch) -> None:
+    """Go on with micro-batches of half the size: in this batch, in the next ones, and where the run is resumed."""
+    run.micro_batch_size //= 2
+    if run.machine.device.type == "cuda":
+        torch.cuda.empty_cache()
+    dataset = StepDataset(run.task, run.store, run.micro_batch_size, run.order.seed)
+    batch.parts = dataset.parts(batch.epoch, batch.order)
+    run.checkpoints.about.setdefault("resolved", {})["micro_batch_size"] = run.micro_batch_size
+    console.warn(
+        f"step {run.state.step + 1}: memory ran out; going on with trainer.micro_batch_size={run.micro_batch_size}, "
+        f"which leaves the gradient as it is"
+    )
+
+
 def make_scaler(run: Training) -> torch.amp.GradScaler | None:
     """Loss scaling for fp16 only; bf16 has fp32's range."""
     if run.machine.precision != "fp16":
@@ -198,11 +242,13 @@ class StepDataset(Dataset[StepBatch]):
 
     def __getitem__(self, key: Any) -> StepBatch:
         epoch, batch, rows = key
-        parts = [
+        return StepBatch(epoch, batch, sum(map(len, rows)), self.parts(epoch, rows), rows)
+
+    def parts(self, epoch: int, rows: Rows) -> list[Batch]:
+        return [
             make_batch(self.task, self.store, part, (self.seed, epoch))
             for part in micro_batches(rows, self.size, self.store.lengths)
         ]
-        return StepBatch(epoch, batch, sum(map(len, rows)), parts)
 
 
 def stream(run: Training) -> Iterator[StepBatch]:
@@ -312,15 +358,12 @@ def roll_back(run: Training, batch: StepBatch) -> None:
     )
 
 
-def raise_if_memory(error: BaseException, micro_batch_size: int) -> None:
+def raise_if_memory_is_short(error: BaseException, micro_batch_size: int) -> None:
+    """Returns where memory ran out in a step that can be cut smaller; raises OutOfMemory where not, or another error as it is."""
     marks = ("out of memory", "can't allocate memory")
     if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(mark in str(error) for mark in marks):
-        return
-    mend = (
-        f"Set trainer.micro_batch_size below {micro_batch_size}"
-        if micro_batch_size > 1
-        else "Lower data.context or take a smaller model"
-    )
-    raise OutOfMemory(
-        f"Memory ran out in a training step at micro-batch {micro_batch_size}. {mend}; the gradient stays the same."
-    ) from None
+        raise error
+    if micro_batch_size <= 1:
+        raise OutOfMemory(
+            "Memory ran out in a training step at micro-batch 1. Lower data.context or take a smaller model."
+        ) from None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers import GenerationConfig as HFGenerationConfig
 
+from llmstage.models.lean_steps import LeanStepper, step_body
 from llmstage.models.lm import start_id
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig
@@ -171,7 +172,12 @@ def greedy_ids(
 ) -> list[list[int]]:
     """The likeliest token each time: what generate() gives, with rows leaving as they end."""
     new: list[list[int]] = [[] for _ in range(len(ids))]
-    stepper = Stepper(model, ids, mask, beside)
+    body = step_body(model)
+    stepper: Stepper | LeanStepper
+    if body is None:
+        stepper = Stepper(model, ids, mask, beside)
+    else:
+        stepper = LeanStepper(model, body, ids, mask, beside, cfg.max_new_tokens)
     owners = list(range(len(ids)))  # which prompt each row of the batch belongs to
     writing = set(owners)
     for _ in range(cfg.max_new_tokens):
@@ -198,7 +204,7 @@ def searched_ids(
     mask: Tensor,
     ends: set[int],
     cfg: GenerationConfig,
-    beside: dict[str, Tensor],
+    beside: dict[str, Tensor] | None = None,
 ) -> list[list[int]]:
     """Beam search or sampling by transformers' own generate()."""
     settings = HFGenerationConfig(
@@ -214,6 +220,6 @@ def searched_ids(
         bos_token_id=processor.bos_id,
         decoder_start_token_id=start_id(model) if is_encoder_decoder(model) else None,
     )
-    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, **beside)
+    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, **(beside or {}))
     first = 1 if is_encoder_decoder(model) else ids.shape[1]
     return [row[first:] for row in out.tolist()]

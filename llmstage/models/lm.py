@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHUNK_BYTES = 64 * 2**20
-"""Logits in fp32 that may stand in memory at once when no gradient is needed."""
+from llmstage.models.head_loss import CHUNK_BYTES, head_losses, takes_chunks
 
 
 @dataclass(slots=True)
@@ -89,13 +88,21 @@ def token_losses(
     chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, index)  # [N, D]
     head = model.get_output_embeddings()  # type: ignore[operator]
     if torch.is_grad_enabled():
-        return measure(head(chosen), target, index, smoothing)
+        return learn(model, head, chosen, target, index, smoothing)
     size = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
     parts = [
         measure(head(chosen[at : at + size]), target[at : at + size], index[at : at + size], smoothing)
         for at in range(0, max(1, len(target)), size)
     ]
     return TokenLosses(*(torch.cat([getattr(part, name) for part in parts]) for name in ("nll", "correct", "where")))
+
+
+def learn(model: Any, head: Any, hidden: Tensor, target: Tensor, index: Tensor, smoothing: float = 0.0) -> TokenLosses:
+    """Losses of hidden states [N, D] while gradients are wanted; in chunks where the run set `model.head_chunk`."""
+    chunk = getattr(model, "head_chunk", 0)
+    if not chunk or not takes_chunks(head):
+        return measure(head(hidden), target, index, smoothing)
+    return TokenLosses(head_losses(head, hidden, target, smoothing, chunk), None, index + 1)
 
 
 def masked_head(model: Any) -> Callable[[Tensor], Tensor] | None:
@@ -115,7 +122,11 @@ def masked_losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, i
         chosen = logits.reshape(-1, logits.shape[-1]).index_select(0, where)
     else:
         hidden = model.base_model(**inputs).last_hidden_state  # type: ignore[operator]
-        chosen = head(hidden.reshape(-1, hidden.shape[-1]).index_select(0, where))  # [N, V]
+        states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, where)  # [N, D]
+        if torch.is_grad_enabled() and hasattr(model, "decoder") and hasattr(model, "head"):  # ModernBERT
+            inner: Any = model.head
+            return learn(model, model.decoder, inner(states), flat.index_select(0, where), where - 1)
+        chosen = head(states)  # [N, V]
     losses = measure(chosen, flat.index_select(0, where), where - 1)
     if not torch.is_grad_enabled():
         losses.best = chosen.argmax(-1)

@@ -149,6 +149,11 @@ class TrainerConfig:
     attention: Annotated[Literal["auto", "sdpa"], TRAINING] = "auto"
     """auto: batched products when training in bf16 on a CPU with rows of up to 1,024 tokens, which is faster there; else
     sdpa, torch's own kernel."""
+    lean: Annotated[Literal["auto", "off"], TRAINING] = "auto"
+    """auto: when training a Llama in bf16 on a CPU, blocks whose gradient is written out, with fewer passes over memory."""
+    head_chunk: Annotated[Literal["auto", "off"] | int, AT_LEAST_1, TRAINING] = "auto"
+    """Tokens whose logits stand in memory at once in training; the gradient is computed with them, so none are kept. auto:
+    as many as fit in 64 MiB (GPU: 512); off: all, through torch's own loss. Sum and gradient are the same."""
     deterministic: Annotated[bool, TRAINING] = True
     """Only deterministic kernels, so that a resumed run is bit-identical."""
 

@@ -88,6 +88,13 @@ class Batch:
         self.segments = None if self.segments is None else self.segments.to(device, non_blocking=True)
         return self
 
+    def pin_memory(self) -> Self:
+        """In memory that a GPU copies from while the host goes on."""
+        self.inputs = {name: value.pin_memory() for name, value in self.inputs.items()}
+        self.labels = None if self.labels is None else self.labels.pin_memory()
+        self.segments = None if self.segments is None else self.segments.pin_memory()
+        return self
+
 
 @dataclass(slots=True)
 class LossSum:

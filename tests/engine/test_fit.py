@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from transformers import LlamaConfig
 
 from llmstage.cli import main
 from llmstage.engine.fit import choose_kernels, resolve_workers, spike_policy
@@ -32,16 +34,22 @@ def losses(run_dir: str) -> list[float]:
 def test_kernels(compose_run) -> None:
     words = ["stage=pretrain", "task=causal_lm"]
     auto, sdpa = compose_run(words), compose_run([*words, "trainer.attention=sdpa"])
-    assert choose_kernels(auto, CPU, {}) == {"attention": "products", "compile": False}
-    assert choose_kernels(auto, GPU, {}) == {"attention": "sdpa", "compile": True}
-    assert choose_kernels(auto, Machine(torch.device("cpu"), 2, "fp32", ""), {})["attention"] == "sdpa"
-    assert choose_kernels(sdpa, CPU, {})["attention"] == "sdpa"
-    assert choose_kernels(compose_run([*words, "trainer.compile=on"]), CPU, {})["compile"] is True
-    assert choose_kernels(compose_run([*words, "trainer.compile=off"]), GPU, {})["compile"] is False
-    assert choose_kernels(auto, CPU, {"attention": "sdpa", "compile": True}) == {
-        "attention": "sdpa",
-        "compile": True,
-    }, "a resumed run keeps it"
+    slow = Machine(torch.device("cpu"), 2, "fp32", "")
+
+    def chosen(run, machine, fixed=None):
+        return choose_kernels(run, machine, fixed or {}, SimpleNamespace(config=LlamaConfig(vocab_size=8192)))
+
+    assert chosen(auto, CPU) == {"attention": "products", "compile": False, "lean": True, "head_chunk": 2048}
+    assert chosen(auto, GPU) == {"attention": "sdpa", "compile": True, "lean": False, "head_chunk": 16384}
+    assert chosen(auto, slow) == {"attention": "sdpa", "compile": False, "lean": False, "head_chunk": 2048}
+    assert chosen(sdpa, CPU)["attention"] == "sdpa"
+    assert chosen(compose_run([*words, "trainer.compile=on"]), CPU)["compile"] is True
+    assert chosen(compose_run([*words, "trainer.compile=off"]), GPU)["compile"] is False
+    assert chosen(compose_run([*words, "trainer.lean=off"]), CPU)["lean"] is False
+    assert chosen(compose_run([*words, "trainer.head_chunk=off"]), CPU)["head_chunk"] == 0
+    assert chosen(compose_run([*words, "trainer.head_chunk=5"]), CPU)["head_chunk"] == 5
+    kept = {"attention": "sdpa", "compile": True, "lean": False, "head_chunk": 3}
+    assert chosen(auto, CPU, kept) == kept, "a resumed run keeps it"
 
 
 def test_machine_words() -> None:

@@ -59,7 +59,8 @@ def test_scaling_divides_and_clips_as_torch_does() -> None:
     for a, b in zip(ours, theirs, strict=True):
         a.grad = torch.randn(a.shape) * 8
         b.grad = a.grad / 4
-    norm = scale_gradients(ours, 4.0, 0.5)
+    total, norm = scale_gradients(ours, 4.0, 0.5, torch.tensor(0.1, dtype=torch.float64))
+    assert total == 0.1
     assert norm == pytest.approx(float(torch.nn.utils.clip_grad_norm_(theirs, 0.5)), rel=1e-6)
     assert all(torch.allclose(a.grad, b.grad, rtol=1e-4) for a, b in zip(ours, theirs, strict=True))  # type: ignore[arg-type]
     assert math.isinf(scale_gradients_of(float("inf")))
@@ -68,7 +69,7 @@ def test_scaling_divides_and_clips_as_torch_does() -> None:
 def scale_gradients_of(value: float) -> float:
     parameter = torch.nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([value, 1.0])
-    return scale_gradients([parameter], 1.0, 1.0)
+    return scale_gradients([parameter], 1.0, 1.0, torch.zeros((), dtype=torch.float64))[1]
 
 
 def test_the_automatic_rate_falls_with_width_and_for_trained_models() -> None:

@@ -68,12 +68,31 @@ def test_lasting_bad_steps_end_with_status_5_and_never_save_a_broken_model(monke
     assert [folder.name for folder in list_checkpoints(Path("run/checkpoints"))] == ["step_000005"]
 
 
-def test_memory_that_runs_out_names_the_key(
+def test_memory_that_runs_out_halves_the_micro_batch_and_not_the_gradient(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("LLMSTAGE_FAULT", "loss:2:oom")
+    """A resumed run goes on with the smaller one, to the bit."""
+    exact = ("trainer.max_steps=6", "trainer.precision=fp32", "trainer.save_every=3")
+    assert train(*exact) == 0
+    undisturbed = steps()
+    Path("run").rename("undisturbed")
+    monkeypatch.setenv("LLMSTAGE_FAULT", "loss:2-3:oom")
+    fault.reset_faults()
+    assert train(*exact) == 0
+    assert "micro_batch_size=1, which leaves the gradient" in capsys.readouterr().err
+    for mine, theirs in zip(steps(), undisturbed, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    states = [json.loads((folder / "state.json").read_text()) for folder in list_checkpoints(Path("run/checkpoints"))]
+    assert {state["resolved"]["micro_batch_size"] for state in states} == {1}
+
+
+def test_memory_that_never_suffices_is_status_6(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMSTAGE_FAULT", "loss:2-99:oom")
     assert train("trainer.max_steps=4") == 6
-    assert "trainer.micro_batch_size" in capsys.readouterr().err
+    assert "data.context" in capsys.readouterr().err
 
 
 def test_a_bug_of_ours_is_status_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,16 @@ import transformers
 
 from llmstage.models import generate
 from llmstage.models.build import build_model, head_is_plain, set_generation
-from llmstage.models.generate import cut_at_end, end_ids, generate_replies, padded, prompt_batches, searched_ids
+from llmstage.models.generate import (
+    Stepper,
+    cut_at_end,
+    end_ids,
+    generate_replies,
+    padded,
+    prompt_batches,
+    searched_ids,
+)
+from llmstage.models.lean_steps import LeanStepper, step_body
 from llmstage.models.lm import start_id, token_losses
 from llmstage.models.tokenizer import train_processor
 from llmstage.schema import GenerationConfig, ModelConfig
@@ -132,3 +141,41 @@ def test_losses_of_an_encoder_decoder_are_those_of_transformers(model, plain):
 def test_the_start_token_is_the_models_own():
     assert (start_id(t5()), start_id(bart())) == (0, 2)
     assert end_ids(bart()) == {2}
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_plain_llama_is_stepped_by_the_lean_way_and_writes_the_same(lean, made, monkeypatch):
+    """Also with rows that leave early; and under bf16 autocast it rounds where the plain way rounds."""
+    model, processor = made["gpt"]
+    model.split_head = True
+    cfg = GenerationConfig(max_new_tokens=12)
+    assert step_body(model) is model.base_model
+    wanted = generate_replies(model, processor, prompts(), cfg)
+    if not lean:
+        monkeypatch.setattr(generate, "step_body", lambda model: None)
+    stepped = []
+    monkeypatch.setattr(
+        LeanStepper, "take", lambda self, tokens, take=LeanStepper.take: stepped.append(1) or take(self, tokens)
+    )
+    assert generate_replies(model, processor, prompts(), cfg) == wanted
+    assert bool(stepped) is lean
+    model.split_head = False
+    assert step_body(model) is None
+    model.split_head = True
+
+
+def test_the_lean_way_in_bf16_is_as_near_to_fp32_as_autocast(made):
+    model, _ = made["gpt"]
+    model.split_head = True
+    ids, mask = padded(prompts(6), 0, left=True)
+    found = []
+    for bf16, make in ((False, Stepper), (True, Stepper), (True, LeanStepper)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            stepper = make(model, ids, mask, {}) if make is Stepper else make(model, model.base_model, ids, mask, {}, 4)
+            stepper.logits()
+            for token in (9, 17, 33):
+                stepper.take(torch.full((6,), token))
+                logits = stepper.logits()
+            found.append(logits.float())
+    plain, lean = ((part - found[0]).norm() / found[0].norm() for part in found[1:])
+    assert lean < 1.5 * plain + 1e-3, f"{lean:.4f} against {plain:.4f}"
