@@ -140,7 +140,7 @@ def tiny(
         f"model.vocab_size={vocab_size}",
     ]
     if kind in ("clip", "vlm"):
-        tower = {"size": 32, "layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
+        tower = {"size": 32, "patch": 8, "layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
         small += [f"model.vision.{key}={value}" for key, value in tower.items()]
     run = composed([f"stage={stage}", f"task={name}", f"model={kind}_tiny", *small, *words])
     task = load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation)

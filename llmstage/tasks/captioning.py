@@ -46,7 +46,7 @@ class Captioning(Looking, ScoredText):
         content=("image",),
         images=("image",),
     )
-    demo_size = 8000
+    demo_size = 24_000
     source, target = "prompt", "caption"
     headline, banded = "cider", "target"
 

@@ -142,8 +142,10 @@ def rank(number: int, share: list[int], port: int, loss: str, micro: int, folder
 @pytest.mark.parametrize(
     ("loss", "share", "micro"), [("infonce", [5, 3], 8), ("infonce", [4, 4], 2), ("sigmoid", [3, 5], 2)]
 )
-def test_two_processes_have_the_gradient_of_one(loss, share, micro, tiny_task, tmp_path):
+def test_two_processes_have_the_gradient_of_one(loss, share, micro, tiny_task, tmp_path, monkeypatch):
     import socket
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))  # where the new processes find this file
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -291,3 +291,19 @@ def test_no_rows_to_learn_from_is_no_traceback(made, tiny_task):
     task.learn([])
     with pytest.raises(DataError, match=r"task\.answer=generate"):
         task.bind(tiny_task("visual_reasoning", "vlm").processor, 96)
+
+
+def test_captions_of_the_rows_are_learned_and_never_scored(tiny_task):
+    from llmstage.tasks.base import UNSCORED
+
+    it, plain = (tiny_task("visual_reasoning", "vlm", words=(f"task.describe={on}",)) for on in ("true", "false"))
+    row = it.rows[0]
+    asked, described = it.task.encode(row)
+    assert described.ref == UNSCORED != asked.ref
+    said = [token for token, wanted in zip(described.input_ids, described.arrays["target"], strict=True) if wanted]
+    assert it.processor.decode(said) == row["caption"]
+    assert len(plain.task.encode(row)) == 1 and plain.task.cache_key() != it.task.cache_key()
+    named = {key: value for key, value in row.items() if key != "prompt"}
+    assert it.task.cfg.prompt in it.processor.decode(it.task.encode(named)[1].input_ids)
+    without = {key: value for key, value in row.items() if key != "caption"}
+    assert len(it.task.encode(without)) == 1
