@@ -26,9 +26,10 @@ class Looking(Seeing, Written):
     pipeline_tag = "image-text-to-text"
     packs = True
     by_character = True
-    by_length = (
-        False  # questions of one length are often of one kind, and a batch of one kind pulls the weights its way
-    )
+    # Questions of one length are often of one kind, and a batch of one kind pulls the weights its way.
+    by_length = False
+    # At the rate of a text model of its width, a model with a vision tower from scratch had spikes of the loss.
+    lr_share = 1 / 3
 
     blind: bool = False
     """Read the prompt without the picture: what the words alone give away."""
