@@ -200,8 +200,10 @@ def child(command: list[str], environment: dict[str, str], folder: Path) -> tupl
 
 def show(run: Run, work: Work) -> str:
     share = f", {run.rate / run.computed:.0%} of the computed tokens real" if work.is_text else ""
+    fetch = f"; {run.fetch:.0%} of the time to get batches" if run.fetch is not None else ""
     return (
         f"{run.rate:9,.1f} {work.unit}{share}; loss {run.loss:.4f}; peak {run.peak_mb:,.0f} MB; {run.wall:.1f} s in all"
+        f"{fetch}"
     )
 
 

@@ -110,6 +110,7 @@ def main() -> None:
             learning_rate=args.lr,
             seed=args.seed,
             bf16=args.bf16,
+            use_cpu=not torch.cuda.is_available(),  # without it, bf16 on a CPU is refused
             torch_compile=args.compile,
             dataloader_num_workers=args.workers,
             remove_unused_columns=False,  # the transform needs `image`

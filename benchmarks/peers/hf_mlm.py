@@ -10,6 +10,7 @@ import tempfile
 import time
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import (
     AutoModelForMaskedLM,
@@ -54,6 +55,7 @@ def main() -> None:
             learning_rate=args.lr,
             seed=args.seed,
             bf16=args.bf16,
+            use_cpu=not torch.cuda.is_available(),  # without it, bf16 on a CPU is refused
             torch_compile=args.compile,
             report_to="none",
             save_strategy="no",

@@ -77,7 +77,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     settings = TrainingArguments(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=args.batch, max_steps=args.steps, learning_rate=args.lr,
-        seed=args.seed, bf16=args.bf16, torch_compile=args.compile, report_to="none", save_strategy="no", logging_steps=1,
+        seed=args.seed, bf16=args.bf16,
+            use_cpu=not torch.cuda.is_available(), torch_compile=args.compile, report_to="none", save_strategy="no", logging_steps=1,
         remove_unused_columns=False,  # `legal` is for compute_loss
     )  # fmt: skip
     clock = Clock(args.warmup)
