@@ -30,6 +30,7 @@ from llmstage import console
 from llmstage.data.containers import INSIDE
 from llmstage.data.images import DATA_URI, DEMO, BadImage, open_image, shown
 from llmstage.errors import DiskError
+from llmstage.models.eyes import output_size
 
 FORMAT = 2
 AT_ONCE = 256
@@ -239,9 +240,3 @@ def shaped(shape: Any, picture: Image.Image) -> np.ndarray:
     """uint8 [3, H, W]: resized and cropped by the image processor, neither rescaled nor normalised yet."""
     made = shape(picture, do_rescale=False, do_normalize=False)["pixel_values"][0]
     return np.asarray(made, dtype=np.uint8)
-
-
-def output_size(shape: Any) -> tuple[int, int]:
-    """(height, width) that the image processor gives."""
-    size = shape.crop_size if shape.do_center_crop else shape.size
-    return int(size["height"]), int(size["width"])

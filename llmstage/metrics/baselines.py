@@ -32,6 +32,14 @@ def capped(name: str, num_rows: int, most: int = MAX_ROWS) -> str:
     return name if num_rows <= most else f"{name} ({most:,} of {num_rows:,} rows)"
 
 
+def most_frequent(groups: Sequence[str], values: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """For each group asked, the value that most training rows of it have; that of all rows where none has."""
+    counts: dict[str | None, Counter[str]] = {None: Counter(values)}
+    for group, value in zip(groups, values, strict=True):
+        counts.setdefault(group, Counter())[value] += 1
+    return [counts.get(group, counts[None]).most_common(1)[0][0] for group in asked]
+
+
 def mostly_chinese(texts: Sequence[str], sample: int = 1000) -> bool:
     """Whether at least a third of the letters of the first `sample` texts are Chinese: words cannot be split at spaces."""
     letters = [character for text in texts[:sample] for character in text[:500] if character.isalpha()]

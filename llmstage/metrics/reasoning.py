@@ -104,11 +104,3 @@ def mistakes(said: list[str], refs: list[Any], right: list[float]) -> list[Exhib
 def beginning(question: str) -> str:
     """Its first words; of Chinese, its first characters."""
     return " ".join(split_words(question.lower())[:FIRST_WORDS])
-
-
-def most_frequent(groups: list[str], answers: list[str], asked: list[str]) -> list[str]:
-    """For each group asked, the answer that most training rows of it have; of all rows where none has."""
-    counts: dict[str | None, Counter[str]] = {None: Counter(answers)}
-    for group, answer in zip(groups, answers, strict=True):
-        counts.setdefault(group, Counter())[answer] += 1
-    return [counts.get(group, counts[None]).most_common(1)[0][0] for group in asked]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from llmstage.models.choose import features, splits
 from llmstage.models.generate import padded
 from llmstage.models.head_loss import CHUNK_BYTES
 
@@ -140,10 +141,4 @@ def read_off(model: Any, hidden: Tensor, items: list[Item]) -> list[list[float]]
 
 def read(model: Any, ids: Tensor, cache: DynamicCache, **more: Tensor) -> Tensor:
     """Hidden states [B, T, D] where the head can be put on them later; else logits [B, T, V]."""
-    inputs = {"input_ids": ids, "cache": cache, "use_cache": True, **more}
-    out: Tensor = model.base_model(**inputs).last_hidden_state if splits(model) else model(**inputs).logits
-    return out
-
-
-def splits(model: Any) -> bool:
-    return bool(getattr(model, "split_head", False))
+    return features(model, {"input_ids": ids, "cache": cache, "use_cache": True, **more})

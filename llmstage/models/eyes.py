@@ -78,7 +78,7 @@ def whole_processor(tokenizer: Any, images: Any, eyes: Eyes | None) -> Any:
 
     if eyes is None:
         return CLIPProcessor(images, tokenizer)
-    side = output_side(images)
+    side, _ = output_size(images)
     return LlavaProcessor(
         images,
         tokenizer,
@@ -90,6 +90,7 @@ def whole_processor(tokenizer: Any, images: Any, eyes: Eyes | None) -> Any:
     )
 
 
-def output_side(images: Any) -> int:
+def output_size(images: Any) -> tuple[int, int]:
+    """(height, width) that an image processor gives."""
     size = images.crop_size if images.do_center_crop else images.size
-    return int(size["height"])
+    return int(size["height"]), int(size["width"])

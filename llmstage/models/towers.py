@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -65,8 +65,3 @@ def tower_weights(folder: Path) -> dict[str, Tensor]:
                 if tower in name:
                     out[name.rpartition(tower)[2]] = value
     return out
-
-
-def text_config(config: Any) -> Any:
-    """The part of a config that speaks about text; of most models the config itself."""
-    return config.get_text_config()

@@ -35,6 +35,13 @@ class Looking(Seeing, Written):
     """Read the prompt without the picture: what the words alone give away."""
     turns: list[Turn]
 
+    def check_row(self, row: Row) -> str | None:
+        if not isinstance(row["image"], str) or not row["image"].strip():
+            return "image is no name of a picture"
+        if row.get("prompt") is not None and not isinstance(row["prompt"], str):
+            return "prompt is no text"
+        return None
+
     def bind(self, processor: Processor, context: int) -> None:
         super().bind(processor, context)
         seen: list[dict[str, Any]] = [] if self.blind else [{"type": "image"}]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
@@ -16,6 +15,7 @@ from llmstage.data.demo.scenes import Composition, caption_rows
 from llmstage.data.order import spread
 from llmstage.data.pictures import Pictures
 from llmstage.data.rows import Columns, Row
+from llmstage.metrics.baselines import most_frequent
 from llmstage.metrics.cider import cider, cider_rows
 from llmstage.metrics.composition import composition_exhibit, group_scores
 from llmstage.metrics.generation import chrf, references_of, rouge
@@ -60,11 +60,7 @@ class Captioning(Looking, ScoredText):
         return demo(num_rows, seed, "both")
 
     def check_row(self, row: Row) -> str | None:
-        if not isinstance(row["image"], str) or not row["image"].strip():
-            return "image is no name of a picture"
-        if row.get("prompt") is not None and not isinstance(row["prompt"], str):
-            return "prompt is no text"
-        return self.target_complaint(row, "caption")
+        return super().check_row(row) or self.target_complaint(row, "caption")
 
     def prompt_of(self, row: Row) -> str:
         return row.get("prompt") or self.cfg.prompt
@@ -161,14 +157,6 @@ def hits(hyps: Sequence[str], refs: list[Any]) -> list[float]:
     return [
         float(hyp.strip() in {text.strip() for text in ref["targets"]}) for hyp, ref in zip(hyps, refs, strict=True)
     ]
-
-
-def most_frequent(prompts: list[str], captions: list[str], asked: list[str]) -> list[str]:
-    """For each prompt asked, the caption that most training pictures with this prompt have; of all pictures where none has."""
-    counts: dict[str | None, Counter[str]] = {None: Counter(captions)}
-    for prompt, caption in zip(prompts, captions, strict=True):
-        counts.setdefault(prompt, Counter())[caption] += 1
-    return [counts.get(prompt, counts[None]).most_common(1)[0][0] for prompt in asked]
 
 
 def coarse(pictures: Pictures, numbers: Sequence[int]) -> Tensor:

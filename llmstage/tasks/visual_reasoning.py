@@ -16,7 +16,7 @@ from llmstage.data.demo.scene_questions import question_rows
 from llmstage.data.order import spread
 from llmstage.data.rows import Columns, Row
 from llmstage.errors import DataError, ModelError
-from llmstage.metrics.baselines import capped, logistic, tfidf, tfidf_name, thin
+from llmstage.metrics.baselines import capped, logistic, most_frequent, tfidf, tfidf_name, thin
 from llmstage.metrics.calibration import reliability
 from llmstage.metrics.classification import calibration_error, classification_scores, confusion
 from llmstage.metrics.composition import composition_exhibit, group_scores
@@ -32,7 +32,6 @@ from llmstage.metrics.reasoning import (
     image_gain,
     macro_by_kind,
     mistakes,
-    most_frequent,
     normal,
     truth_of,
 )
@@ -82,13 +81,14 @@ class VisualReasoning(Looking):
         return question_rows(num_rows, seed, "both")
 
     def check_row(self, row: Row) -> str | None:
-        if not isinstance(row["image"], str) or not row["image"].strip():
-            return "image is no name of a picture"
+        reason = super().check_row(row)
+        if reason:
+            return reason
         if not isinstance(row["question"], str):
             return "question is no text"
         if not row["question"].strip():
             return "question is empty"
-        for word in ("kind", "composition", "prompt"):
+        for word in ("kind", "composition"):
             if row.get(word) is not None and not isinstance(row[word], str):
                 return f"{word} is no text"
         answer = row["answer"]

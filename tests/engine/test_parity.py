@@ -25,12 +25,7 @@ MEAN, LARGEST = 0.003, 0.03
 """Nats by which the loss of a step in bf16 may be off that in fp32, over 300 steps from one start: mean and largest."""
 
 
-@pytest.fixture(autouse=True)
-def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LLMSTAGE_ALLOW_FAULTS", "1")
-    monkeypatch.delenv("LLMSTAGE_FAULT", raising=False)
-    fault.reset_faults()
+pytestmark = pytest.mark.usefixtures("faulty_place")
 
 
 def losses(name: str, *words: str) -> list[float]:

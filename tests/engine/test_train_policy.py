@@ -21,12 +21,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LLMSTAGE_ALLOW_FAULTS", "1")
-    monkeypatch.delenv("LLMSTAGE_FAULT", raising=False)
-    fault.reset_faults()
+pytestmark = pytest.mark.usefixtures("faulty_place")
 
 
 def train(*more: str) -> int:

@@ -18,12 +18,13 @@ from llmstage.data.pictures import Pictures
 from llmstage.engine.checkpoint import Checkpoints, TrainState
 from llmstage.engine.fit import load_best, save_weights
 from llmstage.errors import ModelError
+from llmstage.metrics.baselines import most_frequent
 from llmstage.metrics.cider import cider
 from llmstage.models.attention import use_products
 from llmstage.models.build import save_model
 from llmstage.tasks.base import UNSCORED
 from llmstage.tasks.base_writing import split
-from llmstage.tasks.captioning import coarse, hits, most_frequent
+from llmstage.tasks.captioning import coarse, hits
 
 
 @pytest.fixture(scope="module")
