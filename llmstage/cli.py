@@ -23,20 +23,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llmstage import __version__, console
-from llmstage.errors import DiskError, Interrupted, Refused, UserError
+from llmstage.errors import DiskError, Interrupted, UserError
 from llmstage.help import help_text, overview
+from llmstage.inherit import choose_task, inherit
 from llmstage.naming import load_module
 from llmstage.overrides import Words, read_words
-from llmstage.places import conf_dir, find_model, options, read_run_yaml
+from llmstage.places import conf_dir, options
 from llmstage.schema import RunConfig, build_run
 from llmstage.schema.checks import check_run
-
-INHERITED = ("task", "data", "generation", "seed")
-"""What stage=evaluate takes over from the run folder it is pointed at, where the command line does not say otherwise."""
-
-SCORING_KEYS = ("eval_precision", "eval_batch_tokens", "packing")
-"""Of the trainer, what decides how scores are computed; taken over as well, so that the numbers are the same."""
-
 
 @dataclass(slots=True)
 class Outcome:
@@ -111,7 +105,7 @@ def run_command(arguments: list[str], *, full_error: bool) -> int:
         return 0
     only_shows = parsed.cfg or parsed.info or parsed.hydra_help or parsed.shell_completion
     command = Command(arguments, words, sweep=parsed.multirun)
-    inherit_task(words)
+    choose_task(words)
     if not only_shows:
         check_all(command, config_dirs)
         stop_for(words.wrong)
@@ -127,34 +121,15 @@ def stop_for(wrong: list[str]) -> None:
         raise UserError("This run cannot start:\n" + "\n".join(f"  - {line}" for line in dict.fromkeys(wrong)))
 
 
-def inherit_task(words: Words) -> None:
-    """stage=evaluate on a run folder knows its task."""
-    path = (words.typed.get("model.path") or [None])[0]
-    if (
-        words.choice("stage") == "evaluate"
-        and "task" not in words.typed
-        and isinstance(path, str)
-        and Path(path).exists()
-    ):
-        run_dir = find_model(path).run_dir
-        if run_dir is not None:
-            name = str(read_run_yaml(run_dir).get("task", {}).get("name", ""))
-            if "." in name:
-                raise Refused(
-                    f"The run {run_dir} used a task of its own, '{name}'. Name it on the command line: task=…"
-                )
-            words.typed["task"] = [name]
-            words.for_hydra.append(f"task={name}")
-
-
 def check_all(command: Command, config_dirs: tuple[Path, ...]) -> None:
     """Everything that can be said before torch is imported, gathered in `words.wrong`."""
     words = command.words
     for group in ("stage", "task"):
-        if group not in words.typed:
+        if group not in words.typed and not (group == "task" and words.without_task):
             words.wrong.append(f"{group}= is missing. Known: {', '.join(options(group, config_dirs))}.")
     readable = not any(line.startswith(("Unknown stage", "Unknown task", "Unknown model", "'")) for line in words.wrong)
-    if command.sweep or not readable or "stage" not in words.typed or "task" not in words.typed:
+    chosen = "stage" in words.typed and ("task" in words.typed or words.without_task)
+    if command.sweep or not readable or not chosen:
         return  # the jobs of a sweep are checked one by one: a job that cannot start is a result, the others go on
     GlobalHydra.instance().clear()
     try:
@@ -189,49 +164,6 @@ def typed_run(plain: Any, words: Words) -> tuple[RunConfig, list[str]]:
         rooted = "data_root" in words.typed and not any(words.typed.get("experiment", []))
         wrong += check_run(run, [key for key in words.typed if "." in key or (key == "data_root" and rooted)])
     return run, wrong
-
-
-def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
-    """For stage=evaluate on a run folder: its task, data, generation and seed, below what was typed."""
-    path = (plain.get("model") or {}).get("path")
-    if (plain.get("stage") or {}).get("name") != "evaluate" or not path or not Path(path).expanduser().exists():
-        return plain
-    run_dir = find_model(path).run_dir
-    if run_dir is None:
-        return plain
-    before = read_run_yaml(run_dir)
-    own_data = any(key in words.typed for key in ("data.path", "data.train", "data.validation", "data.test"))
-    for group in INHERITED:
-        old = before.get(group)
-        if group == "seed":
-            if "seed" not in words.typed:
-                plain["seed"] = old
-        elif group == "data" and any(words.typed.get("experiment", [])):
-            continue  # a recipe typed beside the model names its own rows
-        elif isinstance(old, dict) and (group != "task" or old.get("name") == plain["task"].get("name")):
-            for key, value in old.items():
-                names_rows = group == "data" and key in ("path", "train", "validation", "test", "name")
-                if key in plain[group] and not (names_rows and own_data):
-                    plain[group][key] = below_typed(f"{group}.{key}", value, plain[group][key], words)
-    for key in SCORING_KEYS:
-        old = (before.get("trainer") or {}).get(key)
-        if old is not None and f"trainer.{key}" not in words.typed:
-            plain["trainer"][key] = old
-    if "data.context" not in words.typed:
-        plain["data"]["context"] = before.get("resolved", {}).get("context", plain["data"]["context"])
-    return plain
-
-
-def below_typed(key: str, old: Any, new: Any, words: Words) -> Any:
-    """`old`, except for what was typed: the key itself, or keys inside it (data.columns.text, task.features.numbers)."""
-    if key in words.typed:
-        return new
-    if isinstance(old, dict) and isinstance(new, dict) and any(typed.startswith(f"{key}.") for typed in words.typed):
-        return {
-            name: below_typed(f"{key}.{name}", old[name], new.get(name), words) if name in old else new[name]
-            for name in {**old, **new}
-        }
-    return old
 
 
 def restart_with_allocator(command: Command, *, full_error: bool) -> None:

@@ -45,6 +45,8 @@ class Words:
     for_hydra: list[str] = field(default_factory=list)
     """The overrides as Hydra shall see them."""
     wrong: list[str] = field(default_factory=list)
+    without_task: bool = False
+    """The stage does without a task, and none was named."""
 
     def choice(self, group: str) -> str:
         values = self.typed.get(group) or [""]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmstage.cli import inherit
+from llmstage.inherit import inherit
 from llmstage.engine.runfolder import plain
 from llmstage.overrides import read_words
 from llmstage.schema import RunConfig

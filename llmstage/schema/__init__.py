@@ -8,15 +8,14 @@ from llmstage.schema.run import (
     GenerationConfig,
     ModelConfig,
     OptimConfig,
-    ProveResume,
     RunConfig,
-    StageConfig,
     TrackerConfig,
     TrainerConfig,
     build_run,
     stage_config,
     task_config,
 )
+from llmstage.schema.stage import ProveResume, StageConfig
 from llmstage.schema.task import TaskConfig
 
 __all__ = [

@@ -75,9 +75,7 @@ def check_stage_fits_task(run: RunConfig) -> list[str]:
     stage, task = run.stage.name, run.task
     if stage in ("pretrain", "finetune") and stage not in task.stages:
         return [f"task={task.name} does not go with stage={stage}. It goes through: {', '.join(task.stages)}."]
-    if stage == "evaluate" and not run.model.path:
-        return ["stage=evaluate needs a model: model.path=outputs/latest, a Hugging Face directory or a hub id."]
-    return []
+    return run.stage.check(run)
 
 
 def check_model_fits_task(run: RunConfig) -> list[str]:
@@ -86,7 +84,7 @@ def check_model_fits_task(run: RunConfig) -> list[str]:
     if run.model.path:
         kind, named = kind_at(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
     takes = run.task.takes()
-    if kind and kind not in takes:
+    if kind and run.task.name and kind not in takes:
         fits = " or ".join(f"model={kind}_tiny" for kind in takes)
         # A family that the task knows is kept out by one of its other keys.
         keys = [f"task.{key}={value}" for key, value in other_keys(run.task, kind)]

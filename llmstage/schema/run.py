@@ -6,31 +6,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from llmstage.naming import load_module
+from llmstage.schema import stage as stage_schemas
 from llmstage.schema import task as task_schemas
 from llmstage.schema.data import DataConfig
 from llmstage.schema.marks import ADAPTER, GENERATES, OWN_TOWER, ROOTED, SCRATCH, SEES, TRAINING, for_family
+from llmstage.schema.stage import StageConfig
 from llmstage.schema.task import TaskConfig
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range, build
 
 Count = Annotated[int, AT_LEAST_1, TRAINING]
-
-
-@dataclass(slots=True)
-class StageConfig:
-    """What happens in this run."""
-
-    name: str = ""
-    """The stage, a file in llmstage/stages."""
-
-
-@dataclass(slots=True)
-class ProveResume(StageConfig):
-    """Knobs of stage=prove_resume."""
-
-    train_stage: Literal["auto", "pretrain", "finetune"] = "auto"
-    """The training stage whose resume is proved; auto: the first that the task goes through."""
-    kill_at: list[Annotated[int, AT_LEAST_1]] | None = None
-    """Optimizer steps after which the run is killed, one after another; null: at a third and at two thirds."""
 
 
 @dataclass(slots=True)
@@ -275,8 +259,8 @@ def camel(name: str) -> str:
 
 
 def stage_config(name: str) -> type[StageConfig]:
-    """The dataclass of a stage: its own by name, or the plain one."""
-    found = globals().get(camel(name), StageConfig)
+    """The dataclass of a stage: its own by name in schema/stage.py, or the plain one."""
+    found = getattr(stage_schemas, camel(name), StageConfig)
     return found if isinstance(found, type) and issubclass(found, StageConfig) else StageConfig
 
 
