@@ -145,7 +145,8 @@ def rank(number: int, share: list[int], port: int, loss: str, micro: int, folder
 def test_two_processes_have_the_gradient_of_one(loss, share, micro, tiny_task, tmp_path, monkeypatch):
     import socket
 
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))  # where the new processes find this file
+    # A spawned process takes over sys.path, not PYTHONPATH; where the package is installed, the root is in neither.
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
