@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from llmstage.schema.marks import FILES, SCRATCH, TRAINING, ReadBy
-from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
+from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range
 
 if TYPE_CHECKING:
     from llmstage.schema.run import RunConfig
@@ -326,9 +326,10 @@ class VisualReasoning(TaskConfig):
     """Answers to choose from; of more, task.answer=choose keeps the most frequent, and auto generates."""
     blind: Annotated[bool, TRAINING] = False
     """Read the question without the picture: what the words alone give away."""
-    describe: Annotated[bool, TRAINING] = True
-    """Where training rows have a `caption`, learn to write it as well: each of its words says something of the picture, while
-    an answer is one word, and a model from scratch learns to see from captions first. Never scored."""
+    describe: Annotated[float, SHARE, TRAINING] = 0.25
+    """Of training rows that have a `caption`, learn to write that of so large a share as well: each of its words says
+    something of the picture, while an answer is one word, and a model from scratch learns to see from captions first. Never
+    scored; 0: none."""
     prompt: Annotated[str, TRAINING] = "Describe the picture."
     """What asks for the caption in rows that have no `prompt` of their own."""
     control: Annotated[Literal["train", "off"], ReadBy(_sighted)] = "train"

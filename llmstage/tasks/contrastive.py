@@ -64,7 +64,7 @@ class Contrastive(Seeing):
     lr_share = (
         1 / 3
     )  # at the whole of it two towers of width 128 collapsed: every image and every text alike, loss ln N
-    demo_size: ClassVar[int] = 20_000
+    demo_size: ClassVar[int] = 60_000
 
     cfg: ContrastiveConfig
 

@@ -15,6 +15,7 @@ from llmstage import console
 from llmstage.data.demo.scene_questions import question_rows
 from llmstage.data.order import spread
 from llmstage.data.rows import Columns, Row
+from llmstage.data.splits import row_hash
 from llmstage.errors import DataError, ModelError
 from llmstage.metrics.baselines import capped, logistic, most_frequent, tfidf, tfidf_name, thin
 from llmstage.metrics.calibration import reliability
@@ -166,7 +167,7 @@ class VisualReasoning(Looking):
         }
         said = [question, answer, *caption_of(row)]
         made = [self.written(row, question, answer, ref, said)]
-        if self.cfg.describe:
+        if row_hash(row, self.columns.content, 0) < self.cfg.describe * 2**64:
             prompt = row.get("prompt") or self.cfg.prompt
             made += [self.written(row, prompt, text, UNSCORED, said) for text in caption_of(row)]
         assert self.pictures is not None

@@ -296,7 +296,7 @@ def test_no_rows_to_learn_from_is_no_traceback(made, tiny_task):
 def test_captions_of_the_rows_are_learned_and_never_scored(tiny_task):
     from llmstage.tasks.base import UNSCORED
 
-    it, plain = (tiny_task("visual_reasoning", "vlm", words=(f"task.describe={on}",)) for on in ("true", "false"))
+    it, plain = (tiny_task("visual_reasoning", "vlm", words=(f"task.describe={share}",)) for share in (1, 0))
     row = it.rows[0]
     asked, described = it.task.encode(row)
     assert described.ref == UNSCORED != asked.ref
@@ -307,3 +307,12 @@ def test_captions_of_the_rows_are_learned_and_never_scored(tiny_task):
     assert it.task.cfg.prompt in it.processor.decode(it.task.encode(named)[1].input_ids)
     without = {key: value for key, value in row.items() if key != "caption"}
     assert len(it.task.encode(without)) == 1
+
+
+def test_the_captions_of_a_share_of_the_rows_are_learned(tiny_task):
+    it = tiny_task("visual_reasoning", "vlm", num_rows=200, words=("task.describe=0.25",))
+    chosen = [len(it.task.encode(row)) == 2 for row in it.rows]
+    assert 30 <= sum(chosen) <= 70  # of 200, a quarter; beyond these bounds once in ten thousand
+    assert chosen == [len(it.task.encode(row)) == 2 for row in it.rows], (
+        "what a row says decides, so that a resume sees the same"
+    )

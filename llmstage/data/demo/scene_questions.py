@@ -29,7 +29,7 @@ from llmstage.data.demo.scenes import (
 )  # fmt: skip
 from llmstage.data.rows import Row
 
-MOST = 4
+MOST = 3
 """Things in a scene, at most."""
 
 
@@ -51,7 +51,7 @@ class World:
     def wish(self) -> bool:
         return self.rng.random() < 0.5
 
-    def scene(self, pairs: Sequence[Pair], allowed: Callable[[Pair], bool], least: int = 2) -> list[Thing]:
+    def scene(self, pairs: Sequence[Pair], allowed: Callable[[Pair], bool], least: int = 1) -> list[Thing]:
         """Things for the pairs, then for some allowed others; `least` things or more, the pairs' own first."""
         pairs = list(pairs)
         total = self.rng.randint(max(least, len(pairs)), MOST)
@@ -226,7 +226,7 @@ def two_step_colour(world: World) -> Asked:
     anchor = world.pick_other(not_shape=pair[1])
     relation = world.rng.choice(RELATIONS)
     while True:
-        things = world.scene([pair, anchor], lambda other: other[1] != anchor[1], least=3)
+        things = world.scene([pair, anchor], lambda other: other[1] != anchor[1])
         if [thing for thing in things if holds(thing, relation, things[1])] == things[:1]:
             return Asked(things, {"relation": relation, "other": anchor[1]}, pair[0])
 
@@ -234,7 +234,7 @@ def two_step_colour(world: World) -> Asked:
 def two_step_shape(world: World) -> Asked:
     pair = world.pick(shape=world.rng.choice(SHAPES))
     anchor = world.pick_other(colour=pair[0], not_shape=pair[1])
-    things = world.scene([pair, anchor], lambda other: other[0] != pair[0] and other[1] != anchor[1], least=3)
+    things = world.scene([pair, anchor], lambda other: other[0] != pair[0] and other[1] != anchor[1])
     return Asked(things, {"other": anchor[1]}, pair[1])
 
 
