@@ -49,6 +49,12 @@ class Refused(UserError):
     status = 8
 
 
+class NotImproved(UserError):
+    """stage=explore trained a better model for the weak slices, and its guard refused it: the old one stays."""
+
+    status = 9
+
+
 class Interrupted(UserError):
     """Stopped by a signal after saving; the same command with the same run folder goes on."""
 

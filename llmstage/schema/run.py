@@ -9,6 +9,7 @@ from llmstage.naming import load_module
 from llmstage.schema import stage as stage_schemas
 from llmstage.schema import task as task_schemas
 from llmstage.schema.data import DataConfig
+from llmstage.schema.explore import Explore
 from llmstage.schema.marks import ADAPTER, GENERATES, OWN_TOWER, ROOTED, SCRATCH, SEES, TRAINING, for_family
 from llmstage.schema.stage import StageConfig
 from llmstage.schema.task import TaskConfig
@@ -260,7 +261,7 @@ def camel(name: str) -> str:
 
 def stage_config(name: str) -> type[StageConfig]:
     """The dataclass of a stage: its own by name in schema/stage.py, or the plain one."""
-    found = getattr(stage_schemas, camel(name), StageConfig)
+    found = Explore if name == "explore" else getattr(stage_schemas, camel(name), StageConfig)
     return found if isinstance(found, type) and issubclass(found, StageConfig) else StageConfig
 
 
