@@ -12,7 +12,7 @@ from llmstage.explore.curves import Curve, first_tenth
 from llmstage.explore.findings import Findings
 from llmstage.explore.metric_kinds import group_of, is_lower_better, is_sharp, twin_of
 from llmstage.explore.stats import FEWEST_ITEMS
-from llmstage.explore.wording import figure, say, verdict_name
+from llmstage.explore.wording import figure, meaning, say, verdict_name
 
 if TYPE_CHECKING:
     from llmstage.explore.published import Judged, Study
@@ -30,13 +30,15 @@ WORDS = {
         "best": "best", "chance": "chance", "follows": "R² against loss / compute / size", "why": "in words",
         "note": "One line a score; a suite of many subjects is one line. Verdicts over training leave out the first 0.5 % of the steps.",
         "null": "Subjects above a fixed chance", "model": "model", "raw": "p < .05", "bh": "after BH", "bonf": "after Bonferroni",
-        "of": "subjects", "fit": "fit", "data": "scores", "held": "held out", "subjects": "{group} ({num} subjects)", "models": "{num} models",
+        "of": "subjects", "fit": "fit", "data": "scores", "held": "held out", "subjects": "{group} ({num} subjects)",
+        "read": "How to read the verdicts", "means": "what it means", "parameter": "parameter", "value": "value",
     },
     "zh": {
         "map": "能力地图", "score": "得分", "verdict": "判定", "scale": "随规模", "training": "随训练", "best": "最好", "chance": "随机水平",
         "follows": "对损失／计算量／规模的 R²", "why": "说明", "note": "每个得分一行；含多个科目的测验合为一行。训练曲线的判定不含最初 0.5 % 的步数。",
         "null": "高于固定随机水平的科目数", "model": "模型", "raw": "p < .05", "bh": "BH 校正后", "bonf": "Bonferroni 校正后", "of": "科目",
-        "fit": "拟合", "data": "得分", "held": "留出", "subjects": "{group}（{num} 个科目）", "models": "{num} 个模型",
+        "fit": "拟合", "data": "得分", "held": "留出", "subjects": "{group}（{num} 个科目）",
+        "read": "如何理解各判定", "means": "含义", "parameter": "参数", "value": "值",
     },
 }  # fmt: skip
 
@@ -84,14 +86,12 @@ def sentences(study: Study) -> Iterator[str]:
     count = Counter(one.verdict.name for one in study.judged)
     if study.judged:
         told = ", ".join(f"{count[name]} {verdict_name(name, language)}" for name in ORDER if count[name])
+        broken = list(dict.fromkeys(one.curve.metric for one in study.judged if one.verdict.name == "break"))
+        names = ", ".join(broken[:NUM_TOLD]) + (", …" if len(broken) > NUM_TOLD else "")
+        yield say("some_break" if broken else "none_breaks", language, num=len(broken), names=names)
         yield say("counted", language, num=len(study.judged), counts=told)
     yield from law_sentences(study)
-    for name in ORDER[:5]:
-        special = [one for one in study.judged if one.verdict.name == name and "open" not in one.verdict.evidence]
-        if name == "undecided":
-            special = [one for one in special if one.verdict.evidence.get("points", 0) >= study.rules.min_points]
-        for one in special[:NUM_TOLD]:
-            yield f"{named(one)}: {one.verdict.text}"
+    yield from special(study)
     yield from lens_sentence(study)
     yield from precursors(study)
     for forecast in study.forecasts[:NUM_TOLD]:
@@ -102,6 +102,26 @@ def sentences(study: Study) -> Iterator[str]:
     for audit in ends(sorted(study.audits, key=lambda one: one.raw)):
         words = {"model": audit.model, "group": audit.group, "num": audit.num, "chance": figure(audit.chance)}
         yield say("null", language, **words, raw=audit.raw, bh=audit.bh, bonferroni=audit.bonferroni)
+
+
+def special(study: Study) -> Iterator[str]:
+    """The verdicts that are no plain `smooth`, one sentence for all models of a score that share one."""
+    groups: dict[tuple[int, str, str], list[Judged]] = {}
+    for one in study.judged:
+        name, evidence = one.verdict.name, one.verdict.evidence
+        open_for_good = name == "undecided" and (
+            "open" in evidence or evidence.get("points", 0) < study.rules.min_points
+        )
+        if name in ORDER[:5] and not open_for_good:
+            groups.setdefault((ORDER.index(name), one.curve.metric, one.placed.kind), []).append(one)
+    for _, own in sorted(groups.items(), key=lambda item: item[0][0])[: 2 * NUM_TOLD]:
+        one = own[-1]
+        models = [other for other in study.judged if other.curve.metric == one.curve.metric and other.placed.kind == one.placed.kind]  # fmt: skip
+        if len(models) > 1:
+            words = {"metric": one.curve.metric, "same": len(own), "num": len(models), "text": one.verdict.text}
+            yield say("among", study.rules.language, model=one.curve.model if one.curve.model != "*" else one.placed.family, **words)  # fmt: skip
+        else:
+            yield f"{named(one)}: {one.verdict.text}"
 
 
 def ends(items: list[Any]) -> list[Any]:
@@ -183,8 +203,9 @@ def limits(study: Study) -> Iterator[str]:
     if jumping:
         yield say("no_twin", language, num=len(jumping))
     low = [one for one in study.judged if one.verdict.name == "below_resolution"]
-    for one in low[:NUM_TOLD]:
-        yield f"{named(one)}: {one.verdict.text}"
+    if low:
+        told = "; ".join(f"{named(one)}: {one.verdict.text.rstrip('.。')}" for one in low[:2])
+        yield f"{say('below_counted', language, num=len(low))} {told}."
     if study.judged and len(set(table.words.get("model", ["*"]))) == 1 and "step" in table.axes:
         yield say("one_model", language)
     families = dict.fromkeys(one.placed.family for one in study.judged if one.placed.family)
@@ -193,7 +214,7 @@ def limits(study: Study) -> Iterator[str]:
     if study.loss is None or study.lens.preferred != "loss":
         if any(one.placed.kind == "training" for one in study.judged):
             yield say("no_lens", language, axis=table.columns.get("step", ""))
-    else:
+    elif any(one.verdict.evidence.get("axis") == study.loss.label for one in study.judged):
         yield say("own_tokens_lens", language, loss=study.loss.label)
     few = {
         one.curve.metric: one.curve.items for one in study.judged if one.curve.items and one.curve.items < FEWEST_ITEMS
@@ -214,7 +235,12 @@ def exhibits(study: Study) -> Iterator[dict[str, Any]]:
     words = WORDS[study.rules.language]
     if study.judged:
         yield capability_map(study, words)
+        said = dict.fromkeys(name for name in ORDER if any(one.verdict.name == name for one in study.judged))
+        language = study.rules.language
+        rows = [[verdict_name(name, language), meaning(name, language)] for name in said]
+        yield {"kind": "table", "title": words["read"], "columns": [words["verdict"], words["means"]], "rows": rows}
     yield from charts(study, words)
+    yield from fit_exhibits(study, words)
     if study.audits:
         rows = [[one.model, one.group, one.num, one.raw, one.bh, one.bonferroni] for one in study.audits]
         columns = [words["model"], words["score"], words["of"], words["raw"], words["bh"], words["bonf"]]
@@ -275,6 +301,30 @@ def charts(study: Study, words: dict[str, str]) -> Iterator[dict[str, Any]]:
             "kind": "lines", "title": f"{metric} · {verdict_name(main.verdict.name, study.rules.language)}",
             "x_label": main.curve.axis, "y_label": metric, "series": series, "log_x": main.curve.axis_kind != "plain",
             "note": f"{named(main)}: {main.verdict.text}", "mark": bent if drawn_on else None, "mark_label": main.curve.axis,
+        }  # fmt: skip
+
+
+def fit_exhibits(study: Study, words: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Parameters of a law with their intervals, and a broken law beside the points it was fitted to."""
+    law = study.fits.get("chinchilla")
+    if law:
+        rows = [[name, law[name], *ends] for name, ends in law["intervals"].items()]
+        columns = [words["parameter"], words["value"], "2.5 %", "97.5 %"]
+        yield {"kind": "table", "title": "L(N, D) = E + A/N^alpha + B/D^beta", "columns": columns, "rows": rows}
+    for fit in study.fits.get("broken", []):
+        curve = next(one.curve for one in study.judged if one.curve.metric == fit["metric"] and one.curve.model == fit["model"])  # fmt: skip
+        x = np.geomspace(curve.x[curve.x > 0].min(), curve.x.max(), 120)
+        bend = np.logaddexp(0.0, (np.log(x) - np.log(fit["d1"])) / fit["f1"])
+        y = fit["a"] + fit["b"] * x ** -fit["c0"] * np.exp(-fit["c1"] * fit["f1"] * bend)
+        seen = len(curve.x) - fit["held_out"]
+        series = [
+            {"name": words["data"], "x": curve.x[:seen].tolist(), "y": curve.y[:seen].tolist()},
+            {"name": words["fit"], "x": x.tolist(), "y": y.tolist()},
+            {"name": words["held"], "x": curve.x[seen:].tolist(), "y": curve.y[seen:].tolist()},
+        ][: 3 if fit["held_out"] else 2]  # fmt: skip
+        yield {
+            "kind": "lines", "title": f"{fit['metric']} · {words['fit']}", "x_label": fit["x"], "y_label": fit["metric"],
+            "series": series, "log_x": True, "mark": fit["d1"], "mark_label": fit["x"],
         }  # fmt: skip
 
 

@@ -72,10 +72,13 @@ def coordinate(x: Numbers, kind: AxisKind) -> Numbers:
     return (values - values.min()) / span if span > 0 else np.zeros_like(values)
 
 
-def columns_of(kind: AxisKind) -> dict[str, tuple[int, Callable[[Numbers, Numbers], tuple[Numbers, Numbers | None]]]]:
+Design = Callable[[Numbers, Numbers], tuple[Numbers, Numbers | None]]
+
+
+def columns_of(kind: AxisKind) -> dict[str, tuple[int, Design]]:
     """Families of an axis: number of parameters, and the design matrices [G, N, K] over a grid of what is not linear,
     with the place of the break [G] where there is one."""
-    known = {
+    known: dict[str, tuple[int, Design]] = {
         "flat": (1, flat), "line": (2, line), "power": (3, power), "onset": (3, onset), "bent_onset": (4, bent_onset), "hinge": (4, hinge), "step": (4, step),
     }  # fmt: skip
     if kind in ("log", "training"):

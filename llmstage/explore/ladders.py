@@ -54,9 +54,9 @@ def scale_curves(table: ScoreTable, order: str | None) -> Iterator[Placed]:
         check_seeds(table, list(points.values()), order)
         ordered = sorted(points.items(), key=lambda item: item[0][1])
         rows = [own for _, own in ordered]
-        x = np.array([key[1] for key, _ in ordered])
+        sizes = np.array([key[1] for key, _ in ordered])
         for metric in table.metrics:
-            made = curve_of(table, metric, rows, x, table.columns[order], "*")
+            made = curve_of(table, metric, rows, sizes, table.columns[order], "*")
             if made is not None:
                 yield Placed(made[0], "scale", made[1], family if several else None)
 

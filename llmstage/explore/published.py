@@ -3,7 +3,6 @@ could not be concluded."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,8 @@ def study_scores(cfg: Explore, seed: int = 0) -> Study:
 
 
 def judged_scales(judged: list[Judged]) -> list[Curve]:
-    return [one.curve for one in judged if one.placed.kind == "scale"]
+    """Curves over scale that may be drawn on: none that breaks, for what comes after a break is not in what came before."""
+    return [one.curve for one in judged if one.placed.kind == "scale" and one.verdict.name != "break"]
 
 
 def judge_all(
@@ -156,7 +156,3 @@ def on_loss(one: Placed, curve: Curve, late: Any, loss: LossAxis | None) -> Curv
         return curve
     x = np.array([loss.values[one.rows[k]].mean() for k in beyond(one, late)])
     return curve.by(loss.label, x, "loss") if np.isfinite(x).all() and len(np.unique(x)) > 1 else curve
-
-
-def counts(judged: list[Judged]) -> list[tuple[str, int]]:
-    return Counter(one.verdict.name for one in judged).most_common()

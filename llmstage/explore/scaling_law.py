@@ -72,8 +72,9 @@ def fit_scaling_law(
     ends = np.percentile(drawn, [2.5, 97.5], axis=0) if resamples else np.full((2, 6), np.nan)
     ends[:, :3] = np.exp(ends[:, :3])
     return ScalingLaw(
-        len(losses), float(best.fun) / SCALE, *(float(np.exp(value)) for value in (a, b, e)), float(alpha), float(beta),
-        float(beta / (alpha + beta)), {name: ends[:, k].tolist() for k, name in enumerate(names)}, resamples,
+        num=len(losses), objective=float(best.fun) / SCALE, A=float(np.exp(a)), B=float(np.exp(b)), E=float(np.exp(e)),
+        alpha=float(alpha), beta=float(beta), size_exponent=float(beta / (alpha + beta)),
+        intervals={name: ends[:, k].tolist() for k, name in enumerate(names)}, resamples=resamples,
     )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def objective_of(points: Numbers, size: Numbers, token: Numbers, loss: Numbers) 
     """The objective, not scaled, at many points [S, 5] → [S]."""
     gaps = np.logaddexp.reduce(terms(points, size, token), axis=-2) - loss
     far = np.abs(gaps) > DELTA
-    return np.where(far, DELTA * (np.abs(gaps) - DELTA / 2), gaps**2 / 2).sum(axis=-1)
+    return np.asarray(np.where(far, DELTA * (np.abs(gaps) - DELTA / 2), gaps**2 / 2).sum(axis=-1))
 
 
 def value_and_slope(point: Numbers, size: Numbers, token: Numbers, loss: Numbers) -> tuple[float, Numbers]:

@@ -81,10 +81,10 @@ def judge(
     evidence = evidence_of(found, judged, big, p_big)
     words = {
         "axis": judged.axis, "at": figure(found.broken.at or 0.0), "delta": f"{found.delta_aicc:.1f}", "num": len(judged.y),
-        "metric": curve.metric, "B": figure(big) if math.isfinite(big) else "∞", "p": f"{p_big:.3f}",
+        "metric": curve.metric, "B": figure(big) if math.isfinite(big) else "∞", "p": f"{p_big:.3f}" if p_big >= 0.001 else "< 0.001",
     }  # fmt: skip
     jumps = found.delta_aicc > rules.delta_aicc
-    if found.smooth.name == "flat" and not jumps:
+    if found.smooth.name == "flat" and not jumps and stands_still(judged, rules):
         return Verdict("no_change", say("no_change", language, **words), evidence)
     if lottery is not None:
         return Verdict(lottery.name, lottery.text, {**evidence, **lottery.evidence})
@@ -137,6 +137,18 @@ def below_chance(curve: Curve, chance: float | None, rules: Rules) -> Verdict | 
         "below_resolution_unknown", rules.language, chance=figure(chance), best=figure(curve.y[best]), z=f"{z[best]:+.1f}"
     )  # fmt: skip
     return Verdict("below_resolution", text, {"points": len(curve.y), "best_z": float(z.max()), "chance": chance})
+
+
+def stands_still(curve: Curve, rules: Rules) -> bool:
+    """Whether a constant may be claimed. AICc prefers one on few points whatever they do, so there the errors decide, and
+    without errors nothing does."""
+    if len(curve.y) >= rules.min_points:
+        return True
+    if not np.isfinite(curve.error).all() or (curve.error <= 0).any():
+        return False
+    variance = curve.error**2 + (curve.seed_sd or 0.0) ** 2
+    middle = np.average(curve.y, weights=1 / variance)
+    return bool(distributions.chi2.sf(((curve.y - middle) ** 2 / variance).sum(), len(curve.y) - 1) >= rules.alpha)
 
 
 def improves(curve: Curve, rules: Rules) -> bool:

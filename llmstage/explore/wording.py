@@ -19,7 +19,35 @@ NAMES = {
 }
 """Verdicts, as readers see them."""
 
+MEANINGS = {
+    "break": ("An abrupt change that a continuous score shows as well, in two thirds of the models.", "连续得分上同样出现、且三分之二的模型都有的突变。"),
+    "explained_by_parts": ("An abrupt change that the sub-skills predict when multiplied.", "由各子技能相乘即可预言的突变。"),
+    "metric_artefact": ("The score jumps, the probability of the right answer does not: the scoring rule makes the jump.", "得分跳变，但正确答案的概率没有跳变：跳变由计分规则造成。"),
+    "seed_lottery": ("Some seeds succeed and others fail: look at single seeds, not at their mean.", "有的种子成功、有的失败：应看单个种子而非均值。"),
+    "undecided": ("The data cannot tell; the sentence says what would.", "数据不足以判定；说明中写明还缺什么。"),
+    "smooth": ("A gradual change: what larger models can, smaller ones can a little.", "渐变：大模型会的，小模型会一点。"),
+    "no_change": ("Neither size nor training moves the score.", "规模与训练都不改变得分。"),
+    "below_resolution": ("Not told from chance with so many items.", "以这样的题目数无法与随机水平区分。"),
+}  # fmt: skip
+"""Verdicts for a reader who knows none of the papers."""
+
 SENTENCES = {
+    "none_breaks": (
+        "No ability appears abruptly here, once the metric, the loss and the number of points are accounted for.",
+        "在考虑了指标、损失与点数之后，这里没有任何能力是突然出现的。",
+    ),
+    "some_break": (
+        "Abrupt even under a continuous metric: {names}.",
+        "即使在连续指标下也发生突变：{names}。",
+    ),
+    "among": (
+        "{metric}, {same} of {num} models (here {model}): {text}",
+        "{metric}，{num} 个模型中的 {same} 个（此处 {model}）：{text}",
+    ),
+    "below_counted": (
+        "Curves that never rise clearly above chance: {num}, among them",
+        "{num} 条曲线从未明显高于随机水平，其中",
+    ),
     "below_resolution": (
         "below resolution ({seen}): {items} items cannot tell this score from chance {chance}.",
         "低于分辨率（{seen}）：{items} 个题目无法把该得分与随机水平 {chance} 区分开。",
@@ -73,7 +101,7 @@ SENTENCES = {
         "changes abruptly at {axis} {at} in this curve (ΔAICc {delta}), but only {same} of {models} models do so.",
         "该曲线在 {axis} {at} 处突变（ΔAICc {delta}），但 {models} 个模型中只有 {same} 个如此。",
     ),
-    "counted": ("{num} curves judged: {counts}.", "共判定 {num} 条曲线：{counts}。"),
+    "counted": ("Curves judged: {num} ({counts}).", "共判定 {num} 条曲线（{counts}）。"),
     "lens": (
         "Held-out loss ({loss}) orders the scores better than {others}: {examples}. Verdicts on training curves use it as axis.",
         "留出损失（{loss}）比{others}更能排列各得分：{examples}。训练曲线的判定以它为横轴。",
@@ -118,17 +146,16 @@ SENTENCES = {
         "The last {held} points, held out: RMSLE {error} of the broken law, {power} of the power law.",
         "留出的最后 {held} 个点：分段幂律 RMSLE {error}，幂律 {power}。",
     ),
-    "one_point": ("{num} point is no curve.", "{num} 个点不成曲线。"),
     "one_model": (
         "A ladder of one model: no statement about scale. Rows of more models would give one.",
         "只有一个模型：无法就规模下结论；需要更多模型的数据。",
     ),
     "short_ladder": (
-        "{num} curves have too few points ({least} are needed) to tell a break from curvature.",
+        "Curves with too few points (fewer than {least}) to tell a break from curvature: {num}.",
         "{num} 条曲线的点太少（至少需要 {least} 个），无法区分突变与弯曲。",
     ),
     "no_twin": (
-        "{num} scores jump and have no continuous score beside them: whether ability or metric jumps is open. Log-probabilities of the same items would tell.",
+        "Curves that jump and have no continuous score beside them: {num}; whether ability or metric jumps is open. Log-probabilities of the same items would tell.",
         "{num} 个得分出现跳变但没有对应的连续得分：究竟是能力还是指标在跳变尚无法判定；需要同一批题目的对数概率。",
     ),
     "few_items": (
@@ -136,7 +163,7 @@ SENTENCES = {
         "{names}：约 {num} 个题目，少于 {least} 个；要下结论需要更多题目。",
     ),
     "no_errors": (
-        "{num} metrics have no standard errors (a column <metric>_stderr): their scatter is estimated from the curves themselves.",
+        "Metrics without standard errors (a column <metric>_stderr): {num}; their scatter is estimated from the curves themselves.",
         "{num} 个指标没有标准误（列 <指标>_stderr）：其波动由曲线本身估计。",
     ),
     "chance_assumed": (
@@ -159,6 +186,10 @@ SHAPES = {
 def say(key: str, language: str, **values: Any) -> str:
     """A sentence with its numbers."""
     return SENTENCES[key][language == "zh"].format(**values)
+
+
+def meaning(verdict: str, language: str) -> str:
+    return MEANINGS[verdict][language == "zh"]
 
 
 def verdict_name(verdict: str, language: str) -> str:
