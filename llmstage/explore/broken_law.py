@@ -14,7 +14,7 @@ from llmstage.explore.curves import Numbers
 
 FEWEST = 10
 """Points for one break: it has six parameters."""
-CLIMBS = 12
+CLIMBS = 6
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ def climb_all(x: Numbers, y: Numbers) -> Numbers:
     starts.sort(key=lambda one: one[0])
     found = [
         least_squares(lambda point: gaps(broken(point, x), y), start, jac=lambda point: slopes(point, x), x_scale="jac",
-                      ftol=1e-10, xtol=1e-10, gtol=1e-14, max_nfev=200, bounds=bounds(x))
+                      ftol=1e-10, xtol=1e-10, gtol=1e-14, max_nfev=80, bounds=bounds(x))
         for _, start in starts[:CLIMBS]
     ]  # fmt: skip
     best = min(found, key=lambda one: one.cost)

@@ -169,9 +169,9 @@ def seed_lottery(curve: Curve, language: str) -> Verdict | None:
         return None
     shares = {cut: 1 - within(ordered[:cut], ordered[cut:]) / whole for cut in range(2, len(ordered) - 1)}
     cut = max(shares, key=lambda place: shares[place])
-    # Two clusters explain 64 % of any bell; a split must also be wide against what the items' errors allow.
+    # The best split of a bell explains 64 % and of a few draws often more: a gap of half the range is needed too.
     gap, error = ordered[cut] - ordered[cut - 1], float(np.nan_to_num(curve.error[-1:]).sum())
-    if shares[cut] <= LOTTERY_SHARE or gap <= 2 * error or gap <= 0.25 * float(np.ptp(ordered)):
+    if shares[cut] <= LOTTERY_SHARE or gap <= 2 * error or gap <= 0.5 * float(np.ptp(ordered)):
         return None
     high = len(ordered) - cut
     evidence = {"seeds": len(ordered), "succeed": high, "share_between": shares[cut], "finals": ordered.tolist()}
@@ -187,8 +187,8 @@ def correct(verdicts: Sequence[Verdict], rules: Rules) -> None:
     tested = [one for one in verdicts if "p_break" in one.evidence]
     for one, q in zip(tested, benjamini_hochberg([one.evidence["p_break"] for one in tested]), strict=True):
         one.evidence["q_break"] = float(q)
-        delta = one.evidence["delta_aicc"]
         if one.name == "break" and q >= rules.fdr:
+            delta = one.evidence["delta_aicc"]
             one.name = "undecided"
             one.text = say(
                 "not_replicated", rules.language, axis=one.evidence["axis"], at=figure(one.evidence["break_at"]),

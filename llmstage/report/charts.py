@@ -110,7 +110,10 @@ def x_ticks(axis: Axis, names: Sequence[Any], bottom: float, wide: int) -> Itera
         spots = [(float(place), cut(str(name), max(room - 6, 24))) for place, name in enumerate(names)]
     else:
         ticks = axis.ticks(max(3, wide // 110))
-        spots = [(tick, words.short(tick) if axis.log else tick_label(tick, ticks)) for tick in ticks]
+        spots = [
+            (tick, words.short(int(tick) if tick == int(tick) else tick) if axis.log else tick_label(tick, ticks))
+            for tick in ticks
+        ]
     for value, word in spots:
         at = axis.place(value)
         # The outermost labels must not leave the picture.
