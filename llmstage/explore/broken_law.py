@@ -132,5 +132,5 @@ def bounds(x: Numbers) -> tuple[list[float], list[float]]:
 
 def climb_power(x: Numbers, y: Numbers) -> Numbers:
     starts = [np.array([least, np.log(max(float(np.ptp(y)), 1e-6)), c]) for c in (-1, -0.2, 0.05, 0.3, 1.0, 3.0) for least in (0.0, float(y.min()))]  # fmt: skip
-    found = [least_squares(lambda point: gaps(power_law(point, x), y), start, x_scale="jac", max_nfev=2000) for start in starts]  # fmt: skip
+    found = [least_squares(lambda point: gaps(power_law(point, x), y), start, x_scale="jac", max_nfev=200) for start in starts]  # fmt: skip
     return np.asarray(min(found, key=lambda one: one.cost).x)

@@ -242,9 +242,9 @@ def exhibits(study: Study) -> Iterator[dict[str, Any]]:
     yield from charts(study, words)
     yield from fit_exhibits(study, words)
     if study.audits:
-        rows = [[one.model, one.group, one.num, one.raw, one.bh, one.bonferroni] for one in study.audits]
+        counted = [[one.model, one.group, one.num, one.raw, one.bh, one.bonferroni] for one in study.audits]
         columns = [words["model"], words["score"], words["of"], words["raw"], words["bh"], words["bonf"]]
-        yield {"kind": "table", "title": words["null"], "columns": columns, "rows": rows}
+        yield {"kind": "table", "title": words["null"], "columns": columns, "rows": counted}
 
 
 def capability_map(study: Study, words: dict[str, str]) -> dict[str, Any]:

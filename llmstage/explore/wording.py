@@ -20,7 +20,7 @@ NAMES = {
 """Verdicts, as readers see them."""
 
 MEANINGS = {
-    "break": ("An abrupt change that a continuous score shows as well, in two thirds of the models.", "连续得分上同样出现、且三分之二的模型都有的突变。"),
+    "break": ("An abrupt change that a continuous score shows as well, and two thirds of the models where there are several.", "连续得分上同样出现的突变；有多个模型时，三分之二的模型都有。"),
     "explained_by_parts": ("An abrupt change that the sub-skills predict when multiplied.", "由各子技能相乘即可预言的突变。"),
     "metric_artefact": ("The score jumps, the probability of the right answer does not: the scoring rule makes the jump.", "得分跳变，但正确答案的概率没有跳变：跳变由计分规则造成。"),
     "seed_lottery": ("Some seeds succeed and others fail: look at single seeds, not at their mean.", "有的种子成功、有的失败：应看单个种子而非均值。"),
