@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
@@ -112,3 +113,11 @@ def test_curves_take_the_later_line_of_a_step_and_say_how_many_losses_are_missin
 
 def test_smoothing_leaves_a_straight_line_straight() -> None:
     assert smooth([float(k) for k in range(50)], 7) == pytest.approx([float(k) for k in range(50)])
+
+
+def test_a_logarithmic_x_axis_spaces_decades_evenly_and_leaves_out_zero() -> None:
+    chart = {"series": [{"name": "a", "x": [0, 1, 10, 100], "y": [0.1, 0.2, 0.3, 0.4]}], "log_x": True}
+    places = [float(found) for found in re.findall(r'cx="([\d.]+)"', line_chart(chart))]
+    assert len(places) == 3 and places[2] - places[1] == pytest.approx(places[1] - places[0], abs=0.2)
+    linear = re.findall(r'cx="([\d.]+)"', line_chart({**chart, "log_x": False}))
+    assert len(linear) == 4
