@@ -238,3 +238,14 @@ def test_what_a_metric_name_says() -> None:
     assert chance_of("mmlu_law.acc", {}) == 0.25 and chance_of("mmlu_law.acc", {"mmlu": 0.3}) == 0.3
     assert chance_of("lambada_openai.ppl", {}) is None and chance_of("quiz.acc", {}) is None
     assert math.isclose(chance_of("piqa.acc", {"piqa.acc": 0.51}) or 0, 0.51)
+
+
+def test_what_a_claim_needs_is_set_by_keys_and_few_items_are_told(workplace: Path) -> None:
+    rows = [[f"m{k}", 2**k * 10**6, round(0.1 + 0.1 * k, 2), 0.1] for k in range(8)]
+    table = save("own.csv", "model,params,quiz.acc,quiz.acc_stderr", rows)
+    assert explore(table) == 0
+    assert written("curves.json")[0]["verdict"] == "undecided"
+    limits = " ".join(written("report.json")["limits"])
+    assert "too few points (8 < 10)" in limits and "fewer than 30; a claim on them needs more" in limits
+    assert explore(table, "stage.stats.min_points=8", "stage.stats.alpha=0.01", "stage.stats.fdr=0.2") == 0
+    assert written("curves.json")[0]["verdict"] == "smooth"
