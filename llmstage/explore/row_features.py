@@ -27,6 +27,7 @@ ANSWERS = ("answer", "answers", "target", "summary", "caption")
 """Words of tasks whose value is what the model is to say."""
 SKIPPED = ("image", "spans", "tags", "tokens", "id", "answer_start", "first_line", "recalls", "seen", "user", "item", "time")
 """Words whose value names a row or marks a place in it."""
+UNSEEN = "words unseen in training"
 YES_NO = {"yes", "no", "true", "false", "是", "否", "对", "错", "不是", "有", "没有"}
 NUMBER = re.compile(r"[-+]?[\d.,]+\s*%?")
 SENTENCE = 60
@@ -69,7 +70,7 @@ class RowFeatures:
         if any(answer is not None for answer in answers):
             table["answer type"] = [None if answer is None else answer_type(answer) for answer in answers]
         if self.pool_words is not None:
-            table["new words"] = [self.unseen(text) for text in joined]
+            table[UNSEEN] = [self.unseen(text) for text in joined]
         return table
 
     def counted(self, rows: Sequence[Row]) -> dict[str, list[float | None]]:
@@ -86,7 +87,7 @@ class RowFeatures:
         """Words that stand in no training row."""
         assert self.pool_words is not None
         new = sum(term not in self.pool_words for term in set(terms_of(text)))
-        return tuple(f">= {least} that training never shows" for least in (1, 2, 3) if new >= least)
+        return tuple(f"at least {least}" for least in (1, 2, 3) if new >= least)
 
 
 def flat(row: Row) -> dict[str, Any]:

@@ -55,6 +55,8 @@ class Reason:
     """Tokens per character, as a multiple of that of the rest."""
     sure: float | None = None
     """Mean confidence in what it got wrong."""
+    unseen: tuple[float, float] | None = None
+    """Share of its rows with a word that no training row has, and that of the rest."""
     nats: float | None = None
     """Nats a token of the right text, less that of the rest."""
 
@@ -118,6 +120,8 @@ def sentences_of(reason: Reason, score: Any) -> list[str]:
         told.append(f"tokenisation: {reason.pieces:.1f} times as many tokens per character as elsewhere")
     if reason.sure is not None and reason.sure >= SURE:
         told.append(f"confident and wrong: mean confidence {reason.sure:.2f} in wrong answers")
+    if reason.unseen is not None and reason.unseen[0] >= 2 * max(reason.unseen[1], 0.05):
+        told.append(f"rare words: {reason.unseen[0]:.0%} of its rows have a word that training never shows (the rest: {reason.unseen[1]:.0%})")  # fmt: skip
     if reason.nats is not None:
         told.append(f"the right text costs {reason.nats:+.2f} nats a token more than elsewhere")
     return told

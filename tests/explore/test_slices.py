@@ -116,6 +116,7 @@ def test_a_whole_value_that_is_weak_is_told_as_that_and_a_cluster_of_the_same_ro
 def test_the_keys_of_find_slices_decide_what_is_told():
     table, errors, weak = world()
     assert find_slices(table, errors, min_gap=0.95).confirmed == []
+    assert find_slices(table, errors, min_gap=0.5).confirmed
     assert find_slices(table, errors, top_k=0).confirmed == []
     assert find_slices(table, errors, level=0.0).not_confirmed  # found, and no p-value is small enough
     assert find_slices(table, errors, fdr=0.0).not_confirmed == []
