@@ -85,7 +85,9 @@ def collect(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, 
     }  # fmt: skip
     limits = [] if pool else ["Without training rows every text is new. Name the training pool: data.train=<files>."]
     if len(fresh) > len(looked_at):
-        limits.append(f"{len(fresh) - len(looked_at)} new texts were not looked at: stage.collect.max_items={keys.max_items}.")
+        limits.append(
+            f"{len(fresh) - len(looked_at)} new texts were not looked at: stage.collect.max_items={keys.max_items}."
+        )
     rows = [features_of(pieces.task, item.row) for item in looked_at]
     ways, hard = hardness(pieces, model, machine, looked_at, rows, pool, pool_texts)
     new = novelty([item.text for item in looked_at], pool_texts)
@@ -97,7 +99,9 @@ def collect(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, 
          "excess": round(float(hard[at]), 6), "priority": round(float(value[at]), 6), "group": groups[at]}
         for at in order
     ]  # fmt: skip
-    write_text(out_dir / "collected.jsonl", "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines))
+    write_text(
+        out_dir / "collected.jsonl", "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
+    )
     return told(counts, ways, lines, limits)
 
 
@@ -107,14 +111,20 @@ def read_logs(run: RunConfig, task: Task, out_dir: Path) -> list[Item]:
     files = expand(run.stage.collect.logs, "stage.collect.logs", known_endings())
     talks = "messages" in task.columns.required
     columns = task.columns if talks else Columns((), (*task.columns.required, *task.columns.optional))
-    known = {word: column for word, column in run.data.columns.items() if word in ("text", "messages", "prompt", "completion")}
+    known = {
+        word: column
+        for word, column in run.data.columns.items()
+        if word in ("text", "messages", "prompt", "completion")
+    }
     cfg = replace(run.data, columns=known, format="auto", on_bad_row="quarantine")
     check = task.check_row if talks else (lambda row: None)
     source = FileSource("collect", files, cfg, columns, check, BadRows("quarantine", out_dir))
     source.keep_columns = True
     items = [Item(text, place, row) for row, place in source if (text := text_of(row))]
     if not items:
-        raise DataError(f"stage.collect.logs: there is no text in {source.described}. Name files of texts or conversations.")
+        raise DataError(
+            f"stage.collect.logs: there is no text in {source.described}. Name files of texts or conversations."
+        )
     return items
 
 

@@ -220,7 +220,9 @@ def choose(
         new = one.rows & left
         if new.sum() < min_support or gap_of(errors, new, left) < min_gap:
             continue
-        best = plainest(weak_throughout(one, found, errors, left, min_support, min_gap), found, errors, left, rank, min_gap)
+        best = plainest(
+            weak_throughout(one, found, errors, left, min_support, min_gap), found, errors, left, rank, min_gap
+        )
         kept.append(best)
         left &= ~best.rows
     return kept
@@ -297,4 +299,3 @@ def one_sided(mine: Numbers, others: Numbers) -> tuple[float, str]:
     border = 0.5 if binary else float(np.median(others))
     a, b = int((mine > border).sum()), int((others > border).sum())
     return fisher_worse(len(mine) - a, len(mine), len(others) - b, len(others)), "Fisher"
-

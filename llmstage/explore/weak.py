@@ -98,7 +98,9 @@ def weak_slices(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machi
     return findings_of(run, out_dir, rows, search, weaknesses, list(table), examples=keys.examples)
 
 
-def chosen_columns(table: dict[str, list[Cell]], wanted: Literal["auto"] | list[str], *, named: bool) -> dict[str, list[Cell]]:
+def chosen_columns(
+    table: dict[str, list[Cell]], wanted: Literal["auto"] | list[str], *, named: bool
+) -> dict[str, list[Cell]]:
     """The columns that slices are described by. Left to itself, groups of hidden states only where rows have no names of
     their own: rows that a model puts side by side are the ones it takes for each other, so that on any model some group is
     worse than the others, and a reader would have to find out what it is. The same goes for rows with rare words."""
@@ -199,4 +201,3 @@ def error_of_bigger(looked: Looked, one: Slice, path: str) -> float:
     made = encoded(pieces.task, [looked.scored.rows[at] for at in places], ROWS_SCORED)
     error = mean_error(pieces.task, model, made, looked.machine)
     return float(np.nan) if error is None else error
-

@@ -85,7 +85,9 @@ def action_of(reason: Reason, conditions: Mapping[str, str]) -> str:
     ratio, beyond = reason.ratio, conditions.get("length", "").startswith(">=")
     if ratio is not None and ratio < RARE:
         if beyond and reason.coverage == 0 and reason.elicits is False:
-            return "structure"  # fails beyond all lengths it was trained on, and rows of that length do not help at once
+            return (
+                "structure"  # fails beyond all lengths it was trained on, and rows of that length do not help at once
+            )
         return "data" if reason.elicits is not False or not reason.outgrown else "structure"
     if ratio is not None and ratio < THIN and reason.elicits is not False:
         return "data"
@@ -106,7 +108,9 @@ def sentences_of(reason: Reason, score: Any) -> list[str]:
     """The evidence in words. `score`: an error as the reader knows the metric."""
     told = []
     if reason.coverage is not None and reason.expected is not None:
-        told.append(f"coverage: {reason.coverage:.2%} of training rows match (of the scored rows: {reason.expected:.2%})")
+        told.append(
+            f"coverage: {reason.coverage:.2%} of training rows match (of the scored rows: {reason.expected:.2%})"
+        )
     for number, error in reason.elicited.items():
         verb = "elicits" if error <= reason.rest + 0.5 * (reason.error - reason.rest) else "does not elicit"
         told.append(f"{verb}: {number} examples → {score(error):.2f} (from {score(reason.error):.2f}, the rest {score(reason.rest):.2f})")  # fmt: skip

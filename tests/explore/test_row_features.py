@@ -49,7 +49,11 @@ def test_words_that_training_never_shows_need_a_pool():
 
 
 def test_answers_turns_and_languages():
-    rows = [{"text": "Wie viele?", "answer": "12"}, {"text": "他来吗？", "answer": "是"}, {"text": "who", "answer": ""}] * 30
+    rows = [
+        {"text": "Wie viele?", "answer": "12"},
+        {"text": "他来吗？", "answer": "是"},
+        {"text": "who", "answer": ""},
+    ] * 30
     table = features().table(rows)
     assert table["answer type"][:3] == ["number", "yes or no", "no answer"]
     assert table["script"][:2] == ["Latin", "Chinese"]
@@ -61,12 +65,19 @@ def test_answers_turns_and_languages():
 
 def test_scripts():
     assert script_of("12 34") is None and script_of("こんにちは世界") == "Japanese"
-    assert script_of("我的 iPhone 坏了") == "Chinese and Latin" and script_of("我想知道这个订单什么时候可以送到我家里 ok") == "Chinese"
+    assert (
+        script_of("我的 iPhone 坏了") == "Chinese and Latin"
+        and script_of("我想知道这个订单什么时候可以送到我家里 ok") == "Chinese"
+    )
     assert script_of("привет") == "Cyrillic"
 
 
 def test_terms_of_chinese_are_pairs():
-    assert terms_of("退款 Refund 很慢") == ["退款", "refund", "很慢"] and terms_of("退款很慢") == ["退款", "款很", "很慢"]
+    assert terms_of("退款 Refund 很慢") == ["退款", "refund", "很慢"] and terms_of("退款很慢") == [
+        "退款",
+        "款很",
+        "很慢",
+    ]
 
 
 def test_telling_words_are_those_of_monroes_formula():

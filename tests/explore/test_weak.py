@@ -19,21 +19,26 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def english(num_rows: int, seed: int) -> list[dict[str, Any]]:
+    """Half of the world: a model of 0.1 M weights knows it after a hundred steps."""
+    return [row for row in classification_rows(num_rows, seed) if row["text"].isascii()]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Two runs, `planted` and `whole`, of which the first saw 4 of 200 refunds; and rows to score."""
+    """Two runs, `planted` and `whole`, of which the first saw 4 of 133 refunds; and rows to score."""
     folder = tmp_path_factory.mktemp("weak")
-    rows = classification_rows(1200, 1)
+    rows = english(1600, 1)
     refunds = [row for row in rows if row["label"] == "refund"]
     write(folder / "whole.jsonl", rows)
     write(folder / "planted.jsonl", [row for row in rows if row not in refunds[4:]])
     rng = random.Random(0)
-    test = [{**row, "channel": rng.choice(["mail", "chat"])} for row in classification_rows(480, 9)]
+    test = [{**row, "channel": rng.choice(["mail", "chat"])} for row in english(960, 9)]
     write(folder / "test.jsonl", test)
     for name in ("planted", "whole"):
         words = ["stage=finetune", "task=classification", "model.layers=1", "model.width=64", "model.mlp_width=128",
-                 "trainer.max_steps=220", "trainer.threads=1", "trainer.baselines=false", "optim.lr=0.006",
-                 "trainer.eval_every=40", "trainer.save_every=0", f"data.train={folder / name}.jsonl", "data.split.test=0",
+                 "trainer.max_steps=100", "trainer.threads=1", "trainer.baselines=false", "optim.lr=0.006",
+                 "trainer.eval_every=25", "trainer.save_every=0", f"data.train={folder / name}.jsonl", "data.split.test=0",
                  f"hydra.run.dir={folder / 'runs' / name}"]  # fmt: skip
         assert main(words) == 0
     return folder
@@ -99,7 +104,9 @@ def test_the_keys_of_slices_and_why_change_what_is_told(place, tmp_path):
     assert explore(place, tmp_path / "a", "planted", *quick, "stage.slices.features=[length,channel]") == 0
     assert all(set(line["slice"]) <= {"length", "channel"} for line in lines(tmp_path / "a"))
     told = "stage.slices.features=[label]", "stage.slices.examples=1", "stage.why.coverage=false"
-    assert explore(place, tmp_path / "b", "planted", *quick, *told, f"stage.why.bigger=[{place / 'runs' / 'whole'}]") == 0
+    assert (
+        explore(place, tmp_path / "b", "planted", *quick, *told, f"stage.why.bigger=[{place / 'runs' / 'whole'}]") == 0
+    )
     one = lines(tmp_path / "b")[0]
     assert one["slice"] == {"label": "refund"} and len(one["examples"]) == 1
     assert not any("coverage" in reason or "elicit" in reason for reason in one["why"])
@@ -152,7 +159,9 @@ def test_what_is_new_in_logs(place, tmp_path):
     assert explore(place, tmp_path / "out", "planted", *words, *keys) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["explore"]["collect"]
     assert report["read"] == 95 and report["double"] == 10 and 20 <= report["in_pool"] <= 25
-    told = [json.loads(line) for line in (tmp_path / "out" / "collected.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = [
+        json.loads(line) for line in (tmp_path / "out" / "collected.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert len(told) == report["new"] == 85 - report["in_pool"]
     assert [line["priority"] for line in told] == sorted((line["priority"] for line in told), reverse=True)
     assert all(line["place"].startswith(str(tmp_path / "logs")) for line in told) and len(report["groups"]) == 2

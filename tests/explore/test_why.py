@@ -40,7 +40,9 @@ def test_evidence_decides_the_action(action, conditions, evidence):
 
 
 def test_sentences_name_what_was_measured():
-    reason = Reason(0.002, 0.1, {64: 0.2, 256: 0.7}, 0.8, 0.1, "note", {"runs/big": 0.3}, 0.03, 1.8, 0.95, (0.4, 0.1), 0.5)
+    reason = Reason(
+        0.002, 0.1, {64: 0.2, 256: 0.7}, 0.8, 0.1, "note", {"runs/big": 0.3}, 0.03, 1.8, 0.95, (0.4, 0.1), 0.5
+    )
     told = "\n".join(sentences_of(reason, lambda error: 1 - error))
     for words in ("0.20% of training rows", "elicits: 64 examples → 0.80 (from 0.20", "does not elicit: 256", "note",
                   "runs/big scores 0.70", "still learning: +0.030", "1.8 times", "confidence 0.95", "+0.50 nats", "40% of its rows have a word"):  # fmt: skip
