@@ -67,7 +67,7 @@ def test_the_planted_class_is_found_named_and_explained(place, found):
     one = next(line for line in told if line["slice"] == {"label": "refund"})
     assert one["action"] == "data" and one["coverage_ratio"] < 0.1 and one["metric"] == "accuracy"
     assert one["score"] < 0.5 < one["rest"] and one["gap"] == pytest.approx(one["rest"] - one["score"])
-    assert one["ci"][0] > 0.2 and one["p_holm"] < 0.001 and one["n"] == 40
+    assert one["ci"][0] > 0.2 and one["p_holm"] < 0.001 and one["n"] >= 30
     assert any(reason.startswith("coverage: 0.") for reason in one["why"])
     assert any("elicit: 16 examples" in reason or "elicits: 16 examples" in reason for reason in one["why"])
     assert len(one["examples"]) == 5 and all(row["label"] == "refund" for row in one["examples"])
