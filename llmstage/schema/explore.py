@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from llmstage.schema.explore_curves import CURVES, CurveFit, ReportWords, Stats, check_columns
+from llmstage.schema.explore_slices import Collect, Slices, Why
 from llmstage.schema.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -30,11 +31,31 @@ class Explore(StageConfig):
     report: ReportWords = field(default_factory=ReportWords)
     """How the report is written."""
 
+    slices: Slices = field(default_factory=Slices)
+    """Weak slices of the scored rows."""
+    why: Why = field(default_factory=Why)
+    """Why they are weak."""
+    collect: Collect = field(default_factory=Collect)
+    """What is new in logs."""
+
     inherits: ClassVar[bool] = True
+    keeps_pool: ClassVar[bool] = True
     needs_task: ClassVar[bool] = False
 
     def check(self, run: RunConfig) -> list[str]:
         wrong = check_columns(self.columns)
         if self.curves:
             return wrong
-        return [*wrong, "stage=explore needs something to look at: stage.curves=<csv of scores>."]
+        if not run.model.path:
+            return [
+                *wrong,
+                "stage=explore needs something to look at: model.path=<a run of finetune or pretrain> for its weak slices, or "
+                "stage.curves=<csv of scores> for verdicts on scores.",
+            ]
+        if not run.task.name:
+            return [
+                *wrong,
+                f"model.path={run.model.path} does not say which task it was trained for, so there are no rows to score. Name "
+                f"task=… and data.test=<files>.",
+            ]
+        return wrong
