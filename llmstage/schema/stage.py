@@ -21,6 +21,10 @@ class StageConfig:
 
     inherits: ClassVar[bool] = False
     """Whether task, data, generation and seed are taken over from the run folder that model.path names."""
+    leaves: ClassVar[tuple[str, ...]] = ()
+    """Keys among these that are not taken over all the same."""
+    reads_rows: ClassVar[bool] = False
+    """Whether the rows of data.test are predicted; they need not hold what is asked for."""
     needs_task: ClassVar[bool] = True
     """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
 
@@ -37,6 +41,42 @@ class Evaluate(StageConfig):
 
     def check(self, run: RunConfig) -> list[str]:
         return needs_model("evaluate", run)
+
+
+OF_FILES = tuple(
+    f"data.{key}"
+    for key in ("format", "header", "delimiter", "encoding", "text_rows", "limit", "on_bad_row", "split", "images")
+)
+"""Keys that describe the files a model was trained on, and not the model."""
+
+
+@dataclass(slots=True)
+class Predict(StageConfig):
+    """Knobs of stage=predict."""
+
+    output: str | None = None
+    """Where predictions go, one line a row: a file ending in .jsonl, .csv, .tsv or .parquet, or - for standard output; null:
+    predictions.jsonl in the run folder."""
+    chunk_rows: Annotated[int, AT_LEAST_1] = 1024
+    """Rows that are read, predicted and written at once; bounds memory, and what a killed run does anew."""
+
+    inherits: ClassVar[bool] = True
+    leaves: ClassVar[tuple[str, ...]] = OF_FILES
+    reads_rows: ClassVar[bool] = True
+
+    def check(self, run: RunConfig) -> list[str]:
+        from llmstage.data.growing import check_output
+
+        wrong = needs_model("predict", run)
+        if not run.data.test:
+            wrong.append(
+                "stage=predict needs rows: data.test=<files>, or data.test=- for JSON lines on standard input."
+            )
+        for key in ("path", "train", "validation"):
+            if getattr(run.data, key) and not run.data.test:
+                wrong.append(f"data.{key} is not read by stage=predict; name the rows in data.test.")
+        complaint = check_output(self.output) if self.output else None
+        return [*wrong, complaint] if complaint else wrong
 
 
 @dataclass(slots=True)

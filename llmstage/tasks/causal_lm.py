@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -114,6 +115,16 @@ class CausalLM(Task):
         return [
             {"kind": "table", "title": "Loss per token over windows", "columns": ["quantile", "nats"], "rows": rows}
         ]
+
+    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        """How likely the text is, all of its windows together."""
+        nll, tokens = (sum(item[name] for item in predictions) for name in ("nll", "tokens"))
+        return {
+            "log_probability": -nll,
+            "tokens": tokens,
+            "perplexity": math.exp(nll / tokens) if tokens else None,
+            "correct": sum(item["correct"] for item in predictions),
+        }
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [

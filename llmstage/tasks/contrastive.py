@@ -64,6 +64,7 @@ class Contrastive(Seeing):
     lr_share = (
         1 / 3
     )  # at the whole of it two towers of width 128 collapsed: every image and every text alike, loss ln N
+    asked_for = ("label",)
     demo_size: ClassVar[int] = 20_000
 
     cfg: ContrastiveConfig
@@ -261,6 +262,20 @@ class Contrastive(Seeing):
     def merge(self, predictions: list[Any], refs: list[Any], rows: list[int]) -> tuple[list[Any], list[Any], list[int]]:
         """One item an image: its captions brought together, also those of other rows, and all ranks told."""
         return placed(predictions, refs, rows, self.cfg.pool)
+
+    def stand_in(self, row: Row) -> Row:
+        return row if row.get("caption") is not None else row | {"caption": "?"}
+
+    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        """The class among those that the model knows, and how near each caption of the row's own is to its image."""
+        near = [sum(map(float.__mul__, item["image"], item["text"])) for item in predictions]
+        texts = refs[0]["captions"]
+        told: dict[str, Any] = {"prediction": predictions[0].get("label", texts[near.index(max(near))])}
+        if self.classes:
+            told["probability"] = predictions[0]["label_probability"]
+        if texts != ["?"]:
+            told["similarities"] = dict(zip(texts, (round(value, 6) for value in near), strict=True))
+        return told
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         return pair_scores(predictions, refs, self.classes)

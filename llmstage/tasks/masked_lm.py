@@ -180,6 +180,11 @@ class MaskedLM(Task):
         columns = ["shown as", "tokens", "nats a token", "accuracy"]
         return [{"kind": "table", "title": "Hidden tokens by what the model saw", "columns": columns, "rows": rows}]
 
+    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        """What the model puts in the place of the hidden tokens of all windows, and what stood there."""
+        whole = {key: [value for item in predictions for value in item[key]] for key in KEYS}
+        return self.records(whole, None)[0]
+
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [
             {
