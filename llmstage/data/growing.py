@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,8 @@ from llmstage.errors import DiskError, Interrupted, UserError
 from llmstage.report.files import plain, write_json
 
 ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+SAVE_EVERY = 1.0
+"""Seconds between the places from which a killed run can go on."""
 AT_ONCE = 5000
 """Rows of a table in memory."""
 
@@ -50,6 +53,7 @@ class Growing:
             raise UserError(
                 f"stage.output={path} is being written by another process. Wait for it, or name another file."
             ) from None
+        self.saved = -SAVE_EVERY
         self.file.truncate(self.resume())
 
     def resume(self) -> int:
@@ -71,13 +75,19 @@ class Growing:
                 self.file.write(encoded(line))
                 self.lines += 1
             self.file.flush()
-            os.fsync(self.file.fileno())
         except OSError as error:
             raise DiskError(
                 f"{self.draft} cannot be written ({error.strerror}). Free space; the same command goes on."
             ) from None
         self.rows = rows
-        write_json(self.place, {"key": self.key, "rows": rows, "lines": self.lines, "bytes": self.file.tell()})
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Note how far the draft can be trusted, also after a power cut."""
+        os.fsync(self.file.fileno())
+        write_json(self.place, {"key": self.key, "rows": self.rows, "lines": self.lines, "bytes": self.file.tell()})
+        self.saved = time.monotonic()
 
     def drop(self) -> None:
         """The draft is of no use."""
@@ -104,6 +114,7 @@ class Growing:
         self.drop()
 
     def close(self) -> None:
+        self.save()
         self.file.close()
 
 
