@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from llmstage.schema.typed import AT_LEAST_1
+from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
 
 if TYPE_CHECKING:
     from llmstage.schema.run import RunConfig
@@ -77,6 +77,65 @@ class Predict(StageConfig):
                 wrong.append(f"data.{key} is not read by stage=predict; name the rows in data.test.")
         complaint = check_output(self.output) if self.output else None
         return [*wrong, complaint] if complaint else wrong
+
+
+@dataclass(slots=True)
+class Export(StageConfig):
+    """Knobs of stage=export."""
+
+    format: Literal["hf", "onnx", "int8"] = "hf"
+    """hf: a Hugging Face directory, adapters merged; onnx: one graph from tokens to logits, for encoders and decoders of text;
+    int8: the same with weights in 8 bits (onnxruntime's dynamic quantisation), for CPUs."""
+    output: str | None = None
+    """The folder to be written, which must be new or empty; null: export/ in the run folder."""
+    compat: Literal["none", "v4"] = "none"
+    """v4: config and tokenizer also say what transformers 4 (and what is built on it) looks for; read with format=hf."""
+    prompts: Annotated[int, AT_LEAST_1] = 8
+    """Prompts on which the export, loaded by the other runtime, is compared with the model."""
+    tolerance: Literal["auto"] | Annotated[float, NOT_NEGATIVE] = "auto"
+    """Most that may differ (root mean square, as a share of the logits' spread), else nothing is written; auto: 1e-5 for hf,
+    1e-3 for onnx, 0.1 for int8."""
+
+    inherits: ClassVar[bool] = True
+
+    def check(self, run: RunConfig) -> list[str]:
+        wrong = needs_model("export", run)
+        if self.compat != "none" and self.format != "hf":
+            wrong.append(f"stage.compat={self.compat} is read with stage.format=hf only. Leave it out.")
+        return wrong
+
+
+@dataclass(slots=True)
+class Serve(StageConfig):
+    """Knobs of stage=serve."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Any but this machine's own needs a token."""
+    port: Annotated[int, Range(0, 65535)] = 8000
+    """The port to listen on; 0: any free one, which is told."""
+    token_path: str | None = None
+    """A file, readable by nobody else, with the token that requests must bring; null: LLMSTAGE_API_KEY of the environment,
+    where it is set."""
+    name_of_model: str | None = None
+    """What clients call the model; null: the name of its run folder."""
+    slots: Annotated[int, Range(1, 1024)] = 16
+    """Texts that are written at once."""
+    queue: Annotated[int, AT_LEAST_1] = 128
+    """Requests that may wait; more are answered 429."""
+    max_tokens: Annotated[int, AT_LEAST_1] = 1024
+    """Tokens that one request may have written at most, and has where it does not say."""
+    max_body_mb: Annotated[float, POSITIVE] = 1.0
+    """Largest request, in megabytes."""
+    read_timeout: Annotated[float, POSITIVE] = 10.0
+    """Seconds in which a request must have arrived."""
+    timeout: Annotated[float, POSITIVE] = 60.0
+    """Seconds after which a text is ended as it stands (finish_reason length)."""
+
+    inherits: ClassVar[bool] = True
+    leaves: ClassVar[tuple[str, ...]] = OF_FILES
+
+    def check(self, run: RunConfig) -> list[str]:
+        return needs_model("serve", run)
 
 
 @dataclass(slots=True)

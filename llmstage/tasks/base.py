@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from llmstage.data.rows import Columns, Row
 from llmstage.data.rowsource import RowSource
 from llmstage.metrics.score import Score
+from llmstage.models.pooling import text_vectors
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.data import AugmentConfig, DataConfig
@@ -142,6 +143,10 @@ class Task(ABC):
     """Words of a row that hold what is to be predicted. A row that is only predicted need not have them."""
     compared: ClassVar[tuple[str, ...]] = ("reference", "correct")
     """Keys of records() that say something of the reference."""
+    route: ClassVar[str] = ""
+    """The route under which stage=serve answers rows: /v1/<route>; empty: none."""
+    embeds: ClassVar[bool] = False
+    """Whether text_vectors() gives vectors that mean something."""
     demo_size: ClassVar[int] = 1000
     """Training rows of data=demo where data.demo_rows does not say."""
 
@@ -323,6 +328,10 @@ class Task(ABC):
         predictions, refs, _ = self.merge(predictions, refs, [0] * len(refs))
         record = self.records(predictions[0], refs[0])[-1]
         return {key: value for key, value in record.items() if key not in self.compared}
+
+    def text_vectors(self, model: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
+        """[N, D] a vector for each text, given as ids."""
+        return text_vectors(model.base_model, texts, self.processor.pad_id)  # type: ignore[arg-type]
 
     def picture(self, features: Features) -> int | None:
         """The number of the picture that a feature shows, so that the report can set it beside the prediction."""

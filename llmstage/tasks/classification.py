@@ -41,6 +41,7 @@ class Classification(Task):
     auto_model = "AutoModelForSequenceClassification"
     pipeline_tag = "text-classification"
     compared = ("reference", "correct", "error")
+    route = "classify"
     demo_size = 1200
 
     def __init__(self, cfg: TaskConfig, generation: GenerationConfig) -> None:

@@ -65,6 +65,8 @@ class Contrastive(Seeing):
         1 / 3
     )  # at the whole of it two towers of width 128 collapsed: every image and every text alike, loss ln N
     asked_for = ("label",)
+    route = "classify"
+    embeds = True
     demo_size: ClassVar[int] = 20_000
 
     cfg: ContrastiveConfig
@@ -245,6 +247,9 @@ class Contrastive(Seeing):
                 best = int(row.argmax())
                 item["label"], item["label_probability"] = self.classes[best], round(float(row[best]), 6)
         return found
+
+    def text_vectors(self, model: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
+        return text_vectors(model, pad(texts, self.processor.pad_id).to(next(model.parameters()).device))
 
     def class_vectors(self, model: nn.Module) -> Tensor:
         """[C, D]: the mean over the templates of each class name, computed once for the same weights."""

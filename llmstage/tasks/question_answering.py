@@ -39,6 +39,7 @@ class QuestionAnswering(Task):
     )
     asked_for = ("answers", "answer_start", "is_impossible")
     compared = ("reference", "correct", "f1", "log_probability")
+    route = "answer"
     demo_size = 6000
 
     cfg: QuestionAnsweringConfig

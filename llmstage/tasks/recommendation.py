@@ -17,7 +17,8 @@ from llmstage.data.catalog import Catalog, catalog_state, count_items, known_tex
 from llmstage.data.collate import pad, pad_left
 from llmstage.data.column_features import ColumnFeatures
 from llmstage.data.demo.recommendation import recommendation_rows
-from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of, with_candidate
+from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of
+from llmstage.data.interaction_words import with_candidate as with_target
 from llmstage.data.interactions import SPLITS, Histories, InteractionRows, assign, read_log
 from llmstage.data.rows import Columns, Row
 from llmstage.data.rowsource import RowSource
@@ -46,6 +47,7 @@ class Recommendation(Task):
     pipeline_tag = "text-ranking"
     cuts = True
     compared = ("reference", "rank", "click", "probability", "cold")
+    route = "rank"
     demo_size = 400
 
     cfg: RecommendationConfig
@@ -122,7 +124,7 @@ class Recommendation(Task):
 
     def ask_many(self, rows: list[Row]) -> list[list[Features]]:
         """The history alone, with an item behind it that is not in it, since encode() wants a candidate."""
-        return [self.encode(with_candidate(row, self.catalog.ids)) for row in rows]
+        return [self.encode(with_target(row, self.catalog.ids)) for row in rows]
 
     def texts(self, row: Row) -> list[str]:
         return [text for text in [as_list(row["text"])[-1] if row.get("text") else ""] if text]

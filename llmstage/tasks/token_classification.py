@@ -58,6 +58,7 @@ class TokenClassification(Task):
     asked_for = ("tags", "spans")
     compared = ("reference", "correct", "reference_spans")
     packs = True
+    route = "tag"
     demo_size = 1600
 
     cfg: TokenClassificationConfig

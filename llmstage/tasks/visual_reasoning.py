@@ -61,6 +61,7 @@ class VisualReasoning(Looking):
         images=("image",),
     )
     # With 20,000 a model of two million weights knew them by heart: 0.88 on training rows, 0.65 on others.
+    route = "answer"
     demo_size = 60_000
     asked_for = ("answer",)
 
