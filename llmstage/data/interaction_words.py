@@ -92,7 +92,7 @@ def values_of(row: Row) -> list[float]:
     return [1.0 if rating is None else rating for rating in ratings]
 
 
-def with_candidate(row: Row, known: list[str]) -> Row:
+def with_target(row: Row, known: list[str]) -> Row:
     """A history with one of the `known` items behind it that the user has not had, as if it were the candidate."""
     names = [str(name) for name in as_list(row["item"])]
     had = {*names, *map(str, row.get("seen", ()))}

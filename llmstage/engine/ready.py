@@ -43,6 +43,12 @@ class Ready:
     def task(self) -> Task:
         return self.pieces.task
 
+    @property
+    def longest(self) -> int:
+        """Tokens that the model can read and write in one text."""
+        config: Any = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or self.pieces.context)
+
     @torch.no_grad()
     def answer(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[dict[str, Any] | str]:
         """What the model says of each row; of a row that cannot be read, the reason as a text. `numbers`: of the rows."""

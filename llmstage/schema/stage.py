@@ -25,6 +25,8 @@ class StageConfig:
     """Keys among these that are not taken over all the same."""
     reads_rows: ClassVar[bool] = False
     """Whether the rows of data.test are predicted; they need not hold what is asked for."""
+    writes: ClassVar[bool] = False
+    """Whether text is written whatever the task, so that the `generation` group is read."""
     needs_task: ClassVar[bool] = True
     """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
 
@@ -133,9 +135,29 @@ class Serve(StageConfig):
 
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
+    writes: ClassVar[bool] = True
 
     def check(self, run: RunConfig) -> list[str]:
         return needs_model("serve", run)
+
+
+@dataclass(slots=True)
+class Chat(StageConfig):
+    """Knobs of stage=chat."""
+
+    script: str | None = None
+    """A file with what is said, a line a turn, instead of the keyboard; lines that begin with / are commands."""
+    system: str | None = None
+    """The system message of every conversation; null: that of the task, where it has one."""
+    save: str | None = None
+    """A file of JSON lines to which the conversation is added at the end; /save <file> does it at any time."""
+
+    inherits: ClassVar[bool] = True
+    leaves: ClassVar[tuple[str, ...]] = OF_FILES
+    writes: ClassVar[bool] = True
+
+    def check(self, run: RunConfig) -> list[str]:
+        return needs_model("chat", run)
 
 
 @dataclass(slots=True)

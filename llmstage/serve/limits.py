@@ -15,14 +15,6 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-class TooLarge(Exception):
-    pass
-
-
-class TooSlow(Exception):
-    pass
-
-
 def problem(
     message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
@@ -62,38 +54,40 @@ class Limits:
         if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > self.body_bytes:
             await refuse(send, 413, self.large())
             return
-        started, seen, whole = asyncio.get_running_loop().time(), 0, False
-        begun = False
+        clock = asyncio.get_running_loop().time
+        started, seen, whole, begun = clock(), 0, False, False
+        trouble: tuple[int, str] | None = None
 
         async def limited() -> dict[str, Any]:
-            nonlocal seen, whole
+            nonlocal seen, whole, trouble
             if whole:
                 return await receive()
-            left = self.read_seconds - (asyncio.get_running_loop().time() - started)
             try:
-                message = await asyncio.wait_for(receive(), max(left, 0.001))
+                message = await asyncio.wait_for(receive(), max(self.read_seconds - (clock() - started), 0.001))
             except TimeoutError:
-                raise TooSlow from None
+                trouble = 408, f"The request took longer than {self.read_seconds:g} s to arrive."
+                return {"type": "http.disconnect"}
             seen += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if seen > self.body_bytes:
-                raise TooLarge
+                trouble = 413, self.large()
+                return {"type": "http.disconnect"}
             return message
 
         async def noted(message: dict[str, Any]) -> None:
             nonlocal begun
+            if trouble is not None and not begun:
+                return  # what the routes make of half a request is not told
             begun = True
             await send(message)
 
         try:
             await self.app(scope, limited, noted)
-        except (TooLarge, TooSlow) as error:
-            if begun:
+        except Exception:
+            if trouble is None:
                 raise
-            if isinstance(error, TooLarge):
-                await refuse(send, 413, self.large())
-            else:
-                await refuse(send, 408, f"The request took longer than {self.read_seconds:g} s to arrive.")
+        if trouble is not None and not begun:
+            await refuse(send, *trouble)
 
     def large(self) -> str:
         return f"The request is larger than {self.body_bytes:,} bytes (stage.max_body_mb)."

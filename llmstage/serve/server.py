@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
@@ -110,9 +109,7 @@ def make_writer(ready: Ready, cfg: Serve) -> Writer | None:
     """The thread that writes for chat and completions; None where the model does not go on with a text."""
     if ready.task.auto_model != "AutoModelForCausalLM":
         return None
-    config: Any = ready.model.config.get_text_config()
-    longest = getattr(config, "max_position_embeddings", None) or ready.pieces.context
-    return Writer(ready.model, ready.pieces.processor, slots=cfg.slots, queue=cfg.queue, longest=int(longest))
+    return Writer(ready.model, ready.pieces.processor, slots=cfg.slots, queue=cfg.queue, longest=ready.longest)
 
 
 def serve(ready: Ready, cfg: Serve, name: str) -> None:

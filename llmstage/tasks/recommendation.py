@@ -17,8 +17,7 @@ from llmstage.data.catalog import Catalog, catalog_state, count_items, known_tex
 from llmstage.data.collate import pad, pad_left
 from llmstage.data.column_features import ColumnFeatures
 from llmstage.data.demo.recommendation import recommendation_rows
-from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of
-from llmstage.data.interaction_words import with_candidate as with_target
+from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of, with_target
 from llmstage.data.interactions import SPLITS, Histories, InteractionRows, assign, read_log
 from llmstage.data.rows import Columns, Row
 from llmstage.data.rowsource import RowSource
@@ -100,15 +99,9 @@ class Recommendation(Task):
             )
         self.facts = {**log.facts, **counted}
         console.note(", ".join(f"{count:,} {name}" for name, count in self.facts.items() if count))
-        rule: list[Any] = [
-            cfg.split,
-            cfg.positive_rating,
-            cfg.exclude_seen,
-            shares,
-            data.split.max_rows,
-            data.split.seed,
-        ]
-        rule += [data.limit, {name: table.digest() for name, table in tables.items()}, own]
+        rule: list[Any] = [cfg.split, cfg.positive_rating, cfg.exclude_seen, shares]
+        rule += [data.split.max_rows, data.split.seed, data.limit]
+        rule += [{name: table.digest() for name, table in tables.items()}, own]
         bases = list(sources.values())
         return {
             split: InteractionRows(split, log, part, self.texts_of, cfg.history, bases, data.limit, rule)
@@ -117,13 +110,12 @@ class Recommendation(Task):
         }
 
     def ask_all(self, source: RowSource, tables: dict[str, RowSource], data: DataConfig) -> RowSource:
-        own, liked = (*self.cfg.user_numbers, *self.cfg.user_categories), self.cfg.positive_rating
-        log = read_log({"test": source}, positive_rating=liked, extra=own, unique_pairs=False)
+        own = (*self.cfg.user_numbers, *self.cfg.user_categories)
+        log = read_log({"test": source}, positive_rating=self.cfg.positive_rating, extra=own, unique_pairs=False)
         self.item_rows, self.texts_of, _ = known_texts(tables.get("items"), log.items, log.texts)
         return Histories(log, [source])
 
     def ask_many(self, rows: list[Row]) -> list[list[Features]]:
-        """The history alone, with an item behind it that is not in it, since encode() wants a candidate."""
         return [self.encode(with_target(row, self.catalog.ids)) for row in rows]
 
     def texts(self, row: Row) -> list[str]:
