@@ -180,8 +180,9 @@ def write_v4(folder: Path) -> None:
         if isinstance(ropes.get(name), dict):  # ModernBERT
             config[key] = ropes[name]["rope_theta"]
     layers = config.get("layer_types") or []
-    if config["model_type"] == "modernbert" and layers.count("full_attention") > 1:
-        config["global_attn_every_n_layers"] = layers.index("full_attention", 1) - layers.index("full_attention")
+    if config["model_type"] == "modernbert" and layers:
+        full = [place for place, kind in enumerate(layers) if kind == "full_attention"]
+        config["global_attn_every_n_layers"] = full[1] if len(full) > 1 else len(layers)
     write(path, config)
     path = folder / "tokenizer_config.json"
     told = json.loads(path.read_text(encoding="utf-8"))

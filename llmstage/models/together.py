@@ -60,20 +60,36 @@ class Slots:
         """[n, W] what the head reads."""
 
     def join(self, prompts: list[list[int]]) -> None:
+        # Padded on the right: under a causal mask no row looks at what follows its end.
         ids = pad(prompts, self.pad_id)
         lengths = torch.tensor([len(prompt) for prompt in prompts])
-        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-        cache: Any = DynamicCache(config=self.model.config)
-        # Padded on the right: what follows a row's end is never looked at by it.
-        hidden = self.model.base_model(
-            input_ids=ids, attention_mask=mask, cache=cache, use_cache=True
-        ).last_hidden_state
-        first, count = len(self.lengths), len(prompts)
-        for kept, layer in zip(self.kept, cache.layers, strict=True):
-            kept[0, first : first + count, :, : ids.shape[1]] = layer.keys
-            kept[1, first : first + count, :, : ids.shape[1]] = layer.values
-        self.last = torch.cat([self.last, hidden[torch.arange(count), lengths - 1]])
+        first, (count, size) = len(self.lengths), ids.shape
+        x = self.body.embed_tokens(ids).flatten(0, 1)  # [k * T, W]
+        turn = self.turns(torch.arange(size)[None].expand(count, size))
+        for layer, kept in zip(self.layers, self.kept, strict=True):
+            made = (self.norm(layer.first, x) @ layer.joint).view(count, size, 3, self.heads, -1)
+            placed = turned_by(made[:, :, :2], *turn)
+            query, keys, values = placed[:, :, 0], placed[:, :, 1], made[:, :, 2]
+            kept[0, first : first + count, :, :size] = keys.transpose(1, 2)
+            kept[1, first : first + count, :, :size] = values.transpose(1, 2)
+            looked = F.scaled_dot_product_attention(
+                query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True
+            )
+            x = x + looked.transpose(1, 2).reshape(count * size, -1) @ layer.output
+            x = self.fed(layer, x)
+        last = x.view(count, size, -1)[torch.arange(count), lengths - 1]
+        self.last = torch.cat([self.last, self.body.norm(last)])
         self.lengths = torch.cat([self.lengths, lengths])
+
+    def turns(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """(cos, sin) [B, T, 1, 1, D] of rotary positions [B, T]; the first half is turned backwards."""
+        cos, sin = (part[:, :, None, None] for part in self.body.rotary_emb(self.last, position_ids=places))
+        half = cos.shape[-1] // 2
+        return cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
+
+    def fed(self, layer: Layer, x: Tensor) -> Tensor:
+        gate, up = (self.norm(layer.second, x) @ layer.inner).chunk(2, -1)
+        return x + F.silu(gate).mul_(up) @ layer.down
 
     def logits(self) -> Tensor:
         made: Tensor = self.head(self.last)
@@ -90,29 +106,29 @@ class Slots:
         self.lengths, self.last = self.lengths[stay], self.last[stay]
 
     def take(self, tokens: Tensor) -> None:
-        body, count, stop = self.body, len(tokens), int(self.lengths.max()) + 1
+        count, stop = len(tokens), int(self.lengths.max()) + 1
         rows = torch.arange(count)
-        x = body.embed_tokens(tokens)
-        cos, sin = (part[:, :, None] for part in body.rotary_emb(x[:, None], position_ids=self.lengths[:, None]))
-        half = cos.shape[-1] // 2
-        sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)  # the first half is turned backwards
+        x = self.body.embed_tokens(tokens)
+        turn = self.turns(self.lengths[:, None])
         seen = torch.arange(stop)[None] <= self.lengths[:, None]  # [n, stop]
         bias = torch.zeros(count, 1, 1, stop).masked_fill_(~seen[:, None, None], torch.finfo(torch.float32).min)
         for layer, kept in zip(self.layers, self.kept, strict=True):
-            made = (self.norm(layer.first, x) @ layer.joint).view(count, 3, self.heads, -1)
-            turning = made[:, :2]
-            placed = turning * cos + turning.roll(half, -1) * sin  # [n, 2, H, D]
-            kept[0, rows, :, self.lengths], kept[1, rows, :, self.lengths] = placed[:, 1], made[:, 2]
+            made = (self.norm(layer.first, x) @ layer.joint).view(count, 1, 3, self.heads, -1)
+            placed = turned_by(made[:, :, :2], *turn)[:, 0]  # [n, 2, H, D]
+            kept[0, rows, :, self.lengths], kept[1, rows, :, self.lengths] = placed[:, 1], made[:, 0, 2]
             keys, values = kept[0, :count, :, :stop], kept[1, :count, :, :stop]
             looked = F.scaled_dot_product_attention(placed[:, 0, :, None], keys, values, attn_mask=bias)
-            x = x + looked.reshape(count, -1) @ layer.output
-            gate, up = (self.norm(layer.second, x) @ layer.inner).chunk(2, -1)
-            x = x + F.silu(gate).mul_(up) @ layer.down
-        self.last = body.norm(x)
+            x = self.fed(layer, x + looked.reshape(count, -1) @ layer.output)
+        self.last = self.body.norm(x)
         self.lengths = self.lengths + 1
 
     def norm(self, norm: Any, x: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], norm.weight, self.eps)
+
+
+def turned_by(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries and keys [B, T, 2, H, D] turned by their positions."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 class Padded:
@@ -169,13 +185,25 @@ class Padded:
         self.next = self.forward(tokens.to(self.device)[:, None], self.mask, self.cache)
 
 
-def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> int:
-    """A token of logits [V]: the likeliest at temperature 0, else drawn from the smallest set with a probability of top_p."""
-    if temperature <= 0:
-        return int(logits.argmax())
-    shares = torch.softmax(logits.float().cpu() / temperature, -1)
-    if top_p < 1:
-        ordered, places = shares.sort(descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # the token that crosses the border stays
-        return int(places[torch.multinomial(ordered, 1, generator=generator)])
-    return int(torch.multinomial(shares, 1, generator=generator))
+def choose(
+    logits: Tensor, temperatures: list[float], top_ps: list[float], draws: list[torch.Generator | None]
+) -> list[int]:
+    """A token for each row of logits [n, V]: the likeliest at temperature 0, else drawn from the smallest set with a
+    probability of top_p, by the row's own generator."""
+    chosen = logits.argmax(-1).tolist()
+    rows = [row for row, temperature in enumerate(temperatures) if temperature > 0]
+    if not rows:
+        return chosen
+    heat = torch.tensor([temperatures[row] for row in rows])[:, None]
+    shares = torch.softmax(logits[rows].float().cpu() / heat, -1)
+    for place, row in enumerate(rows):
+        if top_ps[row] < 1:
+            ordered, places = shares[place].sort(descending=True)
+            out = places[ordered.cumsum(-1) - ordered >= top_ps[row]]  # the token that crosses the border stays
+            shares[place, out] = 0
+    sums = shares.cumsum(-1)  # [m, V]
+    drawn = torch.stack([torch.rand(1, generator=draws[row]) for row in rows]) * sums[:, -1:]
+    tokens = torch.searchsorted(sums, drawn, right=True)[:, 0].clamp(max=sums.shape[1] - 1)
+    for row, token in zip(rows, tokens.tolist(), strict=True):
+        chosen[row] = token
+    return chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig
 from llmstage.serve.writer import Job, Piece, Writer
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 HELP = "/reset begins anew · /system <text> says who the model is and begins anew · /save <file> · /quit"
 
 
@@ -95,7 +97,7 @@ def talk(conversation: Conversation, turns: Iterable[str], *, echo: bool) -> Non
     `echo`: show the turns too, where nobody typed them."""
 
     def show(text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(CONTROL.sub("", text))  # a model must not steer the terminal
         sys.stdout.flush()
 
     for line in turns:

@@ -124,12 +124,13 @@ class Writer:
 
     def step(self, shared: Any) -> None:
         """One token more in every text."""
-        logits = shared.logits()
-        likeliest = logits.argmax(-1).tolist()
-        tokens = [
-            best if job.temperature <= 0 else choose(logits[row], job.temperature, job.top_p, job.generator)
-            for row, (job, best) in enumerate(zip(self.writing, likeliest, strict=True))
-        ]
+        jobs = self.writing
+        tokens = choose(
+            shared.logits(),
+            [job.temperature for job in jobs],
+            [job.top_p for job in jobs],
+            [job.generator for job in jobs],
+        )
         now = time.monotonic()
         gone = [
             row

@@ -57,11 +57,15 @@ def test_texts_written_together_are_those_written_alone(kind: str, tiny_task: Ca
 
 def test_choosing_follows_temperature_and_top_p() -> None:
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    draw = torch.Generator().manual_seed(0)
-    assert choose(logits, 0, 1, None) == 0
-    drawn = torch.bincount(torch.tensor([choose(logits, 1, 1, draw) for _ in range(4000)]), minlength=4) / 4000
-    assert torch.allclose(drawn, logits.exp(), atol=0.03)
-    few = {choose(logits, 1, 0.7, draw) for _ in range(300)}
-    assert few == {0, 1}, "the token that crosses the border stays, those behind it do not"
-    cold = [choose(logits, 0.2, 1, draw) for _ in range(300)]
-    assert cold.count(0) > 250
+
+    def drawn(count: int, temperature: float, top_p: float) -> list[int]:
+        draw = torch.Generator().manual_seed(0)
+        return choose(logits.expand(count, 4), [temperature] * count, [top_p] * count, [draw] * count)
+
+    assert drawn(5, 0, 1) == [0] * 5
+    shares = torch.bincount(torch.tensor(drawn(4000, 1, 1)), minlength=4) / 4000
+    assert torch.allclose(shares, logits.exp(), atol=0.03)
+    assert set(drawn(300, 1, 0.7)) == {0, 1}, "the token that crosses the border stays, those behind it do not"
+    assert drawn(300, 0.2, 1).count(0) > 250
+    both = choose(logits.expand(2, 4), [0, 5], [1, 1], [None, torch.Generator().manual_seed(3)])
+    assert both[0] == 0, "a row that draws nothing is not touched by one that does"
