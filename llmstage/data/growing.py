@@ -16,20 +16,10 @@ from typing import IO, Any
 from llmstage.errors import DiskError, Interrupted, UserError
 from llmstage.report.files import plain, write_json
 
-ENDINGS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 SAVE_EVERY = 1.0
 """Seconds between the places from which a killed run can go on."""
 AT_ONCE = 5000
 """Rows of a table in memory."""
-
-
-def check_output(path: str) -> str | None:
-    """A complaint about a name from which the form cannot be told."""
-    if path == "-" or Path(path).suffix.lower() in ENDINGS:
-        return None
-    return (
-        f"stage.output={path}: its ending says what is written. Known: {', '.join(ENDINGS)}, or - for standard output."
-    )
 
 
 class Growing:

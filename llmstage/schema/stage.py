@@ -52,6 +52,9 @@ OF_FILES = tuple(
 """Keys that describe the files a model was trained on, and not the model."""
 
 
+OUTPUTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
+
 @dataclass(slots=True)
 class Predict(StageConfig):
     """Knobs of stage=predict."""
@@ -67,8 +70,6 @@ class Predict(StageConfig):
     reads_rows: ClassVar[bool] = True
 
     def check(self, run: RunConfig) -> list[str]:
-        from llmstage.data.growing import check_output
-
         wrong = needs_model("predict", run)
         if not run.data.test:
             wrong.append(
@@ -77,8 +78,12 @@ class Predict(StageConfig):
         for key in ("path", "train", "validation"):
             if getattr(run.data, key) and not run.data.test:
                 wrong.append(f"data.{key} is not read by stage=predict; name the rows in data.test.")
-        complaint = check_output(self.output) if self.output else None
-        return [*wrong, complaint] if complaint else wrong
+        if self.output and self.output != "-" and not self.output.lower().endswith(OUTPUTS):
+            known = ", ".join(OUTPUTS)
+            wrong.append(
+                f"stage.output={self.output}: its ending says what is written: {known}; or - for standard output."
+            )
+        return wrong
 
 
 @dataclass(slots=True)

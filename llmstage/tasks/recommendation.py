@@ -192,8 +192,7 @@ class Recommendation(Task):
         target = self.catalog.index.get(names[-1])
         if target is None:
             raise RowError(f"item '{names[-1]}' is in neither the training rows nor data.items")
-        text = as_list(row["text"])[-1] if row.get("text") else ""
-        text = text or self.catalog.texts[target]
+        text = (as_list(row["text"])[-1] if row.get("text") else "") or self.catalog.texts[target]
         ids, _, cut = self.processor.marked_ids(text, None, self.context)
         values = (values_of(row) + [1.0] * len(names))[: len(names)]
         mean, spread = self.values
