@@ -60,6 +60,8 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
             continue  # a recipe typed beside the model names its own rows
         elif isinstance(old, dict) and (group != "task" or old.get("name") == plain["task"].get("name")):
             for key, value in old.items():
+                if f"{group}.{key}" in stage.leaves:
+                    continue
                 names_rows = group == "data" and key in ("path", "train", "validation", "test", "name")
                 if key == "train" and stage.keeps_pool and "data.path" not in words.typed:
                     names_rows = False  # the pool that the model was trained on, beside new rows to score

@@ -95,3 +95,12 @@ def catalog_state(catalog: Catalog) -> dict[str, Any]:
     """JSON data: what a trained model must know of its items."""
     known = catalog.num_known
     return {"items": catalog.ids[:known], "counts": catalog.counts[:known].tolist()}
+
+
+def known_texts(
+    table: RowSource | None, items: list[str], said: dict[str, str]
+) -> tuple[dict[str, Row], dict[str, str], dict[str, int]]:
+    """(row of the item table, text) of each item, and counts to tell. `said`: texts that stand beside interactions."""
+    rows, counted = read_items(table, items, said)
+    texts = dict.fromkeys(items, "") | said
+    return rows, texts | {name: text for name, row in rows.items() if (text := item_text(row))}, counted

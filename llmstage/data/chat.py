@@ -25,19 +25,22 @@ PAIR_WORDS = ("prompt", "completion", "system")
 """Words that `data.columns` takes beside `messages`: which columns hold the two turns and the system text."""
 
 
-def find_form(names: list[str], system: str = "system") -> tuple[str, ...]:
-    """The columns that make `messages`, the list or the two turns first; empty where none fit."""
+def find_form(names: list[str], system: str = "system", *, replies: bool = True) -> tuple[str, ...]:
+    """The columns that make `messages`, the list or the two turns first; empty where none fit. `replies`: the reply must be
+    there; else its column is not looked at."""
     for word in ("messages", "conversations", "conversation", "dialogue", "dialog"):
         if word in names:
             return (word,)
     for asked, replied in PAIRS:
-        if asked in names and replied in names:
+        if asked in names and (replied in names or not replies):
             extra = [word for word in ("input",) if asked == "instruction" and word in names]
             return (asked, replied, *extra, *([system] if system in names else []))
     return ()
 
 
-def to_messages(record: dict[str, Any], columns: dict[str, str] | None = None) -> dict[str, Any] | str:
+def to_messages(
+    record: dict[str, Any], columns: dict[str, str] | None = None, *, replies: bool = True
+) -> dict[str, Any] | str:
     """The record as `{"messages": [...]}` with the keys that were not used, or the reason why it is no chat.
 
     `columns` (words `messages`, or `prompt`, `completion`, `system`) names the columns where the user did.
@@ -46,10 +49,10 @@ def to_messages(record: dict[str, Any], columns: dict[str, str] | None = None) -
     system_column = columns.get("system", "system")
     if "messages" in columns:
         form: tuple[str, ...] = (columns["messages"],)
-    elif "prompt" in columns and "completion" in columns:
-        form = (columns["prompt"], columns["completion"], *([system_column] if system_column in record else []))
+    elif "prompt" in columns and ("completion" in columns or not replies):
+        form = (columns["prompt"], columns.get("completion", ""), *([system_column] if system_column in record else []))
     else:
-        form = find_form(list(record), system_column)
+        form = find_form(list(record), system_column, replies=replies)
     if not form or form[0] not in record:
         return f"no chat: columns {', '.join(record)} hold neither messages, conversations nor a prompt with its reply"
     rest = {key: value for key, value in record.items() if key not in form}
@@ -61,6 +64,8 @@ def to_messages(record: dict[str, Any], columns: dict[str, str] | None = None) -
         leading = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
     else:
         leading, turns = pair(record, form, system_column)
+        if not replies and turns and turns[-1].get("role") == "assistant":
+            turns = turns[:-1]
     messages = []
     for number, turn in enumerate([*leading, *turns], start=1):
         made = one_message(turn)

@@ -66,7 +66,8 @@ def check_named(named: dict[str, str], columns: Columns) -> None:
         for word in named
         if word not in words
     ]
-    if ("prompt" in named) != ("completion" in named) and "prompt" in words and "prompt" not in columns.required:
+    alone = ("prompt" in named) != ("completion" in named) and columns.replies
+    if alone and "prompt" in words and "prompt" not in columns.required:
         wrong.append("data.columns.prompt and data.columns.completion go together: name both columns.")
     if wrong:
         raise UserError("\n".join(wrong))
@@ -90,9 +91,9 @@ def map_columns(found: dict[str, Any], named: dict[str, str], columns: Columns, 
         if word in mapping:
             continue
         if word == "messages":
-            if "prompt" in mapping and "completion" in mapping:
+            if "prompt" in mapping and ("completion" in mapping or not columns.replies):
                 continue
-            form = find_form(list(found))
+            form = find_form(list(found), replies=columns.replies)
             if form:
                 mapping[word] = " + ".join(form)
                 continue

@@ -90,3 +90,12 @@ def values_of(row: Row) -> list[float]:
         return list(row["value"])
     ratings = map(parse_number, as_list(row.get("rating")))
     return [1.0 if rating is None else rating for rating in ratings]
+
+
+def with_target(row: Row, known: list[str]) -> Row:
+    """A history with one of the `known` items behind it that the user has not had, as if it were the candidate."""
+    names = [str(name) for name in as_list(row["item"])]
+    had = {*names, *map(str, row.get("seen", ()))}
+    candidate = next((name for name in known if name not in had), known[0])
+    values = (values_of(row) + [1.0] * len(names))[: len(names)]
+    return row | {"item": [*names, candidate], "value": [*values, 1.0], "text": "", "click": True}

@@ -7,6 +7,7 @@ is to be predicted, its user, the items before it and itself as the last one.
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -229,3 +230,34 @@ class InteractionRows(RowSource):
 
     def digest(self) -> str:
         return digest_of(["interactions", self.split, [base.digest() for base in self.bases], self.history, self.rule])
+
+
+class Histories(RowSource):
+    """One row a user, in the order in which they first occur: everything the user had, oldest first."""
+
+    def __init__(self, log: Log, bases: list[RowSource]) -> None:
+        self.split, self.log, self.bases = "test", log, bases
+        self.identity = ("user", "item")
+        self.num_rows = len(log.users)
+
+    @property
+    def mapping(self) -> dict[str, str]:  # type: ignore[override]
+        return self.bases[0].mapping
+
+    @property
+    def described(self) -> str:
+        return self.bases[0].described
+
+    def __iter__(self) -> Iterator[tuple[Row, str]]:
+        log = self.log
+        starts = [*np.unique(log.starts).tolist(), len(log)]
+        for first, stop in itertools.pairwise(starts):
+            row: Row = {
+                "user": log.users[log.user[first]],
+                "item": [log.items[index] for index in log.item[first:stop].tolist()],
+                "value": log.value[first:stop].tolist(),
+            }
+            yield (row | log.extras[stop - 1] if log.extras else row), row["user"]
+
+    def digest(self) -> str:
+        return digest_of(["histories", [base.digest() for base in self.bases]])

@@ -40,6 +40,18 @@ class Columns:
     present: tuple[str, ...] = ()
     """Optional words that a file must have a column for all the same: a value may be missing, the column may not."""
 
+    replies: bool = True
+    """Whether a conversation must hold its last reply; False where that reply is what is asked for."""
+
+    def without(self, words: tuple[str, ...]) -> Columns:
+        """The same rows before anyone has answered: these words need not be there, and are not looked for."""
+        kept = {
+            name: tuple(word for word in getattr(self, name) if word not in words)
+            for name in ("required", "optional", "content", "images", "present")
+        }
+        either = tuple(tuple(word for word in group if word not in words) for group in self.either)
+        return Columns(**kept, either=either, replies=False)
+
     @property
     def identity(self) -> tuple[str, ...]:
         return self.content or self.required

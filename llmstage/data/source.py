@@ -110,7 +110,7 @@ class CheckedSource(RowSource):
             mapping = map_columns(record, self.cfg.columns, self.columns, f"data.{self.split}")
         if "messages" in self.columns.required:
             named = {word: mapping[word] for word in ("messages", *PAIR_WORDS) if word in self.cfg.columns}
-            made = to_messages(record, named)
+            made = to_messages(record, named, replies=self.columns.replies)
             if isinstance(made, str):
                 return Bad(made, shorten(record))
             row: Row = made

@@ -72,6 +72,29 @@ def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[T
     return split_turns(processor, messages, contents, between, prompt)
 
 
+def reply_prompt(processor: Processor, messages: list[dict[str, Any]], room: int) -> tuple[list[int], list[int]]:
+    """(ids after which the assistant's next reply begins, ids that would end it). Of a conversation longer than `room` ids the
+    system message and the latest turns are kept; of a last turn that is too long by itself, its end."""
+    turns = conversation(processor, [*messages, {"role": "assistant", "content": "a"}])
+    *said, reply = turns
+    front = said[0].before + said[0].content + said[0].after if said and said[0].role == "system" else []
+    rest = said[1:] if front else said
+    start = rest[0].before[:1] if rest and not front and rest[0].before[:1] == [processor.bos_id] else []
+    left = room - len(front) - len(reply.before)
+    kept: list[int] = []
+    for number, turn in reversed(list(enumerate(rest))):
+        ids = turn.before + turn.content + turn.after
+        ids = ids[1:] if number == 0 and start else ids
+        if len(start) + len(kept) + len(ids) > left:
+            if not kept:  # the question itself: better its end than nothing
+                frame = len(turn.before) + len(turn.after)
+                content = turn.content[max(0, len(turn.content) - max(0, left - frame)) :]
+                kept = [token for token in turn.before if [token] != start] + content + turn.after
+            break
+        kept = ids + kept
+    return front + start + kept + reply.before, reply.after
+
+
 def text_of(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 

@@ -38,7 +38,7 @@ def _scratch(run: RunConfig) -> str | None:
 
 
 def _generates(run: RunConfig) -> str | None:
-    return None if run.task.writes() else f"task={run.task.name} generates no text as it is set"
+    return None if run.task.writes() or run.stage.writes else f"task={run.task.name} generates no text as it is set"
 
 
 def _timed(run: RunConfig) -> str | None:

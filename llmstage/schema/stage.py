@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from llmstage.schema.typed import AT_LEAST_1
+from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
 
 if TYPE_CHECKING:
     from llmstage.schema.run import RunConfig
@@ -24,6 +24,12 @@ class StageConfig:
     keeps_pool: ClassVar[bool] = False
     """Whether the run folder's training rows are taken over also where other rows to score were typed: what the model has
     seen."""
+    leaves: ClassVar[tuple[str, ...]] = ()
+    """Keys among these that are not taken over all the same."""
+    reads_rows: ClassVar[bool] = False
+    """Whether the rows of data.test are predicted; they need not hold what is asked for."""
+    writes: ClassVar[bool] = False
+    """Whether text is written whatever the task, so that the `generation` group is read."""
     needs_task: ClassVar[bool] = True
     """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
 
@@ -40,6 +46,126 @@ class Evaluate(StageConfig):
 
     def check(self, run: RunConfig) -> list[str]:
         return needs_model("evaluate", run)
+
+
+OF_FILES = tuple(
+    f"data.{key}"
+    for key in ("format", "header", "delimiter", "encoding", "text_rows", "limit", "on_bad_row", "split", "images")
+)
+"""Keys that describe the files a model was trained on, and not the model."""
+
+
+OUTPUTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(slots=True)
+class Predict(StageConfig):
+    """Knobs of stage=predict."""
+
+    output: str | None = None
+    """Where predictions go, one line a row: a file ending in .jsonl, .csv, .tsv or .parquet, or - for standard output; null:
+    predictions.jsonl in the run folder."""
+    chunk_rows: Annotated[int, AT_LEAST_1] = 1024
+    """Rows that are read, predicted and written at once; bounds memory, and what a killed run does anew."""
+
+    inherits: ClassVar[bool] = True
+    leaves: ClassVar[tuple[str, ...]] = OF_FILES
+    reads_rows: ClassVar[bool] = True
+
+    def check(self, run: RunConfig) -> list[str]:
+        wrong = needs_model("predict", run)
+        if not run.data.test:
+            wrong.append(
+                "stage=predict needs rows: data.test=<files>, or data.test=- for JSON lines on standard input."
+            )
+        for key in ("path", "train", "validation"):
+            if getattr(run.data, key) and not run.data.test:
+                wrong.append(f"data.{key} is not read by stage=predict; name the rows in data.test.")
+        if self.output and self.output != "-" and not self.output.lower().endswith(OUTPUTS):
+            known = ", ".join(OUTPUTS)
+            wrong.append(
+                f"stage.output={self.output}: its ending says what is written: {known}; or - for standard output."
+            )
+        return wrong
+
+
+@dataclass(slots=True)
+class Export(StageConfig):
+    """Knobs of stage=export."""
+
+    format: Literal["hf", "onnx", "int8"] = "hf"
+    """hf: a Hugging Face directory, adapters merged; onnx: one graph from tokens to logits, for encoders and decoders of text;
+    int8: the same with weights in 8 bits (onnxruntime's dynamic quantisation), for CPUs."""
+    output: str | None = None
+    """The folder to be written, which must be new or empty; null: export/ in the run folder."""
+    compat: Literal["none", "v4"] = "none"
+    """v4: config and tokenizer also say what transformers 4 (and what is built on it) looks for; read with format=hf."""
+    prompts: Annotated[int, AT_LEAST_1] = 8
+    """Prompts on which the export, loaded by the other runtime, is compared with the model."""
+    tolerance: Literal["auto"] | Annotated[float, NOT_NEGATIVE] = "auto"
+    """Most that may differ (root mean square, as a share of the logits' spread), else nothing is written; auto: 1e-5 for hf,
+    1e-3 for onnx, 0.1 for int8."""
+
+    inherits: ClassVar[bool] = True
+
+    def check(self, run: RunConfig) -> list[str]:
+        wrong = needs_model("export", run)
+        if self.compat != "none" and self.format != "hf":
+            wrong.append(f"stage.compat={self.compat} is read with stage.format=hf only. Leave it out.")
+        return wrong
+
+
+@dataclass(slots=True)
+class Serve(StageConfig):
+    """Knobs of stage=serve."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Any but this machine's own needs a token."""
+    port: Annotated[int, Range(0, 65535)] = 8000
+    """The port to listen on; 0: any free one, which is told."""
+    token_path: str | None = None
+    """A file, readable by nobody else, with the token that requests must bring; null: LLMSTAGE_API_KEY of the environment,
+    where it is set."""
+    name_of_model: str | None = None
+    """What clients call the model; null: the name of its run folder."""
+    slots: Annotated[int, Range(1, 1024)] = 16
+    """Texts that are written at once."""
+    queue: Annotated[int, AT_LEAST_1] = 128
+    """Requests that may wait; more are answered 429."""
+    max_tokens: Annotated[int, AT_LEAST_1] = 1024
+    """Tokens that one request may have written at most, and has where it does not say."""
+    max_body_mb: Annotated[float, POSITIVE] = 1.0
+    """Largest request, in megabytes."""
+    read_timeout: Annotated[float, POSITIVE] = 10.0
+    """Seconds in which a request must have arrived."""
+    timeout: Annotated[float, POSITIVE] = 60.0
+    """Seconds after which a text is ended as it stands (finish_reason length)."""
+
+    inherits: ClassVar[bool] = True
+    leaves: ClassVar[tuple[str, ...]] = OF_FILES
+    writes: ClassVar[bool] = True
+
+    def check(self, run: RunConfig) -> list[str]:
+        return needs_model("serve", run)
+
+
+@dataclass(slots=True)
+class Chat(StageConfig):
+    """Knobs of stage=chat."""
+
+    script: str | None = None
+    """A file with what is said, a line a turn, instead of the keyboard; lines that begin with / are commands."""
+    system: str | None = None
+    """The system message of every conversation; null: that of the task, where it has one."""
+    save: str | None = None
+    """A file of JSON lines to which the conversation is added at the end; /save <file> does it at any time."""
+
+    inherits: ClassVar[bool] = True
+    leaves: ClassVar[tuple[str, ...]] = OF_FILES
+    writes: ClassVar[bool] = True
+
+    def check(self, run: RunConfig) -> list[str]:
+        return needs_model("chat", run)
 
 
 @dataclass(slots=True)

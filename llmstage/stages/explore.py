@@ -55,6 +55,8 @@ def heading(cfg: RunConfig) -> str:
     if cfg.stage.curves and not cfg.model.path:
         return Path(cfg.stage.curves).stem
     return cfg.task.name.replace("_", " ") or "explore"
+
+
 def look_at_rows(cfg: RunConfig, out_dir: Path) -> list[Findings]:
     """Weak slices of a trained model on its task's rows, and what is new in logs."""
     assert isinstance(cfg.stage, Explore)

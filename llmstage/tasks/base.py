@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from llmstage.data.rows import Columns, Row
 from llmstage.data.rowsource import RowSource
 from llmstage.metrics.score import Score
+from llmstage.models.pooling import text_vectors
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.data import AugmentConfig, DataConfig
@@ -139,6 +140,14 @@ class Task(ABC):
     """Share of the learning rate that optim.lr=auto takes for the model's width."""
     by_character: ClassVar[bool] = False
     """A tokenizer trained for it has no entry of several Chinese characters: for tasks that point at parts of a text."""
+    asked_for: tuple[str, ...] = ()
+    """Words of a row that hold what is to be predicted. A row that is only predicted need not have them."""
+    compared: ClassVar[tuple[str, ...]] = ("reference", "correct")
+    """Keys of records() that say something of the reference."""
+    route: ClassVar[str] = ""
+    """The route under which stage=serve answers rows: /v1/<route>; empty: none."""
+    embeds: ClassVar[bool] = False
+    """Whether text_vectors() gives vectors that mean something."""
     demo_size: ClassVar[int] = 1000
     """Training rows of data=demo where data.demo_rows does not say."""
 
@@ -305,6 +314,29 @@ class Task(ABC):
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
         """How wrong each prediction is, for stage=explore: right or wrong, where a task has nothing finer."""
         return errors_by_record([self.records(*pair)[0] for pair in zip(predictions, refs, strict=True)])
+
+    def ask_all(self, source: RowSource, tables: dict[str, RowSource], data: DataConfig) -> RowSource:
+        """Rows that are only predicted, as ask_many() takes them: what arrange() is to rows that have answers. Called first."""
+        return source
+
+    def stand_in(self, row: Row) -> Row:
+        """A row without `asked_for`, with something in their place that check_row() and encode() take. It must not reach the
+        prediction; what it does to `ref` is left out by tell()."""
+        return row
+
+    def ask_many(self, rows: list[Row]) -> list[list[Features]]:
+        """encode_many() for rows that are only predicted."""
+        return self.encode_many([self.stand_in(row) for row in rows])
+
+    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        """What is said of one row, whose features these are, to someone who has no reference."""
+        predictions, refs, _ = self.merge(predictions, refs, [0] * len(refs))
+        record = self.records(predictions[0], refs[0])[-1]
+        return {key: value for key, value in record.items() if key not in self.compared}
+
+    def text_vectors(self, model: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
+        """[N, D] a vector for each text, given as ids."""
+        return text_vectors(model.base_model, texts, self.processor.pad_id)  # type: ignore[arg-type]
 
     def picture(self, features: Features) -> int | None:
         """The number of the picture that a feature shows, so that the report can set it beside the prediction."""

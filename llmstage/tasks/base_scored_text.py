@@ -34,8 +34,16 @@ class ScoredText(Written):
     """The task's words for the two."""
     headline: ClassVar[str]
     """The score that the exhibits show by row."""
+    compared = ("reference", "log_probability", "tokens")
     banded: ClassVar[str] = "source"
     """Whose length the chart of scores goes by: that of the source, or of the target."""
+
+    @property
+    def asked_for(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.target,)
+
+    def stand_in(self, row: Row) -> Row:
+        return row | {self.target: "?"}
 
     def target_complaint(self, row: Row, *words: str) -> str | None:
         """The reason why one of these words of a row is no text and no list of texts, or why its target cannot be learned."""

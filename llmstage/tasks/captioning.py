@@ -46,6 +46,7 @@ class Captioning(Looking, ScoredText):
         content=("image",),
         images=("image",),
     )
+    route = "caption"
     demo_size = 24_000
     source, target = "prompt", "caption"
     headline, banded = "cider", "target"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -118,6 +119,16 @@ class CausalLM(Task):
 
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
         return errors_by_loss([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
+
+    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        """How likely the text is, all of its windows together."""
+        nll, tokens = (sum(item[name] for item in predictions) for name in ("nll", "tokens"))
+        return {
+            "log_probability": -nll,
+            "tokens": tokens,
+            "perplexity": math.exp(nll / tokens) if tokens else None,
+            "correct": sum(item["correct"] for item in predictions),
+        }
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [

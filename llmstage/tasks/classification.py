@@ -41,6 +41,8 @@ class Classification(Task):
 
     auto_model = "AutoModelForSequenceClassification"
     pipeline_tag = "text-classification"
+    compared = ("reference", "correct", "error")
+    route = "classify"
     demo_size = 1200
 
     def __init__(self, cfg: TaskConfig, generation: GenerationConfig) -> None:
@@ -49,7 +51,7 @@ class Classification(Task):
         self.kinds: dict[str, str] = dict(self.knobs.targets) or {"label": self.knobs.target}
         self.table = FeatureTable(self.knobs.features.numbers, self.knobs.features.categories)
         self.ngrams = self.knobs.features.ngrams
-        self.columns = columns_of(tuple(self.kinds), self.table)
+        self.columns, self.asked_for = columns_of(tuple(self.kinds), self.table), tuple(self.kinds)
         self.heads: list[Head] = []
         self.probes = [make_head(kind, word, self.head_knobs) for word, kind in self.kinds.items()]
         """Heads that know no labels yet: they only check values."""
@@ -209,6 +211,16 @@ class Classification(Task):
             arrays["numbers"], arrays["categories"] = self.table.encode(row)
             ref["features"] = self.table.shown(row)
         return [Features(arrays, ref=ref, cut=cut)]
+
+    def stand_in(self, row: Row) -> Row:
+        return row | {head.word: head.example for head in self.heads}
+
+    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        told = super().tell(predictions, refs)
+        for own in told.get("targets", {}).values():  # of several targets each compares itself
+            for key in self.compared:
+                own.pop(key, None)
+        return told
 
     def collate(self, rows: list[list[Features]]) -> Batch:
         features = [row[0] for row in rows]

@@ -66,6 +66,9 @@ class Contrastive(Seeing):
         1 / 3
     )  # at the whole of it two towers of width 128 collapsed: every image and every text alike, loss ln N
     demo_size: ClassVar[int] = 60_000
+    asked_for = ("label",)
+    route = "classify"
+    embeds = True
 
     cfg: ContrastiveConfig
 
@@ -246,6 +249,9 @@ class Contrastive(Seeing):
                 item["label"], item["label_probability"] = self.classes[best], round(float(row[best]), 6)
         return found
 
+    def text_vectors(self, model: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
+        return text_vectors(model, pad(texts, self.processor.pad_id).to(next(model.parameters()).device))
+
     def class_vectors(self, model: nn.Module) -> Tensor:
         """[C, D]: the mean over the templates of each class name, computed once for the same weights."""
         state = id(model), [parameter._version for parameter in model.parameters()]
@@ -262,6 +268,20 @@ class Contrastive(Seeing):
     def merge(self, predictions: list[Any], refs: list[Any], rows: list[int]) -> tuple[list[Any], list[Any], list[int]]:
         """One item an image: its captions brought together, also those of other rows, and all ranks told."""
         return placed(predictions, refs, rows, self.cfg.pool)
+
+    def stand_in(self, row: Row) -> Row:
+        return row if row.get("caption") is not None else row | {"caption": "?"}
+
+    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        """The class among those that the model knows, and how near each caption of the row's own is to its image."""
+        near = [sum(map(float.__mul__, item["image"], item["text"])) for item in predictions]
+        texts = refs[0]["captions"]
+        told: dict[str, Any] = {"prediction": predictions[0].get("label", texts[near.index(max(near))])}
+        if self.classes:
+            told["probability"] = predictions[0]["label_probability"]
+        if texts != ["?"]:
+            told["similarities"] = dict(zip(texts, (round(value, 6) for value in near), strict=True))
+        return told
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         return pair_scores(predictions, refs, self.classes)

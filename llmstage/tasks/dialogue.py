@@ -20,7 +20,7 @@ from llmstage.metrics.intervals import proportion
 from llmstage.metrics.language import language_model_scores
 from llmstage.metrics.score import Score
 from llmstage.metrics.unigram import Unigram
-from llmstage.models.chat import TemplateRefused, Turn, conversation
+from llmstage.models.chat import TemplateRefused, Turn, conversation, reply_prompt
 from llmstage.models.generate import generate_replies
 from llmstage.models.lm import TokenLosses, sum_by_segment, token_losses
 from llmstage.schema.task import Dialogue as DialogueConfig
@@ -36,6 +36,7 @@ class Dialogue(Task):
     columns = Columns(required=("messages",), optional=("recalls", "language"), content=("messages",))
     auto_model = "AutoModelForCausalLM"
     packs = True
+    compared = ("reference", "correct", "log_probability", "tokens", "recall", "prompt", "turn")
     demo_size = 2400
 
     cfg: DialogueConfig
@@ -88,6 +89,27 @@ class Dialogue(Task):
         features[-1].cut += sum(length for index, length in enumerate(lengths) if index not in covered)
         return features
 
+    def stand_in(self, row: Row) -> Row:
+        said = row["messages"] if isinstance(row["messages"], list) else []
+        return row | {"messages": [*said, {"role": "assistant", "content": "?"}]}
+
+    def ask_many(self, rows: list[Row]) -> list[list[Features]]:
+        """The reply that comes next; a last message of the assistant's is passed over."""
+        return [[self._asked(row["messages"])] for row in rows]
+
+    def _asked(self, messages: list[dict[str, Any]]) -> Features:
+        said = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        if self.cfg.system and said[:1] != [] and said[0]["role"] != "system":
+            said = [{"role": "system", "content": self.cfg.system}, *said]
+        room = max(1, self.context - min(self.generation.max_new_tokens, self.context // 2))
+        try:
+            prompt, end = reply_prompt(self.processor, said, room)
+        except TemplateRefused as error:
+            raise RowError(str(error)) from None
+        reply = {"turn": len(said), "start": len(prompt), "stop": len(prompt) + 1, "text": ""}
+        arrays = {"input_ids": [*prompt, *end[:1]], "target": [0] * len(prompt) + [1] * len(end[:1])}
+        return Features(arrays, ref={"replies": [reply], "messages": said, "first": 0, "bytes": 0})
+
     def _window(
         self,
         messages: list[dict[str, Any]],
@@ -101,12 +123,8 @@ class Dialogue(Task):
         """Turns first..last as one feature; the assistant's turns in `answers` are its targets."""
         keep_system = first > 0 and turns[0].role == "system"
         chosen = ([0] if keep_system else []) + list(range(first, last + 1))
-        ids: list[int] = (
-            list(turns[0].before)
-            if first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1]
-            else []
-        )
-        ids = ids[:1]  # a later window begins as a conversation does
+        begins = first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1]
+        ids: list[int] = turns[0].before[:1] if begins else []  # a later window begins as a conversation does
         target: list[int] = [0] * len(ids)
         replies = []
         for index in chosen:
@@ -153,8 +171,7 @@ class Dialogue(Task):
         packed = pack(ids, self.processor.pad_id, causal=True)
         labels = labels_for([[self._labels(features) for features in row] for row in rows], IGNORE_INDEX)
         refs = [features.ref for row in rows for features in row]
-        batch = Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
-        return batch
+        return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
 
     @staticmethod
     def _labels(features: Features) -> list[int]:

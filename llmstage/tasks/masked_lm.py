@@ -35,6 +35,7 @@ class MaskedLM(Task):
     auto_model = "AutoModelForMaskedLM"
     pipeline_tag = "fill-mask"
     packs = True
+    embeds = True
     demo_size = 2000
 
     cfg: MaskedLMConfig
@@ -183,6 +184,11 @@ class MaskedLM(Task):
 
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
         return errors_by_loss([sum(item["nll"]) for item in predictions], [len(item["nll"]) for item in predictions])
+
+    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        """What the model puts in the place of the hidden tokens of all windows, and what stood there."""
+        whole = {key: [value for item in predictions for value in item[key]] for key in KEYS}
+        return self.records(whole, None)[0]
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmstage import console
-from llmstage.data.catalog import Catalog, catalog_state, count_items, item_text, read_items
+from llmstage.data.catalog import Catalog, catalog_state, count_items, known_texts
 from llmstage.data.collate import pad, pad_left
 from llmstage.data.column_features import ColumnFeatures
 from llmstage.data.demo.recommendation import recommendation_rows
-from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of
-from llmstage.data.interactions import SPLITS, InteractionRows, assign, read_log
+from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of, with_target
+from llmstage.data.interactions import SPLITS, Histories, InteractionRows, assign, read_log
 from llmstage.data.rows import Columns, Row
 from llmstage.data.rowsource import RowSource
 from llmstage.errors import DataError, ModelError
@@ -46,6 +46,8 @@ class Recommendation(Task):
     auto_model = "AutoModel"
     pipeline_tag = "text-ranking"
     cuts = True
+    compared = ("reference", "rank", "click", "probability", "cold")
+    route = "rank"
     demo_size = 400
 
     cfg: RecommendationConfig
@@ -88,14 +90,12 @@ class Recommendation(Task):
         cfg = self.cfg
         own = (*cfg.user_numbers, *cfg.user_categories)
         log = read_log(sources, positive_rating=cfg.positive_rating, extra=own, unique_pairs=cfg.exclude_seen)
-        self.item_rows, counted = read_items(tables.get("items"), log.items, log.texts)
-        self.texts_of = dict.fromkeys(log.items, "") | log.texts
-        self.texts_of |= {name: text for name, row in self.item_rows.items() if (text := item_text(row))}
+        self.item_rows, self.texts_of, counted = known_texts(tables.get("items"), log.items, log.texts)
         shares = {name: 0.0 if name in sources else getattr(data.split, name) for name in ("validation", "test")}
         part = assign(log, cfg.split, shares, data.split.max_rows, data.split.seed)
         if (part < 0).all():
             raise DataError(
-                "No user has two clicks in these files, so there is no past to rank by. Score with files that hold the users' "
+                "No user has two clicks in these files, so there is no past to rank by. Score with files that hold "
                 "earlier clicks as well, or give the training rows beside them: data.train=<files>."
             )
         self.facts = {**log.facts, **counted}
@@ -109,6 +109,15 @@ class Recommendation(Task):
             for number, split in enumerate(SPLITS)
             if (part == number).any()
         }
+
+    def ask_all(self, source: RowSource, tables: dict[str, RowSource], data: DataConfig) -> RowSource:
+        own = (*self.cfg.user_numbers, *self.cfg.user_categories)
+        log = read_log({"test": source}, positive_rating=self.cfg.positive_rating, extra=own, unique_pairs=False)
+        self.item_rows, self.texts_of, _ = known_texts(tables.get("items"), log.items, log.texts)
+        return Histories(log, [source])
+
+    def ask_many(self, rows: list[Row]) -> list[list[Features]]:
+        return [self.encode(with_target(row, self.catalog.ids)) for row in rows]
 
     def texts(self, row: Row) -> list[str]:
         return [text for text in [as_list(row["text"])[-1] if row.get("text") else ""] if text]
@@ -175,21 +184,15 @@ class Recommendation(Task):
         self.negatives = Negatives(self.catalog.counts[: self.catalog.num_known])
 
     def cache_key(self) -> dict[str, Any]:
-        said = "\n".join(self.catalog.ids)
-        columns = [self.user_columns.state(), self.values]
-        return {
-            "history": self.cfg.history,
-            "items": blake2b(said.encode(), digest_size=16).hexdigest(),
-            "columns": columns,
-        }
+        items = blake2b("\n".join(self.catalog.ids).encode(), digest_size=16).hexdigest()
+        return {"history": self.cfg.history, "items": items, "columns": [self.user_columns.state(), self.values]}
 
     def encode(self, row: Row) -> list[Features]:
         names = [str(name) for name in as_list(row["item"])]
         target = self.catalog.index.get(names[-1])
         if target is None:
             raise RowError(f"item '{names[-1]}' is in neither the training rows nor data.items")
-        text = as_list(row["text"])[-1] if row.get("text") else ""
-        text = text or self.catalog.texts[target]
+        text = (as_list(row["text"])[-1] if row.get("text") else "") or self.catalog.texts[target]
         ids, _, cut = self.processor.marked_ids(text, None, self.context)
         values = (values_of(row) + [1.0] * len(names))[: len(names)]
         mean, spread = self.values

@@ -21,6 +21,7 @@ class Summarization(TextToText):
 
     columns = Columns(required=("document", "summary"), content=("document",))
     pipeline_tag = "summarization"
+    route = "summarize"
     demo_size = 4000
     source, target = "document", "summary"
     headline = "rouge_l"

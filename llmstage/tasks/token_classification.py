@@ -56,7 +56,10 @@ class TokenClassification(Task):
     )
     auto_model = "AutoModelForTokenClassification"
     pipeline_tag = "token-classification"
+    asked_for = ("tags", "spans")
+    compared = ("reference", "correct", "reference_spans")
     packs = True
+    route = "tag"
     demo_size = 1600
 
     cfg: TokenClassificationConfig
@@ -207,6 +210,10 @@ class TokenClassification(Task):
             arrays = {"input_ids": ids + self._back, "labels": labels + [IGNORE_INDEX] * len(self._back)}
             features.append(Features(arrays, ref=ref, cut=cut if number == 0 else 0))
         return features
+
+    def stand_in(self, row: Row) -> Row:
+        tokens = row.get("tokens")
+        return row | ({"tags": ["O"] * len(tokens)} if isinstance(tokens, list) else {"spans": []})
 
     def num_targets(self, features: Features) -> int:
         return sum(label != IGNORE_INDEX for label in features.arrays["labels"])

@@ -22,6 +22,7 @@ class Translation(TextToText):
     # The source alone says what a row is: one sentence with several translations stays on one side of a cut.
     columns = Columns(required=("source", "target"), content=("source",))
     pipeline_tag = "translation"
+    route = "translate"
     demo_size = 4000
     source, target = "source", "target"
     headline = "chrf"

@@ -64,6 +64,8 @@ class VisualReasoning(Looking):
     # With 20,000 a model of two million weights knew them by heart (0.88 on training rows, 0.65 on others); with 60,000, seen
     # less often each, it learned no faster.
     demo_size = 30_000
+    route = "answer"
+    asked_for = ("answer",)
 
     cfg: VisualReasoningConfig
 
@@ -97,6 +99,9 @@ class VisualReasoning(Looking):
         if not isinstance(answer, (str, bool, int, float)) or (isinstance(answer, float) and not math.isfinite(answer)):
             return "answer is neither a text, a number nor true or false"
         return None if answer_of(row) else "answer is empty"
+
+    def stand_in(self, row: Row) -> Row:
+        return row | {"answer": self.answers[0] if self.answers else "?"}
 
     def texts(self, row: Row) -> list[str]:
         return [row["question"], answer_of(row), *caption_of(row)]

@@ -53,6 +53,11 @@ class Head(ABC):
         """Logits."""
         return len(self.labels)
 
+    @property
+    def example(self) -> Any:
+        """Some value that encode() takes, for rows that have none of their own."""
+        return self.labels[0]
+
     @abstractmethod
     def complaint(self, value: Any) -> str | None:
         """Why a row's value cannot be used, or None."""

@@ -173,7 +173,7 @@ class LabelHead(Head):
         scores = dict(zip(self.labels, (round(value, 6) for value in prediction["log_p"]), strict=True))
         return {
             "prediction": prediction["label"], "reference": ref, "correct": prediction["label"] == ref,
-            "log_probabilities": scores,
+            "probability": round(float(np.exp(scores[prediction["label"]])), 6), "log_probabilities": scores,
         }  # fmt: skip
 
     def prior(self, known: list[Any], num_rows: int) -> tuple[str, list[dict[str, Any]]]:

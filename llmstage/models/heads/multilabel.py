@@ -50,6 +50,10 @@ class MultilabelHead(Head):
         parts = value.split(self.knobs.separator) if isinstance(value, str) else value
         return list(dict.fromkeys(name for part in parts if (name := str(part).strip())))
 
+    @property
+    def example(self) -> Any:
+        return []
+
     def complaint(self, value: Any) -> str | None:
         if isinstance(value, str):
             return None

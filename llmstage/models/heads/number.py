@@ -31,6 +31,10 @@ class NumberHead(Head):
         self.mean, self.std = 0.0, 1.0
         self.values: list[float] = []
 
+    @property
+    def example(self) -> Any:
+        return 0.0
+
     def complaint(self, value: Any) -> str | None:
         try:
             number = parse_number(value)

@@ -1,0 +1,136 @@
+"""A trained model, ready for use: its task, tokenizer and weights, without any rows to score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from llmstage.data.asked import open_asked
+from llmstage.data.leaks import Leaks
+from llmstage.data.order import scoring_batches
+from llmstage.data.pictures import Pictures
+from llmstage.data.quarantine import BadRows
+from llmstage.data.rows import Row
+from llmstage.data.rowsource import ListSource, RowSource
+from llmstage.data.tables import open_side_tables
+from llmstage.engine.assemble import Pieces, choose_processor, family, model_config, quiet_libraries, resolve_context
+from llmstage.engine.machine import Machine
+from llmstage.errors import ModelError
+from llmstage.naming import load_module
+from llmstage.places import find_model
+from llmstage.schema import RunConfig
+from llmstage.tasks.base import Features, RowError, Task
+
+
+@dataclass(slots=True)
+class Ready:
+    """What stages need that use a model."""
+
+    run: RunConfig
+    pieces: Pieces
+    model: Any
+    machine: Machine
+    source: RowSource | None
+    """The rows of data.test as the task asks for them, where the stage reads rows."""
+    asked: Any = None
+    """The files behind `source`."""
+
+    @property
+    def task(self) -> Task:
+        return self.pieces.task
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the model can read and write in one text."""
+        config: Any = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or self.pieces.context)
+
+    @torch.no_grad()
+    def answer(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[dict[str, Any] | str]:
+        """What the model says of each row; of a row that cannot be read, the reason as a text. `numbers`: of the rows."""
+        task, pieces, run = self.task, self.pieces, self.run
+        if run.task.reads_images:
+            task.pictures = Pictures(pieces.processor.images)
+            task.pictures.read(place for row in rows for place in task.images(row))
+        owners: list[int] = []
+        features: list[Features] = []
+        out: list[dict[str, Any] | str] = [""] * len(rows)
+        for at, made in enumerate(encoded(task, rows)):
+            if isinstance(made, str):
+                out[at] = made
+                continue
+            for item in made:
+                item.row = numbers[at]
+            owners += [at] * len(made)
+            features += made
+        found: dict[int, Any] = {}
+        lengths = np.array([len(item.input_ids) for item in features], dtype=np.int64)
+        batches = (
+            scoring_batches(
+                lengths,
+                range(len(features)),
+                run.trainer.eval_batch_tokens,
+                packing=pieces.packing,
+                context=task.context,
+            )
+            if features
+            else []
+        )
+        for batch_rows in batches:
+            batch = task.collate([[features[index] for index in row] for row in batch_rows]).to(self.machine.device)
+            with self.machine.autocast(run.trainer.eval_precision):
+                said = task.predict(self.model, batch, generate=True)
+            found.update(zip([index for row in batch_rows for index in row], said, strict=True))
+        own: dict[int, list[int]] = {}
+        for index, at in enumerate(owners):
+            own.setdefault(at, []).append(index)
+        for at, indices in own.items():
+            out[at] = task.tell([found[index] for index in indices], [features[index].ref for index in indices])
+        return out
+
+
+def encoded(task: Task, rows: Sequence[Row]) -> list[list[Features] | str]:
+    """Features of each row, or why there are none."""
+    try:
+        return list(task.ask_many(list(rows)))
+    except RowError:
+        pass  # one of them: find it
+    out: list[list[Features] | str] = []
+    for row in rows:
+        try:
+            out.append(task.ask_many([row])[0])
+        except RowError as error:
+            out.append(str(error))
+    return out
+
+
+def make_ready(run: RunConfig, machine: Machine, bad_rows: BadRows) -> Ready:
+    """The model that model.path names. Rows are opened first where data.test is read, since a task may learn from them what
+    there is to be recommended. Raises ModelError."""
+    quiet_libraries(offline=run.offline)
+    module = load_module("tasks", run.task.name, trusted=True)
+    task = cast(Task, module.TASK(run.task, run.generation))
+    place = find_model(str(run.model.path))
+    config = model_config(place, offline=run.offline)
+    kind = family(config)
+    if kind not in run.task.takes():
+        raise ModelError(
+            f"task={run.task.name} does not fit model.path={run.model.path} (family {kind}). It takes: {', '.join(run.task.takes())}."
+        )
+    task.suit(kind)
+    own, tables = open_side_tables(run.data, task.columns, task.tables, task.check_table_row, bad_rows)
+    asked = None
+    if run.stage.reads_rows:
+        asked = open_asked(own, task.columns, task.asked_for, lambda row: task.check_row(task.stand_in(row)), bad_rows)
+    source = task.ask_all(asked or ListSource("test", [], "no rows", task.columns.required), tables, own)
+    context = resolve_context(run, place)
+    task.adopt(config)
+    processor = choose_processor(run, task, {}, place, context, None)
+    task.bind(processor, context)
+    pieces = Pieces(task, processor, {}, {}, place, context, task.packs and run.trainer.packing != "off", Leaks())
+    model = pieces.build(run, machine.device, training=False).eval()
+    return Ready(run, pieces, model, machine, source if asked else None, asked)

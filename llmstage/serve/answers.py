@@ -1,0 +1,71 @@
+"""The thread that answers rows: whatever waits when the model is free is one batch."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from llmstage import console
+from llmstage.data.rows import Row
+from llmstage.engine.ready import Ready
+from llmstage.serve.writer import QueueFull
+
+Said = dict[str, Any] | str
+AT_ONCE = 64
+"""Rows of one batch."""
+
+
+class Answers:
+    """`queue`: rows that may wait."""
+
+    def __init__(self, ready: Ready, queue: int) -> None:
+        self.ready, self.queue = ready, queue
+        self.waiting: deque[tuple[Row, Future[Said]]] = deque()
+        self.changed = threading.Condition()
+        self.closed = False
+        self.batches: deque[int] = deque(maxlen=1000)
+        """Rows of the last batches."""
+        self.thread = threading.Thread(target=self.run, name="answers", daemon=True)
+        self.thread.start()
+
+    def ask(self, rows: list[Row]) -> list[Future[Said]]:
+        with self.changed:
+            if len(self.waiting) + len(rows) > max(self.queue, len(rows) if not self.waiting else 0):
+                raise QueueFull
+            futures: list[Future[Said]] = [Future() for _ in rows]
+            self.waiting += zip(rows, futures, strict=True)
+            self.changed.notify()
+        return futures
+
+    def close(self) -> None:
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+        self.thread.join(timeout=30)
+
+    @torch.no_grad()
+    def run(self) -> None:
+        while True:
+            with self.changed:
+                while not (self.waiting or self.closed):
+                    self.changed.wait()
+                if self.closed:
+                    return
+                batch = [self.waiting.popleft() for _ in range(min(AT_ONCE, len(self.waiting)))]
+            batch = [(row, future) for row, future in batch if future.set_running_or_notify_cancel()]
+            if not batch:
+                continue
+            self.batches.append(len(batch))
+            try:
+                said = self.ready.answer([row for row, _ in batch], list(range(len(batch))))
+                for (_, future), answer in zip(batch, said, strict=True):
+                    future.set_result(answer)
+            except Exception as error:  # one bad batch must not end the server
+                console.warn(f"answering failed: {type(error).__name__}: {error}")
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(RuntimeError("the model failed on this request"))

@@ -1,0 +1,91 @@
+"""The routes: OpenAI's for models that write, one for each other task, /health, and what goes wrong in OpenAI's form."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+
+from llmstage.schema.stage import Serve
+from llmstage.serve.chat import Chat
+from llmstage.serve.forms import ChatForm, CompletionForm, RowsForm, TextsForm
+from llmstage.serve.limits import problem
+from llmstage.serve.rows import Rows
+from llmstage.serve.writer import QueueFull
+
+
+def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: bool) -> FastAPI:
+    """`chat`: of models that write on; `rows`: of every task. `exposed`: reached from elsewhere, so that nothing is shown that
+    is not asked for with a token."""
+    closed: dict[str, Any] = {"docs_url": None, "redoc_url": None} if exposed else {}
+    app = FastAPI(title=f"llmstage: {name}", **closed)
+    started = int(time.time())
+
+    def check_model(asked: str | None) -> None:
+        if asked is not None and asked != name:
+            raise HTTPException(404, f"There is no model '{asked[:80]}' here; this server has '{name}'.")
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": name, "object": "model", "created": started, "owned_by": "llmstage"}]}
+
+    @app.get("/v1/models/{asked:path}")
+    async def model(asked: str) -> dict[str, Any]:
+        check_model(asked)
+        return {"id": name, "object": "model", "created": started, "owned_by": "llmstage"}
+
+    if chat is not None:
+        writes = chat
+
+        @app.post("/v1/chat/completions")
+        async def chat_completions(form: ChatForm, request: Request) -> Response:
+            check_model(form.model)
+            return await writes.reply(form, request)
+
+        @app.post("/v1/completions")
+        async def completions(form: CompletionForm, request: Request) -> Response:
+            check_model(form.model)
+            return await writes.complete(form, request)
+
+    async def answer(form: RowsForm) -> dict[str, Any]:
+        check_model(form.model)
+        return await rows.answer(form)
+
+    if rows.route:
+        app.post(f"/v1/{rows.route}")(answer)
+
+    if rows.embeds:
+
+        @app.post("/v1/embed")
+        @app.post("/v1/embeddings")
+        async def embed(form: TextsForm) -> dict[str, Any]:
+            check_model(form.model)
+            return await rows.embed(form)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return JSONResponse(problem(f"The body is not JSON: {first['ctx']['error']}."), 400)
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        told = "is not known here" if first["type"] == "extra_forbidden" else first["msg"]
+        return JSONResponse(problem(f"{where or 'The body'}: {told}.", param=where or None), 400)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        code = "model_not_found" if error.status_code == 404 else None
+        return JSONResponse(problem(str(error.detail), code=code), error.status_code, headers=error.headers)
+
+    @app.exception_handler(QueueFull)
+    async def full(request: Request, error: QueueFull) -> JSONResponse:
+        told = problem(f"{cfg.queue} requests wait already. Try again.", "rate_limit_error", code="queue_full")
+        return JSONResponse(told, 429, headers={"Retry-After": "1"})
+
+    return app

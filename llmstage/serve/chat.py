@@ -1,0 +1,237 @@
+"""Requests to a model that writes, in OpenAI's forms: what they ask becomes jobs of the writer, what it says a reply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from llmstage.models.chat import TemplateRefused, reply_prompt
+from llmstage.models.tokenizer import Processor
+from llmstage.schema.stage import Serve
+from llmstage.serve.forms import ChatForm, CompletionForm, Sampling
+from llmstage.serve.writer import Job, Piece, Writer
+
+ENDLESS = 1 << 30
+
+
+class Chat:
+    """`system`: put in front of conversations that have no system message; `temperature`, `top_p`: where a request has none."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        processor: Processor,
+        cfg: Serve,
+        name: str,
+        *,
+        system: str | None,
+        temperature: float,
+        top_p: float,
+    ) -> None:
+        self.writer, self.processor, self.cfg, self.name = writer, processor, cfg, name
+        self.system, self.temperature, self.top_p = system, temperature, top_p
+
+    async def reply(self, form: ChatForm, request: Request) -> Response:
+        if form.max_tokens is not None and form.max_completion_tokens is not None:
+            raise HTTPException(
+                400, "max_tokens and max_completion_tokens are two names of one thing; give one of them."
+            )
+        messages = [message.plain() for message in form.messages]
+        if self.system and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
+        try:
+            # What users write is encoded as plain text: <|assistant|> in it is no control token.
+            prompt, _ = await asyncio.to_thread(reply_prompt, self.processor, messages, ENDLESS)
+        except TemplateRefused as error:
+            raise HTTPException(400, f"messages: {error}.") from None
+        wanted = form.max_completion_tokens or form.max_tokens
+        made = self.jobs(
+            [prompt], form, wanted, "max_completion_tokens" if form.max_completion_tokens else "max_tokens"
+        )
+        return await self.respond(made, form, request, ChatShape(self.name))
+
+    async def complete(self, form: CompletionForm, request: Request) -> Response:
+        texts = [form.prompt] if isinstance(form.prompt, str) else form.prompt
+        start = [] if self.processor.bos_id is None else [self.processor.bos_id]
+        prompts = [[*start, *ids] for ids in await asyncio.to_thread(self.processor.plain_ids, texts)]
+        if any(not prompt for prompt in prompts):
+            raise HTTPException(400, "prompt: it is empty, and this model has no token to begin with.")
+        return await self.respond(
+            self.jobs(prompts, form, form.max_tokens, "max_tokens"), form, request, TextShape(self.name)
+        )
+
+    def jobs(
+        self, prompts: list[list[int]], form: Sampling, wanted: int | None, key: str
+    ) -> list[tuple[Job, asyncio.Queue[Piece]]]:
+        if wanted is not None and wanted > self.cfg.max_tokens:
+            raise HTTPException(
+                400, f"{key}={wanted} is more than this server writes: {self.cfg.max_tokens} (stage.max_tokens)."
+            )
+        loop = asyncio.get_running_loop()
+        made = []
+        for prompt in prompts:
+            room = self.writer.longest - len(prompt)
+            if room < 1:
+                raise HTTPException(
+                    400,
+                    f"The prompt has {len(prompt)} tokens and this model reads {self.writer.longest} with what it writes (context_length_exceeded).",
+                )
+            told: asyncio.Queue[Piece] = asyncio.Queue()
+
+            def tell(piece: Piece, queue: asyncio.Queue[Piece] = told) -> None:
+                loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+            temperature = self.temperature if form.temperature is None else form.temperature
+            job = Job(
+                prompt, min(wanted or self.cfg.max_tokens, room), tell, temperature, form.top_p or self.top_p, form.seed,
+                form.stops(), self.cfg.timeout,
+            )  # fmt: skip
+            made.append((job, told))
+        return made
+
+    async def respond(
+        self, made: list[tuple[Job, asyncio.Queue[Piece]]], form: Sampling, request: Request, shape: Shape
+    ) -> Response:
+        if form.stream and len(made) > 1:
+            raise HTTPException(400, "stream: one prompt at a time can be streamed.")
+        added: list[Job] = []
+        try:
+            for job, _ in made:
+                self.writer.add(job)
+                added.append(job)
+        except Exception:
+            for job in added:
+                job.cancelled = True
+            raise
+        if form.stream:
+            usage = bool(form.stream_options and form.stream_options.include_usage)
+            return StreamingResponse(
+                self.stream(*made[0], shape, usage=usage),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-store"},
+            )
+        whole: Any = asyncio.gather(*(collect(queue) for _, queue in made))
+        gone = asyncio.ensure_future(left(request))
+        await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not whole.done():
+            whole.cancel()
+            for job, _ in made:
+                job.cancelled = True
+            return Response(status_code=499)
+        texts = whole.result()
+        failed = next((piece.error for _, piece in texts if piece.error), None)
+        if failed:
+            raise HTTPException(500, failed)
+        jobs = [job for job, _ in made]
+        choices = [shape.choice(index, text, piece.finish) for index, (text, piece) in enumerate(texts)]
+        return JSONResponse({**shape.head(shape.whole), "choices": choices, "usage": counted(jobs)})
+
+    async def stream(self, job: Job, queue: asyncio.Queue[Piece], shape: Shape, *, usage: bool) -> AsyncIterator[str]:
+        """Server-sent events. A client that leaves ends the generator, and with it the writing."""
+        try:
+            head = shape.head(shape.part)
+            if shape.opening is not None:
+                yield event({**head, "choices": [shape.opening]})
+            while True:
+                piece = await queue.get()
+                if piece.error:
+                    yield event(
+                        {"error": {"message": piece.error, "type": "server_error", "param": None, "code": None}}
+                    )
+                    return
+                if piece.text:
+                    yield event({**head, "choices": [shape.delta(piece.text)]})
+                if piece.finish:
+                    yield event({**head, "choices": [shape.end(piece.finish)]})
+                    break
+            if usage:
+                yield event({**head, "choices": [], "usage": counted([job])})
+            yield "data: [DONE]\n\n"
+        finally:
+            job.cancelled = True
+
+
+class Shape:
+    """How one of OpenAI's two forms is written."""
+
+    whole: str
+    part: str
+    prefix: str
+    opening: dict[str, Any] | None = None
+
+    def __init__(self, model: str) -> None:
+        self.model, self.id, self.created = model, f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
+
+    def head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def end(self, finish: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class ChatShape(Shape):
+    whole, part, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+    opening = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}  # noqa: RUF012
+
+    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        return {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+
+    def end(self, finish: str) -> dict[str, Any]:
+        return {"index": 0, "delta": {}, "logprobs": None, "finish_reason": finish}
+
+
+class TextShape(Shape):
+    whole, part, prefix = "text_completion", "text_completion", "cmpl"
+
+    def choice(self, index: int, text: str, finish: str | None) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        return self.choice(0, text, None)
+
+    def end(self, finish: str) -> dict[str, Any]:
+        return self.choice(0, "", finish)
+
+
+def event(told: dict[str, Any]) -> str:
+    return f"data: {json.dumps(told, ensure_ascii=False)}\n\n"
+
+
+def counted(jobs: list[Job]) -> dict[str, int]:
+    """Tokens read and written; an end token is one of those written."""
+    read, written = sum(len(job.prompt) for job in jobs), sum(len(job.new) for job in jobs)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+async def collect(queue: asyncio.Queue[Piece]) -> tuple[str, Piece]:
+    """The whole text, and the piece that ended it."""
+    parts = []
+    while True:
+        piece = await queue.get()
+        parts.append(piece.text)
+        if piece.finish or piece.error:
+            return "".join(parts), piece
+
+
+async def left(request: Request) -> None:
+    """Returns when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

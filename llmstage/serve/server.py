@@ -1,0 +1,133 @@
+"""A model behind a port: who may ask, the threads that answer, uvicorn."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from llmstage import console
+from llmstage.engine.ready import Ready
+from llmstage.errors import Refused, UserError
+from llmstage.schema.stage import Serve
+from llmstage.serve.answers import Answers
+from llmstage.serve.app import build_app
+from llmstage.serve.chat import Chat
+from llmstage.serve.limits import Limits, timed_protocol
+from llmstage.serve.rows import Rows
+from llmstage.serve.writer import Writer
+
+TOKEN = "LLMSTAGE_API_KEY"
+CONNECTIONS = 512
+"""Open at once; more are answered 503 by uvicorn."""
+KEEP_ALIVE, SHUTDOWN = 5, 20
+"""Seconds that an idle connection stays open, and that replies in progress are given when the server ends."""
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_token(cfg: Serve) -> str | None:
+    """The token that requests must bring. Raises Refused where one is needed and there is none, or where others can read it."""
+    token = os.environ.get(TOKEN, "").strip()
+    if cfg.token_path:
+        path = Path(cfg.token_path).expanduser()
+        try:
+            mode = path.stat().st_mode
+            token = path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(f"stage.token_path={path} cannot be read ({error.strerror}).") from None
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise Refused(f"stage.token_path={path} can be read by others. Close it: chmod 600 {path}")
+        if not token:
+            raise UserError(f"stage.token_path={path} is empty. Write a token into it.")
+    if not token and not is_loopback(cfg.host):
+        raise Refused(
+            f"stage.host={cfg.host} can be reached by others, so requests must bring a token. Set it in the environment "
+            f"({TOKEN}=…) or in a file (stage.token_path=…, mode 600); or keep stage.host=127.0.0.1."
+        )
+    return token or None
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A server that is bound and has not begun to answer."""
+
+    server: uvicorn.Server
+    bound: socket.socket
+    url: str
+    writer: Writer | None
+    answers: Answers
+
+    def run(self) -> None:
+        """Until a signal comes, or `server.should_exit` is set."""
+        self.server.run(sockets=[self.bound])
+
+
+@contextmanager
+def prepared(ready: Ready, cfg: Serve, name: str) -> Iterator[Prepared]:
+    """`name`: what clients call the model. The threads that answer end with the context."""
+    token = read_token(cfg)
+    bound = bind(cfg)
+    answers, writer = Answers(ready, cfg.queue), make_writer(ready, cfg)
+    chat = None
+    if writer is not None:
+        told, system = ready.run.generation, getattr(ready.run.task, "system", None)
+        usual = {"temperature": told.temperature, "top_p": told.top_p}
+        chat = Chat(writer, ready.pieces.processor, cfg, name, system=system, **usual)
+    app = build_app(chat, Rows(ready, answers, name), cfg, name, exposed=not is_loopback(cfg.host))
+    hosts = None if token else {"localhost", "127.0.0.1", "::1", cfg.host}
+    size = int(cfg.max_body_mb * (1 << 20))
+    limits = Limits(app, token=token, hosts=hosts, body_bytes=size, read_seconds=cfg.read_timeout)
+    config = uvicorn.Config(
+        limits, http=timed_protocol(cfg.read_timeout), ws="none", lifespan="off", log_config=None, access_log=False,
+        limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=SHUTDOWN, server_header=False,
+    )  # fmt: skip
+    host, port = bound.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    try:
+        yield Prepared(uvicorn.Server(config), bound, url, writer, answers)
+    finally:
+        bound.close()
+        answers.close()
+        if writer is not None:
+            writer.close()
+
+
+def make_writer(ready: Ready, cfg: Serve) -> Writer | None:
+    """The thread that writes for chat and completions; None where the model does not go on with a text."""
+    if ready.task.auto_model != "AutoModelForCausalLM":
+        return None
+    return Writer(ready.model, ready.pieces.processor, slots=cfg.slots, queue=cfg.queue, longest=ready.longest)
+
+
+def serve(ready: Ready, cfg: Serve, name: str) -> None:
+    """Answer until a signal comes."""
+    with prepared(ready, cfg, name) as it:
+        console.note(f"serving '{name}' on {it.url} (GET /health says when; Ctrl-C ends)")
+        it.run()
+
+
+def bind(cfg: Serve) -> socket.socket:
+    family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((cfg.host, cfg.port))
+    except OSError as error:
+        bound.close()
+        raise UserError(
+            f"stage.host={cfg.host} stage.port={cfg.port} cannot be opened ({error.strerror}). Name another port."
+        ) from None
+    return bound

@@ -1,0 +1,49 @@
+"""stage=chat: a conversation with a trained model in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmstage import console
+from llmstage.data.quarantine import BadRows
+from llmstage.engine.machine import environment, resolve_machine
+from llmstage.engine.outcome import link_latest
+from llmstage.engine.ready import make_ready
+from llmstage.engine.session import run_lock, session
+from llmstage.errors import ModelError
+from llmstage.report.files import write_json
+from llmstage.schema import RunConfig
+from llmstage.schema.stage import Chat
+from llmstage.serve.terminal import HELP, Conversation, read_script, talk, typed
+from llmstage.serve.writer import Writer
+
+
+def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
+    """Until the turns end."""
+    stage = cfg.stage
+    assert isinstance(stage, Chat)
+    turns = read_script(stage.script) if stage.script else typed()
+    with run_lock(out_dir):
+        machine = resolve_machine(cfg.trainer)
+        with session(cfg.seed, machine.threads, deterministic=False):
+            ready = make_ready(cfg, machine, BadRows("error", out_dir))
+            if ready.task.auto_model != "AutoModelForCausalLM":
+                raise ModelError(
+                    f"task={cfg.task.name} does not converse: stage=chat needs a model that goes on with a text."
+                )
+            writer = Writer(ready.model, ready.pieces.processor, slots=1, queue=1, longest=ready.longest)
+            system = stage.system or getattr(cfg.task, "system", None)
+            try:
+                conversation = Conversation(writer, ready.pieces.processor, cfg.generation, system, cfg.seed)
+                console.note(HELP)
+                talk(conversation, turns, echo=bool(stage.script))
+            finally:
+                writer.close()
+            if stage.save:
+                conversation.save(stage.save)
+        report = {"status": "completed", "stage": stage.name, "task": cfg.task.name, **environment(), **about}
+        write_json(
+            out_dir / "report.json", {**report, "turns": len(conversation.messages), "run_dir": str(out_dir.resolve())}
+        )
+        link_latest(out_dir, stage.name)
+    return None

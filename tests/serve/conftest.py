@@ -1,0 +1,72 @@
+"""Small models behind real servers on free ports."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmstage.cli import main
+from llmstage.data.quarantine import BadRows
+from llmstage.engine.machine import resolve_machine
+from llmstage.engine.ready import make_ready
+
+SMALL = [
+    "trainer=smoke", "trainer.max_steps=2", "model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1", "data.context=256", "trainer.threads=1", "seed=5",
+    "trainer.baselines=false",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`run_of("dialogue")`: a run folder of a small model, trained once."""
+    folder = tmp_path_factory.mktemp("served")
+
+    def made(task: str) -> Path:
+        if not (folder / task).exists():
+            before = Path.cwd()
+            os.chdir(folder)
+            try:
+                more = ["task.generate_rows=1"] if task == "dialogue" else []
+                assert main(["stage=finetune", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
+            finally:
+                os.chdir(before)
+        return folder / task
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def serving(run_of: Callable[[str], Path], compose_run: Any) -> Callable[..., Any]:
+    """`with serving("dialogue", queue=2) as it`: a server that answers; `it.url`, `it.writer`, `it.answers`."""
+
+    @contextmanager
+    def opened(task: str, **changes: Any) -> Iterator[Any]:
+        from llmstage.serve.server import prepared
+
+        words = [f"stage.{key}={value}" for key, value in {"port": 0, **changes}.items()]
+        run = compose_run(["stage=serve", f"task={task}", f"model.path={run_of(task)}", "trainer.threads=1", *words])
+        ready = make_ready(run, resolve_machine(run.trainer), BadRows("error", None))
+        with prepared(ready, run.stage, task) as it:
+            thread = threading.Thread(target=it.run, daemon=True)
+            thread.start()
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                try:
+                    if httpx.get(f"{it.url}/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.05)
+            yield it
+            it.server.should_exit = True
+            thread.join(timeout=30)
+
+    return opened
