@@ -10,13 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = {
-    "transformers": ("transformers=={transformers}", "accelerate", "datasets"),
-    "trl": ("transformers=={transformers}", "accelerate", "datasets", "trl"),
+    "transformers": ("transformers=={transformers}", "accelerate", "datasets", "trl", "lm-eval"),
     "litgpt": ("litgpt",),
-    "lm_eval": ("transformers=={transformers}", "lm-eval", "accelerate"),
 }
 """What is installed beside torch. torch has llmstage's own version, so that both multiply with the same kernels, and so has
-transformers where it is named here; litgpt and lm-eval bring the versions that they ask for."""
+transformers; litgpt asks for another one."""
 DONE = "installed"
 
 

@@ -23,7 +23,10 @@ HEAD = {
 LONG = (
     "work", "sides", "llmstage", "peer", "ratio (pairs)", "mark", "", "loss", "share of bf16 peak", "peak MB", "first step, s",
 )  # fmt: skip
-NONE_YET = {"en": "No results are kept yet: `python benchmarks/run.py`.", "zh": "尚无结果：`python benchmarks/run.py`。"}
+NONE_YET = {
+    "en": "No results are kept yet: `python benchmarks/run.py`.",
+    "zh": "尚无结果：`python benchmarks/run.py`。",
+}
 
 
 def main() -> int:
@@ -99,7 +102,9 @@ def long_table(found: dict[str, Any]) -> str:
     lines: list[tuple[str, ...]] = [LONG]
     for record in found["rows"].values():
         sides, share = record["sides"], record.get("share", {})
-        of_peak = f"{share['value']:.0%}" + (f" (mark {share['least']:.0%})" if "least" in share else "") if share else ""
+        of_peak = (
+            f"{share['value']:.0%}" + (f" (mark {share['least']:.0%})" if "least" in share else "") if share else ""
+        )
         for mark in record["marks"]:
             mine, other = sides.get(mark["ours"], {}), sides.get(mark["against"], {})
             lines.append((
@@ -110,7 +115,15 @@ def long_table(found: dict[str, Any]) -> str:
             ))  # fmt: skip
         if "limit" in record:
             limit, mine = record["limit"], sides[OURS]
-            cells = (record["title"], OURS, rate(mine, record["unit"]), "", "", f"≤ {limit['most']:g} s", verdict(limit))
+            cells = (
+                record["title"],
+                OURS,
+                rate(mine, record["unit"]),
+                "",
+                "",
+                f"≤ {limit['most']:g} s",
+                verdict(limit),
+            )
             lines.append((*cells, "", "", "", ""))
     notes = [f"- {record['title']}: {record['note']}" for record in found["rows"].values() if record.get("note")]
     notes += [

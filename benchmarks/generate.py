@@ -72,14 +72,18 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=["t5", "gpt"], default="t5")
     parser.add_argument("--model", type=Path, help="a run folder or a Hugging Face directory")
-    parser.add_argument("--size", choices=["tiny", "small", "base"], help="preset to train where no --model is given; t5: tiny")
+    parser.add_argument(
+        "--size", choices=["tiny", "small", "base"], help="preset to train where no --model is given; t5: tiny"
+    )
     parser.add_argument("--data", type=Path, help="t5: sources, one a line, the first column of tab-separated ones")
     parser.add_argument("--rows", type=int, help="texts to write; default: 400 of t5, 64 of gpt")
     parser.add_argument("--skip", type=int, default=1, help="take every so manieth line of --data")
     parser.add_argument("--new", type=int, help="longest text, in tokens; default: 48 of t5, 64 of gpt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, help="training steps where no --model is given; default: 300 of t5, 60 of gpt")
+    parser.add_argument(
+        "--steps", type=int, help="training steps where no --model is given; default: 300 of t5, 60 of gpt"
+    )
     parser.add_argument("--write", action="store_true", help="t5: add a row to the table of benchmarks/README.md")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     args = parser.parse_args()
@@ -188,7 +192,9 @@ def gpt_sides(model: Any, processor: Processor, args: argparse.Namespace) -> tup
     return sides, args.rows * args.new
 
 
-def our_texts(model: Any, processor: Processor, batches: list[list[list[int]]], new: int, *, rounded: bool) -> list[str]:
+def our_texts(
+    model: Any, processor: Processor, batches: list[list[list[int]]], new: int, *, rounded: bool
+) -> list[str]:
     """`rounded`: under autocast, as trainer.eval_precision=bf16 has it."""
     cfg, out = GenerationConfig(max_new_tokens=new), []
     for batch in batches:

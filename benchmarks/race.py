@@ -210,9 +210,7 @@ def peer_script(side: Side, peers: Path) -> Path:
     return own
 
 
-def run_peer(
-    settings: Settings, side: Side, start: Start, folder: Path, number: int, python: str, peers: Path
-) -> Run:
+def run_peer(settings: Settings, side: Side, start: Start, folder: Path, number: int, python: str, peers: Path) -> Run:
     work = WORKS[settings.work]
     words: list[Any] = ["--model", folder / "model", "--data", folder / "rows", "--steps", settings.steps]
     words += ["--warmup", settings.warmup, "--batch", settings.batch, "--length", settings.length]
@@ -224,7 +222,7 @@ def run_peer(
     environment |= better_allocator() if side.allocator else {}
     seen = Watch(None, LOSS)
     output, peak, wall = child([python, str(peer_script(side, peers)), *map(str, words)], environment, folder, seen)
-    found = json.loads(next((line for line in reversed(output.splitlines()) if line.startswith("{\"")), "{}"))
+    found = json.loads(next((line for line in reversed(output.splitlines()) if line.startswith('{"')), "{}"))
     if "real_rate" not in found:
         raise Failed(f"{side.script} printed no line of figures:\n{output[-2000:]}")
     # One printed by the Trainer for each step, where the script does not say by itself which are to be compared.
@@ -262,7 +260,10 @@ def child(
 ) -> tuple[str, float, float]:
     """(standard output, peak resident MB, seconds) of one process."""
     started = time.perf_counter()
-    with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
+    with (
+        tempfile.NamedTemporaryFile("w+", encoding="utf-8") as out,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+    ):
         process = subprocess.Popen(command, stdout=out, stderr=err, env=environment, cwd=folder)
         ended, status, usage = 0, 0, None
         while watch is not None and watch.seconds is None and not ended:

@@ -22,7 +22,10 @@ ROOM = 1.02
 
 def side_of(runs: Sequence[Run]) -> dict[str, Any]:
     """One side of a race."""
-    middle = {name: [value for run in runs if (value := getattr(run, name)) is not None] for name in ("peak_mb", "first_step", "flops")}
+    middle = {
+        name: [value for run in runs if (value := getattr(run, name)) is not None]
+        for name in ("peak_mb", "first_step", "flops")
+    }
     return {
         "rates": [round(run.rate, 2) for run in runs],
         "loss": statistics.fmean(run.loss for run in runs),

@@ -117,7 +117,7 @@ ROWS = (
     Row(
         "choices", "log-likelihood of four choices", "四个选项的对数似然",
         marks=(Mark("lm-evaluation-harness", 3.0, ours="llmstage, fp32"), Mark("lm-evaluation-harness", 5.0, ours="llmstage, bf16")),
-        program=("choices.py",), quick=("--quick",), packages=("lm_eval",),
+        program=("choices.py",), quick=("--quick",), packages=("transformers",),
     ),
     Row(
         "tokenize", "tokenising to disk", "分词并写入磁盘",

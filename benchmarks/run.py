@@ -36,7 +36,9 @@ NAMES = [row.name for row in ROWS]
 
 def main() -> int:
     args = arguments()
-    path = args.out or (Path(tempfile.gettempdir()) / "llmstage-quick.json" if args.quick else FOLDER / f"{file_name()}.json")
+    path = args.out or (
+        Path(tempfile.gettempdir()) / "llmstage-quick.json" if args.quick else FOLDER / f"{file_name()}.json"
+    )
     found = {"machine": {}, "rows": {}} if args.quick else load_results(path)
     found["machine"] = about(args.threads)
     found["peaks"] = peaks(args.threads, 256 if args.quick else 2048)
@@ -85,10 +87,17 @@ def arguments() -> argparse.Namespace:
 def race_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     work = WORKS[row.work]
     settings = Settings(
-        row.work, row.size, row.length or work.length, row.batch or work.batch, args.steps or row.steps, work.lr, args.threads
+        row.work,
+        row.size,
+        row.length or work.length,
+        row.batch or work.batch,
+        args.steps or row.steps,
+        work.lr,
+        args.threads,
     )
     if args.quick:
-        settings = Settings(row.work, "tiny", min(64, settings.length), 2, 4, work.lr, args.threads, warmup=1)
+        length = min(64, settings.length) if work.is_text else settings.length
+        settings = Settings(row.work, "tiny", length, 2, 4, work.lr, args.threads, warmup=1)
     sides = [quick_side(side) for side in row.sides] if args.quick else row.sides
     pythons, missing = interpreters({side.packages for side in sides if side.script}, args)
     result = run_race(settings, sides, args.runs, pythons=pythons, peers=args.peers, tell=say)
@@ -120,10 +129,12 @@ def program_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
             words, cwd=REPOSITORY, env={**os.environ, **threads}, stderr=subprocess.PIPE, text=True, stdout=sys.stderr
         )
         if not out.is_file():
-            record["failed"] = {row.program[0]: f"{shlex.join(words)} ended with {done.returncode}:\n{done.stderr[-1500:]}"}
+            record["failed"] = {
+                row.program[0]: f"{shlex.join(words)} ended with {done.returncode}:\n{done.stderr[-1500:]}"
+            }
             return record
         record |= json.loads(out.read_text("utf-8"))
-    record["failed"] |= {name: why for name, why in missing.items()}
+    record["failed"] |= missing
     return record
 
 
@@ -132,7 +143,9 @@ def interpreters(names: set[str], args: argparse.Namespace) -> tuple[dict[str, s
     if args.peer_python:
         return dict.fromkeys(names, args.peer_python), {}
     found = {name: environment(name) for name in sorted(names)}
-    return {name: python for name, (python, _) in found.items() if python}, {name: why for name, (_, why) in found.items() if why}
+    return {name: python for name, (python, _) in found.items() if python}, {
+        name: why for name, (_, why) in found.items() if why
+    }
 
 
 def say(line: str) -> None:
@@ -149,8 +162,15 @@ def conclude(found: dict[str, Any], args: argparse.Namespace) -> int:
     records = [(name, record) for name, record in found["rows"].items() if name in args.only]
     if args.quick:
         return 1 if any(not record["sides"] for _, record in records) else 0
-    unfair = [f"{name}, {mark['against']}" for name, record in records for mark in record["marks"] if mark.get("fair") is False]
-    missed = [f"{name}, {mark['against']}" for name, record in records for mark in record["marks"] if mark["met"] is False]
+    unfair = [
+        f"{name}, {mark['against']}"
+        for name, record in records
+        for mark in record["marks"]
+        if mark.get("fair") is False
+    ]
+    missed = [
+        f"{name}, {mark['against']}" for name, record in records for mark in record["marks"] if mark["met"] is False
+    ]
     if missed:
         print(f"\nbelow the mark: {'; '.join(missed)}")
     if unfair:

@@ -67,7 +67,9 @@ def first_steps(args: argparse.Namespace) -> int:
     """The default run, the evaluation before training not counted. The first round comes first, also in the figures."""
     found = [first_step(["stage=finetune", "task=dialogue"]) for _ in range(args.runs)]
     for whole, scoring in found:
-        print(f"{whole - scoring:6.2f} s to the first step, {scoring:.2f} s of scoring before it not counted", flush=True)
+        print(
+            f"{whole - scoring:6.2f} s to the first step, {scoring:.2f} s of scoring before it not counted", flush=True
+        )
     if args.json:
         note = f"{max(scoring for _, scoring in found):.1f} s of scoring before training are not counted"
         sides = {"llmstage": {"rates": [whole - scoring for whole, scoring in found]}}

@@ -70,7 +70,12 @@ def compare(args: argparse.Namespace, folder: Path) -> int:
             if name == PEER:
                 words = ["--data", folder / "corpus.txt", "--model", tokenizer, "--length", args.context]
                 script = Path(__file__).with_name("peers") / "hf_tokenize.py"
-                environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "RAYON_NUM_THREADS": str(args.threads)}
+                environment = {
+                    **os.environ,
+                    "HF_HUB_OFFLINE": "1",
+                    "PYTHONPATH": "",
+                    "RAYON_NUM_THREADS": str(args.threads),
+                }
                 environment["HF_DATASETS_CACHE"] = str(folder / "peer")
                 output, peak, _ = child([args.peer_python, str(script), *map(str, words)], environment, folder)
                 seconds = json.loads(output.splitlines()[-1])["seconds"]
@@ -84,7 +89,9 @@ def compare(args: argparse.Namespace, folder: Path) -> int:
     for side in sides.values():
         side["peak_mb"] = statistics.median(side.pop("peaks"))
     if args.json:
-        args.json.write_text(json.dumps({"unit": "MB/s", "sides": sides, "note": f"{size:,.0f} MB of generated text"}), "utf-8")
+        args.json.write_text(
+            json.dumps({"unit": "MB/s", "sides": sides, "note": f"{size:,.0f} MB of generated text"}), "utf-8"
+        )
     return 0
 
 

@@ -49,7 +49,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--bf16-peer", action="store_true", help="bf16 for the peer too; not its default")
     parser.add_argument("--compile-peer", action="store_true", help="torch.compile for the peer; not its default")
-    parser.add_argument("--allocator-peer", action="store_true", help="llmstage's allocator for the peer; not its default")
+    parser.add_argument(
+        "--allocator-peer", action="store_true", help="llmstage's allocator for the peer; not its default"
+    )
     parser.add_argument("--peers", type=Path, default=PEERS)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peer's packages")
     parser.add_argument("--write", action="store_true", help="add a row to the table of benchmarks/README.md")
@@ -105,7 +107,12 @@ def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> in
 
 
 def cells(
-    args: argparse.Namespace, work: Work, rates: tuple[float, float], ratios: list[float], apart: float, peaks: list[float]
+    args: argparse.Namespace,
+    work: Work,
+    rates: tuple[float, float],
+    ratios: list[float],
+    apart: float,
+    peaks: list[float],
 ) -> list[str]:
     words = shlex.join(word for word in sys.argv[1:] if word != "--write")
     return [

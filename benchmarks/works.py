@@ -139,7 +139,9 @@ def dialogue_rows() -> Rows:
     if files:
         told = [one["turns"] for file in files for one in json.loads(file.read_text("utf-8"))]
         names = {"USER": "user", "SYSTEM": "assistant"}
-        turns = [[{"role": names[turn["speaker"]], "content": turn["utterance"].strip()} for turn in one] for one in told]
+        turns = [
+            [{"role": names[turn["speaker"]], "content": turn["utterance"].strip()} for turn in one] for one in told
+        ]
         rows, source = [{"messages": one} for one in turns], "Schema-Guided Dialogues"
     else:
         from llmstage.data.demo import dialogue

@@ -32,6 +32,7 @@ from llmstage.places import conf_dir, options
 from llmstage.schema import RunConfig, build_run
 from llmstage.schema.checks import check_run
 
+
 @dataclass(slots=True)
 class Outcome:
     """How one job ended."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from llmstage.inherit import inherit
 from llmstage.engine.runfolder import plain
+from llmstage.inherit import inherit
 from llmstage.overrides import read_words
 from llmstage.schema import RunConfig
 

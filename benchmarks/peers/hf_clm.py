@@ -7,7 +7,14 @@ from pathlib import Path
 
 from datasets import Dataset
 from trainer import Clock, parser, report, settings, tokens_of
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, default_data_collator, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
 
 
 def main() -> None:

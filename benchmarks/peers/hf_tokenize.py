@@ -29,7 +29,9 @@ def main() -> None:
     def group(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         joined = {name: list(chain(*batch[name])) for name in batch}
         total = len(joined["input_ids"]) // args.length * args.length
-        cut = {name: [ids[at : at + args.length] for at in range(0, total, args.length)] for name, ids in joined.items()}
+        cut = {
+            name: [ids[at : at + args.length] for at in range(0, total, args.length)] for name, ids in joined.items()
+        }
         return {**cut, "labels": cut["input_ids"].copy()}
 
     blocks = coded.map(group, batched=True)

@@ -15,7 +15,12 @@ def main() -> None:
     words.add_argument("--assistant_only", action="store_true", help="only what the assistant says is learned")
     args = words.parse_args()
     set_seed(args.seed)
-    chosen = {**settings(args), "max_length": args.length, "packing": args.packing, "assistant_only_loss": args.assistant_only}
+    chosen = {
+        **settings(args),
+        "max_length": args.length,
+        "packing": args.packing,
+        "assistant_only_loss": args.assistant_only,
+    }
     clock = Clock(args.warmup)
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(args.model),

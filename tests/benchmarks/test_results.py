@@ -66,7 +66,9 @@ def test_the_tables_name_every_side_and_every_reason(tmp_path: Path) -> None:
     assert "| an LM | peer | 3.00 (3.00–3.00) | 2× | ✓ |" in short and "A processor (AMX), 2 threads" in short
     assert "| 语言模型 | peer | 3.00 (3.00–3.00) | 2× | ✓ |" in chinese
     assert len({line.count("|") for line in long.splitlines() if line.startswith("|")}) == 1, "all lines have all cells"
-    figures.long_table({**found, "rows": {"s": {**found["rows"]["lm"], "marks": [], "limit": {"value": 7, "most": 8, "met": True}}}})
+    figures.long_table(
+        {**found, "rows": {"s": {**found["rows"]["lm"], "marks": [], "limit": {"value": 7, "most": 8, "met": True}}}}
+    )
 
 
 def test_the_pages_are_what_the_results_say() -> None:
