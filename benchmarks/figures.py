@@ -127,7 +127,7 @@ def long_table(found: dict[str, Any]) -> str:
             lines.append((*cells, "", "", "", ""))
     notes = [f"- {record['title']}: {record['note']}" for record in found["rows"].values() if record.get("note")]
     notes += [
-        f"- {record['title']}, {name}: not run. {why.splitlines()[-1][:200]}"
+        f"- {record['title']}, {name}: not run. {why.strip().splitlines()[-1][:200]}"
         for record in found["rows"].values()
         for name, why in record["failed"].items()
     ]

@@ -30,7 +30,7 @@ LIMIT_MB = 1500
 WORDS = 200_000
 """Different words of the corpus; their frequencies follow Zipf's law, as those of a language do."""
 PEER = "run_clm's map, then group"
-PHASES = ("open_sources", "choose_processor", "encode", "overlap")
+PHASES = ("open_sources", "choose_processor", "encode", "find_leaks")
 """Functions of llmstage.engine.assemble that are timed."""
 
 
@@ -161,13 +161,20 @@ def corpus(args: argparse.Namespace) -> dict[str, Any]:
 
 def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
     """(pieces, seconds of each phase, seconds in all) of what a training run does before it builds its model."""
+    import yaml
+
     from llmstage.engine import assemble
+    from llmstage.places import conf_dir
     from llmstage.schema import RunConfig, build_run
 
+    task, model = (
+        yaml.safe_load((conf_dir() / name).read_text("utf-8"))
+        for name in ("task/causal_lm.yaml", "model/gpt_tiny.yaml")
+    )
     wrong: list[str] = []
     data = {"train": str(args.folder / "corpus.txt"), "context": args.context, "cache": str(args.folder / "cache")}
-    plain = {"stage": {"name": "pretrain"}, "task": {"name": "causal_lm"}, "data": data}
-    run: RunConfig = build_run({**plain, "model": {"vocab_size": args.vocab}}, wrong)
+    plain = {"stage": {"name": "pretrain"}, "task": task.get("task", task), "data": data}
+    run: RunConfig = build_run({**plain, "model": {**model, "vocab_size": args.vocab}}, wrong)
     assert not wrong, wrong
     phases = dict.fromkeys(PHASES, 0.0)
     for name in PHASES:
