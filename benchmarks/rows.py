@@ -122,7 +122,7 @@ ROWS = (
     Row(
         "tokenize", "tokenising to disk", "分词并写入磁盘",
         marks=(Mark("run_clm's map, then group", 4.0),),
-        program=("tokenize_corpus.py", "--mb", "60", "--peer"), quick=("--mb", "2"), packages=("transformers",),
+        program=("tokenize_corpus.py", "--mb", "60", "--peer"), quick=("--mb", "1", "--runs", "1"), packages=("transformers",),
     ),
     Row(
         "generate", "generation, 14 M, batches of 16", "生成，1400 万参数，每批 16 条",
