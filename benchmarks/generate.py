@@ -1,92 +1,149 @@
-"""Texts a second: the project's generation loop against model.generate() called batch by batch in data order, in fp32.
+"""Speed of writing: the project's generation loop against model.generate(), greedily, with the same weights, taking turns.
 
-python benchmarks/generate.py --model outputs/latest --data pairs.tsv --rows 500
+python benchmarks/generate.py --model outputs/latest --data pairs.tsv --rows 500   # an encoder-decoder's translations
+python benchmarks/generate.py --family gpt                                         # a causal model's next 64 tokens
 
-Both write greedily for the same sources with the same weights in one process, taking turns; the ratio of the medians is
-printed, and how many texts agree. Without --model, a t5_tiny is trained on the demo world first.
+t5: texts a second in fp32; generate() is called batch by batch in the order of the data. Without --model, a model is trained on
+the demo world first. gpt: tokens a second of batches of 16 prompts of like length, in fp32 and bf16 on both sides; no text ends
+early, so that all sides write equally much. How many texts of the fp32 sides agree is told.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from train import machine, write_row
+from machine import machine
+from train import write_row
+from works import text_documents
 
 from llmstage.cli import main as llmstage
 from llmstage.data.demo.translation import translation_rows
+from llmstage.models.build import head_is_plain
 from llmstage.models.generate import generate_replies, takes_cache
 from llmstage.models.tokenizer import Processor, load_processor
 from llmstage.schema import GenerationConfig
 
 BATCH = 16
+PROMPTS = range(33, 65)
+"""Tokens of a causal model's prompt."""
 WANTED = 3.0
-"""What the loop is to be faster by."""
+"""What the loop is to be faster by, in fp32 for t5 and in bf16 against fp32 for gpt."""
+Write = Callable[[], list[str]]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a run folder or a Hugging Face directory of an encoder-decoder")
-    parser.add_argument("--data", type=Path, help="sources, one a line, the first column of tab-separated ones")
-    parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--skip", type=int, default=1, help="take every so manieth line of --data")
-    parser.add_argument("--new", type=int, default=48, help="longest text, in tokens")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=300, help="training steps where no --model is given")
-    parser.add_argument("--write", action="store_true", help="add a row to the table of benchmarks/README.md")
-    args = parser.parse_args()
+    args = arguments()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
-        folder = args.model or trained(Path(name), args)
-        model, processor = load(folder)
-    told = sources(args)
-    seconds: dict[str, list[float]] = {"ours": [], "generate()": []}
+        model, processor = load(args.model or trained(Path(name), args), args.family)
+    sides, work = (gpt_sides if args.family == "gpt" else t5_sides)(model, processor, args)
+    unit = "tokens/s" if args.family == "gpt" else "texts/s"
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     texts: dict[str, list[str]] = {}
-    for _ in range(args.rounds):
-        for name, write in (("generate()", theirs), ("ours", ours)):
+    for number in range(args.rounds):
+        turn = number % len(sides)
+        for name, write in [*list(sides.items())[turn:], *list(sides.items())[:turn]]:
             started = time.perf_counter()
-            texts[name] = write(model, processor, told, args.new)
+            texts[name] = write()
             seconds[name].append(time.perf_counter() - started)
-            print(f"{name:<12} {seconds[name][-1]:7.2f} s", flush=True)
-    middle = {name: statistics.median(found) for name, found in seconds.items()}
-    ratio = middle["generate()"] / middle["ours"]
-    same = sum(one == two for one, two in zip(texts["ours"], texts["generate()"], strict=True))
+            print(f"{name:<16} {work / seconds[name][-1]:9,.1f} {unit}", flush=True)
+    rates = {name: [work / value for value in found] for name, found in seconds.items()}
+    same = sum(one == two for one, two in zip(texts["llmstage, fp32"], texts["generate(), fp32"], strict=True))
     size = sum(value.numel() for value in model.parameters()) / 1e6
-    print(f"{machine()}, {args.threads} threads, {size:.1f} M parameters, {len(told)} texts")
-    print(f"ours {len(told) / middle['ours']:.0f} texts/s, generate() {len(told) / middle['generate()']:.0f} texts/s: "
-          f"{ratio:.2f} times as fast; {same} of {len(told)} texts agree")  # fmt: skip
+    print(f"{machine()}, {args.threads} threads, {size:.1f} M parameters; {same} of {args.rows} texts agree in fp32")
+    if args.json:
+        told = f"{same} of {args.rows} texts agree in fp32"
+        found = {"unit": unit, "sides": {name: {"rates": value} for name, value in rates.items()}, "note": told}
+        args.json.write_text(json.dumps(found), "utf-8")
+    return conclude(args, rates, size, f"{same}/{args.rows}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=["t5", "gpt"], default="t5")
+    parser.add_argument("--model", type=Path, help="a run folder or a Hugging Face directory")
+    parser.add_argument(
+        "--size", choices=["tiny", "small", "base"], help="preset to train where no --model is given; t5: tiny"
+    )
+    parser.add_argument("--data", type=Path, help="t5: sources, one a line, the first column of tab-separated ones")
+    parser.add_argument("--rows", type=int, help="texts to write; default: 400 of t5, 64 of gpt")
+    parser.add_argument("--skip", type=int, default=1, help="take every so manieth line of --data")
+    parser.add_argument("--new", type=int, help="longest text, in tokens; default: 48 of t5, 64 of gpt")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--steps", type=int, help="training steps where no --model is given; default: 300 of t5, 60 of gpt"
+    )
+    parser.add_argument("--write", action="store_true", help="t5: add a row to the table of benchmarks/README.md")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    args = parser.parse_args()
+    defaults = (64, 64, 60, "small") if args.family == "gpt" else (400, 48, 300, "tiny")
+    for name, value in zip(("rows", "new", "steps", "size"), defaults, strict=True):
+        setattr(args, name, getattr(args, name) or value)
+    return args
+
+
+def conclude(args: argparse.Namespace, rates: dict[str, list[float]], size: float, agree: str) -> int:
+    middle = {name: statistics.median(found) for name, found in rates.items()}
+    mine = middle["llmstage, bf16" if args.family == "gpt" else "llmstage, fp32"]
+    ratio = mine / middle["generate(), fp32"]
+    print(f"{ratio:.2f} times as fast as generate() in fp32")
     if ratio < WANTED:
         print(f"\n!!! {ratio:.2f} IS LESS THAN {WANTED} !!!")
-    if args.write:
-        write_row("generate.py", [f"{size:.1f} M", str(len(told)), f"{len(told) / middle['ours']:.0f}",
-                                  f"{len(told) / middle['generate()']:.0f}", f"{ratio:.2f}", f"{same}/{len(told)}",
-                                  f"{machine()}, {args.threads} threads"])  # fmt: skip
+    if args.write and args.family == "t5":
+        cells = [f"{size:.1f} M", str(args.rows), f"{mine:.0f}", f"{middle['generate(), fp32']:.0f}", f"{ratio:.2f}"]
+        write_row("generate.py", [*cells, agree, f"{machine()}, {args.threads} threads"])
     return 0 if ratio >= WANTED else 1
 
 
 def trained(folder: Path, args: argparse.Namespace) -> Path:
     words = [f"trainer.max_steps={args.steps}", "trainer.eval_every=0", "trainer.train_rows_scored=0"]
-    words += [f"trainer.threads={args.threads}", "trainer.baselines=false", "task.generate_rows=1"]
-    if llmstage(["stage=finetune", "task=translation", f"hydra.run.dir={folder}/run", *words]):
+    words += [f"trainer.threads={args.threads}", "trainer.baselines=false", f"model={args.family}_{args.size}"]
+    if args.family == "gpt":
+        documents = [row["text"] for row in text_documents()[0]]
+        (folder / "rows").write_text("".join(f"{text}\n" for text in documents), "utf-8")
+        (folder / "few").write_text(documents[0], "utf-8")
+        words += ["stage=pretrain", "task=causal_lm", f"data.train={folder / 'rows'}", f"data.test={folder / 'few'}"]
+        words += ["data.format=text", "data.text_rows=line", "data.split.validation=0", "data.cache=off"]
+    else:
+        words += ["stage=finetune", "task=translation", "task.generate_rows=1"]
+    if llmstage([f"hydra.run.dir={folder}/run", *words]):
         sys.exit("the training run failed")
     return folder / "run"
 
 
-def load(folder: Path) -> tuple[Any, Processor]:
-    from transformers import AutoModelForSeq2SeqLM
+def load(folder: Path, family: str) -> tuple[Any, Processor]:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     place = folder / "model" if (folder / "model").is_dir() else folder
-    model = AutoModelForSeq2SeqLM.from_pretrained(place, dtype=torch.float32).eval()
+    auto = AutoModelForCausalLM if family == "gpt" else AutoModelForSeq2SeqLM
+    model = auto.from_pretrained(place, dtype=torch.float32).eval()
+    model.split_head = head_is_plain(model)
     assert takes_cache(model), json.dumps(model.config.model_type)
     return model, load_processor(str(place), local=True)
+
+
+# an encoder-decoder
+
+
+def t5_sides(model: Any, processor: Processor, args: argparse.Namespace) -> tuple[dict[str, Write], float]:
+    """(what each side is, texts that each writes)"""
+    told = sources(args)
+    args.rows = len(told)
+    return {
+        "generate(), fp32": lambda: theirs(model, processor, told, args.new),
+        "llmstage, fp32": lambda: ours(model, processor, told, args.new),
+    }, len(told)  # fmt: skip
 
 
 def sources(args: argparse.Namespace) -> list[str]:
@@ -109,6 +166,54 @@ def theirs(model: Any, processor: Processor, told: list[str], new: int) -> list[
         with torch.no_grad():
             ids = model.generate(**batch, max_new_tokens=new, num_beams=1, do_sample=False)
         out += tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return out
+
+
+# a causal model
+
+
+def gpt_sides(model: Any, processor: Processor, args: argparse.Namespace) -> tuple[dict[str, Write], float]:
+    """(what each side is, tokens that each writes). Both sides get the same batches."""
+    model.generation_config.eos_token_id = None
+    half = copy.deepcopy(model).bfloat16()  # as from_pretrained(dtype=bfloat16) loads it
+    documents = text_documents()[0]
+    prompts = []
+    for number in range(args.rows):
+        length = PROMPTS[number % len(PROMPTS)]
+        prompts.append(processor.marked_ids(documents[number % len(documents)]["text"], None, length)[0][:length])
+    prompts.sort(key=len)
+    batches = [prompts[at : at + BATCH] for at in range(0, len(prompts), BATCH)]
+    sides = {
+        "generate(), fp32": lambda: goes_on(model, processor, batches, args.new),
+        "generate(), bf16": lambda: goes_on(half, processor, batches, args.new),
+        "llmstage, fp32": lambda: our_texts(model, processor, batches, args.new, rounded=False),
+        "llmstage, bf16": lambda: our_texts(model, processor, batches, args.new, rounded=True),
+    }
+    return sides, args.rows * args.new
+
+
+def our_texts(
+    model: Any, processor: Processor, batches: list[list[list[int]]], new: int, *, rounded: bool
+) -> list[str]:
+    """`rounded`: under autocast, as trainer.eval_precision=bf16 has it."""
+    cfg, out = GenerationConfig(max_new_tokens=new), []
+    for batch in batches:
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            out += [text for text, _ in generate_replies(model, processor, batch, cfg)]
+    return out
+
+
+def goes_on(model: Any, processor: Processor, batches: list[list[list[int]]], new: int) -> list[str]:
+    out = []
+    for batch in batches:
+        longest = max(map(len, batch))
+        ids = torch.tensor([[processor.pad_id] * (longest - len(prompt)) + prompt for prompt in batch])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch])
+        with torch.no_grad():
+            made = model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=processor.pad_id
+            )
+        out += [processor.decode(row[longest:]) for row in made.tolist()]
     return out
 
 

@@ -1,6 +1,7 @@
 """A large text corpus through the project's own path: memory, speed, and what opening it again costs.
 
 python benchmarks/tokenize_corpus.py --mb 1000
+python benchmarks/tokenize_corpus.py --mb 60 --peer    # against datasets' map() as run_clm.py calls it
 
 Rows, splits, tokenizer and features are made by llmstage.engine.assemble with default options, in a process of its own.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -17,13 +20,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train import REPOSITORY, child, machine, write_row
+from machine import machine
+from race import child
+from train import write_row
+from works import REPOSITORY
 
 LIMIT_MB = 1500
 """Resident memory that a corpus of any size may take."""
 WORDS = 200_000
 """Different words of the corpus; their frequencies follow Zipf's law, as those of a language do."""
-PHASES = ("open_sources", "choose_processor", "encode", "overlap")
+PEER = "run_clm's map, then group"
+PHASES = ("open_sources", "choose_processor", "encode", "find_leaks")
 """Functions of llmstage.engine.assemble that are timed."""
 
 
@@ -35,6 +42,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--folder", type=Path, help="where the corpus and the features go; default: a temporary folder")
     parser.add_argument("--write", action="store_true", help="add a row to the table of benchmarks/README.md")
+    parser.add_argument("--peer", action="store_true", help="also the run_clm way, in turn: datasets' map(), twice")
+    parser.add_argument("--runs", type=int, default=3, help="with --peer: rounds of both")
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peer's packages")
+    parser.add_argument("--json", type=Path, help="with --peer: write the figures there too")
     parser.add_argument("--part", choices=["corpus", "encode", "open"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
@@ -43,7 +54,45 @@ def main() -> int:
         print(json.dumps(parts[args.part](args)))
         return 0
     with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
-        return measure(args, args.folder or Path(name))
+        return (compare if args.peer else measure)(args, args.folder or Path(name))
+
+
+def compare(args: argparse.Namespace, folder: Path) -> int:
+    """Both ways in turn, on the same corpus with the tokenizer that llmstage trained on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found, _, _ = run_part("corpus", args, folder)
+    size = found["bytes"] / 1e6
+    run_part("encode", args, folder)  # trains the tokenizer that both use
+    (tokenizer,) = (path.parent for path in (folder / "cache").glob("**/tokenizer.json"))
+    sides: dict[str, dict[str, Any]] = {name: {"rates": [], "peaks": []} for name in ("llmstage", PEER)}
+    for number in range(args.runs):
+        for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
+            if name == PEER:
+                words = ["--data", folder / "corpus.txt", "--model", tokenizer, "--length", args.context]
+                script = Path(__file__).with_name("peers") / "hf_tokenize.py"
+                environment = {
+                    **os.environ,
+                    "HF_HUB_OFFLINE": "1",
+                    "PYTHONPATH": "",
+                    "RAYON_NUM_THREADS": str(args.threads),
+                }
+                environment["HF_DATASETS_CACHE"] = str(folder / "peer")
+                output, peak, _ = child([args.peer_python, str(script), *map(str, words)], environment, folder)
+                seconds = json.loads(output.splitlines()[-1])["seconds"]
+            else:
+                shutil.rmtree(folder / "cache" / "features")
+                made, peak, _ = run_part("encode", args, folder)
+                seconds = made["phases"]["encode"]
+            sides[name]["rates"].append(size / seconds)
+            sides[name]["peaks"].append(peak)
+            print(f"{name:<24} {size / seconds:6.2f} MB/s; peak {peak:,.0f} MB", flush=True)
+    for side in sides.values():
+        side["peak_mb"] = statistics.median(side.pop("peaks"))
+    if args.json:
+        args.json.write_text(
+            json.dumps({"unit": "MB/s", "sides": sides, "note": f"{size:,.0f} MB of generated text"}), "utf-8"
+        )
+    return 0
 
 
 def measure(args: argparse.Namespace, folder: Path) -> int:
@@ -112,13 +161,20 @@ def corpus(args: argparse.Namespace) -> dict[str, Any]:
 
 def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
     """(pieces, seconds of each phase, seconds in all) of what a training run does before it builds its model."""
+    import yaml
+
     from llmstage.engine import assemble
+    from llmstage.places import conf_dir
     from llmstage.schema import RunConfig, build_run
 
+    task, model = (
+        yaml.safe_load((conf_dir() / name).read_text("utf-8"))
+        for name in ("task/causal_lm.yaml", "model/gpt_tiny.yaml")
+    )
     wrong: list[str] = []
     data = {"train": str(args.folder / "corpus.txt"), "context": args.context, "cache": str(args.folder / "cache")}
-    plain = {"stage": {"name": "pretrain"}, "task": {"name": "causal_lm"}, "data": data}
-    run: RunConfig = build_run({**plain, "model": {"vocab_size": args.vocab}}, wrong)
+    plain = {"stage": {"name": "pretrain"}, "task": task.get("task", task), "data": data}
+    run: RunConfig = build_run({**plain, "model": {**model, "vocab_size": args.vocab}}, wrong)
     assert not wrong, wrong
     phases = dict.fromkeys(PHASES, 0.0)
     for name in PHASES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ DOCUMENT = 4000
 STRIDE = 128
 """Tokens that neighbouring windows of a context share, on both sides: run_qa.py's default."""
 
+REVIEWS = 1200
+"""Long texts made for a race."""
 DRAWN = 3000
 """Pictures drawn for a race."""
 
@@ -34,7 +37,7 @@ class Work:
     kind: str
     """Family of the preset that both train: conf/model/<kind>_<size>.yaml."""
     unit: str
-    """What a rate counts: tokens/s, where the rows are running text, one document a line; rows or images, where they are JSON."""
+    """What a rate counts: tokens/s, where both sides fill the rows of a batch; else rows/s or images/s."""
     peer: str
     """The peer's script: in benchmarks/peers, or where --peers says."""
     rows: Callable[[], Rows]
@@ -55,9 +58,17 @@ class Work:
     """llmstage's task, where the work is not called so."""
     batch: int = 16
     """Default rows of a step."""
+    words: tuple[str, ...] = ()
+    """Further words of llmstage's command line."""
 
     @property
     def is_text(self) -> bool:
+        """Rows are running text, one document a line; others are JSON."""
+        return self.peer_ids is None
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Rows of the batch are full of tokens on both sides: text in blocks, or dialogues packed by both."""
         return self.unit == "tokens/s"
 
     @property
@@ -104,6 +115,41 @@ def labelled_rows() -> Rows:
     rows = classification_rows(6000, 0)
     names = sorted({row["label"] for row in rows})
     return [{"text": row["text"], "label": names.index(row["label"]) % 2} for row in rows], "the demo world"
+
+
+def review_rows() -> Rows:
+    """Texts as long as IMDb's reviews: sentences of one label joined until a length is reached that is drawn from a
+    log-normal distribution with that set's median and mean, 174 and 234 words (Maas 2011). No reviews are at hand."""
+    sentences, source = labelled_rows()
+    rng = random.Random(0)
+    texts = {label: [row["text"] for row in sentences if row["label"] == label] for label in (0, 1)}
+    rows = []
+    for number in range(REVIEWS):
+        label, words = number % 2, rng.lognormvariate(math.log(174), math.sqrt(2 * math.log(234 / 174)))
+        parts: list[str] = []
+        while sum(part.count(" ") + 1 for part in parts) < words:
+            parts.append(rng.choice(texts[label]))
+        rows.append({"text": " ".join(parts), "label": label})
+    return rows, f"{source}, joined to IMDb's lengths"
+
+
+def dialogue_rows() -> Rows:
+    """Conversations in several turns, shuffled: the Schema-Guided Dialogues where they are at hand, else the demo world."""
+    files = sorted((SETS / "sgd").glob("*/dialogues_*.json"))
+    if files:
+        told = [one["turns"] for file in files for one in json.loads(file.read_text("utf-8"))]
+        names = {"USER": "user", "SYSTEM": "assistant"}
+        turns = [
+            [{"role": names[turn["speaker"]], "content": turn["utterance"].strip()} for turn in one] for one in told
+        ]
+        rows, source = [{"messages": one} for one in turns], "Schema-Guided Dialogues"
+    else:
+        from llmstage.data.demo import dialogue
+
+        rows = [{"messages": row["messages"]} for row in dialogue.dialogue_rows(600, 0)]
+        source = "the demo world"
+    random.Random(0).shuffle(rows)
+    return rows, source
 
 
 def tagged_rows() -> Rows:
@@ -173,6 +219,10 @@ def word_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
     return [tokenizer(row["tokens"], is_split_into_words=True, truncation=True, max_length=length)["input_ids"]]
 
 
+def chat_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
+    return [list(tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"])[:length]]
+
+
 def window_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
     cut = {"truncation": "only_second", "max_length": length, "stride": STRIDE, "return_overflowing_tokens": True}
     return list(tokenizer(row["question"], row["context"], **cut)["input_ids"])
@@ -184,6 +234,16 @@ def begin_words(tokenizer: Any) -> None:
 
     one_space = [normalizers.Strip(left=True, right=False), normalizers.Prepend(" ")]
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(one_space)
+
+
+def mark_answers(tokenizer: Any) -> None:
+    """The same template, in which transformers can see what the assistant says: TRL learns that only, as llmstage does."""
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+        "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+        "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+    )
 
 
 def all_pairs(rows: list[Row]) -> dict[str, Any]:
@@ -200,6 +260,14 @@ WORKS = {
     "masked_lm": Work("bert", "tokens/s", "hf_mlm.py", text_documents, 128, 3e-4),
     "classification": Work(
         "bert", "rows/s", "hf_classify.py", labelled_rows, 128, padding=("max", "dynamic"), peer_ids=text_ids
+    ),
+    "classification_long": Work(
+        "bert", "rows/s", "hf_classify.py", review_rows, 512, padding=("dynamic", "max"), peer_ids=text_ids,
+        task="classification",
+    ),
+    "dialogue": Work(
+        "gpt", "tokens/s", "trl_sft.py", dialogue_rows, 512, 3e-4, peer_ids=chat_ids, prepare=mark_answers,
+        peer_words=("--packing", "--assistant_only"), batch=8, words=("generation.max_new_tokens=1",),
     ),
     # run_ner.py keeps the Trainer's default rate; at it, the order of the data moves the loss least.
     "token_classification": Work(

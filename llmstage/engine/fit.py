@@ -21,7 +21,9 @@ from llmstage.engine.baseline import baselines
 from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state, set_aside
 from llmstage.engine.control import train_controls
 from llmstage.engine.eval_loop import Scored
+from llmstage.engine.kernels import choose_kernels, compile_body, use_kernels
 from llmstage.engine.machine import Machine, environment, peak_memory, product_rate, resolve_machine
+from llmstage.engine.micro import probe_micro
 from llmstage.engine.optim import build_optimizer, build_schedule
 from llmstage.engine.outcome import finish
 from llmstage.engine.plan import Plan, check_budget, check_disk, make_order, make_plan, plan_line
@@ -33,11 +35,7 @@ from llmstage.engine.train_loop import Training, train
 from llmstage.errors import ModelError
 from llmstage.metrics.score import Score
 from llmstage.models.adapter import has_adapter, merge_adapter, save_adapter, save_checkpoint
-from llmstage.models.attention import use_products
 from llmstage.models.build import save_model
-from llmstage.models.head_loss import chunk_of
-from llmstage.models.lean import use_lean_blocks
-from llmstage.models.rotary import use_turns
 from llmstage.models.tokenizer import Processor
 from llmstage.places import ModelPlace
 from llmstage.report.files import write_json
@@ -71,20 +69,16 @@ def fit_one(
             torch.manual_seed(run.seed)  # weights depend on the seed alone, not on what was encoded or cached
             model = pieces.build(run, machine.device, training=True)
             kernels = choose_kernels(run, machine, fixed, model)
-            model.head_chunk = kernels["head_chunk"]
-            if kernels["attention"] == "products":
-                use_products(model)
-                use_turns(model)
-            if kernels["lean"]:
-                use_lean_blocks(model)
-            if kernels["compile"]:
-                model.base_model.compile()  # in place: names of weights stay, and the head keeps its own shapes
+            use_kernels(model, kernels)
             store = pieces.stores["train"]
             check_budget(run, store)
             task = pieces.task
             own_order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
             order = batches or own_order
             rate = product_rate(machine)
+            if probes_micro(run, machine, fixed, additive=task.additive_loss):
+                fixed = {**fixed, "micro_batch_size": probe_micro(task, model, store, order, machine)}
+            compile_body(model, kernels)
             plan = make_plan(
                 run,
                 store,
@@ -106,6 +100,7 @@ def fit_one(
                 packing=pieces.packing,
                 allocator=resolved["allocator"],
                 compiled=resolved["compile"],
+                recomputed=resolved["checkpointing"],
                 by_length=task.by_length,
                 chance=task.chance_loss(plan.batch_rows),
             )
@@ -164,6 +159,8 @@ def fit_one(
                 spike=spike_policy(run),
                 workers=resolve_workers(run, machine),
                 log_every=run.trainer.log_every,
+                flops_per_token=plan.flops / max(1, plan.tokens),
+                rate=rate,
                 evaluate=evaluate,
                 log=tracker,
             )
@@ -234,19 +231,10 @@ def resolve(
     }
 
 
-def choose_kernels(run: RunConfig, machine: Machine, fixed: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Which attention, head and blocks, and whether the body is compiled; what an earlier part of the run chose stays."""
-    on_cpu = machine.device.type == "cpu"
-    products = run.trainer.attention == "auto" and on_cpu and machine.precision == "bf16"
-    compiled = run.trainer.compile == "on" or (run.trainer.compile == "auto" and not on_cpu)
-    lean = run.trainer.lean == "auto" and products and not compiled
-    vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
-    return {
-        "attention": fixed.get("attention", "products" if products else "sdpa"),
-        "compile": bool(fixed.get("compile", compiled)),
-        "lean": bool(fixed.get("lean", lean)),
-        "head_chunk": int(fixed.get("head_chunk", chunk_of(run.trainer.head_chunk, vocabulary, machine.device))),
-    }
+def probes_micro(run: RunConfig, machine: Machine, fixed: dict[str, Any], *, additive: bool) -> bool:
+    """Whether the size of micro-batches is found by trying: on a GPU, once in the life of a run."""
+    chosen = run.trainer.micro_batch_size != "auto" or fixed.get("micro_batch_size")
+    return machine.device.type == "cuda" and additive and not chosen
 
 
 def spike_policy(run: RunConfig) -> str:
@@ -351,6 +339,7 @@ def train_about(
                 "packing",
                 "compile",
                 "attention",
+                "checkpointing",
                 "allocator",
             )
         },

@@ -79,6 +79,7 @@ def make_plan(
     """`fixed`: decisions of an earlier part of the same run. `rate`: measured FLOP/s, for the estimate of time only.
     `additive`, `lr_share`: of the task (tasks/base.py)."""
     trainer = run.trainer
+    recomputed = bool(fixed.get("checkpointing", trainer.checkpointing == "on"))
     batches, computed, real, rows = measure_epoch(order)
     tokens_per_batch = real / batches
     if trainer.max_steps is not None:
@@ -90,7 +91,7 @@ def make_plan(
     batch_rows = max(1, round(rows / batches))
     width = computed / max(1, rows) + image_tokens(model)
     micro = fixed.get("micro_batch_size") or resolve_micro(
-        run, machine, batch_rows, width, at_once=None if additive else bytes_per_token(model)
+        run, machine, batch_rows, width, at_once=None if additive else bytes_per_token(model, recomputed=recomputed)
     )
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     lr = (
@@ -105,7 +106,11 @@ def make_plan(
     seeing = count_vision(model)
     per_token = 6 * (parameters - seeing) + 12 * config.num_hidden_layers * config.hidden_size * order.context
     flops = (per_token * tokens_per_batch + image_flops(model, seeing) * len(store) / batches) * steps
-    activations = micro * width * (bytes_per_token(model) + 3 * 4 * config.vocab_size * (1 if order.packing else 0))
+    activations = (
+        micro
+        * width
+        * (bytes_per_token(model, recomputed=recomputed) + 3 * 4 * config.vocab_size * (1 if order.packing else 0))
+    )
     every = max(1, math.ceil(steps / 10))
     eval_every = every if trainer.eval_every == "auto" else int(trainer.eval_every)
     return Plan(
@@ -142,10 +147,14 @@ def image_tokens(model: nn.Module) -> int:
     return int(config.image_size // config.patch_size) ** 2 + 1 if config is not None else 0
 
 
-def bytes_per_token(model: nn.Module) -> float:
-    """Memory that a token's activations take in training, of the wider tower where there are two."""
+def bytes_per_token(model: nn.Module, *, recomputed: bool = False) -> float:
+    """Memory that a token's activations take in training, of the wider tower where there are two.
+
+    `recomputed`: each layer keeps its input only, and one layer at a time stands in memory as a whole."""
     parts: Any = (model.config.get_text_config(), getattr(model.config, "vision_config", None))  # type: ignore[operator, union-attr]
-    return float(max(40 * part.num_hidden_layers * part.hidden_size for part in parts if part is not None))
+    layer = 4 if recomputed else 40
+    whole = 40 - layer
+    return float(max((layer * part.num_hidden_layers + whole) * part.hidden_size for part in parts if part is not None))
 
 
 def resolve_micro(
@@ -207,6 +216,7 @@ def plan_line(
     packing: bool,
     allocator: str,
     compiled: bool,
+    recomputed: bool = False,
     by_length: bool = True,
     chance: float | None = None,
 ) -> str:
@@ -225,6 +235,7 @@ def plan_line(
         machine.described,
         f"{'packed' if packing else 'length buckets' if by_length else 'drawn evenly'}, {plan.real_share:.0%} real tokens",
         *(["compiled"] if compiled else []),
+        *(["activations recomputed"] if recomputed else []),
         *([f"chance loss {chance:.3f}"] if chance is not None else []),
         allocator,
         f"{machine.threads} threads",

@@ -8,25 +8,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from llmstage import console
-from llmstage.data.order import BatchOrder, Rows, micro_batches
+from llmstage.data.order import BatchOrder
 from llmstage.data.store import FeatureStore
+from llmstage.engine.batches import StepBatch, StepDataset, cursor, stream
 from llmstage.engine.cached import Randomness, backward_parts
 from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state
-from llmstage.engine.eval_loop import make_batch
 from llmstage.engine.fault import fault
-from llmstage.engine.machine import Machine
+from llmstage.engine.machine import Machine, peak_memory
 from llmstage.engine.optim import Schedule, scale_gradients
 from llmstage.engine.session import StopFlag
 from llmstage.errors import Diverged, Interrupted, OutOfMemory
 from llmstage.metrics.score import Score
-from llmstage.tasks.base import Batch, Task
+from llmstage.tasks.base import Task
 
 WARM_UP_STEPS = 3
 """Steps left out of the reported rate."""
@@ -57,33 +56,21 @@ class Training:
     spike: str
     workers: int
     log_every: int
+    flops_per_token: float
+    """Of the model's arithmetic, forward and backward."""
+    rate: float
+    """FLOP/s of the machine's matrix product, by which the share in use (MFU) is told."""
     evaluate: Callable[[int], tuple[str, Score] | None]
     """Validate at a step; (name, score) of the selecting metric, or None where there is no validation split."""
     log: Callable[[dict[str, Any]], None]
     """Write one line of metrics."""
 
 
-@dataclass(slots=True)
-class StepBatch:
-    epoch: int
-    batch: int
-    rows: int
-    """Rows as the model sees them (features); several may share a row of a packed batch."""
-    parts: list[Batch]
-    order: Rows
-    """The features of each row, by index: what the parts are made of."""
-
-    def pin_memory(self) -> Self:
-        """Called by a DataLoader with pin_memory=True, which knows types of its own only."""
-        self.parts = [part.pin_memory() for part in self.parts]
-        return self
-
-
 def train(run: Training) -> TrainState:
     """Run to the end of the schedule, from wherever `run.state` stands. Raises Interrupted after saving on a signal."""
     state, scaler = run.state, make_scaler(run)
     display = console.StepDisplay(run.schedule.steps, run.log_every, state.step)
-    batches = stream(run)
+    batches = batches_of(run)
     run.model.train()
     with display:
         while True:
@@ -112,14 +99,15 @@ def train(run: Training) -> TrainState:
 
             if (line["loss"] is None and must_roll_back(state)) or line.get("spike") == "rollback":
                 roll_back(run, batch)
-                batches = stream(run)
+                batches = batches_of(run)
                 continue
             if run.micro_batch_size != size:
-                batches = stream(run)
+                batches = batches_of(run)
             account(state, line, seconds)
             run.log({**line, "seconds": round(state.seconds, 3)})
             shown = {"loss": line["loss"], "lr": line["lr"], "tokens/s": line["tokens_per_second"]}
-            display.show(state.step, shown)
+            memory = f"{line['peak_memory_bytes'] / 2**30:.1f} GiB"
+            display.show(state.step, {**shown, "mfu": f"{line['mfu']:.0%}", "memory": memory})
     return state
 
 
@@ -165,6 +153,7 @@ def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | No
     )
     state.loss_scale = scaler.state_dict() if scaler else None
     note_finite(state, finite, batch, run)
+    speed = tokens / (time.perf_counter() - started)
     line: dict[str, Any] = {
         "step": state.step,
         "kind": "train",
@@ -173,7 +162,9 @@ def take_step(run: Training, batch: StepBatch, scaler: torch.amp.GradScaler | No
         "grad_norm": norm if math.isfinite(norm) else None,
         "tokens": tokens,
         "rows": batch.rows,
-        "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
+        "tokens_per_second": round(speed, 1),
+        "mfu": round(speed * run.flops_per_token / run.rate, 4),
+        "peak_memory_bytes": peak_memory(),
     }
     if spike and run.spike != "off":
         line["spike"] = run.spike
@@ -234,47 +225,12 @@ def make_scaler(run: Training) -> torch.amp.GradScaler | None:
     return scaler
 
 
-class StepDataset(Dataset[StepBatch]):
-    """Batches by their feature indices; collating happens here, in a worker where there are any."""
-
-    def __init__(self, task: Task, store: FeatureStore, micro_batch_size: int, seed: int) -> None:
-        self.task, self.store, self.size, self.seed = task, store, micro_batch_size, seed
-
-    def __getitem__(self, key: Any) -> StepBatch:
-        epoch, batch, rows = key
-        return StepBatch(epoch, batch, sum(map(len, rows)), self.parts(epoch, rows), rows)
-
-    def parts(self, epoch: int, rows: Rows) -> list[Batch]:
-        return [
-            make_batch(self.task, self.store, part, (self.seed, epoch))
-            for part in micro_batches(rows, self.size, self.store.lengths)
-        ]
-
-
-def stream(run: Training) -> Iterator[StepBatch]:
-    """Batches from the cursor on, epoch after epoch. The order is a pure function of (seed, epoch)."""
+def batches_of(run: Training) -> Iterator[StepBatch]:
+    """Batches from the cursor on."""
+    state = run.state
+    keys = cursor(run.order, state.epoch, state.batch, {(pair[0], pair[1]) for pair in state.excluded})
     dataset = StepDataset(run.task, run.store, run.micro_batch_size, run.order.seed)
-    keys = cursor(run.order, run.state.epoch, run.state.batch, {(pair[0], pair[1]) for pair in run.state.excluded})
-    yield from DataLoader(
-        dataset,
-        sampler=keys,
-        batch_size=None,
-        num_workers=run.workers,
-        pin_memory=run.machine.device.type == "cuda",
-        prefetch_factor=4 if run.workers else None,
-        # A generator of its own: DataLoader otherwise draws from the global one, and a resumed run draws another time.
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
-def cursor(
-    order: BatchOrder, epoch: int, batch: int, excluded: set[tuple[int, int]]
-) -> Iterator[tuple[int, int, Rows]]:
-    while True:
-        for number, rows in enumerate(order.epoch(epoch)):
-            if number >= batch and (epoch, number) not in excluded:
-                yield epoch, number, rows
-        epoch, batch = epoch + 1, 0
+    return stream(dataset, keys, workers=run.workers, pinned=run.machine.device.type == "cuda")
 
 
 def validate(run: Training, display: console.StepDisplay) -> bool:

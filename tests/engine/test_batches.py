@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from llmstage.engine.batches import StepBatch
 from llmstage.engine.optim import scale_gradients
-from llmstage.engine.train_loop import StepBatch
 from llmstage.tasks.base import Batch
 
 

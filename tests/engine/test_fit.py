@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ import yaml
 from transformers import LlamaConfig
 
 from llmstage.cli import main
-from llmstage.engine.fit import choose_kernels, resolve_workers, spike_policy
+from llmstage.engine.fit import probes_micro, resolve_workers, spike_policy
+from llmstage.engine.kernels import choose_kernels
 from llmstage.engine.machine import Machine, resolve_machine
 from llmstage.engine.plan import resolve_micro
 from llmstage.errors import UserError
@@ -39,16 +41,18 @@ def test_kernels(compose_run) -> None:
     def chosen(run, machine, fixed=None):
         return choose_kernels(run, machine, fixed or {}, SimpleNamespace(config=LlamaConfig(vocab_size=8192)))
 
-    assert chosen(auto, CPU) == {"attention": "products", "compile": False, "lean": True, "head_chunk": 2048}
-    assert chosen(auto, GPU) == {"attention": "sdpa", "compile": True, "lean": False, "head_chunk": 16384}
-    assert chosen(auto, slow) == {"attention": "sdpa", "compile": False, "lean": False, "head_chunk": 2048}
+    kept = {"checkpointing": False}
+    assert chosen(auto, CPU) == {"attention": "products", "compile": False, "lean": True, "head_chunk": 2048, **kept}
+    assert chosen(auto, GPU) == {"attention": "sdpa", "compile": True, "lean": False, "head_chunk": 16384, **kept}
+    assert chosen(auto, slow) == {"attention": "sdpa", "compile": False, "lean": False, "head_chunk": 2048, **kept}
     assert chosen(sdpa, CPU)["attention"] == "sdpa"
     assert chosen(compose_run([*words, "trainer.compile=on"]), CPU)["compile"] is True
     assert chosen(compose_run([*words, "trainer.compile=off"]), GPU)["compile"] is False
     assert chosen(compose_run([*words, "trainer.lean=off"]), CPU)["lean"] is False
     assert chosen(compose_run([*words, "trainer.head_chunk=off"]), CPU)["head_chunk"] == 0
     assert chosen(compose_run([*words, "trainer.head_chunk=5"]), CPU)["head_chunk"] == 5
-    kept = {"attention": "sdpa", "compile": True, "lean": False, "head_chunk": 3}
+    assert chosen(compose_run([*words, "trainer.checkpointing=on"]), CPU)["checkpointing"] is True
+    kept = {"attention": "sdpa", "compile": True, "lean": False, "head_chunk": 3, "checkpointing": True}
     assert chosen(auto, CPU, kept) == kept, "a resumed run keeps it"
 
 
@@ -73,6 +77,10 @@ def test_policies(compose_run) -> None:
     assert resolve_workers(compose_run([*words, "trainer.workers=3"]), CPU) == 3
     assert resolve_micro(compose_run([*words, "trainer.micro_batch_size=3"]), CPU, 8, 256.0) == 3
     assert resolve_micro(compose_run(words), CPU, 64, 256.0) == 8
+    tries = [probes_micro(compose_run(words), machine, {}, additive=True) for machine in (CPU, GPU)]
+    assert tries == [False, True], "only a GPU is tried out"
+    assert not probes_micro(compose_run(words), GPU, {"micro_batch_size": 4}, additive=True), "a resumed run keeps it"
+    assert not probes_micro(compose_run([*words, "trainer.micro_batch_size=2"]), GPU, {}, additive=True)
 
 
 def test_keys_change_the_run(workplace: Path) -> None:
@@ -160,3 +168,26 @@ def test_a_run_with_nothing_but_training_rows(rows: int, workplace: Path) -> Non
     assert main([*words, "data.train=corpus.txt", *cut, "hydra.run.dir=run"]) == 0
     scores = json.loads(Path("run/report.json").read_text())["scores"]
     assert set(scores) == ({"train"} if rows else set())
+
+
+def test_activations_computed_again_change_memory_and_not_the_run(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also what the progress line says of the machine's use."""
+    assert main([*SMALL, "hydra.run.dir=plain", "trainer.log_every=1"]) == 0
+    plain = capsys.readouterr().err
+    assert main([*SMALL, "hydra.run.dir=again", "trainer.checkpointing=on"]) == 0
+    told = capsys.readouterr().err
+    assert "activations recomputed" in told and "activations recomputed" not in plain
+    assert losses("plain") == losses("again")
+    steps = [line for line in plain.splitlines() if line.startswith("step ") and " loss " in line]
+    assert len(steps) == 4 and all(re.search(r"mfu \d+%  memory \d+\.\d GiB", line) for line in steps)
+    first = json.loads(Path("plain/metrics.jsonl").read_text().splitlines()[1])
+    report = json.loads(Path("plain/report.json").read_text())["train"]
+    flops = report["plan"]["flops"] / report["plan"]["tokens"]
+    rate = first["tokens_per_second"] * flops / first["mfu"]
+    assert 1e8 < rate < 1e16 and first["peak_memory_bytes"] > 2**26
+    planned = [
+        json.loads(Path(name, "report.json").read_text())["predicted"]["memory_bytes"] for name in ("plain", "again")
+    ]
+    assert planned[1] <= planned[0]

@@ -55,7 +55,7 @@ def test_scoring_hides_a_row_always_alike_and_training_each_time_anew(it):
 
 def test_the_training_loop_draws_anew_each_epoch_and_the_same_again(it):
     from llmstage.data.store import FeatureWriter
-    from llmstage.engine.train_loop import StepDataset
+    from llmstage.engine.batches import StepDataset
 
     writer = FeatureWriter(None, "uint16")
     for row, item in enumerate(it.features):

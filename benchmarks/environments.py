@@ -1,0 +1,51 @@
+"""Python environments for the peers: made once in a cache folder, from the package registries, apart from llmstage's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = {
+    "transformers": ("transformers=={transformers}", "accelerate", "datasets", "trl", "lm-eval"),
+    "litgpt": ("litgpt",),
+}
+"""What is installed beside torch. torch has llmstage's own version, so that both multiply with the same kernels, and so has
+transformers; litgpt asks for another one."""
+DONE = "installed"
+
+
+def cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "llmstage" / "benchmarks"
+
+
+def requirements(name: str) -> list[str]:
+    own = {package: version(package).partition("+")[0] for package in ("torch", "transformers")}
+    return [f"torch=={own['torch']}", *(word.format(**own) for word in PACKAGES[name])]
+
+
+def environment(name: str, folder: Path | None = None) -> tuple[str, str]:
+    """(the interpreter of the environment `name`, why there is none); one of them is empty."""
+    place = (folder or cache_folder()) / name
+    python = place / "bin" / "python"
+    wanted = "\n".join(requirements(name))
+    mark = place / DONE
+    if mark.is_file() and mark.read_text("utf-8") == wanted and python.exists():
+        return str(python), ""
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    print(f"installing {' '.join(requirements(name))} into {place} (once)", flush=True)
+    for command in (
+        [sys.executable, "-m", "venv", str(place)],
+        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements(name)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+            return "", f"{name} could not be installed: {' '.join(told)[-300:]}"
+    mark.write_text(wanted, "utf-8")
+    return str(python), ""

@@ -1,0 +1,166 @@
+"""The tables of README.md, README.zh-CN.md and benchmarks/README.md, written from benchmarks/results/*.json.
+
+python benchmarks/figures.py          # write them
+python benchmarks/figures.py --check  # status 1 where they are not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- figures.py writes from here -->", "<!-- figures.py writes to here -->"
+OURS = "llmstage"
+HEAD = {
+    "en": ("work", "against", "times as fast (pairs)", "mark", ""),
+    "zh": ("任务", "对比", "速度倍数（各对）", "目标", ""),
+}
+LONG = (
+    "work", "sides", "llmstage", "peer", "ratio (pairs)", "mark", "", "loss", "share of bf16 peak", "peak MB", "first step, s",
+)  # fmt: skip
+NONE_YET = {
+    "en": "No results are kept yet: `python benchmarks/run.py`.",
+    "zh": "尚无结果：`python benchmarks/run.py`。",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a page is out of date")
+    args = parser.parse_args()
+    stale = [path for path, text in pages() if path.read_text("utf-8") != text]
+    if args.check:
+        for path in stale:
+            print(f"{path} is not what benchmarks/results says: python benchmarks/figures.py")
+        return 1 if stale else 0
+    for path, text in pages():
+        path.write_text(text, "utf-8")
+    return 0
+
+
+def pages(root: Path = HERE.parent) -> Iterator[tuple[Path, str]]:
+    """(page, its text as it should be)"""
+    from results import load_results
+
+    found = [load_results(path) for path in sorted((root / "benchmarks" / "results").glob("*.json"))]
+    fullest = max(found, key=lambda one: len(one["rows"]), default=None)
+    yield root / "README.md", placed(root / "README.md", short_table(fullest, "en"))
+    yield root / "README.zh-CN.md", placed(root / "README.zh-CN.md", short_table(fullest, "zh"))
+    tables = "\n\n".join(f"{told(one)}\n\n{long_table(one)}" for one in found) or NONE_YET["en"]
+    yield root / "benchmarks" / "README.md", placed(root / "benchmarks" / "README.md", tables)
+
+
+def placed(path: Path, table: str) -> str:
+    """The page with `table` between its marks."""
+    text = path.read_text("utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{path} lacks the lines\n{BEGIN}\n{END}")
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+
+
+def told(found: dict[str, Any]) -> str:
+    """The machine, in a sentence."""
+    about, peaks = found["machine"], found.get("peaks", {})
+    rates = ", ".join(f"{value / 1e12:.2f} TFLOP/s in {name}" for name, value in peaks.items())
+    return (
+        f"**{about['cpu']} ({about['bf16']}), {about['threads']} threads**, {about['memory_gib']:.0f} GiB, torch "
+        f"{about['torch']}, transformers {about['transformers']}; matrix product of 2048 x 2048: {rates}."
+    )
+
+
+def short_table(found: dict[str, Any] | None, language: str) -> str:
+    if found is None or not found["rows"]:
+        return NONE_YET[language]
+    lines = [HEAD[language]]
+    title = "title" if language == "en" else "title_zh"
+    for record in found["rows"].values():
+        for mark in record["marks"]:
+            against = mark["against"] if mark["ours"] == OURS else f"{mark['against']} ({mark['ours']})"
+            lines.append((record[title], against, ratio(mark), f"{mark['least']:g}×", verdict(mark)))
+        if "least" in record.get("share", {}):
+            share, name = record["share"], {"en": "bf16 matrix-product peak", "zh": "bf16 矩阵乘法峰值"}[language]
+            lines.append((record[title], name, f"{share['value']:.0%}", f"{share['least']:.0%}", verdict(share)))
+        if "limit" in record:
+            limit = record["limit"]
+            lines.append((record[title], "–", f"{limit['value']:.1f} s", f"≤ {limit['most']:g} s", verdict(limit)))
+    return f"{told(found)}\n\n{markdown(lines)}" if language == "en" else f"{machine_zh(found)}\n\n{markdown(lines)}"
+
+
+def machine_zh(found: dict[str, Any]) -> str:
+    about = found["machine"]
+    return f"**{about['cpu']}（{about['bf16']}），{about['threads']} 线程**，torch {about['torch']}，transformers {about['transformers']}。"
+
+
+def long_table(found: dict[str, Any]) -> str:
+    lines: list[tuple[str, ...]] = [LONG]
+    for record in found["rows"].values():
+        sides, share = record["sides"], record.get("share", {})
+        of_peak = (
+            f"{share['value']:.0%}" + (f" (mark {share['least']:.0%})" if "least" in share else "") if share else ""
+        )
+        for mark in record["marks"]:
+            mine, other = sides.get(mark["ours"], {}), sides.get(mark["against"], {})
+            lines.append((
+                record["title"], f"{mark['ours']} / {mark['against']}", rate(mine, record["unit"]), rate(other, record["unit"]),
+                ratio(mark), f"{mark['least']:g}" + (f" (aim {mark['aim']:g})" if mark["aim"] else ""), verdict(mark),
+                apart(mark), of_peak if mark["ours"] == OURS else "", both(mine, other, "peak_mb", "{:,.0f}"),
+                both(mine, other, "first_step", "{:.1f}"),
+            ))  # fmt: skip
+        if "limit" in record:
+            limit, mine = record["limit"], sides[OURS]
+            cells = (
+                record["title"],
+                OURS,
+                rate(mine, record["unit"]),
+                "",
+                "",
+                f"≤ {limit['most']:g} s",
+                verdict(limit),
+            )
+            lines.append((*cells, "", "", "", ""))
+    notes = [f"- {record['title']}: {record['note']}" for record in found["rows"].values() if record.get("note")]
+    notes += [
+        f"- {record['title']}, {name}: not run. {why.strip().splitlines()[-1][:200]}"
+        for record in found["rows"].values()
+        for name, why in record["failed"].items()
+    ]
+    return "\n".join([markdown(lines), *([""] if notes else []), *notes])
+
+
+def rate(side: dict[str, Any], unit: str) -> str:
+    return f"{statistics.median(side['rates']):,.4g} {unit}".replace("e+0", "e") if side else "–"
+
+
+def ratio(mark: dict[str, Any]) -> str:
+    return "–" if mark["ratio"] is None else f"{mark['ratio']:.2f} ({mark['low']:.2f}–{mark['high']:.2f})"
+
+
+def apart(mark: dict[str, Any]) -> str:
+    if mark["ratio"] is None or mark["loss_apart"] is None:
+        return "–"
+    return f"{mark['loss_apart']:+.1%}" + ("" if mark["fair"] else " **too far apart**")
+
+
+def verdict(mark: dict[str, Any]) -> str:
+    return "–" if mark["met"] is None else "✓" if mark["met"] else "✗"
+
+
+def both(mine: dict[str, Any], other: dict[str, Any], name: str, form: str) -> str:
+    cells = [form.format(side[name]) if name in side else "–" for side in (mine, other)]
+    return "" if cells == ["–", "–"] else " / ".join(cells)
+
+
+def markdown(lines: list[tuple[str, ...]]) -> str:
+    head, *rest = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *rest])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

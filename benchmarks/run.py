@@ -1,0 +1,182 @@
+"""Every row of the speed table: llmstage and its peers in turn, on the same model, rows, steps and threads.
+
+python benchmarks/run.py                          # all of it, three times; about an hour and a half on two cores
+python benchmarks/run.py --only dialogue generate # some rows; the others keep what was measured before
+python benchmarks/run.py --quick                  # that it works, with tiny models; says nothing about speed
+
+Figures go to benchmarks/results/<machine>.json after every row, so that a run that is killed loses one row at most. The
+peers come from ../shared/peers where there is such a folder and from benchmarks/peers; their packages are installed once,
+each set in an environment of its own in the cache folder. A peer that cannot be installed or run is told with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from environments import environment
+from figures import long_table, told
+from machine import about, cores, file_name, load, peaks
+from race import PEERS, Settings, Side, run_race
+from results import FOLDER, judged, load_results, raced, save_results
+from rows import ROWS, Row
+from works import REPOSITORY, WORKS
+
+NAMES = [row.name for row in ROWS]
+
+
+def main() -> int:
+    args = arguments()
+    path = args.out or (
+        Path(tempfile.gettempdir()) / "llmstage-quick.json" if args.quick else FOLDER / f"{file_name()}.json"
+    )
+    found = {"machine": {}, "rows": {}} if args.quick else load_results(path)
+    found["machine"] = about(args.threads)
+    found["peaks"] = peaks(args.threads, 256 if args.quick else 2048)
+    print(f"{told(found)} Load {load()}. Figures: {path}", flush=True)
+    started, broken = time.monotonic(), []
+    for row in ROWS:
+        if row.name not in args.only:
+            continue
+        if args.budget_minutes and time.monotonic() - started > 60 * args.budget_minutes:
+            print(f"{row.name}: left out, the {args.budget_minutes:g} minutes are used up", flush=True)
+            continue
+        print(f"\n== {row.name}: {row.title}", flush=True)
+        clock = time.monotonic()
+        record = race_row(row, args) if row.sides else program_row(row, args)
+        record = judged(row, record, found["peaks"]["bf16"])
+        record |= {"when": time.strftime("%Y-%m-%d %H:%M"), "load": load(), "commit": commit(), "runs": args.runs}
+        found["rows"][row.name] = record
+        found["rows"] = {name: found["rows"][name] for name in NAMES if name in found["rows"]}
+        save_results(path, found)
+        broken += [f"{row.name}, {name}: {why}" for name, why in record["failed"].items()]
+        print(f"{row.name} took {time.monotonic() - clock:.0f} s", flush=True)
+    print(f"\n{told(found)}\n\n{long_table(found)}")
+    if args.quick:
+        print("\nA smoke run: all of it worked or is told below; rates and marks say nothing.")
+    for line in broken:
+        print(f"\nnot run: {line}")
+    return conclude(found, args)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="ROW", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--runs", type=int, default=3, help="of every side, in turn")
+    parser.add_argument("--steps", type=int, help="steps of every race of training; default: the row's, see rows.py")
+    parser.add_argument("--budget-minutes", type=float, help="no row is begun after so long")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--peers", type=Path, default=PEERS, help="a folder with further peers")
+    parser.add_argument("--peer-python", help="an interpreter that has the peers' packages; nothing is installed then")
+    parser.add_argument("--out", type=Path, help="the file of figures; default: benchmarks/results/<machine>.json")
+    parser.add_argument("--quick", action="store_true", help="tiny models, four steps, one run: a smoke run")
+    args = parser.parse_args()
+    args.runs = 1 if args.quick else args.runs
+    return args
+
+
+def race_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    work = WORKS[row.work]
+    settings = Settings(
+        row.work,
+        row.size,
+        row.length or work.length,
+        row.batch or work.batch,
+        args.steps or row.steps,
+        work.lr,
+        args.threads,
+    )
+    if args.quick:
+        length = min(64, settings.length) if work.is_text else settings.length
+        settings = Settings(row.work, "tiny", length, 2, 4, work.lr, args.threads, warmup=1)
+    sides = [quick_side(side) for side in row.sides] if args.quick else row.sides
+    pythons, missing = interpreters({side.packages for side in sides if side.script}, args)
+    result = run_race(settings, sides, args.runs, pythons=pythons, peers=args.peers, tell=say)
+    for side in row.sides:  # why there is no environment is the better reason
+        if side.script and side.packages in missing:
+            result.failed[side.name] = missing[side.packages]
+    return raced(row, result, work.unit, asdict(settings))
+
+
+def quick_side(side: Side) -> Side:
+    """Without compiling, which takes a minute and tells nothing here."""
+    return replace(side, words=tuple(word for word in side.words if word != "--compile"))
+
+
+def program_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    """A script of this folder, which writes {"unit", "sides": {name: {"rates", ...}}, "note"} to --json."""
+    record: dict[str, Any] = {"title": row.title, "title_zh": row.title_zh, "unit": "", "sides": {}, "failed": {}}
+    script = Path(__file__).with_name(row.program[0])
+    if not script.is_file():
+        record["failed"] = {row.program[0]: "there is no such script"}
+        return record
+    pythons, missing = interpreters(set(row.packages), args)
+    with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
+        out = Path(name) / "figures.json"
+        words = [sys.executable, str(script), *row.program[1:], *(row.quick if args.quick else ()), "--json", str(out)]
+        words += [word for python in pythons.values() for word in ("--peer-python", python)]
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
+        done = subprocess.run(
+            words, cwd=REPOSITORY, env={**os.environ, **threads}, stderr=subprocess.PIPE, text=True, stdout=sys.stderr
+        )
+        if not out.is_file():
+            record["failed"] = {
+                row.program[0]: f"{shlex.join(words)} ended with {done.returncode}:\n{done.stderr[-1500:]}"
+            }
+            return record
+        record |= json.loads(out.read_text("utf-8"))
+    record["failed"] |= missing
+    return record
+
+
+def interpreters(names: set[str], args: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """(interpreter, reason why there is none) for each set of packages."""
+    if args.peer_python:
+        return dict.fromkeys(names, args.peer_python), {}
+    found = {name: environment(name) for name in sorted(names)}
+    return {name: python for name, (python, _) in found.items() if python}, {
+        name: why for name, (_, why) in found.items() if why
+    }
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def conclude(found: dict[str, Any], args: argparse.Namespace) -> int:
+    """1 where losses are too far apart to compare rates, or in a smoke run where a row has no figures of llmstage."""
+    records = [(name, record) for name, record in found["rows"].items() if name in args.only]
+    if args.quick:
+        return 1 if any(not record["sides"] for _, record in records) else 0
+    unfair = [
+        f"{name}, {mark['against']}"
+        for name, record in records
+        for mark in record["marks"]
+        if mark.get("fair") is False
+    ]
+    missed = [
+        f"{name}, {mark['against']}" for name, record in records for mark in record["marks"] if mark["met"] is False
+    ]
+    if missed:
+        print(f"\nbelow the mark: {'; '.join(missed)}")
+    if unfair:
+        print(f"\n!!! LOSSES MORE THAN 2 % APART, SO THE RATES SAY NOTHING: {'; '.join(unfair)} !!!")
+    return 1 if unfair else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""How a model is computed in training: attention, blocks, head, compilation, what is kept for the gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmstage.engine.machine import Machine
+from llmstage.models.attention import use_products
+from llmstage.models.head_loss import chunk_of
+from llmstage.models.lean import use_lean_blocks
+from llmstage.models.recompute import recompute_layers
+from llmstage.models.rotary import use_turns
+from llmstage.schema import RunConfig
+
+
+def choose_kernels(run: RunConfig, machine: Machine, fixed: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Which attention, head and blocks, and whether the body is compiled; what an earlier part of the run chose stays."""
+    on_cpu = machine.device.type == "cpu"
+    products = run.trainer.attention == "auto" and on_cpu and machine.precision == "bf16"
+    compiled = run.trainer.compile == "on" or (run.trainer.compile == "auto" and not on_cpu)
+    lean = run.trainer.lean == "auto" and products and not compiled
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
+    return {
+        "attention": fixed.get("attention", "products" if products else "sdpa"),
+        "compile": bool(fixed.get("compile", compiled)),
+        "lean": bool(fixed.get("lean", lean)),
+        "head_chunk": int(fixed.get("head_chunk", chunk_of(run.trainer.head_chunk, vocabulary, machine.device))),
+        "checkpointing": bool(fixed.get("checkpointing", run.trainer.checkpointing == "on")),
+    }
+
+
+def use_kernels(model: Any, kernels: dict[str, Any]) -> None:
+    """All of them but compilation, which comes last."""
+    model.head_chunk = kernels["head_chunk"]
+    if kernels["attention"] == "products":
+        use_products(model)
+        use_turns(model)
+    if kernels["lean"]:
+        use_lean_blocks(model)
+    if kernels["checkpointing"]:
+        recompute_layers(model)
+
+
+def compile_body(model: Any, kernels: dict[str, Any]) -> None:
+    if kernels["compile"]:
+        model.base_model.compile()  # in place: names of weights stay, and the head keeps its own shapes
