@@ -76,7 +76,9 @@ def test_ids_are_not_given_twice(tmp_path: Path):
 
 def test_a_file_in_another_encoding_is_told_with_its_line(tmp_path: Path):
     file = tmp_path / "items.jsonl"
-    file.write_bytes(b'{"prompt": "x", "answer": "y"}\n' + json.dumps({"prompt": "中"}, ensure_ascii=False).encode("gbk"))
+    file.write_bytes(
+        b'{"prompt": "x", "answer": "y"}\n' + json.dumps({"prompt": "中"}, ensure_ascii=False).encode("gbk")
+    )
     with pytest.raises(DataError, match=":2: not UTF-8"):
         read_items(file)
 
@@ -95,7 +97,9 @@ def test_parameters_not_rows_decide_the_split():
 
 def test_shares_move_the_bounds_and_leave_the_test_split_alone():
     keys = [str(number) for number in range(2000)]
-    usual, other = ([split_of("f", key, shares) for key in keys] for shares in (None, {"discover": 0.9, "confirm": 0.1}))
+    usual, other = (
+        [split_of("f", key, shares) for key in keys] for shares in (None, {"discover": 0.9, "confirm": 0.1})
+    )
     assert [name == "test" for name in usual] == [name == "test" for name in other]
     assert "train" not in other and other.count("discover") > 2 * usual.count("discover")
 
