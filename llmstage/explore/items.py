@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from llmstage.data.demo.scenes import GRID, PREFIX, read_scene
+from llmstage.data.demo.scenes import GRID, PREFIX, Thing, read_scene
 from llmstage.errors import DataError
 from llmstage.naming import did_you_mean
 
@@ -67,9 +67,9 @@ class Item:
 
     def as_json(self) -> dict[str, Any]:
         """The line it is written as: what is not empty."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, "", [], {}, False)} | {
-            "prompt": self.prompt
-        }
+        empty: tuple[Any, ...] = (None, "", [], {})
+        kept = {name: value for name, value in asdict(self).items() if value not in empty and value is not False}
+        return {**kept, "prompt": self.prompt}
 
 
 def fraction(key: str) -> float:
@@ -222,7 +222,11 @@ def grid_rows(item: Item) -> list[str] | None:
         return item.image
     if item.image is None or not item.image.startswith(PREFIX):
         return None
-    _, things = read_scene(item.image)
+    return scene_rows(read_scene(item.image)[1])
+
+
+def scene_rows(things: Sequence[Thing]) -> list[str]:
+    """The grid of a scene of the world of shapes, a text a row."""
     cells = [["."] * GRID for _ in range(GRID)]
     for thing in things:
         cells[thing.row][thing.column] = f"{thing.size} {thing.colour} {thing.shape}"
@@ -232,4 +236,4 @@ def grid_rows(item: Item) -> list[str] | None:
 def as_text(item: Item) -> str:
     """The prompt for a model that reads text alone: the picture's grid stands before it."""
     rows = grid_rows(item)
-    return "\n".join([*cast(list[str], rows), item.prompt]) if rows else item.prompt
+    return "\n".join([*rows, item.prompt]) if rows else item.prompt
