@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from llmstage.schema.explore_probes import Scoring
 from llmstage.schema.stage import StageConfig
+from llmstage.schema.typed import AT_LEAST_1
 
 if TYPE_CHECKING:
     from llmstage.schema.run import RunConfig
@@ -18,10 +20,42 @@ class Explore(StageConfig):
     curves: str | None = None
     """A CSV of published scores over scale or training: verdicts without a model."""
 
+    probes: list[str] = field(default_factory=list)
+    """Shipped probe families to ask of the model: [core], [full] (more levels), or names of families; []: none."""
+    phenomena: list[str] = field(default_factory=list)
+    """Files with questions of your own: JSON lines, BIG-bench task.json, BIG-Bench-Hard JSON, BLiMP JSON lines; globs."""
+    items_per_cell: Annotated[int, AT_LEAST_1] = 200
+    """Items of each family and level; 0 right of 200 means at most 1.5 %."""
+    scoring: Scoring = field(default_factory=Scoring)
+    """How probes and phenomena are asked."""
+
     inherits: ClassVar[bool] = True
     needs_task: ClassVar[bool] = False
 
     def check(self, run: RunConfig) -> list[str]:
-        if self.curves:
-            return []
-        return ["stage=explore needs something to look at: stage.curves=<csv of scores>."]
+        wrong = self.check_probes(run)
+        if self.curves or self.probes or self.phenomena:
+            return wrong
+        return [
+            "stage=explore needs something to look at: stage.curves=<csv of scores>, or model.path=<model> with "
+            "stage.probes=[core] or stage.phenomena=[<file>].",
+            *wrong,
+        ]
+
+    def check_probes(self, run: RunConfig) -> list[str]:
+        """Families that there are, and a model to ask."""
+        from llmstage.naming import unknown
+        from llmstage.places import PACKAGE
+
+        folder = PACKAGE / "explore" / "probes"
+        known = sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base"))
+        wrong = [
+            f"stage.probes: {unknown('probe family', name, ['core', 'full', *known])}"
+            for name in self.probes
+            if name not in ("core", "full", *known)
+        ]
+        if (self.probes or self.phenomena) and not run.model.path:
+            wrong.append(
+                "stage.probes and stage.phenomena are asked of a model: give model.path=<run folder or model directory>."
+            )
+        return wrong

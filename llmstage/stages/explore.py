@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 from llmstage import console
-from llmstage.engine.machine import environment
+from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
-from llmstage.engine.session import run_lock
-from llmstage.errors import NotImproved
+from llmstage.engine.session import run_lock, session
+from llmstage.errors import DataError, NotImproved
 from llmstage.explore.findings import Findings
+from llmstage.explore.probing import probe
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -23,6 +24,10 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         write_json(out_dir / "environment.json", environment())
         parts: list[Findings] = []
+        if cfg.stage.probes or cfg.stage.phenomena:
+            machine = resolve_machine(cfg.trainer)
+            with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
+                parts.append(probe(cfg, out_dir, machine))
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
@@ -34,4 +39,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     refused = [part.refused for part in parts if part.refused]
     if refused:
         raise NotImproved(refused[0])
+    unmeasured = [part.unmeasured for part in parts if part.unmeasured]
+    if unmeasured and len(unmeasured) == len(parts):
+        raise DataError("\n".join(unmeasured))
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,19 +40,19 @@ def generate(
     per_cell: int,
     seed: int,
     *,
-    split: str | None = None,
+    splits: Collection[str] | None = None,
     full: bool = False,
     shares: dict[str, float] | None = None,
 ) -> list[Item]:
     """`per_cell` items of every cell of the family, or as many as there are, and the parts they are made of.
 
-    With `split`, only items whose parameters belong to it; a part belongs to a split of its own, which may be another.
+    With `splits`, only items whose parameters belong to one of them; a part has a split of its own, which may be another.
     """
     module = load(family)
     items: dict[str, Item] = {}
     known: dict[str, Item] = {}
     for cell in module.FULL if full else module.CORE:
-        for number, (asked, lang) in enumerate(drawn(family, module, cell, per_cell, seed, split, shares)):
+        for number, (asked, lang) in enumerate(drawn(family, module, cell, per_cell, seed, splits, shares)):
             name = ",".join(f"{axis}={value}" for axis, value in cell.items())
             item = made(f"{family}/{name}/{seed}-{number}", family, asked, cell, lang, shares)
             for part_name, part in asked.parts:
@@ -73,7 +73,7 @@ def drawn(
     cell: Mapping[str, MetaValue],
     wanted: int,
     seed: int,
-    split: str | None,
+    splits: Collection[str] | None,
     shares: dict[str, float] | None,
 ) -> Iterator[tuple[Asked, str]]:
     """Different questions of one cell, the languages in turn."""
@@ -83,7 +83,7 @@ def drawn(
         lang = module.LANGUAGES[len(known) % len(module.LANGUAGES)]
         asked = module.ask(rng, cell, lang)
         told = asked.told()
-        if told in known or (split is not None and split_of(family, asked.key, shares) != split):
+        if told in known or (splits is not None and split_of(family, asked.key, shares) not in splits):
             continue
         known.add(told)
         yield asked, lang
