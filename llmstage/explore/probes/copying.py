@@ -23,7 +23,8 @@ SAID = {
 def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
     op = cell["op"]
     size = cell.get("alphabet", 22)
-    row = [rng.randrange(size) for _ in range(cell["len"])]
+    # The last symbol has no successor: where the alphabet ends is not told.
+    row = [rng.randrange(size - (op == "succ")) for _ in range(cell["len"])]
     asked = question(op, row, size, lang)
     if op == "sort":
         pairs = [sorted(row)[at : at + 2] for at in range(len(row) - 1)]
@@ -34,9 +35,9 @@ def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
 
 
 def question(op: str, row: list[int], size: int, lang: str) -> Asked:
-    """Symbols are places in the alphabet; after the last one comes the first."""
+    """Symbols are places in the alphabet."""
     alphabet = STEMS if lang == "zh" else LETTERS
-    made = {"copy": row, "reverse": row[::-1], "sort": sorted(row), "succ": [(one + 1) % size for one in row]}[op]
+    made = {"copy": row, "reverse": row[::-1], "sort": sorted(row), "succ": [one + 1 for one in row]}[op]
     between = "" if lang == "zh" else " "
     given, result = (between.join(alphabet[one] for one in part) for part in (row, made))
     colon, equals = ("：", "＝") if lang == "zh" else (": ", " =")

@@ -18,7 +18,8 @@ SYMBOLS = LETTERS + LETTERS.upper()
 
 
 def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
-    period = cell["period"]
+    # A period that is always the same would let a rule of places win (Olsson 2022): it is drawn, up to the cell's.
+    period = rng.randint(cell["period"] // 2, cell["period"])
     row = rng.sample(SYMBOLS[: cell["vocabulary"]], period)
     # How far the second round has come is drawn, so that no fixed place holds the answer.
     seen = rng.randrange(1, period)
@@ -30,4 +31,4 @@ def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
         asked = rng.choice((last, rng.choice(absent)))
         choices, label = shuffled(rng, "yes" if asked in row else "no", ["no" if asked in row else "yes"])
         parts.append(("match", Asked(f"{' '.join(row)} ; is {asked} there :", choices=choices, label=label)))
-    return Asked(given, answer, key=" ".join(row), meta={"second": seen}, parts=parts)
+    return Asked(given, answer, key=" ".join(row), meta={"distance": period, "second": seen}, parts=parts)
