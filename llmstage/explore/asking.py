@@ -58,7 +58,6 @@ class Writer:
             written = {"auto": turn_end or last, "eos": last, "newline": ids.plain_ids(["\n"])[0], "none": []}
             self.end = written[end]
         self.unknown = ids.tokenizer.unk_token_id
-        # Some tokenizers have the token and can write every text without it.
         self.pictures: Pictures | None = None
 
     def turns(self, *, sees: bool) -> Any:
@@ -75,7 +74,7 @@ class Writer:
         if seeing:
             self.pictures = Pictures(self.processor.images)
             self.pictures.read(item.image for item in items if isinstance(item.image, str))
-        joined = self.subject.kind in ("gpt", "vlm") and not self.subject.chat
+        joined = self.subject.kind != "t5" and not self.subject.chat
         prompts = [item.prompt if seeing and isinstance(item.image, str) else as_text(item) for item in items]
         texts = [item.choices or item.accepted for item in items]
         if not joined:  # a turn, a decoder's text: there is nothing before it that a space would part it from

@@ -191,13 +191,10 @@ def says_so(item: Item, choice: str, lang: str) -> bool:
     if item.family.endswith((".colour", ".shape")):
         place = item.prompt
         names = SPEECHES[lang].names
-        words = {
-            "en": ["top left", "top right", "bottom left", "bottom right", "top", "bottom", "left", "middle", "right"]
-        }
         spots = {"top left": (0, 0), "top": (0, 1), "top right": (0, 2), "left": (1, 0), "middle": (1, 1), "right": (1, 2),
                  "bottom left": (2, 0), "bottom": (2, 1), "bottom right": (2, 2)}  # fmt: skip
         if lang == "en":
-            spot = next(spots[word] for word in spoken["en"] if f"the {word}?" in place)
+            spot = next(at for word, at in spots.items() if f"the {word}?" in place)
         else:
             spot = next(at for word, at in spots.items() if place.startswith(names[f"at {word}"]))
         _, colour, shape = grid[spot].split()
