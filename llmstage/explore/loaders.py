@@ -90,6 +90,7 @@ def load_bbh(path: Path, loaded: dict[str, Any]) -> list[Item]:
     examples = checked(path, loaded["examples"])
     targets = {str(one["target"]).strip() for one in examples}
     closed = sorted(targets) if len(targets) <= 4 and len(examples) >= 20 else []
+    free = any(len(target.split()) > 3 for target in targets)
     items = []
     for number, one in enumerate(examples):
         target = str(one["target"]).strip()
@@ -98,7 +99,7 @@ def load_bbh(path: Path, loaded: dict[str, Any]) -> list[Item]:
         if target in options:
             item.choices, item.label = [f" {option}" for option in options], options.index(target)
         else:
-            item.answer, item.free = f" {target}", len(target.split()) > 3
+            item.answer, item.free = f" {target}", free
         items.append(item)
     return items
 

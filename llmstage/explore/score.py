@@ -48,7 +48,7 @@ def score_items(
     precision: Callable[[], AbstractContextManager[None]] = nullcontext,
     kept: Kept | None = None,
 ) -> list[Scores]:
-    """One dict an item, in order: `id`, `family`, `split`, NUMBERS, `num_tokens`, `chosen` and `p` (choices), `text` where it
+    """One dict an item, in order: `id`, `family`, `split`, NUMBERS, `num_tokens`, `chosen`, `p` and `log_probs` (choices), `text` where it
     was generated, `right_but_end`, and `unscored`, the reason why there are no numbers.
 
     `end`: what a free answer must be followed by (auto: the turn's end in a conversation, else the end of text; newline;
@@ -213,6 +213,7 @@ def choice_numbers(item: Item, totals: Any, alone: list[float] | None) -> Scores
     sizes = np.array([len(choice.encode()) for choice in item.choices])
     return {
         "p": shares.tolist(),
+        "log_probs": totals.tolist(),
         "chosen": int(totals.argmax()),
         "acc": float(totals.argmax() == label),
         "acc_bytes": float((totals / sizes).argmax() == label),

@@ -54,7 +54,7 @@ def test_programmatic_tasks_are_refused_with_what_to_do(tmp_path: Path):
     folder.mkdir()
     (folder / "task.py").write_text("class Task: pass", encoding="utf-8")
     for given in (folder, folder / "task.py"):
-        with pytest.raises(DataError, match="programmatic task of BIG-bench.*JSON lines"):
+        with pytest.raises(DataError, match=r"programmatic task of BIG-bench.*JSON lines"):
             load_phenomena([str(given)])
     (tmp_path / "subtasks.json").write_text('{"name": "x", "metrics": ["y"]}', encoding="utf-8")
     with pytest.raises(DataError, match="programmatic"):
