@@ -31,7 +31,10 @@ WANTED = {"fp32": 3.0, "bf16": 5.0}
 """What llmstage is to be faster by: at the same precision, and in bf16 against the harness's default."""
 TOLERANCE = {"fp32": 1e-2, "bf16": 0.5}
 """nats"""
-WORDS = "river stone garden winter music letter window market bridge forest silver morning paper doctor engine island".split()
+WORDS = (
+    "river", "stone", "garden", "winter", "music", "letter", "window", "market", "bridge", "forest", "silver", "morning",
+    "paper", "doctor", "engine", "island",
+)  # fmt: skip
 
 
 def main() -> int:
@@ -63,7 +66,12 @@ def race(args: argparse.Namespace, work: Path, model: Path, python: Path) -> int
     for _ in range(args.rounds):
         for name, command in commands.items():
             out = work / f"{name}.json"
-            env = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+            env = {
+                **os.environ,
+                "OMP_NUM_THREADS": str(args.threads),
+                "HF_HUB_OFFLINE": "1",
+                "HF_DATASETS_OFFLINE": "1",
+            }
             env["PYTHONPATH"] = str(ROOT) if name == "llmstage" else ""
             told = [str(model), str(work / "items.jsonl"), str(out), args.precision, str(args.threads)]
             done = subprocess.run([*command, *told], env=env, capture_output=True, text=True)
@@ -100,7 +108,9 @@ def questions(number: int) -> list[dict[str, Any]]:
         while len(choices) < 4:
             made = text(1, 6)
             choices += [made] if made not in choices else []
-        items.append({"question": f"{text(30, 90)}. Which is it? Answer:", "choices": choices, "label": rng.randrange(4)})
+        items.append(
+            {"question": f"{text(30, 90)}. Which is it? Answer:", "choices": choices, "label": rng.randrange(4)}
+        )
     return items
 
 
@@ -119,7 +129,9 @@ def made_model(folder: Path, items: list[dict[str, Any]]) -> Path:
     cfg = ModelConfig(name="gpt_small", layers=6, width=384, heads=6, mlp_width=1024, vocab_size=8192)
     model = build_model(cfg, "AutoModelForCausalLM", processor, 1024, {}, None, offline=True)
     save_model(model, processor, folder)
-    print(f"gpt_small: {sum(one.numel() for one in model.parameters()) / 1e6:.1f} M parameters, {len(processor)} pieces")
+    print(
+        f"gpt_small: {sum(one.numel() for one in model.parameters()) / 1e6:.1f} M parameters, {len(processor)} pieces"
+    )
     return folder
 
 

@@ -40,7 +40,12 @@ def main() -> None:
         tasks = TaskManager(include_path=folder, include_defaults=False)
         clock, cpu = time.perf_counter(), time.process_time()
         found = simple_evaluate(
-            model=told, tasks=["local_choices"], task_manager=tasks, log_samples=True, bootstrap_iters=0, verbosity="ERROR"
+            model=told,
+            tasks=["local_choices"],
+            task_manager=tasks,
+            log_samples=True,
+            bootstrap_iters=0,
+            verbosity="ERROR",
         )
         seconds, used = time.perf_counter() - clock, time.process_time() - cpu
     samples = sorted(found["samples"]["local_choices"], key=lambda one: one["doc_id"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +13,50 @@ import pytest
 
 from llmstage.cli import main
 
-TAUGHT = "copy: {0} = {0}"
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that has learned to answer one kind of question: yes."""
+    """A small model, and questions whose answers are what it writes: it knows them all, and nothing else."""
+    import torch
+
+    from llmstage.explore.items import Item
+    from llmstage.explore.score import score_items
+    from llmstage.explore.subject import Subject
+    from llmstage.models.build import build_model, save_model
+    from llmstage.models.tokenizer import train_processor
+    from llmstage.schema import ModelConfig
+
     folder = tmp_path_factory.mktemp("taught")
+    torch.manual_seed(0)
+    prompts = [f"{a} and {b} make" for a in "abcdefgh" for b in "klmnopqr"]
+    processor = train_processor(prompts * 4, 400, "gpt", 512)
+    cfg = ModelConfig(layers=2, width=32, heads=2, mlp_width=64)
+    made = build_model(cfg, "AutoModelForCausalLM", processor, 512, {}, None, offline=True)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)  # sharp enough for the likeliest token to depend on the prompt
+    save_model(made, processor, folder / "run")
+    asked = [Item(f"q{n}", "taught", prompt, answer="x") for n, prompt in enumerate(prompts)]
+    of = Subject("taught", made, processor, "gpt", 512, False)
+    written = score_items(of, asked, end="none", generate="all", max_new_tokens=3)
     lines = [
-        f"The {a} is {b}. Is it right that the {a} is {b}? Answer: yes"
-        for a in ("ball", "cup", "key", "hat")
-        for b in ("red", "big", "new", "old")
+        {
+            "id": item.id,
+            "family": "taught",
+            "prompt": item.prompt,
+            "answer": f" {one['text']}",
+            "answers": [one["text"]],
+        }
+        for item, one in zip(asked, written, strict=True)
+        if one["text"].strip()
     ]
-    lines += [f"copy: {a} = {a}" for a in "abcdefghij"]
-    (folder / "corpus.txt").write_text("\n\n".join(lines * 12), encoding="utf-8")
-    small = ["model.layers=2", "model.width=48", "model.heads=2", "model.mlp_width=96", "model.vocab_size=400"]
-    words = [
-        "stage=pretrain", "task=causal_lm", f"data.train={folder / 'corpus.txt'}", *small, "data.context=48",
-        "trainer.max_steps=60", "trainer.batch_size=12", "trainer.threads=1", "optim.lr=6e-3", "trainer.eval_every=0",
-        f"hydra.run.dir={folder / 'run'}", "data.max_lost=1",
-    ]  # fmt: skip
-    assert main(words) == 0
-    questions = [
-        {"id": f"c{n}", "family": "taught", "prompt": f"copy: {a} =", "answer": f" {a}"}
-        for n, a in enumerate("abcdefghij" * 2)
-    ]
-    (folder / "taught.jsonl").write_text("\n".join(map(json.dumps, questions)), encoding="utf-8")
+    seen: Counter[str] = Counter()
+    kept = []
+    for line in lines:  # no answer so frequent that always giving it would do
+        seen[line["answer"]] += 1
+        kept += [line] if seen[line["answer"]] <= 3 else []
+    (folder / "taught.jsonl").write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
     return folder
 
 
@@ -56,7 +75,7 @@ def test_a_checkpoint_gets_its_map_scores_and_limits(model: Path, workplace: Pat
         f"stage.phenomena=[{model / 'taught.jsonl'}]",
         "stage.items_per_cell=12",
     ]
-    assert explore(model, *words, "stage.scoring.end=newline") == 0
+    assert explore(model, *words, "stage.scoring.end=none") == 0
     told = report()
     block = told["explore"]["probes"]
     taught = next(cell for cell in block["cells"] if cell["family"] == "taught")
@@ -71,9 +90,9 @@ def test_a_checkpoint_gets_its_map_scores_and_limits(model: Path, workplace: Pat
     with gzip.open("looked/scores.csv.gz", "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     hits = [float(row["value"]) for row in rows if row["family"] == "taught" and row["metric"] == "em"]
-    assert len(hits) == 20 and sum(hits) / 20 == taught["value"]
+    assert len(hits) == taught["count"] and sum(hits) / len(hits) == taught["value"]
     first = Path("looked/scores.csv.gz").read_bytes()
-    assert explore(model, *words, "stage.scoring.end=newline", out="again") == 0
+    assert explore(model, *words, "stage.scoring.end=none", out="again") == 0
     assert report("again")["explore"]["probes"]["from_cache"] == block["items"]
     assert Path("again/scores.csv.gz").read_bytes() == first
 
@@ -86,19 +105,17 @@ def test_every_scoring_key_changes_what_it_says(model: Path, workplace: Path) ->
         found: dict[str, Any] = report(out)["explore"]["probes"]
         return found
 
-    usual = run("usual", "stage.scoring.end=newline")
+    usual = run("usual", "stage.scoring.end=none")
     cell = usual["cells"][0]
     assert usual["form"] == "plain" and run("chat", "stage.scoring.form=chat")["form"] == "chat"
-    assert (
-        run("none", "stage.scoring.end=none")["cells"][0]["logp_per_token"]["value"] != cell["logp_per_token"]["value"]
-    )
-    written = run("all", "stage.scoring.end=newline", "stage.scoring.generate=all", "stage.scoring.max_new_tokens=1")
+    assert run("eos", "stage.scoring.end=eos")["cells"][0]["logp_per_token"]["value"] != cell["logp_per_token"]["value"]
+    written = run("all", "stage.scoring.end=none", "stage.scoring.generate=all", "stage.scoring.max_new_tokens=1")
     with gzip.open("all/scores.csv.gz", "rt") as lines:
         assert any(",ted," in line for line in lines)
     with gzip.open("usual/scores.csv.gz", "rt") as lines:
         assert not any(",ted," in line for line in lines)
     assert written["cells"][0]["value"] == cell["value"]
-    strict = run("strict", "stage.scoring.end=newline", "stage.scoring.fdr=1e-30")
+    strict = run("strict", "stage.scoring.end=none", "stage.scoring.fdr=1e-30")
     assert cell["above_chance"] and not strict["cells"][0]["above_chance"]
     more = run("more", "stage.probes=[modular]", "stage.items_per_cell=5")
     assert sum(one["count"] for one in more["cells"] if one["family"] == "modular") == 20
