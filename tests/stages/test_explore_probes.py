@@ -36,6 +36,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in made.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)  # sharp enough for the likeliest token to depend on the prompt
+        for token in range(len(processor)):  # what it writes is to be text that can be written again
+            if (
+                not processor.tokenizer.decode([token]).strip().isalnum()
+                or not processor.tokenizer.decode([token]).isascii()
+            ):
+                made.get_output_embeddings().weight[token] *= 0.01
     save_model(made, processor, folder / "run")
     asked = [Item(f"q{n}", "taught", prompt, answer="x") for n, prompt in enumerate(prompts)]
     of = Subject("taught", made, processor, "gpt", 512, False)
