@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from llmstage.schema.explore_curves import CURVES, CurveFit, ReportWords, Stats, check_columns
+from llmstage.schema.explore_probes import Scoring
 from llmstage.schema.explore_slices import Collect, Slices, Why
 from llmstage.schema.stage import StageConfig
+from llmstage.schema.typed import AT_LEAST_1
 
 if TYPE_CHECKING:
     from llmstage.schema.run import RunConfig
@@ -38,24 +40,52 @@ class Explore(StageConfig):
     collect: Collect = field(default_factory=Collect)
     """What is new in logs."""
 
+    probes: list[str] = field(default_factory=list)
+    """Shipped probe families to ask of the model: [core], [full] (more levels), or names of families; []: none."""
+    phenomena: list[str] = field(default_factory=list)
+    """Files with questions of your own: JSON lines, BIG-bench task.json, BIG-Bench-Hard JSON, BLiMP JSON lines; globs."""
+    items_per_cell: Annotated[int, AT_LEAST_1] = 200
+    """Items of each family and level; 0 right of 200 means at most 1.5 %."""
+    scoring: Scoring = field(default_factory=Scoring)
+    """How probes and phenomena are asked."""
+
     inherits: ClassVar[bool] = True
     keeps_pool: ClassVar[bool] = True
     needs_task: ClassVar[bool] = False
 
     def check(self, run: RunConfig) -> list[str]:
-        wrong = check_columns(self.columns)
-        if self.curves:
+        wrong = [*check_columns(self.columns), *self.check_probes(run)]
+        if self.curves or self.probes or self.phenomena:
             return wrong
         if not run.model.path:
             return [
                 *wrong,
-                "stage=explore needs something to look at: model.path=<a run of finetune or pretrain> for its weak slices, or "
-                "stage.curves=<csv of scores> for verdicts on scores.",
+                "stage=explore needs something to look at: model.path=<a run of finetune or pretrain> for its weak slices, "
+                "stage.probes=[core] or stage.phenomena=[<file>] beside it for what it can do, or stage.curves=<csv of scores> "
+                "for verdicts on scores.",
             ]
         if not run.task.name:
             return [
                 *wrong,
                 f"model.path={run.model.path} does not say which task it was trained for, so there are no rows to score. Name "
-                f"task=… and data.test=<files>.",
+                f"task=… and data.test=<files>, or stage.probes=[core].",
             ]
+        return wrong
+
+    def check_probes(self, run: RunConfig) -> list[str]:
+        """Families that there are, and a model to ask."""
+        from llmstage.naming import unknown
+        from llmstage.places import PACKAGE
+
+        folder = PACKAGE / "explore" / "probes"
+        known = sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base"))
+        wrong = [
+            f"stage.probes: {unknown('probe family', name, ['core', 'full', *known])}"
+            for name in self.probes
+            if name not in ("core", "full", *known)
+        ]
+        if (self.probes or self.phenomena) and not run.model.path:
+            wrong.append(
+                "stage.probes and stage.phenomena are asked of a model: give model.path=<run folder or model directory>."
+            )
         return wrong

@@ -12,9 +12,10 @@ from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml
 from llmstage.engine.session import run_lock, session
-from llmstage.errors import NotImproved
+from llmstage.errors import DataError, NotImproved
 from llmstage.explore.collect import collect
 from llmstage.explore.findings import Findings
+from llmstage.explore.probing import probe
 from llmstage.explore.published import explore_curves
 from llmstage.explore.weak import weak_slices
 from llmstage.report.files import write_json
@@ -29,9 +30,14 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         write_json(out_dir / "environment.json", environment())
         parts: list[Findings] = []
+        asks = bool(cfg.stage.probes or cfg.stage.phenomena)
         if cfg.stage.curves:
             parts.append(explore_curves(cfg.stage, out_dir, cfg.seed))
-        if cfg.model.path and cfg.task.name:
+        if asks:
+            machine = resolve_machine(cfg.trainer)
+            with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
+                parts.append(probe(cfg, out_dir, machine))
+        elif cfg.model.path and cfg.task.name:
             parts += look_at_rows(cfg, out_dir)
         report = {
             **about,
@@ -46,6 +52,9 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     refused = [part.refused for part in parts if part.refused]
     if refused:
         raise NotImproved(refused[0])
+    unmeasured = [part.unmeasured for part in parts if part.unmeasured]
+    if unmeasured and len(unmeasured) == len(parts):
+        raise DataError("\n".join(unmeasured))
     return None
 
 

@@ -1,0 +1,39 @@
+"""The same items through llmstage's own scoring.
+
+python llmstage_choices.py MODEL ITEMS OUT PRECISION THREADS
+"""
+
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from llmstage.engine.machine import Machine
+from llmstage.explore.items import Item
+from llmstage.explore.score import fresh_scores
+from llmstage.explore.subject import load_subject
+
+
+def main() -> None:
+    model, items, out, precision, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    machine = Machine(torch.device("cpu"), int(threads), precision, "")
+    subject = load_subject(model, offline=True, device=machine.device, form="plain")
+    clock, cpu = time.perf_counter(), time.process_time()
+    told = [json.loads(line) for line in Path(items).read_text(encoding="utf-8").splitlines()]
+    asked = [
+        Item(str(n), "choices", one["question"], choices=[f" {text}" for text in one["choices"]], label=one["label"])
+        for n, one in enumerate(told)
+    ]
+    with partial(machine.autocast, precision)(), torch.no_grad():
+        found = fresh_scores(subject, asked, "none", "none", 1, 8192, pmi=False)
+    seconds, used = time.perf_counter() - clock, time.process_time() - cpu
+    values = [one["log_probs"] for one in found]
+    Path(out).write_text(json.dumps({"seconds": seconds, "cpu": used, "log_likelihoods": values}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""stage=explore on one checkpoint: the capability map, what each key changes, and what is said where nothing is measured."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmstage.cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model, and questions whose answers are what it writes: it knows them all, and nothing else."""
+    import torch
+
+    from llmstage.explore.items import Item
+    from llmstage.explore.score import score_items
+    from llmstage.explore.subject import Subject
+    from llmstage.models.build import build_model, save_model
+    from llmstage.models.tokenizer import train_processor
+    from llmstage.schema import ModelConfig
+
+    folder = tmp_path_factory.mktemp("taught")
+    torch.manual_seed(0)
+    prompts = [f"{a} and {b} make" for a in "abcdefgh" for b in "klmnopqr"]
+    processor = train_processor(prompts * 4, 400, "gpt", 512)
+    cfg = ModelConfig(layers=2, width=32, heads=2, mlp_width=64)
+    made = build_model(cfg, "AutoModelForCausalLM", processor, 512, {}, None, offline=True)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)  # sharp enough for the likeliest token to depend on the prompt
+        for token in range(len(processor)):  # what it writes is to be text that can be written again
+            if (
+                not processor.tokenizer.decode([token]).strip().isalnum()
+                or not processor.tokenizer.decode([token]).isascii()
+            ):
+                made.get_output_embeddings().weight[token] *= 0.01
+    save_model(made, processor, folder / "run")
+    asked = [Item(f"q{n}", "taught", prompt, answer="x") for n, prompt in enumerate(prompts)]
+    of = Subject("taught", made, processor, "gpt", 512, False)
+    written = score_items(of, asked, end="none", generate="all", max_new_tokens=3)
+    lines = [
+        {
+            "id": item.id,
+            "family": "taught",
+            "prompt": item.prompt,
+            "answer": f" {one['text']}",
+            "answers": [one["text"]],
+        }
+        for item, one in zip(asked, written, strict=True)
+        if one["text"].strip()
+    ]
+    seen: Counter[str] = Counter()
+    kept = []
+    for line in lines:  # no answer so frequent that always giving it would do
+        seen[line["answer"]] += 1
+        kept += [line] if seen[line["answer"]] <= 3 else []
+    (folder / "taught.jsonl").write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
+    return folder
+
+
+def explore(folder: Path, *words: str, out: str = "looked") -> int:
+    return main(["stage=explore", f"model.path={folder / 'run'}", "trainer.threads=1", f"hydra.run.dir={out}", *words])
+
+
+def report(out: str = "looked") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(out, "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_checkpoint_gets_its_map_scores_and_limits(model: Path, workplace: Path) -> None:
+    words = [
+        "stage.probes=[copying,negation]",
+        f"stage.phenomena=[{model / 'taught.jsonl'}]",
+        "stage.items_per_cell=12",
+    ]
+    assert explore(model, *words, "stage.scoring.end=none") == 0
+    told = report()
+    block = told["explore"]["probes"]
+    taught = next(cell for cell in block["cells"] if cell["family"] == "taught")
+    assert taught["metric"] == "em" and taught["above_chance"] and taught["low"] < taught["value"] <= taught["high"]
+    assert "no ladder: no statement about emergence" in told["limits"]
+    assert any("below resolution (0/12" in line for line in told["limits"])
+    assert any("Above chance in" in line for line in told["sentences"])
+    assert {"copying", "negation", "taught"} <= {cell["family"] for cell in block["cells"]}
+    assert 0 <= block["composition"]["negation"]["all_parts"] <= 1
+    page = Path("looked/report.html").read_text(encoding="utf-8")
+    assert "Capability map" in page and "op=copy,len=2" in page
+    with gzip.open("looked/scores.csv.gz", "rt", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    hits = [float(row["value"]) for row in rows if row["family"] == "taught" and row["metric"] == "em"]
+    assert len(hits) == taught["count"] and sum(hits) / len(hits) == taught["value"]
+    first = Path("looked/scores.csv.gz").read_bytes()
+    assert explore(model, *words, "stage.scoring.end=none", out="again") == 0
+    assert report("again")["explore"]["probes"]["from_cache"] == block["items"]
+    assert Path("again/scores.csv.gz").read_bytes() == first
+
+
+def test_every_scoring_key_changes_what_it_says(model: Path, workplace: Path) -> None:
+    file = f"stage.phenomena=[{model / 'taught.jsonl'}]"
+
+    def run(out: str, *words: str) -> dict[str, Any]:
+        explore(model, file, *words, out=out)
+        found: dict[str, Any] = report(out)["explore"]["probes"]
+        return found
+
+    usual = run("usual", "stage.scoring.end=none")
+    cell = usual["cells"][0]
+    assert usual["form"] == "plain" and run("chat", "stage.scoring.form=chat")["form"] == "chat"
+    assert run("eos", "stage.scoring.end=eos")["cells"][0]["logp_per_token"]["value"] != cell["logp_per_token"]["value"]
+    written = run("all", "stage.scoring.end=none", "stage.scoring.generate=all", "stage.scoring.max_new_tokens=1")
+    with gzip.open("all/scores.csv.gz", "rt") as lines:
+        assert any(",ted," in line for line in lines)
+    with gzip.open("usual/scores.csv.gz", "rt") as lines:
+        assert not any(",ted," in line for line in lines)
+    assert written["cells"][0]["value"] == cell["value"]
+    strict = run("strict", "stage.scoring.end=none", "stage.scoring.fdr=1e-30")
+    assert cell["above_chance"] and not strict["cells"][0]["above_chance"]
+    more = run("more", "stage.probes=[modular]", "stage.items_per_cell=5")
+    assert sum(one["count"] for one in more["cells"] if one["family"] == "modular") == 20
+
+
+def test_nothing_measurable_ends_with_status_3_and_a_report(
+    model: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explore(model, "stage.probes=[induction]", "stage.items_per_cell=10") == 3
+    assert "No probe can tell" in capsys.readouterr().err
+    assert "below resolution (0/10" in str(report()["limits"])
+
+
+def test_what_is_missing_or_wrong_is_told_before_anything_runs(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stage=explore", "stage.probes=[copyng]"]) == 2
+    told = capsys.readouterr().err
+    assert "Unknown probe family 'copyng'. Did you mean 'copying'?" in told and "give model.path=" in told
+    assert main(["stage=explore"]) == 2
+    assert "needs something to look at" in capsys.readouterr().err
+
+
+def test_a_model_without_a_language_head_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320"]
+    made = ["stage=finetune", "task=classification", *small, "data.demo_rows=40", "trainer.max_steps=2"]
+    assert main([*made, "trainer.batch_size=4", "trainer.threads=1", "hydra.run.dir=run", "data.max_lost=1"]) == 0
+    words = ["stage=explore", "model.path=run", "stage.probes=[copying]", "trainer.threads=1", "hydra.run.dir=looked"]
+    assert main(words) == 4
+    assert "no trained language-model head" in capsys.readouterr().err
