@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 
 from llmstage import console
-from llmstage.engine.machine import environment
+from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
-from llmstage.engine.session import run_lock
+from llmstage.engine.session import run_lock, session
 from llmstage.errors import NotImproved
 from llmstage.explore.findings import Findings
+from llmstage.explore.gold import explore_gold
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -22,7 +23,11 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         write_json(out_dir / "environment.json", environment())
+        machine = resolve_machine(cfg.trainer)
         parts: list[Findings] = []
+        with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
+            if cfg.stage.gold.kind != "none":
+                parts.append(explore_gold(cfg.stage.gold, cfg.seed))
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
