@@ -13,7 +13,7 @@ from llmstage.report.card import write_card
 from llmstage.report.files import write_json
 from llmstage.report.html import write_html
 from llmstage.report.pictures import without_pixels
-from llmstage.report.terminal import baseline_lines, score_table
+from llmstage.report.terminal import baseline_lines, finding_lines, score_table
 from llmstage.schema import RunConfig
 
 
@@ -37,8 +37,11 @@ def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float
         console.note(f"done in {console.duration(seconds)}; its own report: {page}")
         return
     link_latest(out_dir, run.stage.name)
-    console.result(score_table(whole))
-    console.result(*baseline_lines(whole))
+    if "sentences" in whole:
+        console.result(*finding_lines(whole))
+    if whole.get("scores") or "sentences" not in whole:
+        console.result(score_table(whole))
+        console.result(*baseline_lines(whole))
     for line in whole.get("warnings", []):
         console.warn(line)
     console.result(f"report: {page}", *([f"model:  {out_dir / 'model'}"] if (out_dir / "model").is_dir() else []))

@@ -18,7 +18,7 @@ NUM_COLOURS = 8
 def line_chart(chart: Mapping[str, Any], size: tuple[int, int] = (WIDTH, 300)) -> str:
     """Curves over a shared x axis, with bands where a series has `low` and `high`, and gaps where y is null.
 
-    `chart`: {series: [{name, x, y, low?, high?, faint?, colour?}], x_label, y_label, y_range?, log_y?, mark?,
+    `chart`: {series: [{name, x, y, low?, high?, faint?, colour?}], x_label, y_label, y_range?, log_y?, log_x?, mark?,
     mark_label?}. x may hold words; they are spread evenly. The y axis is logarithmic where values span more than a
     factor of 20, unless `log_y` or `y_range` is given.
     """
@@ -38,7 +38,10 @@ def line_chart(chart: Mapping[str, Any], size: tuple[int, int] = (WIDTH, 300)) -
     y_ticks = y_axis.ticks(6)
     y_words = [tick_label(tick, y_ticks) if not log else f"{tick:g}" for tick in y_ticks]
     left = 14 + max((width(word) for word in y_words), default=0) + (22 if chart.get("y_label") else 0)
-    x_axis = fit([point[0] for curve in curves for point in curve], left + 6, wide - 18, margin=0)
+    log_x = bool(chart.get("log_x")) and not names and any(point[0] > 0 for curve in curves for point in curve)
+    if log_x:  # a logarithm has no place for 0
+        curves = [[point for point in curve if point[0] > 0] for curve in curves]
+    x_axis = fit([point[0] for curve in curves for point in curve], left + 6, wide - 18, margin=0, log=log_x)
     parts = [open_svg(wide, high, chart.get("title", ""))]
     for tick, word in zip(y_ticks, y_words, strict=True):
         at = y_axis.place(tick)
@@ -107,7 +110,7 @@ def x_ticks(axis: Axis, names: Sequence[Any], bottom: float, wide: int) -> Itera
         spots = [(float(place), cut(str(name), max(room - 6, 24))) for place, name in enumerate(names)]
     else:
         ticks = axis.ticks(max(3, wide // 110))
-        spots = [(tick, tick_label(tick, ticks)) for tick in ticks]
+        spots = [(tick, words.short(tick) if axis.log else tick_label(tick, ticks)) for tick in ticks]
     for value, word in spots:
         at = axis.place(value)
         # The outermost labels must not leave the picture.

@@ -11,6 +11,7 @@ from llmstage.report.charts import bar_chart, interval_bar, line_chart
 from llmstage.report.curves import finite, loss_chart, metric_charts, train_charts
 from llmstage.report.files import plain, read_lines, write_text
 from llmstage.report.heatmap import heat_map
+from llmstage.report.page_words import page_words
 from llmstage.report.pictures import picture, picture_grid
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def page(run_dir: Path, report: Mapping[str, Any]) -> str:
         num_judged=sum(one.get("correct") is not None for one in samples),
         run_dir=report.get("run_dir") or str(run_dir),
         draw=draw,
+        say=page_words(report.get("language")),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmstage.report import words
 from llmstage.report.files import plain
 from llmstage.report.html import score_tables
+from llmstage.report.page_words import page_words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,6 +49,14 @@ def score_table(report: Mapping[str, Any]) -> Table:
         table.add_row(*(Text("" if cells[0] == last and k == 0 else cell) for k, cell in enumerate(cells)))
         last = cells[0]
     return table
+
+
+def finding_lines(report: Mapping[str, Any]) -> list[str]:
+    """What stage=explore found, a line each, and below it what could not be concluded."""
+    say = page_words(report.get("language"))
+    found, limits = list(report.get("sentences") or []), list(report.get("limits") or [])
+    lines = [f"{say['found']}:", *(f"  {line}" for line in found or [say["nothing"]])]
+    return [*lines, f"{say['limits']}:", *(f"  {line}" for line in limits)] if limits else lines
 
 
 def baseline_lines(report: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from llmstage.engine.session import run_lock, session
 from llmstage.errors import NotImproved
 from llmstage.explore.findings import Findings
 from llmstage.explore.gold import explore_gold
+from llmstage.explore.published import explore_curves
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -28,11 +29,15 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
             if cfg.stage.gold.kind != "none":
                 parts.append(explore_gold(cfg.stage.gold, cfg.seed))
+        if cfg.stage.curves:
+            parts.append(explore_curves(cfg.stage, out_dir, cfg.seed))
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
             "sentences": [line for part in parts for line in part.sentences],
             "limits": [line for part in parts for line in part.limits],
+            "language": next((part.block["language"] for part in parts if "language" in part.block), "en"),
+            "heading": heading(cfg),
             "exhibits": [exhibit for part in parts for exhibit in part.exhibits],
         }
         finish(cfg, out_dir, report, time.perf_counter() - clock)
@@ -40,3 +45,11 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     if refused:
         raise NotImproved(refused[0])
     return None
+
+
+def heading(cfg: RunConfig) -> str:
+    """What the page is about: the table of scores, or the task whose model was explored."""
+    assert isinstance(cfg.stage, Explore)
+    if cfg.stage.curves and not cfg.model.path:
+        return Path(cfg.stage.curves).stem
+    return cfg.task.name.replace("_", " ") or "explore"
