@@ -61,6 +61,8 @@ class Training:
     """Validate at a step; (name, score) of the selecting metric, or None where there is no validation split."""
     log: Callable[[dict[str, Any]], None]
     """Write one line of metrics."""
+    save_at: frozenset[int] = frozenset()
+    """Steps after which a checkpoint is written beside those of `save_every`."""
 
 
 @dataclass(slots=True)
@@ -94,7 +96,8 @@ def train(run: Training) -> TrainState:
                 else False
             )
             gave_up = run.patience is not None and state.stale >= run.patience
-            if ((due(run.save_every, state.step, done or gave_up) or improved) and state.step > 0) or run.stop.name:
+            wanted = due(run.save_every, state.step, done or gave_up) or state.step in run.save_at
+            if ((wanted or improved) and state.step > 0) or run.stop.name:
                 run.checkpoints.save(state, run.optimizer, run.model)
             if done or gave_up:
                 break

@@ -22,3 +22,5 @@ class Findings:
     """Tables and charts of report.html, as Task.exhibits gives them."""
     refused: str | None = None
     """Why an improvement was refused; the run then ends with exit status 9, after its report is written."""
+    unmeasured: str | None = None
+    """Why nothing could be measured; a run whose every part says so ends with exit status 3, after its report is written."""

@@ -2,26 +2,25 @@
 
 Prompts that begin alike share one reading of that beginning; each prompt is read once for all its choices; its choices stand
 side by side in one row, each seeing the prompt, from its keys and values, and itself. Every choice so has the log-probability
-that it would have alone behind the prompt. models/choose.py does the same for one fixed set of answers to all prompts.
+that it would have alone behind the prompt. A prompt with one answer is read in one pass with it (models/told.py), unless it
+shares its beginning. models/choose.py does the same for one fixed set of answers to all prompts.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
-from llmstage.models.choose import features, splits
-from llmstage.models.generate import padded
-from llmstage.models.head_loss import CHUNK_BYTES
+from llmstage.models.choose import features
+from llmstage.models.generate import padded, takes_cache
+from llmstage.models.told import AT_ONCE, Told, finish, head_of, tell_decoder
 
-AT_ONCE = 8_192
-"""Tokens of prompts and choices that go through the model together; bounds the cache and the mask."""
 SHARED = 16
 """Tokens that prompts must have in common for their beginning to be read on its own."""
 
@@ -32,6 +31,8 @@ class Item:
 
     prompt: list[int]
     choices: list[list[int]]
+    beside: dict[str, Tensor] = field(default_factory=dict)
+    """What is read with the prompt, e.g. pixel_values [3, H, W]; the same names in every item."""
 
     @property
     def read(self) -> int:
@@ -39,16 +40,33 @@ class Item:
         return sum(len(choice) - 1 for choice in self.choices)
 
 
-@torch.no_grad()
 def choice_log_probs(model: Any, pad_id: int, items: Sequence[Item]) -> list[list[float]]:
     """log p(choice | prompt) in nats for every choice of every item, summed over its tokens; in the order given."""
-    out: list[list[float]] = [[] for _ in items]
+    return [[told.total for told in found] for found in tell_choices(model, pad_id, items)]
+
+
+@torch.no_grad()
+def tell_choices(model: Any, pad_id: int, items: Sequence[Item], at_once: int = AT_ONCE) -> list[list[Told]]:
+    """The same token by token. `at_once`: tokens of prompts and choices that go through the model together; it bounds the
+    cache and the mask."""
+    out: list[list[Told]] = [[] for _ in items]
+    cached = takes_cache(model)
     shared = common_beginning([item.prompt[:-1] for item in items]) if len(items) > 1 else []
-    shared = shared if len(shared) >= SHARED else []
-    for chosen in batches(items):
-        own = [Item(items[index].prompt[len(shared) :], items[index].choices) for index in chosen]
-        for index, found in zip(chosen, score(model, pad_id, own, shared), strict=True):
-            out[index] = found
+    if len(shared) < SHARED or not cached or any(item.beside for item in items):
+        shared = []
+    alone = [index for index, item in enumerate(items) if not cached or (not shared and len(item.choices) == 1)]
+    rows = [(index, choice) for index in alone for choice in items[index].choices]
+    beside = [items[index].beside for index, _ in rows]
+    pairs = [(items[index].prompt, choice) for index, choice in rows]
+    told = tell_decoder(model, pad_id, pairs, beside if any(beside) else None, at_once)
+    for (index, _), one in zip(rows, told, strict=True):
+        out[index].append(one)
+    taken = set(alone)
+    among = [index for index in range(len(items)) if index not in taken]
+    own = [replace(items[index], prompt=items[index].prompt[len(shared) :]) for index in among]
+    for chosen in batches(own, at_once):
+        for number, found in zip(chosen, score(model, pad_id, [own[n] for n in chosen], shared), strict=True):
+            out[among[number]] = found
     return out
 
 
@@ -59,14 +77,14 @@ def common_beginning(prompts: list[list[int]]) -> list[int]:
     return [token for token, _ in same]
 
 
-def batches(items: Sequence[Item]) -> list[list[int]]:
-    """Neighbours in length together, as many as fit in AT_ONCE."""
+def batches(items: Sequence[Item], at_once: int = AT_ONCE) -> list[list[int]]:
+    """Neighbours in length together, as many as fit in `at_once`."""
     found: list[list[int]] = []
     widest = 0
     for index in sorted(range(len(items)), key=lambda item: (len(items[item].prompt), items[item].read)):
         item = items[index]
         widest = max(widest, item.read)
-        if found and (len(found[-1]) + 1) * (len(item.prompt) + widest) <= AT_ONCE:
+        if found and (len(found[-1]) + 1) * (len(item.prompt) + widest) <= at_once:
             found[-1].append(index)
         else:
             found.append([index])
@@ -74,7 +92,7 @@ def batches(items: Sequence[Item]) -> list[list[int]]:
     return found
 
 
-def score(model: Any, pad_id: int, items: list[Item], shared: list[int]) -> list[list[float]]:
+def score(model: Any, pad_id: int, items: list[Item], shared: list[int]) -> list[list[Told]]:
     """One batch. `shared`: what stands before every prompt."""
     device = next(model.parameters()).device
     ids, mask = (part.to(device) for part in padded([item.prompt for item in items], pad_id, left=True))
@@ -84,7 +102,8 @@ def score(model: Any, pad_id: int, items: list[Item], shared: list[int]) -> list
         cache.batch_repeat_interleave(len(items))
         mask = torch.cat([mask.new_ones(len(items), len(shared)), mask], 1)
     places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    last = read(model, ids, cache, attention_mask=mask, position_ids=places)[:, -1:]  # [B, 1, D]
+    beside = {name: torch.stack([item.beside[name] for item in items]).to(device) for name in items[0].beside}
+    last = read(model, ids, cache, attention_mask=mask, position_ids=places, **beside)[:, -1:]  # [B, 1, D]
     states = [last]
     width = max(item.read for item in items)
     if width:
@@ -97,7 +116,7 @@ def score(model: Any, pad_id: int, items: list[Item], shared: list[int]) -> list
             read(model, tokens, cache, attention_mask=torch.cat([prompt, sees], -1)[:, None], position_ids=positions)
         )
     hidden = torch.cat(states, 1)  # [B, 1 + N, D or V]
-    return read_off(model, hidden, items)
+    return told_of(model, hidden, items)
 
 
 def laid_out(items: list[Item], width: int, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,30 +132,18 @@ def laid_out(items: list[Item], width: int, pad_id: int) -> tuple[Tensor, Tensor
     return tokens, owner, depth
 
 
-def read_off(model: Any, hidden: Tensor, items: list[Item]) -> list[list[float]]:
-    """Sums over the tokens of each choice; logits are made for the positions before such tokens only, some at a time."""
-    rows, places, tokens, counts = [], [], [], []
+def told_of(model: Any, hidden: Tensor, items: list[Item]) -> list[list[Told]]:
+    """What stands at the predicting positions of hidden [B, 1 + N, D or V]: the prompt's end, then the choices' tokens."""
+    rows, places = [], []
     for row, item in enumerate(items):
         at = 1
         for choice in item.choices:
             rows += [row] * len(choice)
             places += [0, *range(at, at + len(choice) - 1)]
-            tokens += choice
-            counts.append(len(choice))
             at += len(choice) - 1
     picked = hidden[torch.tensor(rows, device=hidden.device), torch.tensor(places, device=hidden.device)]  # [S, D or V]
-    target = torch.tensor(tokens, device=hidden.device)
-    head = model.get_output_embeddings()
-    size = max(1, CHUNK_BYTES // (4 * head.weight.shape[0]))
-    parts = []
-    for start in range(0, len(picked), size):
-        logits = head(picked[start : start + size]) if splits(model) else picked[start : start + size]
-        parts.append(-nn.functional.cross_entropy(logits.float(), target[start : start + size], reduction="none"))
-    sums = [float(part.double().sum()) for part in torch.cat(parts).split(counts)]
-    ends = [0]
-    for item in items:
-        ends.append(ends[-1] + len(item.choices))
-    return [sums[start:stop] for start, stop in itertools.pairwise(ends)]
+    told = iter(finish(head_of(model), picked, [choice for item in items for choice in item.choices]))
+    return [[next(told) for _ in item.choices] for item in items]
 
 
 def read(model: Any, ids: Tensor, cache: DynamicCache, **more: Tensor) -> Tensor:

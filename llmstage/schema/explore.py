@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
-
-from llmstage.schema.explore_ladder import Gold, Ladder, Reduce, check_ladder
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from llmstage.schema.explore_curves import CURVES, CurveFit, ReportWords, Stats, check_columns
+from llmstage.schema.explore_ladder import Gold, Ladder, Reduce, check_ladder
+from llmstage.schema.explore_probes import Scoring
 from llmstage.schema.stage import StageConfig
+from llmstage.schema.typed import AT_LEAST_1
 
 if TYPE_CHECKING:
     from llmstage.schema.run import RunConfig
@@ -39,15 +39,46 @@ class Explore(StageConfig):
     report: ReportWords = field(default_factory=ReportWords)
     """How the report is written."""
 
+    probes: list[str] = field(default_factory=list)
+    """Shipped probe families to ask of the model: [core], [full] (more levels), or names of families; []: none."""
+    phenomena: list[str] = field(default_factory=list)
+    """Files with questions of your own: JSON lines, BIG-bench task.json, BIG-Bench-Hard JSON, BLiMP JSON lines; globs."""
+    items_per_cell: Annotated[int, AT_LEAST_1] = 200
+    """Items of each family and level; 0 right of 200 means at most 1.5 %."""
+    scoring: Scoring = field(default_factory=Scoring)
+    """How probes and phenomena are asked."""
+
     inherits: ClassVar[bool] = True
     needs_task: ClassVar[bool] = False
 
     def check(self, run: RunConfig) -> list[str]:
-        wrong = check_ladder(self.ladder, self.gold, run)
-        if self.curves or self.ladder.given or self.gold.kind != "none":
+        wrong = [
+            *check_columns(self.columns),
+            *self.check_probes(run),
+            *check_ladder(self.ladder, self.gold, self.probes, run),
+        ]
+        if self.curves or self.probes or self.phenomena or self.ladder.given or self.gold.kind != "none":
             return wrong
-        return [*wrong, "stage=explore needs something to look at: stage.curves=<csv of scores>, stage.ladder.runs=<runs>, or stage.gold.kind=grokking."]
-        wrong = check_columns(self.columns)
-        if self.curves:
-            return wrong
-        return [*wrong, "stage=explore needs something to look at: stage.curves=<csv of scores>."]
+        return [
+            "stage=explore needs something to look at: stage.curves=<csv of scores>, model.path=<model> with "
+            "stage.probes=[core] or stage.phenomena=[<file>], stage.ladder.runs=<runs>, or stage.gold.kind=grokking.",
+            *wrong,
+        ]
+
+    def check_probes(self, run: RunConfig) -> list[str]:
+        """Families that there are, and a model to ask."""
+        from llmstage.naming import unknown
+        from llmstage.places import PACKAGE
+
+        folder = PACKAGE / "explore" / "probes"
+        known = sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base"))
+        wrong = [
+            f"stage.probes: {unknown('probe family', name, ['core', 'full', *known])}"
+            for name in self.probes
+            if name not in ("core", "full", *known)
+        ]
+        if (self.probes or self.phenomena) and not run.model.path and not self.ladder.given:
+            wrong.append(
+                "stage.probes and stage.phenomena are asked of a model: give model.path=<run folder or model directory>."
+            )
+        return wrong

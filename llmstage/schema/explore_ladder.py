@@ -89,7 +89,7 @@ class Reduce:
     """Partial information decomposition of answers over the sub-skills' outcomes, in bits (items with two parts)."""
 
 
-def check_ladder(ladder: Ladder, gold: Gold, run: RunConfig) -> list[str]:
+def check_ladder(ladder: Ladder, gold: Gold, probes: list[str], run: RunConfig) -> list[str]:
     """Complaints about ladders and known worlds, before anything is imported."""
     wrong = []
     p = gold.modulus
@@ -104,6 +104,8 @@ def check_ladder(ladder: Ladder, gold: Gold, run: RunConfig) -> list[str]:
         wrong.append(
             f"stage.ladder.checkpoints={ladder.checkpoints} are more than stage.ladder.steps={ladder.steps} steps."
         )
+    if ladder.kind == "auto" and not probes:
+        wrong.append("stage.ladder.kind=auto trains on the items of probe families: stage.probes=[addition].")
     if ladder.kind == "auto" and run.model.path:
         wrong.append("stage.ladder.kind=auto trains models of its own; leave out model.path.")
     return wrong

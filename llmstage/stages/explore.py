@@ -9,10 +9,13 @@ from llmstage import console
 from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
 from llmstage.engine.session import run_lock, session
-from llmstage.errors import NotImproved
+from llmstage.errors import DataError, NotImproved
 from llmstage.explore.findings import Findings
 from llmstage.explore.gold import explore_gold
+from llmstage.explore.ladder import explore_ladder
+from llmstage.explore.probing import probe
 from llmstage.explore.published import explore_curves
+from llmstage.explore.reduce import reduce_model
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -26,11 +29,16 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         write_json(out_dir / "environment.json", environment())
         machine = resolve_machine(cfg.trainer)
         parts: list[Findings] = []
+        if cfg.stage.curves:
+            parts.append(explore_curves(cfg.stage, out_dir, cfg.seed))
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
             if cfg.stage.gold.kind != "none":
                 parts.append(explore_gold(cfg.stage.gold, cfg.seed))
-        if cfg.stage.curves:
-            parts.append(explore_curves(cfg.stage, out_dir, cfg.seed))
+            if cfg.stage.ladder.given:
+                parts.append(explore_ladder(cfg, out_dir, machine, about))
+            if (cfg.stage.probes or cfg.stage.phenomena) and cfg.model.path:
+                parts.append(probe(cfg, out_dir, machine))
+                parts.append(reduce_model(cfg, machine))
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
@@ -44,6 +52,9 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     refused = [part.refused for part in parts if part.refused]
     if refused:
         raise NotImproved(refused[0])
+    unmeasured = [part.unmeasured for part in parts if part.unmeasured]
+    if unmeasured and len(unmeasured) == len(parts):
+        raise DataError("\n".join(unmeasured))
     return None
 
 

@@ -7,7 +7,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from llmstage.models import choices
-from llmstage.models.choices import Item, batches, choice_log_probs
+from llmstage.models import told as told_module
+from llmstage.models.choices import Item, batches, choice_log_probs, tell_choices
 
 
 def llama() -> LlamaForCausalLM:
@@ -52,10 +53,9 @@ def alone(model, item: Item) -> list[float]:
 @pytest.mark.parametrize("budget", [30, 8192])
 def test_each_choice_as_alone(make, shared: int, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By brute force, in fp32, to 1e-4 nats; also in small batches, and where the logits are made a few at a time."""
-    monkeypatch.setattr(choices, "AT_ONCE", budget)
-    monkeypatch.setattr(choices, "CHUNK_BYTES", 4 * 90 * 3)
+    monkeypatch.setattr(told_module, "CHUNK_BYTES", 4 * 90 * 3)
     model, told = make(), items(shared)
-    found = choice_log_probs(model, 0, told)
+    found = [[one.total for one in item] for item in tell_choices(model, 0, told, at_once=budget)]
     for item, scores in zip(told, found, strict=True):
         assert scores == pytest.approx(alone(model, item), abs=1e-4)
 
@@ -72,10 +72,9 @@ def test_a_shared_beginning_is_read_once_and_each_prompt_once(monkeypatch: pytes
     assert sum(seen) < brute / 4
 
 
-def test_batches_are_sorted_and_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices, "AT_ONCE", 40)
+def test_batches_are_sorted_and_within_the_budget() -> None:
     told = items()
-    found = batches(told)
+    found = batches(told, 40)
     assert sorted(index for batch in found for index in batch) == list(range(len(told)))
     for batch in found:
         width = max(len(told[index].prompt) for index in batch) + max(told[index].read for index in batch)
@@ -84,3 +83,18 @@ def test_batches_are_sorted_and_within_the_budget(monkeypatch: pytest.MonkeyPatc
 
 def test_nothing_asked_nothing_said() -> None:
     assert choice_log_probs(llama(), 0, []) == []
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+@pytest.mark.parametrize("shared", [0, 40])
+def test_tokens_are_told_as_plain_logits_say(make, shared: int) -> None:
+    """Likeliest or not, and the rank, token by token, against logits of the whole text."""
+    model, asked = make(), items(shared)
+    for item, found in zip(asked, tell_choices(model, 0, asked), strict=True):
+        for choice, told in zip(item.choices, found, strict=True):
+            with torch.no_grad():
+                logits = model(torch.tensor([item.prompt + choice])).logits[0]
+            for at, token in enumerate(choice):
+                row = logits[len(item.prompt) + at - 1]
+                assert told.best[at] == (int(row.argmax()) == token)
+                assert told.ranks[at] == 1 + int((row > row[token] + 1e-6).sum())

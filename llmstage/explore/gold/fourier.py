@@ -16,7 +16,7 @@ def by_sum(logits: Array) -> Array:
     return np.stack([logits[a, (total - a) % p].mean(0) for total in range(p)])
 
 
-def waves(logits: Array) -> Array:
+def waves(logits: Array) -> NDArray[np.complex128]:
     """[p, C] complex amplitude of each frequency of a + b; frequency 0 is the mean."""
     return np.fft.fft(by_sum(logits), axis=0) / len(logits)
 

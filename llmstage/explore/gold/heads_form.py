@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from llmstage import console
 from llmstage.explore.curves import Curve
 from llmstage.explore.findings import Findings
-from llmstage.explore.gold.induction import InductionRun, InductionWorld, draw_rows, train_induction
+from llmstage.explore.gold.induction import Attention, InductionRun, InductionWorld, draw_rows, train_induction
 from llmstage.explore.reduce.heads import (
     HeadFindings,
     context_gain,
@@ -45,7 +46,13 @@ def measure(run: InductionRun) -> tuple[list[dict[str, float]], HeadFindings]:
             }
         )
     last = run.model(len(run.steps) - 1)
-    found = examine_heads(lambda rows: last(rows)[0], patterns, [layer.o_proj for layer in last.layers], ids, period)
+    found = examine_heads(
+        lambda rows: last(rows)[0],
+        patterns,
+        [layer.o_proj for layer in last.layers if isinstance(layer, Attention)],
+        ids,
+        period,
+    )
     return lines, found
 
 
@@ -61,6 +68,11 @@ def judge_steps(lines: list[dict[str, float]]) -> Verdict:
     x, y = (np.array([line[name] for line in lines], dtype=np.float64) for name in ("step", "loss"))
     curve = Curve("log-probability of repeated tokens", x, -y, np.full(len(x), np.nan), "step", "training")
     return judge(curve, Rules())
+
+
+def note(every: int, step: int, loss: float) -> None:
+    if step % every == 0:
+        console.note(f"step {step}  loss {loss:.3g}")
 
 
 def told(at: int, lines: list[dict[str, float]], heads: HeadFindings, verdict: Verdict) -> list[str]:
@@ -97,7 +109,7 @@ def explore_induction(gold: Gold, seed: int) -> Findings:
     for at in range(seed, seed + gold.seeds):
         layers = f"{world.layers} attention layer{'s' if world.layers > 1 else ''}"
         console.note(f"induction: {layers} on repeated random tokens, seed {at}")
-        run = train_induction(world, at, lambda step, loss: step % 100 or console.note(f"step {step}  loss {loss:.3g}"))
+        run = train_induction(world, at, partial(note, 100))
         lines, heads = measure(run)
         verdict = judge_steps(lines)
         sentences += told(at, lines, heads, verdict)
@@ -109,7 +121,9 @@ def explore_induction(gold: Gold, seed: int) -> Findings:
         )  # fmt: skip
         if at == seed:
             exhibits = exhibits_of(lines)
-    return Findings("gold", {"world": {"layers": world.layers, "steps": world.steps}, "runs": blocks}, sentences, [], exhibits)
+    return Findings(
+        "gold", {"world": {"layers": world.layers, "steps": world.steps}, "runs": blocks}, sentences, [], exhibits
+    )
 
 
 def exhibits_of(lines: list[dict[str, float]]) -> list[dict[str, Any]]:
@@ -117,7 +131,14 @@ def exhibits_of(lines: list[dict[str, float]]) -> list[dict[str, Any]]:
 
     def chart(title: str, names: dict[str, str], y_label: str) -> dict[str, Any]:
         series = [{"name": word, "x": x, "y": [line[name] for line in lines]} for name, word in names.items()]
-        return {"kind": "lines", "title": title, "x_label": "step", "y_label": y_label, "series": series, "log_y": False}
+        return {
+            "kind": "lines",
+            "title": title,
+            "x_label": "step",
+            "y_label": y_label,
+            "series": series,
+            "log_y": False,
+        }
 
     looks = {"prefix_matching": "best prefix matching", "previous_token": "best look one back", "accuracy": "accuracy"}
     return [

@@ -119,6 +119,6 @@ def train_induction(world: InductionWorld, seed: int, log: Any = None) -> Induct
             if log is not None:
                 log(step, float(loss.detach()))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     return run

@@ -77,8 +77,8 @@ class ModularModel(nn.Module):
 
         def looked_at(state: Tensor) -> tuple[Tensor, Tensor]:
             """[..., D] -> scores [..., H] of the one query, values [..., H, D/H]."""
-            key = (state @ self.key).unflatten(-1, (self.heads, size))
-            return (key * query).sum(-1), (state @ self.value).unflatten(-1, (self.heads, size))
+            key = (state @ self.key).view(*state.shape[:-1], self.heads, size)
+            return (key * query).sum(-1), (state @ self.value).view(*state.shape[:-1], self.heads, size)
 
         (score_a, value_a), (score_b, value_b), (score_c, value_c) = map(looked_at, (left, right, last))
         p = len(symbols)
@@ -125,7 +125,7 @@ def train_modular(world: ModularWorld, seed: int, log: Any = None) -> Snapshots:
             if log is not None:
                 log(step, float(loss.detach()))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.param_groups[0]["lr"] = world.lr * min(1.0, (step + 1) / WARM_UP)
         optimizer.step()
     return kept

@@ -69,10 +69,10 @@ def without_heads(projections: Sequence[nn.Module], heads: Sequence[Head], num_h
         chosen = [head for at, head in heads if at == layer]
 
         def mean_instead(_: nn.Module, inputs: tuple[Tensor, ...], chosen: list[int] = chosen) -> tuple[Tensor, ...]:
-            side_by_side = inputs[0].unflatten(-1, (num_heads, -1)).clone()  # [B, T, H, D/H]
+            side_by_side = inputs[0].reshape(*inputs[0].shape[:-1], num_heads, -1).clone()  # [B, T, H, D/H]
             for head in chosen:
                 side_by_side[..., head, :] = side_by_side[..., head, :].mean((0, 1))
-            return (side_by_side.flatten(-2), *inputs[1:])
+            return (side_by_side.reshape(inputs[0].shape), *inputs[1:])
 
         hooks.append(projections[layer].register_forward_pre_hook(mean_instead))
     try:

@@ -78,9 +78,7 @@ def specific(source: Array, y: int, weight: float) -> float:
     return float((column[with_it] / weight * np.log2(column[with_it] / seen[with_it] / weight)).sum())
 
 
-def psi(
-    joint: ArrayLike, macro: Callable[[tuple[int, ...]], int], *, parts: int
-) -> float:
+def psi(joint: ArrayLike, macro: Callable[[tuple[int, ...]], int], *, parts: int) -> float:
     """Ψ = I(V_t; V_t') - Σ_j I(X_t^j; V_t') in bits (Rosas et al. 2020, PLoS Comput Biol 16:e1008289): above 0, the
     whole's future is foretold by the whole better than by its parts together. Sufficient for causal emergence, not
     necessary. `joint` [states of X_t, states of X_t'] with states numbered as `itertools.product` counts binary parts.

@@ -1,0 +1,69 @@
+"""What families share: the form of a question, and names and things in English and Chinese."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from llmstage.data.demo import words
+from llmstage.explore.items import MetaValue
+
+
+@dataclass(slots=True)
+class Asked:
+    """One question, before it has an id and a split."""
+
+    prompt: str
+    answer: str | None = None
+    choices: Sequence[str] = ()
+    label: int | None = None
+    key: str = ""
+    """Template and parameters, without the language: the same content in two languages stays in one split."""
+    meta: dict[str, MetaValue] = field(default_factory=dict)
+    """Axes that vary inside the cell."""
+    parts: list[tuple[str, Asked]] = field(default_factory=list)
+    """(name of the skill, question on the same facts)."""
+    image: str | None = None
+    free: bool = False
+    glued: bool = False
+    """No space between prompt and answer."""
+
+    def told(self) -> str:
+        """All that a model sees of it."""
+        return f"{self.prompt}|{self.image}|{sorted(self.choices)}"
+
+
+BOTH = ("en", "zh")
+NO_LANGUAGE = ("",)
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+STEMS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
+"""The ten heavenly stems and the twelve earthly branches, in their order."""
+
+NAMES = {
+    "en": words(
+        "Anna Ben Clara David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nora Oscar Paula Quinn Rosa Simon Tina "
+        "Ursula Victor Wendy Xavier Yvonne Zack Alma Boris Celia Doris Erik Fiona"
+    ),
+    "zh": words(
+        "安娜 本杰 小兰 大伟 艾玛 方明 小雅 海瑞 小虹 杰克 可欣 立欧 玛丽 诺拉 小奥 宝拉 秋恩 若莎 西蒙 婷娜 "
+        "乌雪 文克 温迪 夏维 怡文 泽康 小玛 鲍里 思丽 多丽 艾力 菲娜"
+    ),
+}
+THINGS = {
+    "en": words("ball cup key book lamp coin pen hat box ring bell rope"),
+    "zh": words("球 杯子 钥匙 书 灯 硬币 钢笔 帽子 盒子 戒指 铃铛 绳子"),
+}
+YES_NO = {"en": ("yes", "no"), "zh": ("是", "否")}
+
+
+def number(rng: random.Random, digits: int) -> int:
+    """A number of so many digits, evenly."""
+    return rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+
+
+def shuffled(rng: random.Random, right: str, wrong: Sequence[str]) -> tuple[list[str], int]:
+    """(choices, place of the right one); every place is as likely."""
+    choices = [right, *wrong]
+    rng.shuffle(choices)
+    return choices, choices.index(right)

@@ -1,0 +1,110 @@
+"""Items: what a line may hold, how a wrong one is told, and which split its parameters belong to."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from llmstage.errors import DataError
+from llmstage.explore.items import Item, as_text, read_items, split_items, split_of, write_items
+
+
+def test_items_survive_their_json_lines(tmp_path: Path):
+    items = [
+        Item("a", "加法", "3+4=", answer="7", answers=["七"], meta={"digits": 1, "lang": "zh"}, parts=["b"], key="3,4"),
+        Item("b", "pairs", "", choices=["The cat sat.", "The cat sits sat."], label=0, split="test"),
+        Item("c", "grid", "What is red?", answer="circle", image=["r. ..", ".. b."], free=True),
+    ]
+    write_items(tmp_path / "items.jsonl", items)
+    assert read_items(tmp_path / "items.jsonl") == items
+
+
+def test_a_line_without_id_and_family_takes_those_of_its_place(tmp_path: Path):
+    file = tmp_path / "turns.jsonl"
+    file.write_text('\n{"prompt": "Q", "answer": "A", "image": "a.png"}\n', encoding="utf-8")
+    [item] = read_items(file)
+    assert (item.id, item.family) == ("turns-2", "turns")
+    assert item.image == str(tmp_path / "a.png")  # beside the file that names it
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "no JSON"),
+        ("[1]", "one JSON object a line"),
+        ('{"answer": "x"}', "`prompt` is missing"),
+        ('{"prompt": "x"}', "there is no right answer"),
+        ('{"prompt": "x", "answr": "y"}', "unknown key 'answr'. Did you mean 'answer'?"),
+        ('{"prompt": "x", "choices": ["a", "b"], "label": 2}', "from 0 to 1, not 2"),
+        ('{"prompt": "x", "choices": ["a", "a"], "label": 0}', "two different texts"),
+        ('{"prompt": "x", "choices": ["a", "b"], "label": 0, "answer": "a"}', "exclude each other"),
+        ('{"prompt": "x", "answer": ""}', "an empty text"),
+        ('{"prompt": "x", "answer": 5}', "`answer` must be a text"),
+        ('{"prompt": "x", "answer": "y", "meta": {"len": [1]}}', "`meta` must map"),
+        ('{"prompt": "x", "answer": "y", "split": "dev"}', "`split` must be one of"),
+        ('{"prompt": "x", "answer": "y", "image": "demo:48:blob"}', "is no scene"),
+        ('{"prompt": "x", "answer": "y", "parts": ["nowhere"]}', "names items that are not in the file: nowhere"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, reason: str):
+    file = tmp_path / "items.jsonl"
+    file.write_text(f'{{"prompt": "x", "answer": "y"}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        read_items(file)
+    assert reason in str(error.value)
+    assert f"{file}:2:" in str(error.value) or "parts" in reason or "names items" in reason
+
+
+def test_many_wrong_lines_are_gathered(tmp_path: Path):
+    file = tmp_path / "items.jsonl"
+    file.write_text("\n".join(['{"prompt": 1}'] * 12), encoding="utf-8")
+    with pytest.raises(DataError, match="and 2 more"):
+        read_items(file)
+
+
+def test_ids_are_not_given_twice(tmp_path: Path):
+    file = tmp_path / "items.jsonl"
+    file.write_text(
+        '{"id": "a", "prompt": "x", "answer": "y"}\n{"id": "a", "prompt": "z", "answer": "y"}', encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"items\.jsonl:2: its id 'a' is that of line 1"):
+        read_items(file)
+
+
+def test_a_file_in_another_encoding_is_told_with_its_line(tmp_path: Path):
+    file = tmp_path / "items.jsonl"
+    file.write_bytes(
+        b'{"prompt": "x", "answer": "y"}\n' + json.dumps({"prompt": "中"}, ensure_ascii=False).encode("gbk")
+    )
+    with pytest.raises(DataError, match=":2: not UTF-8"):
+        read_items(file)
+
+
+def test_parameters_not_rows_decide_the_split():
+    splits = [split_of("addition", str(number)) for number in range(4000)]
+    share = {name: count / 4000 for name, count in Counter(splits).items()}
+    assert share == pytest.approx({"discover": 0.32, "confirm": 0.24, "train": 0.24, "test": 0.20}, abs=0.03)
+    found = split_items([Item(str(n), "addition", f"{n % 7}", answer="x", key=f"{n % 50}") for n in range(500)])
+    where: dict[str, set[str]] = {}
+    for name, items in found.items():
+        for item in items:
+            where.setdefault(item.key, set()).add(name)
+    assert len(where) == 50 and all(len(names) == 1 for names in where.values())
+
+
+def test_shares_move_the_bounds_and_leave_the_test_split_alone():
+    keys = [str(number) for number in range(2000)]
+    usual, other = (
+        [split_of("f", key, shares) for key in keys] for shares in (None, {"discover": 0.9, "confirm": 0.1})
+    )
+    assert [name == "test" for name in usual] == [name == "test" for name in other]
+    assert "train" not in other and other.count("discover") > 2 * usual.count("discover")
+
+
+def test_a_scene_is_a_grid_for_those_who_cannot_see():
+    item = Item("a", "grid", "What is it?", answer="circle", image="demo:48:circle.red.large.0.2.12")
+    assert as_text(item) == ". | . | large red circle\n. | . | .\n. | . | .\nWhat is it?"
+    assert as_text(Item("a", "grid", "What?", answer="x", image="photo.png")) == "What?"

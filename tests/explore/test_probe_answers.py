@@ -1,0 +1,238 @@
+"""Answers to shipped probes, found from the words of the prompt alone, by other means than those that made them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from fractions import Fraction
+from itertools import product
+
+import pytest
+
+from llmstage.data.demo import words
+from llmstage.data.demo.scene_words import SPEECHES
+from llmstage.data.demo.scenes import read_scene
+from llmstage.explore.items import Item
+from llmstage.explore.probes import families, generate
+from llmstage.explore.probes.base import STEMS
+
+
+def solve(item: Item) -> str:
+    """The answer's text, without the space in front."""
+    family = item.family.split(".")[0]
+    found: str = SOLVERS[family](item)
+    return found
+
+
+def modular(item: Item) -> str:
+    a, sign, b, p = re.fullmatch(r"(\d+) ([+*]) (\d+) mod (\d+) =", item.prompt).groups()
+    return str(eval(f"({a}{sign}{b}) % {p}"))
+
+
+def addition(item: Item) -> str:
+    text = item.prompt.removesuffix(" =")
+    spaced, turned = item.meta.get("spaced"), item.meta.get("order") == "reversed"
+    numbers = [part.replace(" ", "") if spaced else part for part in text.split(" + ")]
+    total = str(sum(int(part[::-1] if turned else part) for part in numbers))
+    total = total[::-1] if turned else total
+    return " ".join(total) if spaced else total
+
+
+def copying(item: Item) -> str:
+    chinese = "：" in item.prompt
+    word, row = re.fullmatch(r"(.+?)(?:：|: )(.+?)(?:＝| =)", item.prompt).groups()
+    symbols = list(row) if chinese else row.split(" ")
+    order = STEMS if chinese else "abcdefghijklmnopqrstuvwxyz"
+    if word in ("reverse", "倒写"):
+        symbols.reverse()
+    elif word in ("sort", "排序"):
+        symbols.sort(key=order.index)
+    elif word in ("next", "后一个"):
+        symbols = [order[order.index(one) + 1] for one in symbols]
+    return ("" if chinese else " ").join(symbols)
+
+
+def induction(item: Item) -> str:
+    if ";" in item.prompt:
+        row, asked = item.prompt.split(" ; ")
+        one = asked.removesuffix(" :").split()
+        symbols = row.split()
+        if one[0] == "before":
+            return symbols[symbols.index(one[1]) - 1]
+        return "yes" if one[1] in symbols else "no"
+    symbols = item.prompt.split()
+    return symbols[symbols.index(symbols[-1]) + 1]
+
+
+def key_value(item: Item) -> str:
+    if "号码" in item.prompt:
+        facts = dict(re.findall(r"([^。在]+?)的号码是(\d+)。", item.prompt.replace("现在", "")))
+        return facts[re.search(r"([^。]+)的号码是多少", item.prompt.replace("现在", "")).group(1)]
+    facts = dict(re.findall(r"number of (\w+) is (\d+)", item.prompt))
+    return facts[re.search(r"What is the number of (\w+) now", item.prompt).group(1)]
+
+
+def in_context(item: Item) -> str:
+    *shots, asked = [line.split(" ->") for line in item.prompt.split("\n")]
+    word = asked[0]
+    if item.choices:
+        animals = words(
+            "cat dog horse cow sheep goat lion tiger bear wolf fox rabbit 猫 狗 马 牛 羊 鹿 狮子 老虎 熊 狼 狐狸 兔子"
+        )
+        same = Counter(label.strip() for shot, label in shots if (shot in animals) == (word in animals))
+        return same.most_common(1)[0][0]
+    rows = [list(map(int, shot.split())) for shot, _ in shots]
+    values = [int(value) for _, value in shots]
+    fits = [  # by trying all weights, not by solving
+        weights
+        for weights in product(range(1, 6), repeat=len(rows[0]))
+        if all(sum(w * x for w, x in zip(weights, row, strict=True)) == y for row, y in zip(rows, values, strict=True))
+    ]
+    assert len(fits) == 1, "the examples do not decide the rule"
+    return str(sum(Fraction(w) * int(x) for w, x in zip(fits[0], word.split(), strict=True)))
+
+
+def brackets(item: Item) -> str:
+    text = item.prompt.removesuffix(" ...").replace(" ", "")
+    while (shorter := re.sub(r"\(\)|\[\]|\{\}|<>", "", text)) != text:
+        text = shorter
+    return " ".join(text[::-1].translate(str.maketrans("([{<", ")]}>")))
+
+
+def multi_hop(item: Item) -> str:
+    if "。" in item.prompt:
+        role = re.search(r"的(老师|朋友|医生|邻居)", item.prompt).group(1)
+        facts = dict(re.findall(rf"([^。]+?)的{role}是([^。]+)。", item.prompt))
+        start, hops = re.search(rf"([^。]+?)((?:的{role})+)是谁", item.prompt).groups()
+        steps = hops.count(role)
+    else:
+        facts = dict(re.findall(r"The \w+ of (\w+) is (\w+)\.", item.prompt))
+        chain = re.search(r"Who is (.+)\? It is", item.prompt).group(1)
+        steps, start = chain.count("the "), chain.split()[-1]
+    for _ in range(steps):
+        start = facts[start]
+    return start
+
+
+def negation(item: Item) -> str:
+    chinese = "。" in item.prompt
+    if chinese:
+        facts = dict(re.findall(r"([^。“]+?)是([^。”]+的)。", item.prompt))
+        claim = re.search(r"“(.+)”", item.prompt).group(1)
+        flips, claim = claim.count("并非"), claim.replace("并非", "")
+    else:
+        facts = dict(re.findall(r"The (\w+) is (\w+)\.", item.prompt))
+        claim = re.search(r"Is it right that (.+)\?", item.prompt).group(1)
+        flips, claim = claim.count("it is not true that "), claim.replace("it is not true that ", "")
+    state = claim.split("是")[-1] if chinese else claim.split()[-1]
+    number = list(facts.values()).count(state)
+    if claim.startswith(("all", "全部")):
+        true = number == len(facts)
+    elif claim.startswith(("some", "有的")):
+        true = number > 0
+    elif claim.startswith(("none", "没有")):
+        true = number == 0
+    else:
+        thing = claim.split("是")[0] if chinese else claim.split()[1]
+        true = facts[thing] == state
+    true ^= flips % 2 == 1
+    return ("是" if true else "否") if chinese else ("yes" if true else "no")
+
+
+def tracking(item: Item) -> str:
+    text = item.prompt
+    if "How many" in text or "有几个" in text:
+        row, asked = re.fullmatch(r"(.+?)(?:\. How many times is there a |。有几个)(\w+)？?\??.*", text).groups()
+        return str(re.split(r", |、", row).count(asked.removesuffix("？答：")))
+    if "。" in text:
+        holds = dict(re.findall(r"([^。]+?)有([^。]+)。", text))
+        swaps = re.findall(r"([^。]+?)和([^。]+?)互换。", text)
+        asked = re.search(r"([^。]+)现在有什么", text).group(1)
+    else:
+        holds = dict(re.findall(r"(\w+) has the (\w+)\.", text))
+        swaps = re.findall(r"(\w+) and (\w+) swap\.", text)
+        asked = re.search(r"What does (\w+) have now", text).group(1)
+    for a, b in swaps:
+        holds[a], holds[b] = holds[b], holds[a]
+    return holds[asked]
+
+
+def long_dialogue(item: Item) -> str:
+    *turns, question = item.prompt.split("\n")
+    forms = {
+        "live": r"I live in (\w+)\.", "train": r"my train leaves on (\w+)\.", "eat": r"I like to eat (\w+)\.",
+        "coat": r"my coat is (\w+)\.", "住在": r"我住在(.+?)。", "火车": r"我的火车出发的日子是(.+?)。", "爱吃": r"我爱吃(.+?)。",
+        "大衣": r"我的大衣颜色是(.+?)。",
+    }  # fmt: skip
+    form = next(pattern for word, pattern in forms.items() if word in question)
+    who = re.search(r"\b([AB])\b|([AB])(?=住|的|爱)", question).group(0)
+    said = [match.group(1) for turn in turns if turn.startswith(who) and (match := re.search(form, turn))]
+    return said[-1]
+
+
+def image_caption(item: Item) -> str:
+    lang = "en" if item.meta["lang"] == "en" else "zh"
+    true = [choice for choice in item.choices if says_so(item, choice, lang)]
+    assert len(true) == 1, (item.prompt, item.choices, true)
+    return true[0].removeprefix(" ")
+
+
+def grid_of(text: str) -> dict[tuple[int, int], str]:
+    rows = [row.split(" | ") for row in text.strip().split("\n")]
+    return {(r, c): cell for r, row in enumerate(rows) for c, cell in enumerate(row) if cell != "."}
+
+
+def says_so(item: Item, choice: str, lang: str) -> bool:
+    """Whether a choice holds of the picture, or the prompt's caption of a choice that is a grid."""
+    if item.image is None:
+        return holds_of(item.prompt, grid_of(choice), lang)
+    things = read_scene(str(item.image))[1]
+    grid = {(thing.row, thing.column): " ".join(thing.look) for thing in things}
+    if item.family.endswith((".colour", ".shape")):
+        place = item.prompt
+        names = SPEECHES[lang].names
+        words = {
+            "en": ["top left", "top right", "bottom left", "bottom right", "top", "bottom", "left", "middle", "right"]
+        }
+        spots = {"top left": (0, 0), "top": (0, 1), "top right": (0, 2), "left": (1, 0), "middle": (1, 1), "right": (1, 2),
+                 "bottom left": (2, 0), "bottom": (2, 1), "bottom right": (2, 2)}  # fmt: skip
+        if lang == "en":
+            spot = next(spots[word] for word in spoken["en"] if f"the {word}?" in place)
+        else:
+            spot = next(at for word, at in spots.items() if place.startswith(names[f"at {word}"]))
+        _, colour, shape = grid[spot].split()
+        return choice.strip() == names[colour if item.family.endswith("colour") else shape]
+    return holds_of(choice, grid, lang)
+
+
+def holds_of(caption: str, grid: dict[tuple[int, int], str], lang: str) -> bool:
+    names = SPEECHES[lang].names
+    looks = {}
+    for at, cell in grid.items():
+        size, colour, shape = cell.split()
+        look = f"a {size} {colour} {shape}" if lang == "en" else f"{names[colour]}的{names[size]}{names[shape]}"
+        looks[look] = at
+    relations = {
+        "left": lambda a, b: a[1] < b[1], "right": lambda a, b: a[1] > b[1], "above": lambda a, b: a[0] < b[0],
+        "below": lambda a, b: a[0] > b[0],
+    }  # fmt: skip
+    for (one, first), (two, second) in product(looks.items(), repeat=2):
+        for word, holds in relations.items():
+            said = f"{one} {names[word]} {two}" if lang == "en" else f"{one}在{two}的{names[word]}"
+            if said in caption and holds(first, second):
+                return True
+    return False
+
+
+SOLVERS = {
+    "modular": modular, "addition": addition, "copying": copying, "induction": induction, "key_value": key_value,
+    "in_context": in_context, "brackets": brackets, "multi_hop": multi_hop, "negation": negation, "tracking": tracking,
+    "long_dialogue": long_dialogue, "image_caption": image_caption,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", families())
+def test_answers_are_right(family: str):
+    """By a solver that reads the prompt's words alone; the parts as well."""
+    for item in generate(family, 6, 3, full=True):
+        assert solve(item) == item.right.strip(" "), (item.prompt, item.right)
