@@ -92,6 +92,7 @@ def test_independent_parts_explain_their_composite_and_a_gap_is_seen():
     assert fair.gap == 0
     assert broken.high < 0 and "composition gap" in broken.text
     assert broken.gap == pytest.approx(0.5, abs=0.08)
+    assert "below resolution: 0 of 600" in compose(np.zeros(600).tolist(), np.zeros((600, 2)).tolist()).text
     assert compose(np.ones(600).tolist(), parts.tolist()).text.startswith("more than its parts")
 
 

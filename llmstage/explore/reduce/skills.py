@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2000
+FEWEST_HITS = 5
+"""Right answers, seen or foretold, below which a logarithm of them says nothing."""
 
 
 @dataclass(slots=True)
@@ -36,6 +38,11 @@ class Composition:
 
     @property
     def text(self) -> str:
+        if max(self.accuracy, self.product) * self.num < FEWEST_HITS:
+            return (
+                f"below resolution: {self.accuracy * self.num:.0f} of {self.num} right and {self.product * self.num:.1f} foretold by "
+                f"the parts' product: whether parts explain it cannot be told."
+            )
         where = f"log residual {self.residual:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
         if self.low <= 0 <= self.high:
             return f"explained by parts: {self.accuracy:.3f} against {self.product:.3f} by their product ({where})."
