@@ -49,9 +49,16 @@ def fit(run: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
 
 
 def fit_one(
-    run: RunConfig, out_dir: Path, about: dict[str, str], batches: BatchOrder | None = None
+    run: RunConfig,
+    out_dir: Path,
+    about: dict[str, str],
+    batches: BatchOrder | None = None,
+    *,
+    save_at: frozenset[int] = frozenset(),
+    main: bool | None = None,
 ) -> tuple[float | None, dict[str, Scored]]:
-    """fit(), with what was scored. `batches`: of a control, those of the run beside which it is trained."""
+    """fit(), with what was scored. `batches`: of a control, those of the run beside which it is trained. `save_at`: steps
+    after which a checkpoint is written in any case. `main`: what outputs/latest names; None: all but controls."""
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         old = set_aside(out_dir) if run.trainer.resume == "never" else None
@@ -163,6 +170,7 @@ def fit_one(
                 rate=rate,
                 evaluate=evaluate,
                 log=tracker,
+                save_at=save_at,
             )
             train(training)
             tracker.close()
@@ -202,7 +210,7 @@ def fit_one(
                 "plan": planned,
                 "warnings": warnings(pieces, state, beside, scored),
             }
-            finish(run, out_dir, report, time.perf_counter() - clock, main=batches is None)
+            finish(run, out_dir, report, time.perf_counter() - clock, main=batches is None if main is None else main)
             chosen = select(pieces.task, scored["validation"].scores)[1].value if "validation" in scored else None
             return chosen, scored
 

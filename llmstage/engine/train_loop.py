@@ -64,6 +64,7 @@ class Training:
     """Validate at a step; (name, score) of the selecting metric, or None where there is no validation split."""
     log: Callable[[dict[str, Any]], None]
     """Write one line of metrics."""
+    save_at: frozenset[int] = frozenset()  # steps saved beside those of `save_every`
 
 
 def train(run: Training) -> TrainState:
@@ -75,13 +76,11 @@ def train(run: Training) -> TrainState:
     with display:
         while True:
             done = state.step >= run.schedule.steps if run.max_tokens is None else state.tokens >= run.max_tokens
-            improved = (
-                validate(run, display)
-                if due(run.eval_every, state.step, done) and state.evaluated != state.step
-                else False
-            )
+            to_validate = due(run.eval_every, state.step, done) and state.evaluated != state.step
+            improved = to_validate and validate(run, display)
             gave_up = run.patience is not None and state.stale >= run.patience
-            if ((due(run.save_every, state.step, done or gave_up) or improved) and state.step > 0) or run.stop.name:
+            wanted = improved or done or gave_up or state.step in run.save_at
+            if (due(run.save_every, state.step, wanted) and state.step > 0) or run.stop.name:
                 run.checkpoints.save(state, run.optimizer, run.model)
             if done or gave_up:
                 break

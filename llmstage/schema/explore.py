@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from llmstage.schema.explore_curves import CURVES, CurveFit, ReportWords, Stats, check_columns
+from llmstage.schema.explore_ladder import Gold, Ladder, Reduce, check_ladder
 from llmstage.schema.explore_probes import Scoring
 from llmstage.schema.explore_slices import Collect, Slices, Why
 from llmstage.schema.stage import StageConfig
@@ -21,6 +22,12 @@ class Explore(StageConfig):
 
     curves: str | None = None
     """A CSV of published scores over scale or training: verdicts without a model."""
+    ladder: Ladder = field(default_factory=Ladder)
+    """Models or checkpoints ordered by scale or training."""
+    gold: Gold = field(default_factory=Gold)
+    """Worlds whose phase change is understood."""
+    reduce: Reduce = field(default_factory=Reduce)
+    """Explaining a score by its parts."""
     columns: Annotated[dict[str, str], CURVES] = field(default_factory=dict)
     """Which column of that table is what, where its name does not say so: stage.columns.<role>=<column> with the roles
     model, family, seed, params, compute, examples, step, tokens, loss; metric and score where each row is one score."""
@@ -54,15 +61,19 @@ class Explore(StageConfig):
     needs_task: ClassVar[bool] = False
 
     def check(self, run: RunConfig) -> list[str]:
-        wrong = [*check_columns(self.columns), *self.check_probes(run)]
-        if self.curves or self.probes or self.phenomena:
+        wrong = [
+            *check_columns(self.columns),
+            *self.check_probes(run),
+            *check_ladder(self.ladder, self.gold, self.probes, run),
+        ]
+        if self.curves or self.probes or self.phenomena or self.ladder.given or self.gold.kind != "none":
             return wrong
         if not run.model.path:
             return [
                 *wrong,
                 "stage=explore needs something to look at: model.path=<a run of finetune or pretrain> for its weak slices, "
-                "stage.probes=[core] or stage.phenomena=[<file>] beside it for what it can do, or stage.curves=<csv of scores> "
-                "for verdicts on scores.",
+                "beside it stage.probes=[core] or stage.phenomena=[<file>] for what it can do, stage.ladder.runs=<runs>, "
+                "stage.curves=<csv of scores>, or stage.gold.kind=grokking.",
             ]
         if not run.task.name:
             return [
@@ -84,7 +95,7 @@ class Explore(StageConfig):
             for name in self.probes
             if name not in ("core", "full", *known)
         ]
-        if (self.probes or self.phenomena) and not run.model.path:
+        if (self.probes or self.phenomena) and not run.model.path and not self.ladder.given:
             wrong.append(
                 "stage.probes and stage.phenomena are asked of a model: give model.path=<run folder or model directory>."
             )

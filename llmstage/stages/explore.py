@@ -8,15 +8,18 @@ from pathlib import Path
 from llmstage import console
 from llmstage.engine.about import header
 from llmstage.engine.assemble import assemble
-from llmstage.engine.machine import environment, resolve_machine
+from llmstage.engine.machine import Machine, environment, resolve_machine
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml
 from llmstage.engine.session import run_lock, session
 from llmstage.errors import DataError, NotImproved
 from llmstage.explore.collect import collect
 from llmstage.explore.findings import Findings
+from llmstage.explore.gold import explore_gold
+from llmstage.explore.ladder import explore_ladder
 from llmstage.explore.probing import probe
 from llmstage.explore.published import explore_curves
+from llmstage.explore.reduce import reduce_model
 from llmstage.explore.weak import weak_slices
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
@@ -29,16 +32,21 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         write_json(out_dir / "environment.json", environment())
+        machine = resolve_machine(cfg.trainer)
         parts: list[Findings] = []
         asks = bool(cfg.stage.probes or cfg.stage.phenomena)
         if cfg.stage.curves:
             parts.append(explore_curves(cfg.stage, out_dir, cfg.seed))
-        if asks:
-            machine = resolve_machine(cfg.trainer)
-            with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
+        with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
+            if cfg.stage.gold.kind != "none":
+                parts.append(explore_gold(cfg.stage.gold, cfg.seed))
+            if cfg.stage.ladder.given:
+                parts.append(explore_ladder(cfg, out_dir, machine, about))
+            if asks and cfg.model.path:
                 parts.append(probe(cfg, out_dir, machine))
-        elif cfg.model.path and cfg.task.name:
-            parts += look_at_rows(cfg, out_dir)
+                parts.append(reduce_model(cfg, machine))
+            elif cfg.model.path and cfg.task.name:
+                parts += look_at_rows(cfg, out_dir, machine)
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
@@ -66,19 +74,17 @@ def heading(cfg: RunConfig) -> str:
     return cfg.task.name.replace("_", " ") or "explore"
 
 
-def look_at_rows(cfg: RunConfig, out_dir: Path) -> list[Findings]:
+def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> list[Findings]:
     """Weak slices of a trained model on its task's rows, and what is new in logs."""
     assert isinstance(cfg.stage, Explore)
     if not cfg.stage.slices.enabled and not cfg.stage.collect.logs:
         return []
-    machine = resolve_machine(cfg.trainer)
-    with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
-        pieces = assemble(cfg, out_dir, training=False, fixed={}, resume_from=None)
-        model = pieces.build(cfg, machine.device, training=False)
-        resolved = {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision}
-        write_run_yaml(out_dir, cfg, resolved)
-        console.note(header(cfg, pieces, out_dir))
-        parts = [weak_slices(cfg, pieces, model, machine, out_dir)] if cfg.stage.slices.enabled else []
-        if cfg.stage.collect.logs:
-            parts.append(collect(cfg, pieces, model, machine, out_dir))
+    pieces = assemble(cfg, out_dir, training=False, fixed={}, resume_from=None)
+    model = pieces.build(cfg, machine.device, training=False)
+    resolved = {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision}
+    write_run_yaml(out_dir, cfg, resolved)
+    console.note(header(cfg, pieces, out_dir))
+    parts = [weak_slices(cfg, pieces, model, machine, out_dir)] if cfg.stage.slices.enabled else []
+    if cfg.stage.collect.logs:
+        parts.append(collect(cfg, pieces, model, machine, out_dir))
     return parts

@@ -1,0 +1,147 @@
+"""The formation of induction heads told from its run: when copying appears, by which heads, and whether abruptly."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmstage import console
+from llmstage.explore.curves import Curve
+from llmstage.explore.findings import Findings
+from llmstage.explore.gold.induction import Attention, InductionRun, InductionWorld, draw_rows, train_induction
+from llmstage.explore.reduce.heads import (
+    HeadFindings,
+    context_gain,
+    examine_heads,
+    prefix_scores,
+    previous_token_scores,
+    repeated_loss,
+)
+from llmstage.explore.verdicts import Rules, Verdict, judge
+from llmstage.schema.explore_ladder import Gold
+
+HELD_OUT_ROWS = 128
+HELD_OUT_SEED = 10_007
+
+
+def measure(run: InductionRun) -> tuple[list[dict[str, float]], HeadFindings]:
+    """One line a snapshot on the same held-out rows, and the heads of the last one."""
+    ids, period = draw_rows(run.world, HELD_OUT_ROWS, torch.Generator().manual_seed(HELD_OUT_SEED + run.seed))
+    lines = []
+    for number, step in enumerate(run.steps):
+        with torch.no_grad():
+            logits, patterns = run.model(number)(ids, patterns=True)
+        loss, accuracy = repeated_loss(logits, ids, period)
+        lines.append(
+            {
+                "step": step,
+                "loss": loss,
+                "accuracy": accuracy,
+                "context_gain": context_gain(logits, ids),
+                "prefix_matching": float(prefix_scores(patterns, period).max()),
+                "previous_token": float(previous_token_scores(patterns).max()),
+            }
+        )
+    last = run.model(len(run.steps) - 1)
+    found = examine_heads(
+        lambda rows: last(rows)[0],
+        patterns,
+        [layer.o_proj for layer in last.layers if isinstance(layer, Attention)],
+        ids,
+        period,
+    )
+    return lines, found
+
+
+def fastest(lines: list[dict[str, float]], name: str, sign: int) -> int:
+    """Step in the middle of the interval in which a measure moves most in this direction."""
+    moves = sign * np.diff([line[name] for line in lines])
+    place = int(moves.argmax())
+    return int(lines[place]["step"] + lines[place + 1]["step"]) // 2
+
+
+def judge_steps(lines: list[dict[str, float]]) -> Verdict:
+    """The verdict on minus the loss of repeated tokens, a continuous score, along the steps."""
+    x, y = (np.array([line[name] for line in lines], dtype=np.float64) for name in ("step", "loss"))
+    curve = Curve("log-probability of repeated tokens", x, -y, np.full(len(x), np.nan), "step", "training")
+    return judge(curve, Rules())
+
+
+def note(every: int, step: int, loss: float) -> None:
+    if step % every == 0:
+        console.note(f"step {step}  loss {loss:.3g}")
+
+
+def told(at: int, lines: list[dict[str, float]], heads: HeadFindings, verdict: Verdict) -> list[str]:
+    last = lines[-1]
+    layer, head = heads.previous_token_head
+    sentences = [f"seed {at}: {verdict.name} along the steps: {verdict.text}"]
+    if heads.groups["induction"]["heads"] and heads.cost[layer, head] > 0:
+        named = ", ".join(f"{one[0]}.{one[1]}" for one in heads.groups["induction"]["heads"])
+        sentences.append(
+            f"seed {at}: head {layer}.{head} (layer.head) looks at the token before; without it repeated tokens cost "
+            f"{heads.cost[layer, head]:+.2f} nats. Heads {named} find what followed the last time: together "
+            f"{heads.groups['induction']['cost']:+.2f} nats, {heads.groups['induction']['share']:.0%} of what all heads give; "
+            f"any one alone at most {heads.cost[1:].max():+.2f}, because they stand in for each other."
+        )
+        sentences.append(
+            f"seed {at}: context helps fastest at step ~{fastest(lines, 'context_gain', -1)}, prefix matching rises fastest "
+            f"at step ~{fastest(lines, 'prefix_matching', 1)}."
+        )
+    else:
+        sentences.append(
+            f"seed {at}: no induction head (best prefix matching {last['prefix_matching']:.2f}); repeated tokens are right in "
+            f"{last['accuracy']:.0%}. One layer cannot match what came before a token; a second one can."
+            if heads.cost.shape[0] == 1
+            else f"seed {at}: no induction head yet (best prefix matching {last['prefix_matching']:.2f}); train longer."
+        )
+    return sentences
+
+
+def explore_induction(gold: Gold, seed: int) -> Findings:
+    """Train, measure and judge `gold.seeds` runs."""
+    world = InductionWorld(layers=gold.layers, steps=gold.steps or InductionWorld().steps)
+    sentences: list[str] = []
+    blocks, exhibits = [], []
+    for at in range(seed, seed + gold.seeds):
+        layers = f"{world.layers} attention layer{'s' if world.layers > 1 else ''}"
+        console.note(f"induction: {layers} on repeated random tokens, seed {at}")
+        run = train_induction(world, at, partial(note, 100))
+        lines, heads = measure(run)
+        verdict = judge_steps(lines)
+        sentences += told(at, lines, heads, verdict)
+        blocks.append(
+            {
+                "seed": at, "verdict": verdict.name, "verdict_text": verdict.text, "evidence": verdict.evidence,
+                "heads": heads.as_dict(), "lines": lines,
+            }
+        )  # fmt: skip
+        if at == seed:
+            exhibits = exhibits_of(lines)
+    return Findings(
+        "gold", {"world": {"layers": world.layers, "steps": world.steps}, "runs": blocks}, sentences, [], exhibits
+    )
+
+
+def exhibits_of(lines: list[dict[str, float]]) -> list[dict[str, Any]]:
+    x = [line["step"] for line in lines]
+
+    def chart(title: str, names: dict[str, str], y_label: str) -> dict[str, Any]:
+        series = [{"name": word, "x": x, "y": [line[name] for line in lines]} for name, word in names.items()]
+        return {
+            "kind": "lines",
+            "title": title,
+            "x_label": "step",
+            "y_label": y_label,
+            "series": series,
+            "log_y": False,
+        }
+
+    looks = {"prefix_matching": "best prefix matching", "previous_token": "best look one back", "accuracy": "accuracy"}
+    return [
+        chart("Copying appears", looks, "share"),
+        chart("Loss of repeated tokens", {"loss": "loss", "context_gain": "late minus early loss"}, "nats"),
+    ]

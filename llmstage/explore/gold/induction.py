@@ -1,0 +1,124 @@
+"""Repeated random tokens, learned by attention alone: the world in which induction heads form (Olsson et al. 2022).
+
+A row is a segment of distinct tokens, repeated to the end; its length is drawn anew for each row, because with a fixed one
+a rule about positions would win. Tokens of a segment are distinct, so what comes next is never ambiguous.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(slots=True)
+class InductionWorld:
+    """Sizes of rows, model and training."""
+
+    layers: int = 2
+    steps: int = 800
+    width: int = 64
+    heads: int = 4
+    vocabulary: int = 64
+    length: int = 64
+    shortest: int = 10
+    longest: int = 30
+    batch: int = 64
+    lr: float = 1e-3
+    every: int = 25
+    """Steps between snapshots."""
+
+
+@dataclass(slots=True)
+class InductionRun:
+    """Snapshots of one training run."""
+
+    world: InductionWorld
+    seed: int
+    steps: list[int] = field(default_factory=list)
+    weights: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def model(self, number: int) -> AttentionOnly:
+        made = AttentionOnly(self.world)
+        made.load_state_dict(self.weights[number])
+        return made.eval()
+
+
+class Attention(nn.Module):
+    """Causal self-attention; `o_proj` reads the heads side by side, as in transformers' decoders."""
+
+    def __init__(self, world: InductionWorld) -> None:
+        super().__init__()
+        self.heads, width = world.heads, world.width
+        self.qkv, self.o_proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, *, patterns: bool = False) -> tuple[Tensor, Tensor | None]:
+        """[B, T, D] -> [B, T, D], and where each head looks [B, H, T, T] if it is wanted."""
+        rows, length, width = x.shape
+        q, k, v = self.qkv(x).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        seen = None
+        if patterns:
+            scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+            later = torch.ones(length, length, dtype=torch.bool).triu(1)
+            seen = scores.masked_fill(later, -torch.inf).softmax(-1)
+            mixed = seen @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o_proj(mixed.transpose(1, 2).reshape(rows, length, width)), seen
+
+
+class AttentionOnly(nn.Module):
+    """Embeddings of token and place, attention layers behind a norm each, and a head; no MLP."""
+
+    def __init__(self, world: InductionWorld) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(world.vocabulary, world.width), nn.Embedding(world.length, world.width)
+        self.layers = nn.ModuleList(Attention(world) for _ in range(world.layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(world.width) for _ in range(world.layers + 1))
+        self.head = nn.Linear(world.width, world.vocabulary, bias=False)
+        for table in (self.embed, self.place):
+            nn.init.normal_(table.weight, std=0.5)
+
+    def forward(self, ids: Tensor, *, patterns: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """ids [B, T] -> logits [B, T, V], and by layer where the heads look."""
+        x = self.embed(ids) + self.place.weight[: ids.shape[1]]
+        found = []
+        for norm, layer in zip(self.norms, self.layers, strict=False):
+            out, seen = layer(norm(x), patterns=patterns)
+            x = x + out
+            found += [seen] if seen is not None else []
+        return self.head(self.norms[-1](x)), found
+
+
+def draw_rows(world: InductionWorld, num_rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """ids [N, T] and the period [N] of each row."""
+    order = torch.rand(num_rows, world.vocabulary, generator=generator).argsort(1)
+    period = torch.randint(world.shortest, world.longest + 1, (num_rows,), generator=generator)
+    place = torch.arange(world.length) % period[:, None]
+    return order.gather(1, place), period
+
+
+def train_induction(world: InductionWorld, seed: int, log: Any = None) -> InductionRun:
+    """AdamW on all next tokens, fresh rows at each step. `log(step, loss)` at each snapshot."""
+    run = InductionRun(world, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AttentionOnly(world)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=world.lr, fused=True)
+    for step in range(world.steps + 1):
+        ids, _ = draw_rows(world, world.batch, generator)
+        logits, _ = model(ids[:, :-1])
+        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        if step % world.every == 0 or step == world.steps:
+            run.steps.append(step)
+            run.weights.append({name: value.detach().clone() for name, value in model.state_dict().items()})
+            if log is not None:
+                log(step, float(loss.detach()))
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+    return run

@@ -1,0 +1,120 @@
+"""A ladder trained on the spot: sizes x seeds x checkpoints on the items of probe families, by the pretraining of this
+program. Each run has a folder of its own under <run>/ladder; those that are done are not trained again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from llmstage import console
+from llmstage.engine.checkpoint import find_checkpoint, list_checkpoints, read_state
+from llmstage.engine.fit import fit_one
+from llmstage.engine.runfolder import check_same_run
+from llmstage.errors import UserError
+from llmstage.explore.items import Item, as_text
+from llmstage.explore.probes import chosen, generate
+from llmstage.explore.rungs import Rung, rungs_of_runs
+from llmstage.places import conf_dir
+from llmstage.schema import DataConfig, RunConfig, StageConfig, task_config
+from llmstage.schema.explore import Explore
+
+SIZES = {"xs": (1, 32, 2, 64), "s": (2, 64, 4, 128), "m": (4, 128, 4, 344), "l": (6, 256, 8, 688)}
+"""layers, width, heads, inner width"""
+VOCABULARY = 300
+"""Small, so that answers are spelled and not single tokens."""
+HELD_OUT = 300
+TRAIN_SHARE = 40
+"""Training items for each item asked of a cell, at most as many as there are."""
+
+
+def steps_to_save(last: int, num: int) -> list[int]:
+    """`num` steps from 1 to `last`, evenly spaced in their logarithm; fewer where two would be the same step."""
+    return sorted({round(float(step)) for step in np.geomspace(1, last, num)} | {last})
+
+
+def train_ladder(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> tuple[list[Rung], list[str]]:
+    """The rungs, and the held-out texts of their common corpus."""
+    assert isinstance(cfg.stage, Explore)
+    ladder = cfg.stage.ladder
+    folder = out_dir / "ladder"
+    train, held_out = write_corpus(cfg.stage, folder, cfg.seed)
+    saved = steps_to_save(ladder.steps, ladder.checkpoints)
+    rungs = []
+    for size in ladder.sizes:
+        for seed in range(cfg.seed, cfg.seed + ladder.seeds):
+            run, place = run_of(cfg, size, seed, train, held_out), folder / f"{size}-seed{seed}"
+            if finished(run, place):
+                console.note(f"ladder: {place.name} is there already")
+            else:
+                console.note(f"ladder: training {place.name}, {ladder.steps} steps")
+                fit_one(run, place, about, save_at=frozenset(saved), main=False)
+            own = [rung for rung in rungs_of_runs(str(place)) if rung.step in saved]
+            for rung in own:
+                rung.group = size
+            rungs += own
+    texts = [json.loads(line)["text"] for line in held_out.read_text(encoding="utf-8").splitlines()]
+    return rungs, texts
+
+
+def finished(run: RunConfig, place: Path) -> bool:
+    """Whether a run of this very config was trained to its end here."""
+    found = find_checkpoint(place, "auto") if list_checkpoints(place / "checkpoints") else None
+    if found is None:
+        return False
+    state, saved = read_state(found)
+    check_same_run(run, saved["config"], found)
+    return state.step >= (run.trainer.max_steps or 0) and (place / "report.json").is_file()
+
+
+def run_of(cfg: RunConfig, size: str, seed: int, train: Path, held_out: Path) -> RunConfig:
+    layers, width, heads, inner = SIZES[size]
+    assert isinstance(cfg.stage, Explore)
+    keys = yaml.safe_load((conf_dir() / "task" / "causal_lm.yaml").read_text(encoding="utf-8"))
+    return replace(
+        cfg,
+        stage=StageConfig(name="pretrain"),
+        task=task_config("causal_lm")(**keys),
+        model=replace(
+            cfg.model, name=f"ladder_{size}", kind="gpt", path=None, vocab_size=VOCABULARY, layers=layers, width=width,
+            heads=heads, mlp_width=inner,
+        ),
+        data=DataConfig(name="ladder", train=str(train), validation=str(held_out), split=replace(DataConfig().split, test=0.0)),
+        trainer=replace(
+            cfg.trainer, max_steps=cfg.stage.ladder.steps, epochs=None, max_tokens=None, keep=1_000_000, save_every=0,
+            eval_every=0, baselines=False, train_rows_scored=0, resume="auto", log_every=max(1, cfg.stage.ladder.steps // 5),
+        ),
+        seed=seed,
+    )  # fmt: skip
+
+
+def write_corpus(stage: Explore, folder: Path, seed: int) -> tuple[Path, Path]:
+    """(training file, held-out file): each item as one text, its prompt and its answer. No text of the first is in the
+    second, and none of either is asked later: their parameters are of other splits."""
+    train = folder / "train.jsonl", items_of(stage, stage.items_per_cell * TRAIN_SHARE, seed, ("train",))
+    held = folder / "held_out.jsonl", items_of(stage, stage.items_per_cell, seed, ("confirm",))[:HELD_OUT]
+    for path, items in (train, held):
+        if not items:
+            raise UserError(
+                f"stage.probes={stage.probes}: these families leave no items to train on. Name others, e.g. [addition]."
+            )
+        text = "".join(json.dumps({"text": as_text(one) + one.right}, ensure_ascii=False) + "\n" for one in items)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a resumed run finds its data unchanged
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return train[0], held[0]
+
+
+def items_of(stage: Explore, per_cell: int, seed: int, splits: tuple[str, ...]) -> list[Item]:
+    """Items of the named families in these splits, in a fixed random order, without the parts they are made of."""
+    items = [
+        item
+        for family, full in chosen(stage.probes).items()
+        for item in generate(family, per_cell, seed, full=full, splits=splits)
+        if item.split in splits and item.image is None
+    ]
+    order = np.random.default_rng(seed).permutation(len(items))
+    return [items[place] for place in order]

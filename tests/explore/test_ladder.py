@@ -1,0 +1,150 @@
+"""Ladders: rungs read off what is there, the axis and what it means, verdicts of families, a ladder trained on the spot."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llmstage.errors import UserError
+from llmstage.explore.items import Item
+from llmstage.explore.ladder import Family, Scored, judge_families, product_law, products_of
+from llmstage.explore.ladder_auto import steps_to_save
+from llmstage.explore.rungs import Rung, axis_of, rungs_of_runs
+from llmstage.explore.verdicts import Rules
+from llmstage.schema.explore_ladder import Gold, Ladder, check_ladder
+
+
+def test_steps_are_evenly_spaced_in_their_logarithm_and_end_at_the_end():
+    assert steps_to_save(1000, 4) == [1, 10, 100, 1000]
+    assert steps_to_save(3, 12) == [1, 2, 3]
+
+
+def rung(number: int, **changes: object) -> Rung:
+    made = Rung(f"r{number}", f"r{number}", 1000, 100 * number, number, 0, 4.0 / number, 1.0 / number, "a", "xs")
+    return replace(made, **changes)
+
+
+def test_axis_and_what_it_means():
+    assert axis_of([rung(1), rung(2)], "lm_loss") == ("lm_loss", [])
+    axis, limits = axis_of([rung(1), rung(2, tokenizer="b")], "lm_loss")
+    assert axis == "lm_loss_per_byte" and "different tokenizers" in limits[0]
+    axis, limits = axis_of([rung(1, lm_loss=None), rung(2)], "lm_loss")
+    assert axis == "tokens" and "No held-out loss" in limits[0]
+    assert axis_of([rung(1), rung(2)], "flops") == ("flops", []) and rung(2).place("flops") == 6 * 1000 * 200
+    with pytest.raises(UserError, match="r2 do not say it"):
+        axis_of([rung(1), rung(2, tokens=None)], "tokens")
+
+
+def test_a_pattern_that_names_nothing_says_so(workplace):
+    with pytest.raises(UserError, match="names nothing"):
+        rungs_of_runs("runs/*/checkpoints/step_*")
+    (workplace / "empty").mkdir()
+    with pytest.raises(UserError, match="no run folder with checkpoints"):
+        rungs_of_runs("empty")
+
+
+def test_exact_match_that_only_the_metric_makes_jump_is_a_metric_artefact():
+    """Per-token probability rises smoothly with falling loss; exact match is its tenth power: never a break."""
+    rungs = [rung(n, lm_loss=3 - 0.2 * n) for n in range(1, 15)]
+    share = [0.3 + 0.05 * n for n in range(1, 15)]
+    families = [
+        {"copy": Family(p**10, max(0.002, math.sqrt(p**10 * (1 - p**10) / 900)), math.log(p), 0.01, 900, 10, p)}
+        for p in share
+    ]
+    em, logp = judge_families(Scored(rungs, families), "lm_loss", Rules())
+    assert em.verdict.name == "metric_artefact" and "L = 10" in em.verdict.text
+    assert logp.verdict.name != "break"
+    row = em.row()
+    assert row["curve"] == "training" and row["n"] == 14 and row["metric"] == "copy_em"
+    assert row["x"] == sorted(row["x"], reverse=True)
+    json.dumps(row)
+
+
+def test_seeds_of_a_step_become_one_point_and_sizes_a_curve_over_scale():
+    rungs = [
+        rung(step, seed=seed, group=size, params=count, lm_loss=3 - 0.1 * step - 0.2 * place)
+        for place, (size, count) in enumerate((("xs", 10), ("s", 100)))
+        for seed in (0, 1)
+        for step in range(1, 6)
+    ]
+    rng = np.random.default_rng(0)
+    families = [
+        {"copy": Family(0.5, 0.02, -1 + 0.1 * (one.step or 0) + rng.normal(0, 0.01), 0.01, 100, 3, 0.8)}
+        for one in rungs
+    ]
+    judged = judge_families(Scored(rungs, families), "params", Rules())
+    scale = [one for one in judged if one.scale]
+    assert {len(one.curve.y) for one in judged if not one.scale} == {5} and {len(one.curve.y) for one in scale} == {2}
+    assert all(one.curve.seed_sd is not None and len(one.curve.finals) == 2 for one in judged)
+    assert all("too few points" in one.verdict.text for one in judged)
+
+
+def test_product_law_counts_cells():
+    items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(40)]
+    scores = [
+        {"unscored": None, "em": float(n % 2), "tok": 1.0 if n % 2 else 0.5, "num_tokens": 2, "acc": None}
+        for n in range(40)
+    ]
+    [cell] = products_of(rung(1), items, scores)
+    assert (cell["em"], cell["predicted"]) == (0.5, 0.75**2)
+    assert product_law(Scored([], [], [cell]))["within_05"] == 0.0
+
+
+def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
+    run = compose_run(["stage=explore", "task=causal_lm"])
+    told = check_ladder(Ladder(kind="auto", models=["a"], sizes=["xs", "xs"], steps=3), Gold(modulus=54), [], run)
+    for words in (
+        "no prime",
+        "Next prime: 59",
+        "a ladder of its own",
+        "a size twice",
+        "more than stage.ladder.steps=3",
+        "stage.probes",
+    ):
+        assert any(words in line for line in told), words
+    assert check_ladder(Ladder(), Gold(), [], run) == []
+
+
+def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplace, monkeypatch):
+    from llmstage.cli import main
+
+    words = [
+        "stage=explore", "stage.ladder.kind=auto", "stage.probes=[copying]", "stage.ladder.sizes=[xs]", "stage.ladder.seeds=1",
+        "stage.ladder.steps=8", "stage.ladder.checkpoints=3", "stage.items_per_cell=4", "trainer.threads=1",
+        "stage.stats.bootstrap=20", "hydra.run.dir=first",
+    ]  # fmt: skip
+    assert main(words) == 0
+    rungs = json.loads((workplace / "first/report.json").read_text())["explore"]["ladder"]["rungs"]
+    assert [one["step"] for one in rungs] == [1, 3, 8]
+    assert rungs[0]["lm_loss"] > rungs[-1]["lm_loss"]
+    before = {path: path.stat().st_mtime_ns for path in (workplace / "first/ladder").rglob("*.safetensors")}
+    assert main(words) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (workplace / "first/ladder").rglob("*.safetensors")}
+    read = [
+        "stage=explore",
+        "stage.ladder.runs=first/ladder/*/checkpoints/step_*",
+        "stage.ladder.x=tokens",
+        "hydra.run.dir=second",
+    ]
+    assert (
+        main(
+            [*read, "stage.probes=[copying]", "stage.items_per_cell=4", "stage.stats.bootstrap=20", "trainer.threads=1"]
+        )
+        == 0
+    )
+    block = json.loads((workplace / "second/report.json").read_text())["explore"]["ladder"]
+    assert block["axis"] == "tokens"
+    assert [one["lm_loss"] for one in block["rungs"]] == pytest.approx([one["lm_loss"] for one in rungs], abs=0.5)
+    one = [
+        "stage=explore",
+        "stage.ladder.models=[first/ladder/xs-seed0/model]",
+        "hydra.run.dir=third",
+        "trainer.threads=1",
+    ]
+    assert main(one) == 0
+    limits = json.loads((workplace / "third/report.json").read_text())["limits"]
+    assert any("A ladder of one: no statement about emergence" in line for line in limits)
