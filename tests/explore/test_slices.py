@@ -1,0 +1,166 @@
+"""Weak slices: the search against looking at everything, the tests against other libraries, a plant in rows that are else alike."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import fisher_exact
+
+from llmstage.explore.slice_search import search
+from llmstage.explore.slices import auto_support, conditions_of, find_slices, halve, holm, one_sided
+
+
+def score(rows, errors, alpha):
+    size, mean = rows.sum(), errors.mean()
+    return alpha * (errors[rows].mean() / mean - 1) - (1 - alpha) * (len(errors) / size - 1)
+
+
+def brute(masks, columns, errors, max_order, min_support, alpha):
+    found = {}
+    for order in range(1, max_order + 1):
+        for member in combinations(range(len(masks)), order):
+            if len({columns[at] for at in member}) < order:
+                continue
+            rows = np.logical_and.reduce(masks[list(member)])
+            if rows.sum() >= min_support and errors[rows].sum() > 0 and score(rows, errors, alpha) > 0:
+                found[member] = score(rows, errors, alpha)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("kind", ["binary", "losses"])
+def test_the_search_finds_what_looking_at_every_conjunction_finds(seed, kind):
+    rng = np.random.default_rng(seed)
+    num, columns = 160, [column for column in range(5) for _ in range(3)]
+    values = rng.integers(0, 3, (5, num))
+    masks = np.array([values[column] == value for column in range(5) for value in range(3)])
+    odds = 0.1 + 0.6 * (values[0] == 1) * (values[1] == 2) + 0.3 * (values[2] == 0)
+    errors = (rng.random(num) < odds).astype(float) if kind == "binary" else rng.exponential(odds)
+    everything = brute(masks, columns, errors, 3, 5, 0.95)
+    best = sorted(everything.values(), reverse=True)
+    for keep in (3, 20, 10_000):
+        found, looked_at = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=keep)
+        assert [one.score for one in found] == pytest.approx(best[:keep])
+        assert all(everything[one.conditions] == pytest.approx(one.score) for one in found)
+        for one in found:
+            rows = np.logical_and.reduce(masks[list(one.conditions)])
+            assert (one.size, one.error_sum) == (rows.sum(), pytest.approx(errors[rows].sum()))
+    _, all_of_them = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=10_000)
+    pruned, few = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=3)
+    assert few < all_of_them and len(pruned) == 3  # the bound spares work
+
+
+def test_order_support_and_the_price_of_size_are_what_the_keys_say():
+    rng = np.random.default_rng(0)
+    masks = rng.random((8, 300)) < 0.3
+    errors = (rng.random(300) < 0.2 + 0.6 * (masks[0] & masks[1])).astype(float)
+    options = {"max_order": 3, "min_support": 10, "alpha": 0.95, "keep": 50}
+    found = search(masks, range(8), errors, **options)[0]
+    assert max(len(one.conditions) for one in found) > 1
+    assert {len(one.conditions) for one in search(masks, range(8), errors, **{**options, "max_order": 1})[0]} == {1}
+    assert min(one.size for one in search(masks, range(8), errors, **{**options, "min_support": 25})[0]) >= 25
+    assert min(one.size for one in found) < 25
+    large = search(masks, range(8), errors, **{**options, "alpha": 0.5})[0]
+    assert not large or min(one.size for one in large) > min(one.size for one in found)
+
+
+def world(num=3000, seed=0, plant=True):
+    """Four operations x lengths 2 to 8; reverse from length 6 on is wrong."""
+    rng = np.random.default_rng(seed)
+    operation = rng.choice(["copy", "rev", "sort", "succ"], num)
+    length = rng.integers(2, 9, num)
+    weak = (operation == "rev") & (length >= 6) if plant else np.zeros(num, dtype=bool)
+    errors = (rng.random(num) < np.where(weak, 0.85, 0.03)).astype(float)
+    table = {
+        "op": operation.tolist(),
+        "len": [tuple(f">= {least}" for least in range(3, 9) if value >= least) for value in length],
+        "colour": rng.choice(["red", "green", "blue"], num).tolist(),
+    }
+    return table, errors, weak
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_slice_is_found_in_the_fewest_words_and_nothing_else(seed):
+    table, errors, weak = world(seed=seed)
+    search = find_slices(table, errors, strata=table["op"], seed=seed)
+    assert [one.conditions for one in search.confirmed] == [{"op": "rev", "len": ">= 6"}]
+    one = search.confirmed[0]
+    assert (one.rows == weak).all()
+    rows = search.confirm
+    mine, others = errors[rows][weak[rows]], errors[rows][~weak[rows]]
+    assert (one.n, one.error, one.rest) == (len(mine), pytest.approx(mine.mean()), pytest.approx(others.mean()))
+    assert one.gap.low < mine.mean() - others.mean() < one.gap.high
+    assert one.priority == pytest.approx((mine.mean() - others.mean()) * len(mine) / len(rows))
+    assert one.p_holm < 1e-50
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_nothing_is_planted_nothing_is_told(seed):
+    table, errors, _ = world(seed=seed, plant=False)
+    errors = (np.random.default_rng(seed).random(len(errors)) < 0.2).astype(float)
+    assert find_slices(table, errors, strata=table["op"], seed=seed).confirmed == []
+
+
+def test_a_whole_value_that_is_weak_is_told_as_that_and_a_cluster_of_the_same_rows_is_not_told_again():
+    rng = np.random.default_rng(1)
+    label = rng.choice([f"intent {at}" for at in range(20)], 4000)
+    errors = (rng.random(4000) < np.where(label == "intent 3", 0.8, 0.05)).astype(float)
+    group = np.where(rng.random(4000) < 0.97, label, "intent 0")  # the same rows, nearly
+    table = {"label": label.tolist(), "cluster": group.tolist(), "colour": rng.choice(["red", "blue"], 4000).tolist()}
+    found = find_slices(table, errors, strata=label.tolist(), min_support=auto_support(4000))
+    assert [one.conditions for one in found.confirmed] == [{"label": "intent 3"}]
+
+
+def test_the_keys_of_find_slices_decide_what_is_told():
+    table, errors, _ = world()
+    assert find_slices(table, errors, min_gap=0.95).confirmed == []
+    assert find_slices(table, errors, top_k=0).confirmed == []
+    assert find_slices(table, errors, level=0.0).not_confirmed  # found, and no p-value is small enough
+    assert find_slices(table, errors, fdr=0.0).not_confirmed == []
+    assert find_slices(table, errors, min_support=2000).confirmed == []
+    assert find_slices(table, errors, max_order=1).confirmed[0].conditions in ({"op": "rev"}, {"len": ">= 6"})
+    rows = list(range(len(errors)))
+    given = find_slices(table, errors, halves=(rows[:1000], rows[1000:]))
+    assert len(given.discover) == 1000 and given.confirmed[0].conditions == {"op": "rev", "len": ">= 6"}
+
+
+def test_losses_that_are_no_right_or_wrong_are_tested_too():
+    table, _, weak = world()
+    losses = np.random.default_rng(3).exponential(np.where(weak, 3.0, 1.0))
+    one = find_slices(table, losses).confirmed[0]
+    assert one.conditions == {"op": "rev", "len": ">= 6"} and one.test == "Welch" and one.error > 2.5
+
+
+def test_the_tests_agree_with_scipys_own():
+    mine, others = np.array([1.0] * 9 + [0] * 5), np.array([1.0] * 30 + [0] * 170)
+    p, name = one_sided(mine, others)
+    assert p == pytest.approx(fisher_exact([[9, 5], [30, 170]], alternative="greater").pvalue) and name == "Fisher"
+    few = np.array([5.0, 6, 7, 8, 1])  # four of five above the median of the others
+    p, name = one_sided(few, np.arange(10.0) / 2)
+    assert p == pytest.approx(fisher_exact([[4, 1], [5, 5]], alternative="greater").pvalue) and name == "Fisher"
+    assert one_sided(np.array([]), others)[0] == 1.0
+    # Wright (1992), Biometrics 48:1005, and R: p.adjust(c(.01, .04, .03, .005), "holm")
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_halves_hold_as_many_rows_of_each_stratum_and_every_row_once():
+    strata = ["a"] * 21 + ["b"] * 40 + ["c"]
+    one, two = halve(62, strata, 5)
+    assert sorted(one + two) == list(range(62)) and abs(len(one) - len(two)) <= 1
+    for name in "ab":
+        assert abs(sum(strata[row] == name for row in one) - sum(strata[row] == name for row in two)) <= 1
+    assert halve(62, strata, 5) == (one, two) != halve(62, strata, 6)
+
+
+def test_values_that_say_the_same_or_nothing_are_no_conditions():
+    table = {"language": ["en", "zh", "en"], "script": ["latin", "chinese", "latin"], "set": ["x", "x", "x"], "empty": [None] * 3}
+    assert [(one.column, one.value) for one in conditions_of(table)] == [("language", "en"), ("language", "zh")]
+
+
+def test_few_rows_and_no_errors_are_no_accident():
+    assert find_slices({"a": []}, []).confirmed == []
+    assert find_slices({"a": ["x", "y"] * 100}, [0.0] * 200).confirmed == []
+    with pytest.raises(ValueError, match="finite"):
+        find_slices({"a": ["x"]}, [float("nan")])
