@@ -26,6 +26,8 @@ from llmstage.errors import DataError
 from llmstage.schema.data import DataConfig
 
 CheckRow = Callable[[Row], str | None]
+OTHER_COLUMNS = "other columns"
+"""In rows that are looked at, not learned from: columns of the file that are none of the task's words."""
 PEEK = 64
 """Records looked at to learn which columns a file has."""
 
@@ -39,6 +41,9 @@ class CheckedSource(RowSource):
         self.mapping = {}
         self.marker = Marker(split, cfg.split, Clock(cfg.split.time_format))
         self._bad: set[tuple[str, int]] = set()
+
+    keep_columns: bool = False
+    """Whether a row also holds what its file says beside the task's words, under OTHER_COLUMNS."""
 
     @abstractmethod
     def opened(self) -> Iterator[tuple[str, Records]]:
@@ -117,6 +122,9 @@ class CheckedSource(RowSource):
             except ValueError as error:
                 return Bad(str(error), shorten(record))
         reason = complaint(row, mapping, self.columns, self.cfg.max_row_mb) or self.check_row(row)
+        if not reason and self.keep_columns:
+            used = {column for named in mapping.values() for column in named.split(" + ")}
+            row[OTHER_COLUMNS] = {column: value for column, value in record.items() if column not in used}
         return Bad(reason.removesuffix("."), shorten(record)) if reason else row
 
 

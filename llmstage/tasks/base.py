@@ -20,6 +20,7 @@ from llmstage.metrics.score import Score
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.data import AugmentConfig, DataConfig
+from llmstage.tasks.base_errors import Errors, errors_by_record
 
 if TYPE_CHECKING:
     from llmstage.data.pictures import Pictures
@@ -300,6 +301,10 @@ class Task(ABC):
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         """Lines of predictions.jsonl for one feature: at least `prediction` and `reference`."""
         return [{"prediction": prediction, "reference": ref}]
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        """How wrong each prediction is, for stage=explore: right or wrong, where a task has nothing finer."""
+        return errors_by_record([self.records(*pair)[0] for pair in zip(predictions, refs, strict=True)])
 
     def picture(self, features: Features) -> int | None:
         """The number of the picture that a feature shows, so that the report can set it beside the prediction."""

@@ -16,6 +16,7 @@ from llmstage.metrics.intervals import mean
 from llmstage.metrics.language import language_model_scores
 from llmstage.metrics.score import Score
 from llmstage.tasks.base import Exhibit
+from llmstage.tasks.base_errors import Errors, errors_by_loss, errors_by_text, token_nats
 from llmstage.tasks.base_writing import Written
 
 WORST = 12
@@ -119,6 +120,15 @@ class ScoredText(Written):
                 ],
             },
         ]
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        """Of the texts where every row has one, else what the references cost."""
+        costs = [item["nll"] for item in predictions], [item["tokens"] for item in predictions]
+        if not all("text" in item for item in predictions):
+            return errors_by_loss(*costs)
+        found = errors_by_text([item["text"] for item in predictions], [ref["targets"] for ref in refs])
+        found.nats = token_nats(*costs)
+        return found
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         told = ref["targets"]

@@ -15,6 +15,7 @@ from llmstage.metrics.score import Score
 from llmstage.metrics.unigram import Unigram
 from llmstage.models.lm import sum_by_segment, token_losses
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, Task
+from llmstage.tasks.base_errors import Errors, errors_by_loss
 
 
 class CausalLM(Task):
@@ -114,6 +115,9 @@ class CausalLM(Task):
         return [
             {"kind": "table", "title": "Loss per token over windows", "columns": ["quantile", "nats"], "rows": rows}
         ]
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        return errors_by_loss([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [

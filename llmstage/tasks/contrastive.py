@@ -37,6 +37,7 @@ from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.data import DataConfig
 from llmstage.schema.task import Contrastive as ContrastiveConfig
 from llmstage.tasks.base import Batch, Exhibit, Features, LossSum
+from llmstage.tasks.base_errors import Errors, errors_by_rank
 from llmstage.tasks.base_images import Seeing
 
 START = {"infonce": 0.07, "sigmoid": 0.1}
@@ -272,6 +273,10 @@ class Contrastive(Seeing):
 
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         return pair_exhibits(predictions, refs, self.pictures, pair_scores(predictions, refs, self.classes))
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        """Of the rank of an image's own caption in its pool."""
+        return errors_by_rank(item.get("rank") for item in predictions)
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         shown = {name: prediction[name] for name in RECORDED if name in prediction}

@@ -25,6 +25,7 @@ from llmstage.models.generate import generate_replies
 from llmstage.models.lm import TokenLosses, sum_by_segment, token_losses
 from llmstage.schema.task import Dialogue as DialogueConfig
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base_errors import Errors, errors_by_loss
 
 ROLES = ("system", "user", "assistant")
 
@@ -282,6 +283,10 @@ class Dialogue(Task):
                 "rows": rows,
             },
         ]
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        """The loss, which every conversation has: replies are generated for some."""
+        return errors_by_loss([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         lines = []

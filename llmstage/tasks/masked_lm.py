@@ -21,6 +21,7 @@ from llmstage.models.lm import masked_losses
 from llmstage.models.tokenizer import Processor
 from llmstage.schema.task import MaskedLm as MaskedLMConfig
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base_errors import Errors, errors_by_loss
 
 
 class MaskedLM(Task):
@@ -179,6 +180,9 @@ class MaskedLM(Task):
                 rows.append([way, str(len(part)), f"{loss:.3f}", f"{hits:.3f}"])
         columns = ["shown as", "tokens", "nats a token", "accuracy"]
         return [{"kind": "table", "title": "Hidden tokens by what the model saw", "columns": columns, "rows": rows}]
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        return errors_by_loss([sum(item["nll"]) for item in predictions], [len(item["nll"]) for item in predictions])
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [

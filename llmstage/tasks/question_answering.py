@@ -26,6 +26,7 @@ from llmstage.models.spans import Window, confidences, merge_windows, read_spans
 from llmstage.schema import GenerationConfig
 from llmstage.schema.task import QuestionAnswering as QuestionAnsweringConfig
 from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base_errors import Errors, errors_by_text, token_nats
 from llmstage.tasks.base_writing import Written
 
 
@@ -99,6 +100,13 @@ class QuestionAnswering(Task):
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         said, told = self.pairs(predictions, refs)
         return answer_scores(said, [texts_of(ref) for ref in told]) if said else {}
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        said = [self.answer(*pair) for pair in zip(predictions, refs, strict=True)]
+        found = errors_by_text(said, [texts_of(ref) for ref in refs])
+        if all("nll" in item for item in predictions):  # written, not pointed at
+            found.nats = token_nats([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
+        return found
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         """First sentence, the sentence and the span with the question's words; where some have none: never an answer."""

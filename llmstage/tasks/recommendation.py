@@ -34,6 +34,7 @@ from llmstage.models.simple_recommenders import baseline_ranks
 from llmstage.schema.data import DataConfig
 from llmstage.schema.task import Recommendation as RecommendationConfig
 from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base_errors import Errors, errors_by_rank
 
 MOST_SCORES = 1 << 24
 """Ranking logits held at once (float32: 64 MB)."""
@@ -123,9 +124,8 @@ class Recommendation(Task):
                 thought.append(values_of(row)[-1])
                 self.explicit = self.explicit or not clicked(row, self.cfg.positive_rating)
                 if self.user_columns.numbers or self.user_columns.categories:
-                    columns.append(
-                        {name: row.get(name) for name in (*self.cfg.user_numbers, *self.cfg.user_categories)}
-                    )
+                    own = (*self.cfg.user_numbers, *self.cfg.user_categories)
+                    columns.append({name: row.get(name) for name in own})
                 for name, text in zip(reversed(as_list(row["item"])), reversed(as_list(row.get("text"))), strict=False):
                     if text and not texts.get(str(name)):
                         texts[str(name)] = text
@@ -359,6 +359,9 @@ class Recommendation(Task):
 
     def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
         return ranking_tables(predictions, refs, len(self.catalog), self.facts)
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        return errors_by_rank(p["rank"] if ref["click"] else None for p, ref in zip(predictions, refs, strict=True))
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [ranking_record(prediction, ref, self.catalog.ids, self.catalog.texts)]

@@ -38,6 +38,7 @@ from llmstage.models.token_head import best_path, token_logits
 from llmstage.models.tokenizer import Processor
 from llmstage.schema.task import TokenClassification as TokenClassificationConfig
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base_errors import Errors
 
 MOST_WORDS = 1_000_000
 """Words whose pieces are remembered at once."""
@@ -329,6 +330,14 @@ class TokenClassification(Task):
             if self.repaired:
                 notes.append(f"In the training split: in {self.repaired[0]} of {self.repaired[1]} sentences.")
         return [*shown, {"kind": "text", "title": "About the tags", "text": "\n".join(notes)}] if notes else shown
+
+    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+        """1 - F1 of a sentence's entities; where it has none and none was said, it is right."""
+        values: list[float | None] = []
+        for prediction, ref in zip(predictions, refs, strict=True):
+            said, told = (set(spans_of(tags, self.scheme)) for tags in (self._said(prediction), ref["tags"]))
+            values.append(1 - 2 * len(said & told) / (len(said) + len(told)) if said or told else 0.0)
+        return Errors("f1", values)
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         text, offsets = ref["text"], ref["offsets"]

@@ -224,6 +224,27 @@ def test_it_learns_eight_rows_and_a_perfect_model_scores_one(case, learned):
 
 
 @each_task
+def test_errors_are_one_a_prediction_and_next_to_nothing_where_the_model_is_right(case, learned):
+    it, model = learned(*case)
+
+    def mean_error(own: Any) -> float:
+        predictions, refs = it.merged(*((said := predict(it, own))[0], said[1].refs))
+        errors = it.task.errors(predictions, refs)
+        assert len(errors.values) == len(predictions) and errors.metric
+        assert all(part == [] or len(part) == len(predictions) for part in (errors.weights, errors.confidence, errors.nats))
+        told = [value for value in errors.values if value is not None]
+        assert told and all(math.isfinite(value) and value >= 0 for value in told)
+        assert not errors.share or max(told) <= 1
+        assert all(0 <= sure <= 1 + 1e-6 for sure in errors.confidence if sure is not None)
+        assert json.loads(json.dumps(errors.values, allow_nan=False)) == errors.values
+        return sum(told) / len(told)
+
+    knows, untrained = mean_error(model), mean_error(it.model())
+    assert knows <= 0.1
+    assert knows < untrained or untrained == 0
+
+
+@each_task
 def test_predictions_records_and_exhibits_are_plain_data(case, learned):
     it, model = learned(*case)
     predictions, batch = predict(it, model)

@@ -100,6 +100,19 @@ class Head(ABC):
     def exhibits(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
         return []
 
+    error_of: ClassVar[str] = "accuracy"
+    """What error() measures."""
+    error_is_share: ClassVar[bool] = True
+    """Errors are at most 1, and the score is 1 - error."""
+
+    def error(self, prediction: dict[str, Any], ref: Any) -> float:
+        """How wrong a prediction is: 0 is right."""
+        return float(not self.record(prediction, ref)["correct"])
+
+    def confidence(self, prediction: dict[str, Any]) -> float | None:
+        """Probability of what was said, where it is told."""
+        return None
+
     @abstractmethod
     def record(self, prediction: dict[str, Any], ref: Any) -> dict[str, Any]:
         """`prediction`, `reference` and what else a line of predictions.jsonl says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -161,6 +162,12 @@ class LabelHead(Head):
                 shown[0]["note"] = f"'{self.positive}' is said from a probability of {self.threshold:.3f} on."
         shown += reliability(np.exp(log_p.max(axis=1)), log_p.argmax(axis=1) == truth)
         return shown
+
+    def error(self, prediction: dict[str, Any], ref: Any) -> float:
+        return float(prediction["label"] != ref)
+
+    def confidence(self, prediction: dict[str, Any]) -> float | None:
+        return math.exp(prediction["log_p"][self.labels.index(prediction["label"])])
 
     def record(self, prediction: dict[str, Any], ref: Any) -> dict[str, Any]:
         scores = dict(zip(self.labels, (round(value, 6) for value in prediction["log_p"]), strict=True))

@@ -86,6 +86,13 @@ class NumberHead(Head):
     def exhibits(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
         return quantile_exhibits(value_rows(predictions), np.array(refs, dtype=np.float64))
 
+    error_of = "deviation"
+    error_is_share = False
+
+    def error(self, prediction: dict[str, Any], ref: Any) -> float:
+        """Distance in standard deviations of the training split."""
+        return abs(float(prediction["value"]) - float(ref)) / self.std
+
     def record(self, prediction: dict[str, Any], ref: Any) -> dict[str, Any]:
         return {"prediction": prediction["value"], "reference": ref, "error": prediction["value"] - ref}
 
