@@ -11,6 +11,7 @@ from llmstage.engine.outcome import finish
 from llmstage.engine.session import run_lock
 from llmstage.errors import NotImproved
 from llmstage.explore.findings import Findings
+from llmstage.explore.improve import improve
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -23,6 +24,9 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         write_json(out_dir / "environment.json", environment())
         parts: list[Findings] = []
+        if cfg.stage.improve.enabled:
+            found = improve(cfg, out_dir, about)
+            parts += [found] if found else []
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
