@@ -61,6 +61,8 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
         elif isinstance(old, dict) and (group != "task" or old.get("name") == plain["task"].get("name")):
             for key, value in old.items():
                 names_rows = group == "data" and key in ("path", "train", "validation", "test", "name")
+                if key == "train" and stage.keeps_pool and "data.path" not in words.typed:
+                    names_rows = False  # the pool that the model was trained on, beside new rows to score
                 if key in plain[group] and not (names_rows and own_data):
                     plain[group][key] = below_typed(f"{group}.{key}", value, plain[group][key], words)
     for key in SCORING_KEYS:

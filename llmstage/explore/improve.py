@@ -7,7 +7,6 @@ stays. Every arm is a run in <run>/improve that goes on from its checkpoints, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from llmstage.explore.candidates import Candidate, Outcome
 from llmstage.explore.findings import Findings
 from llmstage.explore.guard import Mask, Scores, discordance_of, gain, judge, margin_for
 from llmstage.explore.improve_report import findings_of
-from llmstage.explore.improve_rows import check_task, final_trial, prepare, read_weaknesses, weak_rows
+from llmstage.explore.improve_rows import check_task, confirming, final_trial, prepare, read_weaknesses, weak_rows
 from llmstage.explore.trial import Metric, Trial
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -34,17 +33,15 @@ WISE = (0.75, 0.5, 0.25)
 """Shares of the new weights that are tried where the guard refuses the new model as it is."""
 
 
-def improve(
-    run: RunConfig, out_dir: Path, about: dict[str, str], confirm: Sequence[int] | None = None
-) -> Findings | None:
+def improve(run: RunConfig, out_dir: Path, about: dict[str, str]) -> Findings | None:
     """The part `improvement`; writes before_after.json and, where a model is promoted, improved/.
 
-    `confirm`: rows of the scored split on which the slices were confirmed; None: all of them may be used. None is returned
-    where there is no confirmed weakness to work on.
+    None is returned where there is no confirmed weakness to work on.
     """
     assert isinstance(run.stage, Explore)
     keys = run.stage.improve
-    found = read_weaknesses(Path(keys.weaknesses).expanduser() if keys.weaknesses else out_dir / "weaknesses.jsonl")
+    path = Path(keys.weaknesses).expanduser() if keys.weaknesses else out_dir / "weaknesses.jsonl"
+    found = read_weaknesses(path)
     if not found:
         console.note("no confirmed weak slice: there is nothing to improve on")
         return None
@@ -55,9 +52,8 @@ def improve(
         check_task(pieces)
         metric, split = Metric(), headline_split(pieces.stores)
         trial = Trial.of(run, pieces, machine, split, metric)
-        if confirm is not None:
-            trial.use &= np.isin(np.arange(len(trial.rows)), confirm)
         features = trial.features()
+        trial.use &= confirming(path.with_name("confirming.json"), trial)
         final = final_trial(trial, keys, folder)
         outcome, pilot_masks = weak_rows(trial, final, features, found, keys)
         arms, told = prepare(run, folder, about, pieces, features, outcome, (trial, final))

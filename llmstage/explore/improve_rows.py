@@ -13,6 +13,7 @@ import numpy as np
 from llmstage import console
 from llmstage.data.rows import Row
 from llmstage.data.rowsource import RowSource
+from llmstage.data.splits import row_hash
 from llmstage.engine.assemble import Pieces, assemble, open_sources
 from llmstage.engine.scoring import headline_split
 from llmstage.errors import DataError, UserError
@@ -50,6 +51,15 @@ def read_weaknesses(path: Path) -> list[dict[str, Any]]:
             raise DataError(f'{path}:{number}: a weakness is {{"slice": {{column: value}}, …}}; this line has no `slice`.')
         lines.append(told)
     return lines
+
+
+def confirming(path: Path, trial: Trial) -> Mask:
+    """[N] rows on which the slices were confirmed; all where that is not told, as beside slices written by hand."""
+    if not path.is_file():
+        return np.ones(len(trial.rows), dtype=bool)
+    known, words = set(json.loads(path.read_text(encoding="utf-8"))), trial.pieces.task.columns.identity
+    found = np.array([f"{row_hash(row, words, 0):016x}" in known for row in trial.rows], dtype=bool)
+    return found if found.any() else ~found  # other rows than those of then
 
 
 def check_task(pieces: Pieces) -> None:

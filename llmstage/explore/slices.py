@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmstage.explore.slice_search import Candidate, Mask, Numbers, search
+from llmstage.explore.stats import benjamini_hochberg, fisher_worse, holm
 from llmstage.metrics.composition import gap_score
 from llmstage.metrics.score import Score
 
@@ -93,10 +94,12 @@ def find_slices(
     level: float = 0.05,
     seed: int = 0,
     halves: tuple[Sequence[int], Sequence[int]] | None = None,
+    last: Sequence[str] = (),
 ) -> Search:
     """Conjunctions of values of `table` (columns of N cells) under which `errors` [N] (0: right) are larger by `min_gap`.
 
     `strata`: the halves hold as many rows of each; `halves`: rows to discover on and to confirm on, where they are given.
+    `last`: columns that describe only what no other column explains, e.g. groups that a person would have to look into.
     Discovery takes what passes Benjamini & Hochberg (1995) at `fdr` over all conjunctions that were looked at; confirmation
     Holm (1979) at `level` over those that are put to the test, of which there are `top_k` at most.
     """
@@ -114,10 +117,12 @@ def find_slices(
         max_order=max_order, min_support=min_support, alpha=alpha, keep=POOL,
     )  # fmt: skip
     rank = {number: names.index(one.column) for number, one in enumerate(conditions)}
-    chosen = choose(discovered(found, masks, own, looked_at, fdr, min_gap), own, rank, min_support, min_gap, top_k)
+    passed = discovered(found, masks, own, looked_at, fdr, min_gap)
+    passed.sort(key=lambda one: any(conditions[at].column in last for at in one.conditions))  # stable: best first
+    chosen = choose(passed, own, rank, min_support, min_gap, top_k)
     told = [confirmed_on(confirm, [conditions[at] for at in one.conditions], losses) for one in chosen]
     for one, p in zip(told, holm([one.p for one in told]), strict=True):
-        one.p_holm = p
+        one.p_holm = float(p)
     told.sort(key=lambda one: -one.priority)
     sure = [one.p_holm <= level and one.gap.value > 0 for one in told]
     return Search(
@@ -175,14 +180,12 @@ def discovered(
     candidates: list[Candidate], masks: Mask, errors: Numbers, looked_at: int, fdr: float, min_gap: float
 ) -> list[Found]:
     """Those that are worse than the rest by `min_gap` and pass at the false discovery rate `fdr`."""
-    from scipy.stats import false_discovery_control
-
     if not candidates:
         return []
     rows = [np.logical_and.reduce(masks[list(one.conditions)]) for one in candidates]
     tests = [one_sided(errors[mask], errors[~mask])[0] for mask in rows]
     # Conjunctions that were looked at and not kept count as tests that failed.
-    adjusted = false_discovery_control([*tests, *[1.0] * max(0, looked_at - len(tests))])
+    adjusted = benjamini_hochberg([*tests, *[1.0] * max(0, looked_at - len(tests))])
     made = [
         Found(one.conditions, mask, one.score, gap_of(errors, mask, np.ones(len(errors), dtype=bool)))
         for one, mask in zip(candidates, rows, strict=True)
@@ -259,7 +262,7 @@ def one_sided(mine: Numbers, others: Numbers) -> tuple[float, str]:
     Rows that are right or wrong: Fisher's exact test. Other errors: Welch's t-test; below 30 rows Fisher's test on losing
     more than the median of the others.
     """
-    from scipy.stats import hypergeom, ttest_ind
+    from scipy.stats import ttest_ind
 
     if not len(mine) or not len(others):
         return 1.0, "none: one side has no rows"
@@ -270,15 +273,5 @@ def one_sided(mine: Numbers, others: Numbers) -> tuple[float, str]:
         return float(ttest_ind(mine, others, equal_var=False, alternative="greater").pvalue), "Welch"
     border = 0.5 if binary else float(np.median(others))
     a, b = int((mine > border).sum()), int((others > border).sum())
-    # P(X >= a): Fisher's exact test, one-sided.
-    return float(hypergeom.sf(a - 1, len(mine) + len(others), a + b, len(mine))), "Fisher"
+    return fisher_worse(len(mine) - a, len(mine), len(others) - b, len(others)), "Fisher"
 
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (1979): adjusted p-values, in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, largest = [1.0] * len(p_values), 0.0
-    for place, number in enumerate(order.tolist()):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[number]))
-        adjusted[number] = largest
-    return adjusted

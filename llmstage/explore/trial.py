@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from llmstage.engine.scoring import score
 from llmstage.explore.guard import Mask, Numbers, Scores
 from llmstage.explore.matching import matching, rows_with_columns
 from llmstage.explore.row_features import RowFeatures, flat
+from llmstage.explore.terms import terms_of
 from llmstage.places import find_model
 from llmstage.schema import RunConfig
 
@@ -53,16 +55,17 @@ class Trial:
         rows = rows_with_columns(pieces.sources[split])
         return cls(run, pieces, machine, split, rows, np.ones(len(rows), dtype=bool), metric)
 
-    def features(self, fitted: RowFeatures | None = None) -> RowFeatures:
-        """What can be said of rows, with the borders that these rows draw, or those of other rows."""
+    def features(self) -> RowFeatures:
+        """What can be said of rows, with the borders that these rows draw, as where slices are looked for."""
         task = self.pieces.task
 
         def num_tokens(texts: list[str]) -> list[int]:
             return [len(ids) for ids in self.pieces.processor.plain_ids(texts)]
 
-        if fitted is None:
-            fitted = RowFeatures(task.texts, num_tokens, None)
-            fitted.table([row for row, used in zip(self.rows, self.use, strict=True) if used] or self.rows)
+        pool = rows_with_columns(self.pieces.sources["train"])
+        words = Counter(term for row in pool for text in task.texts(row) for term in set(terms_of(text)))
+        fitted = RowFeatures(task.texts, num_tokens, words)
+        fitted.table(self.rows)
         return fitted
 
     def model(self, path: Path | str) -> Any:

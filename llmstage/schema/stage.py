@@ -21,6 +21,9 @@ class StageConfig:
 
     inherits: ClassVar[bool] = False
     """Whether task, data, generation and seed are taken over from the run folder that model.path names."""
+    keeps_pool: ClassVar[bool] = False
+    """Whether the run folder's training rows are taken over also where other rows to score were typed: what the model has
+    seen."""
     needs_task: ClassVar[bool] = True
     """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
 

@@ -6,12 +6,17 @@ import time
 from pathlib import Path
 
 from llmstage import console
-from llmstage.engine.machine import environment
+from llmstage.engine.about import header
+from llmstage.engine.assemble import assemble
+from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
-from llmstage.engine.session import run_lock
+from llmstage.engine.runfolder import write_run_yaml
+from llmstage.engine.session import run_lock, session
 from llmstage.errors import NotImproved
+from llmstage.explore.collect import collect
 from llmstage.explore.findings import Findings
 from llmstage.explore.improve import improve
+from llmstage.explore.weak import weak_slices
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -24,6 +29,8 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         write_json(out_dir / "environment.json", environment())
         parts: list[Findings] = []
+        if cfg.model.path and cfg.task.name:
+            parts += look_at_rows(cfg, out_dir)
         if cfg.stage.improve.enabled:
             found = improve(cfg, out_dir, about)
             parts += [found] if found else []
@@ -39,3 +46,21 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     if refused:
         raise NotImproved(refused[0])
     return None
+
+
+def look_at_rows(cfg: RunConfig, out_dir: Path) -> list[Findings]:
+    """Weak slices of a trained model on its task's rows, and what is new in logs."""
+    assert isinstance(cfg.stage, Explore)
+    if not cfg.stage.slices.enabled and not cfg.stage.collect.logs:
+        return []
+    machine = resolve_machine(cfg.trainer)
+    with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
+        pieces = assemble(cfg, out_dir, training=False, fixed={}, resume_from=None)
+        model = pieces.build(cfg, machine.device, training=False)
+        resolved = {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision}
+        write_run_yaml(out_dir, cfg, resolved)
+        console.note(header(cfg, pieces, out_dir))
+        parts = [weak_slices(cfg, pieces, model, machine, out_dir)] if cfg.stage.slices.enabled else []
+        if cfg.stage.collect.logs:
+            parts.append(collect(cfg, pieces, model, machine, out_dir))
+    return parts

@@ -1,0 +1,251 @@
+"""Weak slices as files and as findings: weaknesses.jsonl, plan.yaml with its rows, cards/, sentences, tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmstage.data.rows import Row
+from llmstage.data.source import OTHER_COLUMNS
+from llmstage.engine.runfolder import absolute
+from llmstage.explore.findings import Findings
+from llmstage.explore.scored_rows import FEW, HALF, ScoredRows
+from llmstage.explore.slices import Search, Slice
+from llmstage.explore.why import ACTIONS, Reason, advice, sentences_of
+from llmstage.report.files import plain, write_text
+from llmstage.report.words import text as shown
+from llmstage.schema import RunConfig
+
+PLAN_STEPS = 300
+MOST_TIMES = 20
+"""How often a training row is repeated at most."""
+LONGEST = 240
+"""Characters of a value that are shown."""
+NAMES = {"f1": "F1", "loss": "loss (nats a token)", "reciprocal_rank": "reciprocal rank", "mean_accuracy": "mean accuracy",
+         "deviation": "distance in standard deviations"}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Weakness:
+    """A confirmed slice, why it is weak, and what would help."""
+
+    slice: Slice
+    reason: Reason
+    action: str
+    like: list[Row] = field(default_factory=list)
+    """Rows of the training pool that are like it."""
+
+
+def too_few(out_dir: Path, rows: ScoredRows) -> Findings:
+    """What is told where nothing can be claimed."""
+    write_text(out_dir / "weaknesses.jsonl", "")
+    num = len(rows.rows)
+    told = (
+        f"{num} scored rows of {rows.split} are too few to look for weak slices: {HALF} to find one and {HALF} to confirm it "
+        f"are needed, {FEW} in all. Give more rows with data.test=<files>."
+    )
+    return Findings("slices", {"split": rows.split, "rows": num, "weaknesses": []}, limits=[told, *left_out(rows)])
+
+
+def left_out(rows: ScoredRows) -> list[str]:
+    told = []
+    if rows.dropped:
+        told.append(f"{rows.dropped} rows of {rows.split} stand in the training pool too; they were left out.")
+    if rows.silent:
+        told.append(f"The model predicted nothing for {rows.silent} rows of {rows.split}; they were left out.")
+    return told
+
+
+def findings_of(
+    run: RunConfig, out_dir: Path, rows: ScoredRows, search: Search, weaknesses: list[Weakness], columns: list[str],
+    *, examples: int,
+) -> Findings:  # fmt: skip
+    lines = [line_of(rows, search, weakness, examples) for weakness in weaknesses]
+    write_text(out_dir / "weaknesses.jsonl", "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines))
+    write_cards(out_dir / "cards", rows, weaknesses, lines)
+    if weaknesses:
+        write_plan(run, out_dir, rows, weaknesses)
+    mean = rows.score(float(rows.errors[search.confirm].mean()))
+    sentences = [sentence(rows, weakness) for weakness in weaknesses] or [
+        f"No weak slice was confirmed: {name_of(rows)} {mean:.2f} on {len(search.confirm)} rows of {rows.split}, and no group of "
+        f"them (by {', '.join(columns)}) is surely worse than the rest."
+    ]
+    if weaknesses:
+        sentences.append("What to do about it stands in plan.yaml: llmstage stage=finetune plan=<this folder>/plan.yaml")
+    limits = left_out(rows)
+    small = [one for one in weaknesses if one.slice.n < HALF]
+    limits += [
+        f"{one.slice.words}: only {one.slice.n} rows confirm it, by an exact test; the size of the gap is uncertain."
+        for one in small
+    ]
+    limits += [
+        f"{one.words}: looked weak on one half ({rows.split}) and was not confirmed on the other "
+        f"(n = {one.n}, gap {one.gap.value:+.2f}, p = {one.p_holm:.2g} after Holm)."
+        for one in search.not_confirmed
+    ]
+    if not rows.pool:
+        limits.append("Without training rows nothing is said of coverage. Name the training pool: data.train=<files>.")
+    undecided = [one.slice.words for one in weaknesses if one.action == "undecided"]
+    limits += [f"{words}: no test told why it is weak." for words in undecided]
+    limits.append(
+        f"A weakness that shows in fewer than {search.min_support} rows of a half, or in nothing that can be said of a row "
+        f"({', '.join(columns)}), is not found."
+    )
+    block = {
+        "split": rows.split, "rows": len(rows.rows), "metric": rows.kind.metric, "score": mean,
+        "discover": len(search.discover), "confirm": len(search.confirm), "looked_at": search.looked_at,
+        "min_support": search.min_support, "columns": columns, "dropped": rows.dropped, "weaknesses": lines,
+    }  # fmt: skip
+    return Findings("slices", block, sentences, limits, exhibits_of(rows, weaknesses, lines))
+
+
+def name_of(rows: ScoredRows) -> str:
+    return NAMES.get(rows.kind.metric, rows.kind.metric)
+
+
+def line_of(rows: ScoredRows, search: Search, weakness: Weakness, examples: int) -> dict[str, Any]:
+    """A line of weaknesses.jsonl."""
+    one = weakness.slice
+    return {
+        "slice": one.conditions, "words": in_words(one), "n": one.n, "metric": rows.kind.metric,
+        "score": rows.score(one.error), "rest": rows.score(one.rest), "gap": one.gap.value,
+        "ci": [one.gap.low, one.gap.high], "p_holm": one.p_holm, "test": one.test,
+        "discovered_on": f"{rows.split}: discover", "confirmed_on": f"{rows.split}: confirm",
+        "why": sentences_of(weakness.reason, rows.score), "action": weakness.action,
+        "advice": advice(weakness.reason, weakness.action), "coverage_ratio": weakness.reason.ratio,
+        "priority": one.priority, "examples": worst(rows, search, one, examples),
+    }  # fmt: skip
+
+
+def worst(rows: ScoredRows, search: Search, one: Slice, most: int) -> list[dict[str, Any]]:
+    """Rows of the slice that confirmed it, the most wrong first."""
+    places = [int(at) for at in search.confirm if one.rows[at]]
+    places.sort(key=lambda at: -rows.errors[at])
+    kept = []
+    for at in places[:most]:
+        row = {word: value for word, value in rows.rows[at].items() if word != OTHER_COLUMNS}
+        record = {word: rows.records[at].get(word) for word in ("prediction", "reference")}
+        kept.append({**{word: clip(value) for word, value in row.items()}, **record, "error": float(rows.errors[at])})
+    return kept
+
+
+def clip(value: Any) -> Any:
+    return value if not isinstance(value, str) or len(value) <= LONGEST else value[: LONGEST - 1] + "…"
+
+
+def in_words(one: Slice) -> str:
+    """`rows with label "card_arrival" and length >= 22 tokens`"""
+    told = [
+        f"{column} {value}" if value.startswith((">=", "<")) else f"{column} \"{value}\""
+        for column, value in one.conditions.items()
+    ]
+    return "rows with " + " and ".join(told)
+
+
+def sentence(rows: ScoredRows, weakness: Weakness) -> str:
+    """One weakness for somebody who reads nothing else."""
+    one, score = weakness.slice, rows.score
+    low, high = one.gap.low, one.gap.high
+    span = "" if low is None or high is None else f", 95 % {low:.2f} to {high:.2f}"
+    words = in_words(one)
+    return (
+        f"{words[0].upper()}{words[1:]} are weak: {name_of(rows)} {score(one.error):.2f} on {one.n} rows, against "
+        f"{score(one.rest):.2f} on all others (gap {one.gap.value:.2f}{span}). Why: {advice(weakness.reason, weakness.action)} "
+        f"(action: {weakness.action}{coverage_words(weakness.reason)})."
+    )
+
+
+def coverage_words(reason: Reason) -> str:
+    if reason.coverage is None or reason.expected is None:
+        return ""
+    return f"; {reason.coverage:.2%} of the training rows are like this, and {reason.expected:.2%} of the scored ones"
+
+
+def exhibits_of(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not weaknesses:
+        return []
+    table = []
+    for weakness, line in zip(weaknesses, lines, strict=True):
+        low, high = line["ci"]
+        gap = f"{line['gap']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+        table.append(
+            [line["words"], str(line["n"]), f"{line['score']:.3f}", f"{line['rest']:.3f}", gap, f"{line['p_holm']:.1e}",
+             "; ".join(line["why"]) or "–", f"{line['action']}: {ACTIONS[line['action']]}"]
+        )  # fmt: skip
+    columns = ["slice", "n", name_of(rows), "rest", "gap (95 %)", "p (Holm)", "why", "action"]
+    shown_tables: list[dict[str, Any]] = [
+        {"kind": "table", "title": "Weak slices, each confirmed on rows that did not find it", "columns": columns, "rows": table}
+    ]
+    for line in lines:
+        if line["examples"]:
+            words = [word for word in line["examples"][0] if word != "error"]
+            cells = [[clip(shown(row.get(word))) for word in words] for row in line["examples"]]
+            shown_tables.append({"kind": "table", "title": f"Examples: {line['words']}", "columns": words, "rows": cells})
+    return shown_tables
+
+
+def write_cards(folder: Path, rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[str, Any]]) -> None:
+    """One page a weakness, for somebody who is to gather or write rows."""
+    for number, (weakness, line) in enumerate(zip(weaknesses, lines, strict=True), 1):
+        name = re.sub(r"[^\w]+", "-", weakness.slice.words).strip("-")[:60]
+        text = [f"# {line['words'][:1].upper()}{line['words'][1:]}", "", sentence(rows, weakness), ""]
+        text += ["## Why", "", *[f"- {reason}" for reason in line["why"]], "", f"Action: **{line['action']}**. {line['advice'].capitalize()}."]  # fmt: skip
+        text += ["", "## Examples", ""]
+        for row in line["examples"]:
+            text += [f"- {word}: {shown(value)}" for word, value in row.items() if word != "error"] + [""]
+        write_text(folder / f"{number:02d}-{name}.md", "\n".join(text))
+
+
+def write_plan(run: RunConfig, out_dir: Path, rows: ScoredRows, weaknesses: list[Weakness]) -> None:
+    """plan.yaml: keys for stage=finetune that do what the diagnosis says, and the weaknesses it is for."""
+    data = run.data
+    keys: dict[str, Any] = {
+        "stage": "finetune", "task": run.task.name, "model.path": absolute(run.model.path), "trainer.max_steps": PLAN_STEPS,
+        "seed": run.seed,
+    }  # fmt: skip
+    more = targeted(out_dir, rows, weaknesses) if data.train is not None else None
+    if data.train is not None:
+        trained = [data.train] if isinstance(data.train, str) else data.train
+        keys["data.train"] = [*absolute(trained), *([str(more.resolve())] if more else [])]
+        keys |= {f"data.{split}": absolute(getattr(data, split)) for split in ("validation", "test") if getattr(data, split)}
+        keys |= {f"data.columns.{word}": column for word, column in data.columns.items()}
+    told = [
+        {"slice": one.slice.conditions, "action": one.action, "advice": advice(one.reason, one.action),
+         "priority": one.slice.priority}
+        for one in weaknesses
+    ]  # fmt: skip
+    body = yaml.safe_dump(plain({"overrides": keys, "weaknesses": told}), sort_keys=False, allow_unicode=True)
+    write_text(out_dir / "plan.yaml", HEAD + body)
+
+
+HEAD = """\
+# Written by stage=explore. Apply it with: llmstage stage=finetune plan=<this file>
+# overrides: keys below those that are typed. targeted.jsonl holds the training rows that are like the weak ones, repeated
+# until they are about as many as all others; new rows like them help more: add their file to data.train.
+"""
+
+
+def targeted(out_dir: Path, rows: ScoredRows, weaknesses: list[Weakness]) -> Path | None:
+    """A file of the pool's rows that are like a slice that lacks data, half of the mix; None where there are none."""
+    lacking = [one for one in weaknesses if one.action == "data" and one.like]
+    if not lacking or rows.has_pictures:
+        return None
+    share = len(rows.pool) // len(lacking)
+    lines: list[str] = []
+    for one in lacking:
+        times = max(1, min(MOST_TIMES, share // len(one.like)))
+        lines += [json.dumps(as_in_file(row, rows.mapping), ensure_ascii=False) for row in one.like[:share]] * times
+    path = out_dir / "targeted.jsonl"
+    write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def as_in_file(row: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
+    """The row under the names that its file has, so that it can be read beside it."""
+    named = {word: column for word, column in mapping.items() if " + " not in column}
+    return {named.get(word, word): value for word, value in row.items() if word != OTHER_COLUMNS}
