@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstage.explore.stats import FEWEST_ITEMS, Difference, holm, margin_of, noninferior, paired_difference
+from llmstage.explore.stats import (
+    FEWEST_ITEMS,
+    Difference,
+    holm,
+    margin_of,
+    noninferior,
+    paired_difference,
+    upper_bound,
+)
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -39,10 +47,10 @@ class Family:
 
     name: str
     n: int
-    before: float
-    """Mean error."""
-    after: float
+    error_before: float
+    error_after: float
     change: float
+    """Of the mean error; above 0 is better."""
     low: float
     high: float
     margin: float
@@ -106,10 +114,14 @@ def judge(
     return Guard(told, loss, not complaints, "; ".join(complaints))
 
 
-def margin_for(n: int, discordance: float | None, delta: float) -> float:
+def margin_for(n: int, discordance: float, delta: float, *, share: bool) -> float:
     """The loss that n given rows can exclude with power .8, `delta` at least. `discordance`: mean squared difference of the
-    errors of two seeds of the unchanged arm (for right and wrong: the share of rows that change by luck)."""
-    return delta if discordance is None else max(delta, margin_of(n, discordance))
+    errors of two seeds of the unchanged arm (for right and wrong: the share of rows that change by luck).
+
+    Where nothing changed at all, a bootstrap would exclude any loss; n rows of right and wrong exclude what 0 of n does.
+    """
+    floor = upper_bound(0, n) if share and n else 0.0
+    return max(delta, margin_of(n, discordance), floor)
 
 
 def discordance_of(one: Numbers, other: Numbers, rows: Mask) -> float:

@@ -145,13 +145,16 @@ class Improvement:
         outcome = self.outcome
         if not self.keys.control:
             outcome.notes.append("There was no control (stage.improve.control=false): a gain may be that of more training.")
-            return dict.fromkeys(outcome.families, self.delta)
+            return {name: self.margin(rows, 0.0) for name, rows in outcome.families.items()}
         outcome.control = self.final.score(self.train("more_of_same", 0.0))
         twin = self.final.score(self.train("more_of_same_again", 0.0, seed=self.arms.run.seed + 1))
         return {
-            name: margin_for(int(rows.sum()), discordance_of(outcome.control.errors, twin.errors, rows), self.delta)
+            name: self.margin(rows, discordance_of(outcome.control.errors, twin.errors, rows))
             for name, rows in outcome.families.items()
         }
+
+    def margin(self, rows: Mask, discordance: float) -> float:
+        return margin_for(int(rows.sum()), discordance, self.delta, share=self.outcome.metric.share)
 
     def put_to_test(self, name: str, path: Path, share: float, margins: dict[str, float]) -> None:
         outcome, suite = self.outcome, self.keys.guard.suite
