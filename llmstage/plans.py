@@ -29,7 +29,9 @@ def with_plan(arguments: list[str]) -> list[str]:
         return arguments
     typed = {word.lstrip("+").partition("=")[0] for word in arguments}
     path = Path(named[-1].strip("'\"")).expanduser()
-    typed |= {key for keys in ONE_OF if typed.intersection(keys) for key in keys}  # epochs typed switch planned steps off
+    typed |= {
+        key for keys in ONE_OF if typed.intersection(keys) for key in keys
+    }  # epochs typed switch planned steps off
     planned = [(key, value) for key, value in read_plan(path) if key not in typed]
     return [*(f"{key}={in_words(value)}" for key, value in planned), *arguments]
 
@@ -39,7 +41,9 @@ def read_plan(path: Path) -> list[tuple[str, Any]]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"plan={path}: there is no such file. stage=explore writes plan.yaml into its run folder.") from None
+        raise UserError(
+            f"plan={path}: there is no such file. stage=explore writes plan.yaml into its run folder."
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"plan={path} cannot be read: {str(error).splitlines()[0]}") from None
     overrides = loaded.get("overrides") if isinstance(loaded, dict) else None

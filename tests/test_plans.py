@@ -28,7 +28,12 @@ def typed(words: list[str]) -> dict[str, list[object]]:
 def test_a_plan_sets_keys_and_choices_and_what_is_typed_wins(tmp_path):
     path = plan(
         tmp_path,
-        {"task": "dialogue", "optim": {"lr": 1e-4}, "trainer.max_steps": 300, "data.train": ["a.jsonl", "更多 b,c.jsonl"]},
+        {
+            "task": "dialogue",
+            "optim": {"lr": 1e-4},
+            "trainer.max_steps": 300,
+            "data.train": ["a.jsonl", "更多 b,c.jsonl"],
+        },
         weaknesses=[{"slice": {"op": "rev"}}],
     )
     found = typed(["stage=finetune", f"plan={path}", "optim.lr=3e-4"])
@@ -50,7 +55,10 @@ def test_a_typed_budget_switches_the_planned_one_off(tmp_path):
 
 def test_unknown_keys_are_refused_like_typed_ones(tmp_path):
     path = plan(tmp_path, {"task": "dialogue", "optim.learning_rate": 1e-4})
-    assert any("Unknown key 'optim.learning_rate'" in line for line in read_words(with_plan([f"plan={path}", "stage=finetune"])).wrong)
+    assert any(
+        "Unknown key 'optim.learning_rate'" in line
+        for line in read_words(with_plan([f"plan={path}", "stage=finetune"])).wrong
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,26 @@ def test_a_missing_plan_is_a_mistake_of_usage(workplace, capsys):
 
 
 @pytest.mark.parametrize(
-    "value", ["plain", "a b", "it's", "a,b", "1e-4", "true", "null", "语料.txt", "a\\", "a\\'b", "[x]", "", 3, 0.5, True, None, ["a,b", 1]]
+    "value",
+    [
+        "plain",
+        "a b",
+        "it's",
+        "a,b",
+        "1e-4",
+        "true",
+        "null",
+        "语料.txt",
+        "a\\",
+        "a\\'b",
+        "[x]",
+        "",
+        3,
+        0.5,
+        True,
+        None,
+        ["a,b", 1],
+    ],
 )
 def test_every_value_comes_back_from_hydras_grammar(value):
     assert values_of(parse(f"key={in_words(value)}")) == [value]

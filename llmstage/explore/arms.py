@@ -185,7 +185,10 @@ def starting_model(run: RunConfig, pieces: Pieces, folder: Path, slices: list[di
         save_model(model, pieces.processor, draft)
         draft.rename(grown)
     layers = json.loads((grown / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers")
-    return grown, f"Blocks were added for {named}: all arms start from a model of {layers} layers that computed the same."
+    return (
+        grown,
+        f"Blocks were added for {named}: all arms start from a model of {layers} layers that computed the same.",
+    )
 
 
 def promote(arms: Arms, pieces: Pieces, chosen: Candidate, out_dir: Path) -> None:

@@ -32,7 +32,9 @@ class Candidate:
         if not self.guard.passed:
             return f"guard refused ({self.guard.why})"
         if self.gain.low <= 0:
-            return f"the weak slices did not gain ({self.gain.value:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}])"
+            return (
+                f"the weak slices did not gain ({self.gain.value:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}])"
+            )
         if self.over_control is not None and self.over_control.low <= 0:
             return (
                 f"no better than as many steps on the old mix ({self.over_control.value:+.3f} "

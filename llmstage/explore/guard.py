@@ -86,7 +86,9 @@ def judge(
     """
     tests: list[tuple[str, int, Difference]] = []
     for name, rows in families.items():
-        tests.append((name, int(rows.sum()), noninferior(-before.errors[rows], -after.errors[rows], margins[name], seed=seed)))
+        tests.append(
+            (name, int(rows.sum()), noninferior(-before.errors[rows], -after.errors[rows], margins[name], seed=seed))
+        )
     adjusted = holm([test.p_not_above for _, _, test in tests]) if tests else np.zeros(0)
     told = []
     for (name, n, test), p in zip(tests, adjusted.tolist(), strict=True):

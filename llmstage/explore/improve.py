@@ -92,11 +92,15 @@ class Improvement:
             self.fall_back(name, path, share, margins)
         if len(outcome.candidates) > 1:
             tried = len(outcome.candidates)
-            outcome.notes.append(f"{tried} candidates were put to the same test on the same rows, which favours the last one.")
+            outcome.notes.append(
+                f"{tried} candidates were put to the same test on the same rows, which favours the last one."
+            )
 
     def train(self, name: str, share: float, steps: int | None = None, seed: int | None = None) -> Path:
         if self.stop.name:
-            raise Interrupted(f"stopped by {self.stop.name}; the same command with hydra.run.dir=<this folder> goes on.")
+            raise Interrupted(
+                f"stopped by {self.stop.name}; the same command with hydra.run.dir=<this folder> goes on."
+            )
         return self.arms.train(name, share, steps or self.keys.steps, seed=seed)
 
     def forget_silent(self, before: Scores) -> None:
@@ -144,7 +148,9 @@ class Improvement:
         """more_of_same and its twin; the margin that each family resolves, from how much the two differ."""
         outcome = self.outcome
         if not self.keys.control:
-            outcome.notes.append("There was no control (stage.improve.control=false): a gain may be that of more training.")
+            outcome.notes.append(
+                "There was no control (stage.improve.control=false): a gain may be that of more training."
+            )
             return {name: self.margin(rows, 0.0) for name, rows in outcome.families.items()}
         outcome.control = self.final.score(self.train("more_of_same", 0.0))
         twin = self.final.score(self.train("more_of_same_again", 0.0, seed=self.arms.run.seed + 1))

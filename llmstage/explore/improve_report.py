@@ -114,7 +114,9 @@ def sentences(outcome: Outcome, best: Candidate) -> list[str]:
             made.append(f"Nothing else was lost: {'; '.join(lost)}.")
         loss = best.guard.lm_loss
         if loss is not None:
-            made.append(f"The loss of all other rows changed by {loss['rise']:+.4f} nats a token; {loss['limit']:g} may be lost.")
+            made.append(
+                f"The loss of all other rows changed by {loss['rise']:+.4f} nats a token; {loss['limit']:g} may be lost."
+            )
     if outcome.structure:
         made.append(outcome.structure)
     return made

@@ -48,7 +48,9 @@ def read_weaknesses(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise DataError(f"{path}:{number}: not JSON ({error}).") from None
         if not isinstance(told, dict) or not isinstance(told.get("slice"), dict) or not told["slice"]:
-            raise DataError(f'{path}:{number}: a weakness is {{"slice": {{column: value}}, …}}; this line has no `slice`.')
+            raise DataError(
+                f'{path}:{number}: a weakness is {{"slice": {{column: value}}, …}}; this line has no `slice`.'
+            )
         lines.append(told)
     return lines
 
@@ -82,7 +84,9 @@ def final_trial(trial: Trial, keys: ImproveConfig, folder: Path) -> Trial:
         return final
     data = replace(trial.run.data, path=None, train=None, validation=None, test=keys.test)
     run = replace(trial.run, data=data)
-    return Trial.of(run, assemble(run, folder, training=False, fixed={}, resume_from=None), trial.machine, "test", trial.metric)
+    return Trial.of(
+        run, assemble(run, folder, training=False, fixed={}, resume_from=None), trial.machine, "test", trial.metric
+    )
 
 
 def weak_rows(

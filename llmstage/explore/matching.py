@@ -61,7 +61,7 @@ def fulfils(value: Any, cell: Any, own: Any) -> bool:
     if isinstance(own, (list, tuple)) and told in map(str, own):
         return True
     border = BORDER.match(told.strip())
-    if border is None or cell is not None and not isinstance(cell, str):
+    if border is None or (cell is not None and not isinstance(cell, str)):
         return False  # the cells of a number say every border that it reaches
     try:
         number = float(own if own is not None else cell)

@@ -16,9 +16,7 @@ from torch import nn
 from llmstage.errors import ModelError
 
 SEQUENTIAL = {
-    **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "phi3"), ("layers", ("self_attn.o_proj", "mlp.down_proj"))
-    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3"), ("layers", ("self_attn.o_proj", "mlp.down_proj"))),
     "gpt2": ("h", ("attn.c_proj", "mlp.c_proj")),
     "gpt_neox": ("layers", ("attention.dense", "mlp.dense_4h_to_h")),
     "modernbert": ("layers", ("attn.Wo", "mlp.Wo")),

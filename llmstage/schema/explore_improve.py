@@ -74,5 +74,7 @@ class ImproveConfig:
         if self.source == "pool" and self.data is not None:
             wrong.append("stage.improve.data is not read: stage.improve.source=pool takes the pool's own rows.")
         if self.kl and 1.0 in self.target_share and len(self.target_share) == 1:
-            wrong.append("stage.improve.kl is not read: it holds on replayed rows, and target_share=[1.0] replays none.")
+            wrong.append(
+                "stage.improve.kl is not read: it holds on replayed rows, and target_share=[1.0] replays none."
+            )
         return wrong

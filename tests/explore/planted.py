@@ -49,7 +49,9 @@ def rows(
     return [draw(rng, *rng.choices(cells, weights)[0], held_out=held_out) for _ in range(num)]
 
 
-def write(folder: Path, seed: int = 0, num_train: int = 60_000, num_test: int = 17_000, planted: bool = True, **how: Any) -> Path:
+def write(
+    folder: Path, seed: int = 0, num_train: int = 60_000, num_test: int = 17_000, planted: bool = True, **how: Any
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rate = 0.002 if planted else 1.0
     files = {

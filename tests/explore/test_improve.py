@@ -12,8 +12,16 @@ import yaml
 from safetensors.torch import load_file
 
 from llmstage.cli import main
+from llmstage.data.splits import row_hash
 
-QUICK = ("stage.improve.steps=1", "stage.improve.target_share=[0.5]", "stage.improve.control=false", "stage.improve.guard.fallback=[]")
+IDENTITY = ("text", "text_pair")
+"""What a row of a classifier is, for the hash that sets half of the rows aside."""
+QUICK = (
+    "stage.improve.steps=1",
+    "stage.improve.target_share=[0.5]",
+    "stage.improve.control=false",
+    "stage.improve.guard.fallback=[]",
+)
 """One arm of one step: enough to see what a key changes."""
 
 
@@ -23,7 +31,9 @@ def result(planted, out):
 
 def arm(planted, out, name="targeted"):
     folder = planted.folder / out / "improve" / name
-    return json.loads((folder / "arm.json").read_text("utf-8")), yaml.safe_load((folder / "run.yaml").read_text("utf-8"))
+    return json.loads((folder / "arm.json").read_text("utf-8")), yaml.safe_load(
+        (folder / "run.yaml").read_text("utf-8")
+    )
 
 
 def explore(planted, out, *words):
@@ -36,7 +46,9 @@ def explore(planted, out, *words):
 @pytest.fixture(scope="module")
 def improved(planted):
     new = planted.folder / "new.jsonl"
-    words = planted.words("improved", f"stage.improve.data={new}", "stage.improve.target_share=[0.5]", "stage.improve.lr=5e-3")
+    words = planted.words(
+        "improved", f"stage.improve.data={new}", "stage.improve.target_share=[0.5]", "stage.improve.lr=5e-3"
+    )
     assert main(words) == 0
     return planted
 
@@ -65,16 +77,20 @@ def test_the_report_shows_before_and_after_with_control_and_guard(improved):
 def test_the_promoted_model_reloads_and_repeats_its_numbers(improved):
     folder = improved.folder / "improved" / "improved"
     test = improved.folder / "test.jsonl"
-    words = ["stage=evaluate", f"model.path={folder}", f"data.test={test}", "trainer.threads=1", "trainer.baselines=false"]
+    words = [
+        "stage=evaluate",
+        f"model.path={folder}",
+        f"data.test={test}",
+        "trainer.threads=1",
+        "trainer.baselines=false",
+    ]
     assert main([*words, f"hydra.run.dir={improved.folder / 'again'}"]) == 0
     lines = [json.loads(line) for line in (improved.folder / "again" / "predictions.jsonl").open(encoding="utf-8")]
     rows = [json.loads(line) for line in test.open(encoding="utf-8")]
-    from llmstage.data.splits import row_hash
-
     kept = [
         line["prediction"] == line["reference"]
         for line, row in zip(lines, rows, strict=True)
-        if row["style"] == "slang" and row_hash(row, ("text",), 1) % 2 == 0
+        if row["style"] == "slang" and row_hash(row, IDENTITY, 1) % 2 == 0
     ]
     told = result(improved, "improved")["weak"]
     assert len(kept) == told["n"] and sum(kept) / len(kept) == pytest.approx(told["after"], abs=1e-9)
@@ -83,23 +99,31 @@ def test_the_promoted_model_reloads_and_repeats_its_numbers(improved):
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(improved):
     """Killed in the second arm, between two of its checkpoints."""
     new = improved.folder / "new.jsonl"
-    words = improved.words("killed", f"stage.improve.data={new}", "stage.improve.target_share=[0.5]", "stage.improve.lr=5e-3")
+    words = improved.words(
+        "killed", f"stage.improve.data={new}", "stage.improve.target_share=[0.5]", "stage.improve.lr=5e-3"
+    )
     environment = {**os.environ, "LLMSTAGE_FAULT": "step:36:kill", "LLMSTAGE_ALLOW_FAULTS": "1"}
-    ended = subprocess.run([sys.executable, "-m", "llmstage", *words], env=environment, capture_output=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-m", "llmstage", *words], env=environment, capture_output=True, check=False
+    )
     assert ended.returncode == -9, ended.stderr[-500:]
     arms = improved.folder / "killed" / "improve"
     assert (arms / "more_of_same" / "model").is_dir() and not (arms / "more_of_same_again" / "model").is_dir()
     before = (arms / "more_of_same" / "report.json").stat().st_mtime_ns
     assert main(words) == 0
     assert (arms / "more_of_same" / "report.json").stat().st_mtime_ns == before  # a finished arm is not trained again
-    ours, whole = (load_file(improved.folder / out / "improved" / "model.safetensors") for out in ("killed", "improved"))
+    ours, whole = (
+        load_file(improved.folder / out / "improved" / "model.safetensors") for out in ("killed", "improved")
+    )
     assert all((ours[name] == whole[name]).all() for name in whole)
 
 
 @pytest.fixture(scope="module")
 def refused(planted):
     """New examples of one label, and no replay: everything becomes that label."""
-    lines = [line for line in (planted.folder / "new.jsonl").read_text(encoding="utf-8").splitlines() if '"good"' in line]
+    lines = [
+        line for line in (planted.folder / "new.jsonl").read_text(encoding="utf-8").splitlines() if '"good"' in line
+    ]
     one_sided = planted.folder / "one_sided.jsonl"
     one_sided.write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = planted.words(
@@ -115,13 +139,21 @@ def test_a_model_that_loses_elsewhere_is_refused_and_the_old_one_stays(refused):
     assert not told["promoted"] and "not improved: guard refused" in told["reason"]
     assert not (refused.folder / "refused" / "improved").exists()
     report = json.loads((refused.folder / "refused" / "report.json").read_text(encoding="utf-8"))
-    assert any(line.startswith("Not improved: guard refused") and "The old model stays." in line for line in report["sentences"])
+    assert any(
+        line.startswith("Not improved: guard refused") and "The old model stays." in line
+        for line in report["sentences"]
+    )
     assert any("no control" in line for line in report["limits"])
 
 
 def test_fallbacks_are_tried_in_order_and_put_to_the_same_test(refused):
     one_sided = refused.folder / "one_sided.jsonl"
-    words = [f"stage.improve.data={one_sided}", "stage.improve.lr=2e-2", "stage.improve.control=false", "stage.improve.target_share=[1.0]"]
+    words = [
+        f"stage.improve.data={one_sided}",
+        "stage.improve.lr=2e-2",
+        "stage.improve.control=false",
+        "stage.improve.target_share=[1.0]",
+    ]
     explore(refused, "fallback", *words)
     told = result(refused, "fallback")
     names = [one["name"] for one in told["candidates"]]
@@ -144,13 +176,20 @@ def test_more_replay_halves_the_odds_of_the_weak_rows(refused):
 
 def test_pilots_choose_the_share_on_rows_that_the_end_does_not_use(planted):
     new = planted.folder / "new.jsonl"
-    words = [f"stage.improve.data={new}", "stage.improve.lr=5e-3", "stage.improve.steps=12", "stage.improve.control=false"]
+    words = [
+        f"stage.improve.data={new}",
+        "stage.improve.lr=5e-3",
+        "stage.improve.steps=12",
+        "stage.improve.control=false",
+    ]
     explore(planted, "pilots", *words, "stage.improve.target_share=[0.1,0.6]")
     told = result(planted, "pilots")
     assert [pilot["share"] for pilot in told["pilots"]] == [0.1, 0.6]
     best = max((pilot for pilot in told["pilots"] if pilot["admissible"]), key=lambda pilot: pilot["gain"])
     assert best["chosen"] and told["candidates"][0]["share"] == best["share"]
-    assert told["pilots"][0]["n_weak"] + told["weak"]["n"] == sum('"slang"' in line for line in (planted.folder / "test.jsonl").open())
+    assert told["pilots"][0]["n_weak"] + told["weak"]["n"] == sum(
+        '"slang"' in line for line in (planted.folder / "test.jsonl").open()
+    )
     assert arm(planted, "pilots", "pilot_10")[1]["trainer"]["max_steps"] == 4
 
 

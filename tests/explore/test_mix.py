@@ -14,7 +14,14 @@ from llmstage.explore.mix import JoinedSource, KeepClose, MixedOrder
 def order(share, num_target=30, num_replay=200, seed=0, packing=False):
     lengths = np.full(num_target + num_replay, 10)
     return MixedOrder(
-        lengths, seed, 40, packing, 8, target=np.arange(num_replay, num_target + num_replay), replay=np.arange(num_replay), share=share
+        lengths,
+        seed,
+        40,
+        packing,
+        8,
+        target=np.arange(num_replay, num_target + num_replay),
+        replay=np.arange(num_replay),
+        share=share,
     )
 
 
@@ -49,7 +56,9 @@ def test_joined_rows_are_the_pool_and_then_the_new_ones():
     assert joined.digest() != JoinedSource(pool, None).digest()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("causal_lm", "gpt"), ("masked_lm", "bert"), ("translation", "t5"), ("classification", "bert")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("causal_lm", "gpt"), ("masked_lm", "bert"), ("translation", "t5"), ("classification", "bert")]
+)
 def test_kl_is_zero_for_the_same_model_adds_up_over_parts_and_leaves_weak_rows_alone(tiny_task, name, kind):
     import torch
 
@@ -67,7 +76,9 @@ def test_kl_is_zero_for_the_same_model_adds_up_over_parts_and_leaves_weak_rows_a
     parts = [whole.collate(rows[: count // 2]), whole.collate(rows[count // 2 :])]
     assert sum(float(whole.divergence(new, part).detach()) for part in parts) == pytest.approx(total, rel=1e-4)
     plain, kept = made.task.loss(new, batch), whole.loss(new, batch)
-    assert float((kept.total - plain.total).detach()) == pytest.approx(0.5 * total, rel=1e-3) and kept.count == plain.count
+    assert (
+        float((kept.total - plain.total).detach()) == pytest.approx(0.5 * total, rel=1e-3) and kept.count == plain.count
+    )
     kept.total.backward()
     assert all(parameter.grad is None for parameter in old.parameters())
     weak = KeepClose(made.task, old, 0.5, [True] * count)

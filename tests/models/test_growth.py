@@ -39,7 +39,9 @@ def test_logits_are_the_same_before_and_after_growing_and_after_loading(kind, tm
     assert not told["missing_keys"] and not told["unexpected_keys"] and loaded.config.num_hidden_layers == 4
     assert torch.allclose(loaded.eval()(ids).logits, before, atol=1e-5)
     if kind != "modernbert":
-        told = [model.generate(ids[:1], max_new_tokens=4, do_sample=False, use_cache=cached) for cached in (True, False)]
+        told = [
+            model.generate(ids[:1], max_new_tokens=4, do_sample=False, use_cache=cached) for cached in (True, False)
+        ]
         assert torch.equal(*told)
 
 
