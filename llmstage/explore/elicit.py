@@ -33,9 +33,7 @@ def mean_error(task: Task, model: nn.Module, rows: Sequence[Sequence[Features]],
     """Mean over rows given by their features; None where the model predicts nothing for them."""
     was_training = model.training
     model.eval()
-    flat = sorted(
-        ((at, item) for at, own in enumerate(rows) for item in own), key=lambda pair: len(pair[1].input_ids)
-    )
+    flat = sorted(((at, item) for at, own in enumerate(rows) for item in own), key=lambda pair: len(pair[1].input_ids))
     found: list[tuple[int, Any, Any]] = []
     for start in range(0, len(flat), AT_ONCE):
         part = flat[start : start + AT_ONCE]

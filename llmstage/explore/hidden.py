@@ -26,7 +26,9 @@ Vectors = NDArray[np.float64]
 @torch.no_grad()
 def row_vectors(task: Task, model: nn.Module, rows: Sequence[Sequence[Features]], device: torch.device) -> Vectors:
     """[N, D] of rows given by their features: the mean over their tokens, of all their features together."""
-    flat = sorted(((len(item.input_ids), at, item) for at, own in enumerate(rows) for item in own), key=lambda one: one[:2])
+    flat = sorted(
+        ((len(item.input_ids), at, item) for at, own in enumerate(rows) for item in own), key=lambda one: one[:2]
+    )
     sums: list[Tensor | None] = [None] * len(rows)
     weights = [0.0] * len(rows)
     was_training = model.training

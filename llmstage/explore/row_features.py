@@ -25,8 +25,22 @@ MANY = 10
 """Different numbers above which a column of numbers is cut at quantiles."""
 ANSWERS = ("answer", "answers", "target", "summary", "caption")
 """Words of tasks whose value is what the model is to say."""
-SKIPPED = ("image", "spans", "tags", "tokens", "id", "answer_start", "first_line", "recalls", "seen", "user", "item", "time")
+SKIPPED = (
+    "image",
+    "spans",
+    "tags",
+    "tokens",
+    "id",
+    "answer_start",
+    "first_line",
+    "recalls",
+    "seen",
+    "user",
+    "item",
+    "time",
+)
 """Words whose value names a row or marks a place in it."""
+UNSEEN = "words unseen in training"
 YES_NO = {"yes", "no", "true", "false", "是", "否", "对", "错", "不是", "有", "没有"}
 NUMBER = re.compile(r"[-+]?[\d.,]+\s*%?")
 SENTENCE = 60
@@ -69,7 +83,7 @@ class RowFeatures:
         if any(answer is not None for answer in answers):
             table["answer type"] = [None if answer is None else answer_type(answer) for answer in answers]
         if self.pool_words is not None:
-            table["new words"] = [self.unseen(text) for text in joined]
+            table[UNSEEN] = [self.unseen(text) for text in joined]
         return table
 
     def counted(self, rows: Sequence[Row]) -> dict[str, list[float | None]]:
@@ -86,7 +100,7 @@ class RowFeatures:
         """Words that stand in no training row."""
         assert self.pool_words is not None
         new = sum(term not in self.pool_words for term in set(terms_of(text)))
-        return tuple(f">= {least} that training never shows" for least in (1, 2, 3) if new >= least)
+        return tuple(f"at least {least}" for least in (1, 2, 3) if new >= least)
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -108,7 +122,9 @@ def own_columns(rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> tuple[l
             continue
         cells = [cell_of(value) for value in values]
         parts = [part for cell in cells for part in ((cell,) if isinstance(cell, str) else cell or ())]
-        inside = sum(isinstance(row.get(name), str) and row[name] in text for row, text in zip(rows, texts, strict=True))
+        inside = sum(
+            isinstance(row.get(name), str) and row[name] in text for row, text in zip(rows, texts, strict=True)
+        )
         is_text = not parts or max(map(len, parts)) > SENTENCE or (inside > 0.9 * len(values) and len(set(parts)) > 0.3 * len(values))  # fmt: skip
         if not is_text and len(set(parts)) <= len(values) / 2:
             names.append(name)

@@ -132,7 +132,9 @@ def complain(split: str, num: int, kept: int, silent: int, shared: int, overlap:
             f"leave the double ones out with stage.slices.overlap=drop."
         )
     if shared and not kept:
-        raise DataError(f"All {num} rows of {split} stand in the training pool. Give other rows with data.test=<files>.")
+        raise DataError(
+            f"All {num} rows of {split} stand in the training pool. Give other rows with data.test=<files>."
+        )
 
 
 def pool_rows(pieces: Pieces, split: str) -> Iterator[Row]:

@@ -26,6 +26,10 @@ EXACT_BELOW = 30
 """Rows under which a slice is claimed by an exact test alone."""
 SAME_LOSS = 0.9
 """Share of what a slice loses that another must hold to stand for it."""
+STILL_WEAK = 0.75
+"""Share of a slice's gap that a wider description must have."""
+MOSTLY = 0.75
+"""Share of a part's rows that must lie in the slice it is a part of."""
 POOL = 400
 """Conjunctions kept by the search, from which the told ones are chosen."""
 
@@ -124,7 +128,8 @@ def find_slices(
     for one, p in zip(told, holm([one.p for one in told]), strict=True):
         one.p_holm = float(p)
     told.sort(key=lambda one: -one.priority)
-    sure = [one.p_holm <= level and one.gap.value > 0 for one in told]
+    # What is claimed must still be as large as was asked for where nothing was searched.
+    sure = [one.p_holm <= level and one.gap.value >= min_gap for one in told]
     return Search(
         [one for one, holds in zip(told, sure, strict=True) if holds],
         [one for one, holds in zip(told, sure, strict=True) if not holds],
@@ -215,24 +220,44 @@ def choose(
         new = one.rows & left
         if new.sum() < min_support or gap_of(errors, new, left) < min_gap:
             continue
-        best = plainest(one, found, errors, left, rank, min_gap)
+        best = plainest(
+            weak_throughout(one, found, errors, left, min_support, min_gap), found, errors, left, rank, min_gap
+        )
         kept.append(best)
         left &= ~best.rows
     return kept
+
+
+def weak_throughout(
+    one: Found, found: list[Found], errors: Numbers, left: Mask, min_support: int, min_gap: float
+) -> Found:
+    """The slice, or the widest part of it (in as few conditions) outside of which it is not weak: a large slice with a very
+    weak core has a high score, and telling it would blame rows that are well."""
+    parts = []
+    for other in found:
+        core, shared = other.rows & left, (other.rows & one.rows & left).sum()
+        if len(other.conditions) > len(one.conditions) or shared < max(min_support, MOSTLY * core.sum()):
+            continue
+        outside = one.rows & ~other.rows & left
+        own = gap_of(errors, core, left)
+        if outside.any() and own >= min_gap and gap_of(errors, outside, left & ~core) < max(min_gap, 0.5 * own):
+            parts.append(other)
+    return max(parts, key=lambda other: float(errors[other.rows & left].sum()), default=one)
 
 
 def plainest(
     one: Found, found: list[Found], errors: Numbers, left: Mask, rank: Mapping[int, int], min_gap: float
 ) -> Found:
     """The shortest description of the same weakness; of equally short ones the widest, then that of the first columns."""
-    lost = errors[one.rows & left].sum()
+    lost, own = errors[one.rows & left].sum(), gap_of(errors, one.rows & left, left)
     fitting = [one]
     for other in found:
         if len(other.conditions) > len(one.conditions) or errors[one.rows & other.rows & left].sum() < SAME_LOSS * lost:
             continue
         more = other.rows & ~one.rows & left
         few = more.sum() < max(3, 0.1 * one.rows.sum())
-        if few or gap_of(errors, more, left & ~one.rows) >= max(min_gap, 0.5 * one.gap):
+        as_weak = gap_of(errors, more, left & ~one.rows) >= max(min_gap, 0.5 * own)
+        if gap_of(errors, other.rows & left, left) >= STILL_WEAK * own and (few or as_weak):
             fitting.append(other)
 
     def order(other: Found) -> Any:
@@ -274,4 +299,3 @@ def one_sided(mine: Numbers, others: Numbers) -> tuple[float, str]:
     border = 0.5 if binary else float(np.median(others))
     a, b = int((mine > border).sum()), int((others > border).sum())
     return fisher_worse(len(mine) - a, len(mine), len(others) - b, len(others)), "Fisher"
-

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -21,7 +22,7 @@ from llmstage.errors import UserError
 from llmstage.explore.elicit import ROWS_SCORED, encoded, mean_error, trained_copy
 from llmstage.explore.findings import Findings
 from llmstage.explore.hidden import Groups, group_rows, row_vectors
-from llmstage.explore.row_features import RowFeatures
+from llmstage.explore.row_features import UNSEEN, RowFeatures
 from llmstage.explore.scored_rows import FEW, ScoredRows, gather, split_to_score
 from llmstage.explore.slices import Cell, Search, Slice, auto_support, find_slices
 from llmstage.explore.terms import terms_of
@@ -53,6 +54,8 @@ class Looked:
     groups: Groups | None
     texts: list[str]
     tokens: list[int]
+    table: dict[str, list[Cell]]
+    """All that is known of the scored rows."""
     pool_table: dict[str, list[Cell]]
     """What is said of the pool's rows, in the words of the scored ones."""
     out_dir: Path
@@ -84,26 +87,35 @@ def weak_slices(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machi
     groups = group_rows(vectors, texts, run.seed)
     if groups is not None:
         table[TOPIC] = list(groups.of(vectors))
-    known = list(table)
-    if keys.features != "auto":
-        if strange := [name for name in keys.features if name not in known]:
-            raise UserError(
-                f"stage.slices.features: nothing is known of {', '.join(strange)} in these rows. Known: {', '.join(known)}."
-            )
-        table = {name: cells for name, cells in table.items() if name in keys.features}
+    table, asked_of = chosen_columns(table, keys.features, named=bool(features.names)), table
     strata = next((table[name] for name in features.names if name in table), None)
     search = find_slices(
         table, rows.errors, strata=strata, max_order=keys.max_order,
         min_support=auto_support(len(rows.rows)) if keys.min_support == "auto" else int(keys.min_support),
-        alpha=keys.alpha, min_gap=keys.min_gap, top_k=keys.top_k, fdr=keys.fdr, level=keys.level, seed=run.seed, last=(TOPIC,),
+        alpha=keys.alpha, min_gap=keys.min_gap, top_k=keys.top_k, fdr=keys.fdr, level=keys.level, seed=run.seed, last=(UNSEEN, TOPIC),
     )  # fmt: skip
     write_confirming(out_dir, task.columns.identity, [rows.rows[at] for at in search.confirm])
     asked = features.table(rows.pool) if search.confirmed and run.stage.why.coverage else {}
     looked = Looked(
-        run, pieces, model, machine, rows, search, features, groups, texts, num_tokens(texts), asked, out_dir
+        run, pieces, model, machine, rows, search, features, groups, texts, num_tokens(texts), asked_of, asked, out_dir
     )  # fmt: skip
     weaknesses = [explained(looked, one) for one in search.confirmed]
-    return findings_of(run, out_dir, rows, search, weaknesses, known, examples=keys.examples)
+    return findings_of(run, out_dir, rows, search, weaknesses, list(table), examples=keys.examples)
+
+
+def chosen_columns(
+    table: dict[str, list[Cell]], wanted: Literal["auto"] | list[str], *, named: bool
+) -> dict[str, list[Cell]]:
+    """The columns that slices are described by. Left to itself, groups of hidden states only where rows have no names of
+    their own: rows that a model puts side by side are the ones it takes for each other, so that on any model some group is
+    worse than the others, and a reader would have to find out what it is. The same goes for rows with rare words."""
+    if wanted == "auto":
+        return {name: cells for name, cells in table.items() if name != UNSEEN and not (named and name == TOPIC)}
+    if strange := [name for name in wanted if name not in table]:
+        raise UserError(
+            f"stage.slices.features: nothing is known of {', '.join(strange)} in these rows. Known: {', '.join(table)}."
+        )
+    return {name: cells for name, cells in table.items() if name in wanted}
 
 
 def write_confirming(out_dir: Path, words: tuple[str, ...], rows: Sequence[Row]) -> None:
@@ -123,6 +135,9 @@ def explained(looked: Looked, one: Slice) -> Weakness:
     nats = [mean_where(scored.nats, rows) for rows in (one.rows, ~one.rows)]
     reason.nats = nats[0] - nats[1] if nats[0] is not None and nats[1] is not None else None
     reason.slope = validation_slope(looked)
+    if UNSEEN in looked.table:
+        strange = np.array([bool(cell) for cell in looked.table[UNSEEN]])
+        reason.unseen = float(strange[one.rows].mean()), float(strange[~one.rows].mean())
     if why.elicit:
         elicit(looked, one, reason)
     for path in why.bigger:
@@ -196,4 +211,3 @@ def error_of_bigger(looked: Looked, one: Slice, path: str) -> float:
     made = encoded(pieces.task, [looked.scored.rows[at] for at in places], ROWS_SCORED)
     error = mean_error(pieces.task, model, made, looked.machine)
     return float(np.nan) if error is None else error
-

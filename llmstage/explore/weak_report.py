@@ -66,7 +66,9 @@ def findings_of(
     *, examples: int,
 ) -> Findings:  # fmt: skip
     lines = [line_of(rows, search, weakness, examples) for weakness in weaknesses]
-    write_text(out_dir / "weaknesses.jsonl", "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines))
+    write_text(
+        out_dir / "weaknesses.jsonl", "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
+    )
     write_cards(out_dir / "cards", rows, weaknesses, lines)
     if weaknesses:
         write_plan(run, out_dir, rows, weaknesses)
@@ -76,7 +78,9 @@ def findings_of(
         f"them (by {', '.join(columns)}) is surely worse than the rest."
     ]
     if weaknesses:
-        sentences.append("What to do about it stands in plan.yaml: llmstage stage=finetune plan=<this folder>/plan.yaml")
+        sentences.append(
+            "What to do about it stands in plan.yaml: llmstage stage=finetune plan=<this folder>/plan.yaml"
+        )
     limits = left_out(rows)
     small = [one for one in weaknesses if one.slice.n < HALF]
     limits += [
@@ -141,7 +145,7 @@ def clip(value: Any) -> Any:
 def in_words(one: Slice) -> str:
     """`rows with label "card_arrival" and length >= 22 tokens`"""
     told = [
-        f"{column} {value}" if value.startswith((">=", "<")) else f"{column} \"{value}\""
+        f"{column} {value}" if value.startswith((">=", "<")) else f'{column} "{value}"'
         for column, value in one.conditions.items()
     ]
     return "rows with " + " and ".join(told)
@@ -170,7 +174,7 @@ def exhibits_of(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[s
     if not weaknesses:
         return []
     table = []
-    for weakness, line in zip(weaknesses, lines, strict=True):
+    for line in lines:
         low, high = line["ci"]
         gap = f"{line['gap']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
         table.append(
@@ -179,13 +183,20 @@ def exhibits_of(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[s
         )  # fmt: skip
     columns = ["slice", "n", name_of(rows), "rest", "gap (95 %)", "p (Holm)", "why", "action"]
     shown_tables: list[dict[str, Any]] = [
-        {"kind": "table", "title": "Weak slices, each confirmed on rows that did not find it", "columns": columns, "rows": table}
+        {
+            "kind": "table",
+            "title": "Weak slices, each confirmed on rows that did not find it",
+            "columns": columns,
+            "rows": table,
+        }
     ]
     for line in lines:
         if line["examples"]:
             words = [word for word in line["examples"][0] if word != "error"]
             cells = [[clip(shown(row.get(word))) for word in words] for row in line["examples"]]
-            shown_tables.append({"kind": "table", "title": f"Examples: {line['words']}", "columns": words, "rows": cells})
+            shown_tables.append(
+                {"kind": "table", "title": f"Examples: {line['words']}", "columns": words, "rows": cells}
+            )
     return shown_tables
 
 
@@ -212,7 +223,9 @@ def write_plan(run: RunConfig, out_dir: Path, rows: ScoredRows, weaknesses: list
     if data.train is not None:
         trained = [data.train] if isinstance(data.train, str) else data.train
         keys["data.train"] = [*absolute(trained), *([str(more.resolve())] if more else [])]
-        keys |= {f"data.{split}": absolute(getattr(data, split)) for split in ("validation", "test") if getattr(data, split)}
+        keys |= {
+            f"data.{split}": absolute(getattr(data, split)) for split in ("validation", "test") if getattr(data, split)
+        }
         keys |= {f"data.columns.{word}": column for word, column in data.columns.items()}
     told = [
         {"slice": one.slice.conditions, "action": one.action, "advice": advice(one.reason, one.action),

@@ -55,6 +55,8 @@ class Reason:
     """Tokens per character, as a multiple of that of the rest."""
     sure: float | None = None
     """Mean confidence in what it got wrong."""
+    unseen: tuple[float, float] | None = None
+    """Share of its rows with a word that no training row has, and that of the rest."""
     nats: float | None = None
     """Nats a token of the right text, less that of the rest."""
 
@@ -83,7 +85,9 @@ def action_of(reason: Reason, conditions: Mapping[str, str]) -> str:
     ratio, beyond = reason.ratio, conditions.get("length", "").startswith(">=")
     if ratio is not None and ratio < RARE:
         if beyond and reason.coverage == 0 and reason.elicits is False:
-            return "structure"  # fails beyond all lengths it was trained on, and rows of that length do not help at once
+            return (
+                "structure"  # fails beyond all lengths it was trained on, and rows of that length do not help at once
+            )
         return "data" if reason.elicits is not False or not reason.outgrown else "structure"
     if ratio is not None and ratio < THIN and reason.elicits is not False:
         return "data"
@@ -104,7 +108,9 @@ def sentences_of(reason: Reason, score: Any) -> list[str]:
     """The evidence in words. `score`: an error as the reader knows the metric."""
     told = []
     if reason.coverage is not None and reason.expected is not None:
-        told.append(f"coverage: {reason.coverage:.2%} of training rows match (of the scored rows: {reason.expected:.2%})")
+        told.append(
+            f"coverage: {reason.coverage:.2%} of training rows match (of the scored rows: {reason.expected:.2%})"
+        )
     for number, error in reason.elicited.items():
         verb = "elicits" if error <= reason.rest + 0.5 * (reason.error - reason.rest) else "does not elicit"
         told.append(f"{verb}: {number} examples → {score(error):.2f} (from {score(reason.error):.2f}, the rest {score(reason.rest):.2f})")  # fmt: skip
@@ -118,6 +124,8 @@ def sentences_of(reason: Reason, score: Any) -> list[str]:
         told.append(f"tokenisation: {reason.pieces:.1f} times as many tokens per character as elsewhere")
     if reason.sure is not None and reason.sure >= SURE:
         told.append(f"confident and wrong: mean confidence {reason.sure:.2f} in wrong answers")
+    if reason.unseen is not None and reason.unseen[0] >= 2 * max(reason.unseen[1], 0.05):
+        told.append(f"rare words: {reason.unseen[0]:.0%} of its rows have a word that training never shows (the rest: {reason.unseen[1]:.0%})")  # fmt: skip
     if reason.nats is not None:
         told.append(f"the right text costs {reason.nats:+.2f} nats a token more than elsewhere")
     return told

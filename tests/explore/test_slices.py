@@ -41,7 +41,7 @@ def test_the_search_finds_what_looking_at_every_conjunction_finds(seed, kind):
     everything = brute(masks, columns, errors, 3, 5, 0.95)
     best = sorted(everything.values(), reverse=True)
     for keep in (3, 20, 10_000):
-        found, looked_at = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=keep)
+        found, _ = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=keep)
         assert [one.score for one in found] == pytest.approx(best[:keep])
         assert all(everything[one.conditions] == pytest.approx(one.score) for one in found)
         for one in found:
@@ -116,6 +116,7 @@ def test_a_whole_value_that_is_weak_is_told_as_that_and_a_cluster_of_the_same_ro
 def test_the_keys_of_find_slices_decide_what_is_told():
     table, errors, weak = world()
     assert find_slices(table, errors, min_gap=0.95).confirmed == []
+    assert find_slices(table, errors, min_gap=0.5).confirmed
     assert find_slices(table, errors, top_k=0).confirmed == []
     assert find_slices(table, errors, level=0.0).not_confirmed  # found, and no p-value is small enough
     assert find_slices(table, errors, fdr=0.0).not_confirmed == []
@@ -123,7 +124,10 @@ def test_the_keys_of_find_slices_decide_what_is_told():
     assert find_slices(table, errors, max_order=1).confirmed[0].conditions in ({"op": "rev"}, {"len": ">= 6"})
     label = {"topic": np.where(weak, "group 1", "group 2").tolist()}
     assert find_slices({**label, **table}, errors).confirmed[0].conditions == {"topic": "group 1"}
-    assert find_slices({**label, **table}, errors, last=["topic"]).confirmed[0].conditions == {"op": "rev", "len": ">= 6"}
+    assert find_slices({**label, **table}, errors, last=["topic"]).confirmed[0].conditions == {
+        "op": "rev",
+        "len": ">= 6",
+    }
     rows = list(range(len(errors)))
     given = find_slices(table, errors, halves=(rows[:1000], rows[1000:]))
     assert len(given.discover) == 1000 and given.confirmed[0].conditions == {"op": "rev", "len": ">= 6"}
@@ -156,7 +160,12 @@ def test_halves_hold_as_many_rows_of_each_stratum_and_every_row_once():
 
 
 def test_values_that_say_the_same_or_nothing_are_no_conditions():
-    table = {"language": ["en", "zh", "en"], "script": ["latin", "chinese", "latin"], "set": ["x", "x", "x"], "empty": [None] * 3}
+    table = {
+        "language": ["en", "zh", "en"],
+        "script": ["latin", "chinese", "latin"],
+        "set": ["x", "x", "x"],
+        "empty": [None] * 3,
+    }
     assert [(one.column, one.value) for one in conditions_of(table)] == [("language", "en"), ("language", "zh")]
 
 

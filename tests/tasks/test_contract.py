@@ -231,7 +231,9 @@ def test_errors_are_one_a_prediction_and_next_to_nothing_where_the_model_is_righ
         predictions, refs = it.merged(*((said := predict(it, own))[0], said[1].refs))
         errors = it.task.errors(predictions, refs)
         assert len(errors.values) == len(predictions) and errors.metric
-        assert all(part == [] or len(part) == len(predictions) for part in (errors.weights, errors.confidence, errors.nats))
+        assert all(
+            part == [] or len(part) == len(predictions) for part in (errors.weights, errors.confidence, errors.nats)
+        )
         told = [value for value in errors.values if value is not None]
         assert told and all(math.isfinite(value) and value >= 0 for value in told)
         assert not errors.share or max(told) <= 1
