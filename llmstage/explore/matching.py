@@ -61,10 +61,11 @@ def fulfils(value: Any, cell: Any, own: Any) -> bool:
     if isinstance(own, (list, tuple)) and told in map(str, own):
         return True
     border = BORDER.match(told.strip())
-    if border is None or (cell is not None and not isinstance(cell, str)):
+    known = own if own is not None else cell
+    if border is None or known is None or (cell is not None and not isinstance(cell, str)):
         return False  # the cells of a number say every border that it reaches
     try:
-        number = float(own if own is not None else cell)
+        number = float(known)
     except (TypeError, ValueError):
         return False
     return COMPARE[border[1]](number, float(border[2]))
