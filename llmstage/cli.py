@@ -29,6 +29,7 @@ from llmstage.inherit import choose_task, inherit
 from llmstage.naming import load_module
 from llmstage.overrides import Words, read_words
 from llmstage.places import conf_dir, options
+from llmstage.plans import with_plan
 from llmstage.schema import RunConfig, build_run
 from llmstage.schema.checks import check_run
 
@@ -99,7 +100,7 @@ def run_command(arguments: list[str], *, full_error: bool) -> int:
         return 0
     parsed = get_args_parser().parse_intermixed_args([word for word in arguments if word not in ("--help", "-h")])
     config_dirs = (Path(parsed.config_dir),) if parsed.config_dir else ()
-    words = read_words(parsed.overrides, config_dirs)
+    words = read_words(with_plan(parsed.overrides), config_dirs)
     if "--help" in arguments or "-h" in arguments:
         stop_for(words.wrong)
         console.result(help_text(words.choice("stage"), words.choice("task")))

@@ -65,7 +65,9 @@ def find_model(path: str) -> ModelPlace:
     folder = folder.resolve()
     if (folder / "run.yaml").is_file():
         model = folder / "model"
-        if not model.is_dir() and (folder / "adapter" / "config.json").is_file():
+        if (folder / "config.json").is_file():
+            model = folder  # improved/ of stage=explore: the model and what it was trained for in one folder
+        elif not model.is_dir() and (folder / "adapter" / "config.json").is_file():
             model = folder / "adapter"  # adapter.merge=false
         if not (model / "config.json").is_file():
             raise ModelError(

@@ -21,7 +21,7 @@ FLOOR = {
     "tasks": 2,
     **dict.fromkeys(("engine", "explore", "serve"), 3),
     "stages": 4,
-    **dict.fromkeys(("cli", "inherit", "overrides", "help", "__main__"), 5),
+    **dict.fromkeys(("cli", "inherit", "overrides", "plans", "help", "__main__"), 5),
 }
 HEAVY = {"torch", "transformers", "datasets", "tokenizers", "sklearn", "sacrebleu", "pyarrow", "safetensors"}
 LONGEST = 370

@@ -34,7 +34,7 @@ class BatchOrder:
 
     def epoch(self, epoch: int) -> Iterator[Rows]:
         """All batches of one pass, every feature exactly once; the last may be smaller (see by_length)."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
+        order = self.drawn(epoch)
         if self.packing:
             rows_per_batch = self.batch_rows or max(1, (self.batch_tokens or 0) // self.context)
             rows = self._packed_rows(order, epoch)
@@ -44,6 +44,10 @@ class BatchOrder:
             yield from self._bucketed(order, epoch)
         else:
             yield from self._drawn(order)
+
+    def drawn(self, epoch: int) -> np.ndarray:
+        """The features of a pass in random order, before they are brought together in batches."""
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
 
     def _packed_rows(self, order: np.ndarray, epoch: int) -> Iterator[list[int]]:
         for start in range(0, len(order), CHUNK):

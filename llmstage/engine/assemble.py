@@ -95,13 +95,20 @@ def quiet_libraries(*, offline: bool) -> None:
 
 
 def assemble(
-    run: RunConfig, out_dir: Path, *, training: bool, fixed: dict[str, Any], resume_from: Path | None
+    run: RunConfig,
+    out_dir: Path,
+    *,
+    training: bool,
+    fixed: dict[str, Any],
+    resume_from: Path | None,
+    rows: dict[str, RowSource] | None = None,
 ) -> Pieces:
-    """Rows to features. `fixed` and `resume_from`: decisions and tokenizer of an earlier part of the same run."""
+    """Rows to features. `fixed` and `resume_from`: decisions and tokenizer of an earlier part of the same run. `rows`: the
+    splits, where they are not those that the config names; the model's labels then stay as they are."""
     quiet_libraries(offline=run.offline)
     module = load_module("tasks", run.task.name, trusted=True)
     task = cast(Task, module.TASK(run.task, run.generation))
-    sources = open_sources(run, task, out_dir)
+    sources = rows or open_sources(run, task, out_dir)
     if training and "train" not in sources:
         raise DataError("There are no training rows: data.train is missing. Give data.train=<files>.")
     place = find_model(run.model.path) if run.model.path else None
@@ -113,7 +120,7 @@ def assemble(
         )
     task.suit(kind)
     context = int(fixed.get("context") or resolve_context(run, place))
-    if place is not None and not training:
+    if place is not None and (rows or not training):
         task.adopt(model_config(place, offline=run.offline))
     elif "train" in sources:
         task.learn(row for row, _ in sources["train"].unlimited())

@@ -16,6 +16,7 @@ from llmstage import console
 from llmstage.allocator import allocator_name
 from llmstage.data.order import BatchOrder
 from llmstage.engine.about import described, header, mapping, model_about, warnings
+from llmstage.engine.arm import Arm
 from llmstage.engine.assemble import Pieces, assemble, data_digest, ledger
 from llmstage.engine.baseline import baselines
 from llmstage.engine.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state, set_aside
@@ -53,12 +54,14 @@ def fit_one(
     out_dir: Path,
     about: dict[str, str],
     batches: BatchOrder | None = None,
+    arm: Arm | None = None,
     *,
     save_at: frozenset[int] = frozenset(),
     main: bool | None = None,
 ) -> tuple[float | None, dict[str, Scored]]:
-    """fit(), with what was scored. `batches`: of a control, those of the run beside which it is trained. `save_at`: steps
-    after which a checkpoint is written in any case. `main`: what outputs/latest names; None: all but controls."""
+    """fit(), with what was scored. `batches`: of a control, those of the run beside which it is trained. `arm`: what is
+    other in a run that stage=explore trains. `save_at`: steps after which a checkpoint is written in any case. `main`: what
+    outputs/latest names; None: all but controls and arms."""
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         old = set_aside(out_dir) if run.trainer.resume == "never" else None
@@ -72,7 +75,8 @@ def fit_one(
             if found:
                 check_same_run(run, saved["config"], found)
             write_json(out_dir / "environment.json", environment())
-            pieces = assemble(run, out_dir, training=True, fixed=fixed, resume_from=found)
+            rows = arm.rows if arm else None
+            pieces = assemble(run, out_dir, training=True, fixed=fixed, resume_from=found, rows=rows)
             torch.manual_seed(run.seed)  # weights depend on the seed alone, not on what was encoded or cached
             model = pieces.build(run, machine.device, training=True)
             kernels = choose_kernels(run, machine, fixed, model)
@@ -81,7 +85,8 @@ def fit_one(
             check_budget(run, store)
             task = pieces.task
             own_order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
-            order = batches or own_order
+            learned = arm.objective(pieces, machine) if arm else task
+            order = batches or (arm.order(own_order, store) if arm else own_order)
             rate = product_rate(machine)
             if probes_micro(run, machine, fixed, additive=task.additive_loss):
                 fixed = {**fixed, "micro_batch_size": probe_micro(task, model, store, order, machine)}
@@ -148,7 +153,7 @@ def fit_one(
 
             training = Training(
                 model=model,
-                task=pieces.task,
+                task=learned,
                 store=store,
                 order=order,
                 schedule=build_schedule(run.optim, plan.lr, plan.steps),
@@ -210,7 +215,8 @@ def fit_one(
                 "plan": planned,
                 "warnings": warnings(pieces, state, beside, scored),
             }
-            finish(run, out_dir, report, time.perf_counter() - clock, main=batches is None if main is None else main)
+            shown = batches is None and arm is None if main is None else main
+            finish(run, out_dir, report, time.perf_counter() - clock, main=shown)
             chosen = select(pieces.task, scored["validation"].scores)[1].value if "validation" in scored else None
             return chosen, scored
 

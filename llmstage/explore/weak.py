@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from torch import nn
 
 from llmstage import console
 from llmstage.data.rows import Row
+from llmstage.data.splits import row_hash
 from llmstage.engine.assemble import Pieces, assemble
 from llmstage.engine.machine import Machine
 from llmstage.engine.scoring import score
@@ -25,6 +27,7 @@ from llmstage.explore.slices import Cell, Search, Slice, auto_support, find_slic
 from llmstage.explore.terms import terms_of
 from llmstage.explore.weak_report import Weakness, findings_of, too_few
 from llmstage.explore.why import Reason, action_of, matching, mean_where, pieces_ratio, slope_of
+from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
 
@@ -90,6 +93,7 @@ def weak_slices(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machi
         min_support=auto_support(len(rows.rows)) if keys.min_support == "auto" else int(keys.min_support),
         alpha=keys.alpha, min_gap=keys.min_gap, top_k=keys.top_k, fdr=keys.fdr, level=keys.level, seed=run.seed, last=(UNSEEN, TOPIC),
     )  # fmt: skip
+    write_confirming(out_dir, task.columns.identity, [rows.rows[at] for at in search.confirm])
     asked = features.table(rows.pool) if search.confirmed and run.stage.why.coverage else {}
     looked = Looked(
         run, pieces, model, machine, rows, search, features, groups, texts, num_tokens(texts), asked_of, asked, out_dir
@@ -111,6 +115,11 @@ def chosen_columns(
             f"stage.slices.features: nothing is known of {', '.join(strange)} in these rows. Known: {', '.join(table)}."
         )
     return {name: cells for name, cells in table.items() if name in wanted}
+
+
+def write_confirming(out_dir: Path, words: tuple[str, ...], rows: Sequence[Row]) -> None:
+    """The rows on which slices were confirmed, by hash: an improvement must not be judged on those that found them."""
+    write_json(out_dir / "confirming.json", [f"{row_hash(row, words, 0):016x}" for row in rows])
 
 
 def explained(looked: Looked, one: Slice) -> Weakness:

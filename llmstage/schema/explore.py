@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from llmstage.schema.explore_curves import CURVES, CurveFit, ReportWords, Stats, check_columns
+from llmstage.schema.explore_improve import ImproveConfig
 from llmstage.schema.explore_ladder import Gold, Ladder, Reduce, check_ladder
 from llmstage.schema.explore_probes import Scoring
 from llmstage.schema.explore_slices import Collect, Slices, Why
@@ -46,6 +47,8 @@ class Explore(StageConfig):
     """Why they are weak."""
     collect: Collect = field(default_factory=Collect)
     """What is new in logs."""
+    improve: ImproveConfig = field(default_factory=ImproveConfig)
+    """Work on the weak slices, with a guard."""
 
     probes: list[str] = field(default_factory=list)
     """Shipped probe families to ask of the model: [core], [full] (more levels), or names of families; []: none."""
@@ -65,6 +68,7 @@ class Explore(StageConfig):
             *check_columns(self.columns),
             *self.check_probes(run),
             *check_ladder(self.ladder, self.gold, self.probes, run),
+            *(self.improve.check(run) if self.improve.enabled else []),
         ]
         if self.curves or self.probes or self.phenomena or self.ladder.given or self.gold.kind != "none":
             return wrong

@@ -245,6 +245,8 @@ class RunConfig:
     """Weights, order of the data, demo world, bootstrap."""
     offline: bool = False
     """Open no socket; a hub is asked only when a hub id was given, and then not."""
+    plan: str | None = None
+    """A plan.yaml written by stage=explore: its overrides hold where nothing else is typed."""
     data_root: Annotated[str, ROOTED] = "../shared/data"
     """Folder where the relative paths of experiment= start."""
 

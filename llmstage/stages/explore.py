@@ -16,6 +16,7 @@ from llmstage.errors import DataError, NotImproved
 from llmstage.explore.collect import collect
 from llmstage.explore.findings import Findings
 from llmstage.explore.gold import explore_gold
+from llmstage.explore.improve import improve
 from llmstage.explore.ladder import explore_ladder
 from llmstage.explore.probing import probe
 from llmstage.explore.published import explore_curves
@@ -47,6 +48,9 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 parts.append(reduce_model(cfg, machine))
             elif cfg.model.path and cfg.task.name:
                 parts += look_at_rows(cfg, out_dir, machine)
+        if cfg.stage.improve.enabled:
+            found = improve(cfg, out_dir, about)
+            parts += [found] if found else []
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},

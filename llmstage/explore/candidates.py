@@ -1,0 +1,66 @@
+"""What is told of an improvement: the models that were put to the test, and what each was on the rows of the comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmstage.explore.guard import Guard, Mask, Scores
+from llmstage.explore.stats import Difference
+from llmstage.explore.trial import Metric
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A model that was put to the test."""
+
+    name: str
+    path: Path
+    share: float
+    """Of the weak slices in its batches."""
+    scores: Scores
+    guard: Guard
+    gain: Difference
+    """Of all weak rows, above the old model."""
+    over_control: Difference | None
+    """The same above more_of_same; None without a control."""
+
+    @property
+    def why_not(self) -> str:
+        """Why it is not taken; empty where it is."""
+        if not self.guard.passed:
+            return f"guard refused ({self.guard.why})"
+        if self.gain.low <= 0:
+            return (
+                f"the weak slices did not gain ({self.gain.value:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}])"
+            )
+        if self.over_control is not None and self.over_control.low <= 0:
+            return (
+                f"no better than as many steps on the old mix ({self.over_control.value:+.3f} "
+                f"[{self.over_control.low:+.3f}, {self.over_control.high:+.3f}])"
+            )
+        return ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Everything that the report tells."""
+
+    metric: Metric
+    slices: list[dict[str, Any]]
+    """The confirmed weaknesses that were worked on."""
+    masks: list[Mask]
+    """[N] rows of each among the compared ones."""
+    weak: Mask
+    families: dict[str, Mask]
+    before: Scores
+    control: Scores | None
+    pilots: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    chosen: Candidate | None = None
+    steps: int = 0
+    notes: list[str] = field(default_factory=list)
+    """What limits the conclusion."""
+    structure: str = ""
+    """What was said or done about the model's size."""

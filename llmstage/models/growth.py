@@ -1,0 +1,63 @@
+"""Deeper models that compute the same at first: new blocks whose outputs are zero.
+
+In a pre-norm block both halves are added to what passes by, `x + attention(norm(x))` and `x + mlp(norm(x))`; with their last
+matrices at zero the block hands x on unchanged, while gradients reach those matrices from the first step (Chen 2016,
+Net2Net, arXiv 1511.05641; zero-initialised residual branches: Goyal 2017, arXiv 1706.02677).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmstage.errors import ModelError
+
+SEQUENTIAL = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3"), ("layers", ("self_attn.o_proj", "mlp.down_proj"))),
+    "gpt2": ("h", ("attn.c_proj", "mlp.c_proj")),
+    "gpt_neox": ("layers", ("attention.dense", "mlp.dense_4h_to_h")),
+    "modernbert": ("layers", ("attn.Wo", "mlp.Wo")),
+}
+"""Model type to (its list of blocks, the matrices that write to the residual stream). Post-norm models (BERT, RoBERTa) are not
+here: they normalise after adding, so that no block hands its input on unchanged."""
+
+
+def can_grow(model: Any) -> bool:
+    return model.config.model_type in SEQUENTIAL
+
+
+def grow_depth(model: Any, extra: int) -> Any:
+    """The same model with `extra` more blocks at its end, logits unchanged; changed in place and returned.
+
+    A new block is a copy of the last one, so that it starts from features that are in use, with its outputs at zero.
+    Raises ModelError for a family that is not known to allow it.
+    """
+    kind = model.config.model_type
+    if kind not in SEQUENTIAL:
+        raise ModelError(
+            f"Blocks cannot be added to a model of type {kind} without changing what it computes; that is known for "
+            f"{', '.join(SEQUENTIAL)}. Set stage.improve.structure=suggest, or train a larger model from scratch."
+        )
+    name, writers = SEQUENTIAL[kind]
+    body = model.base_model
+    blocks: nn.ModuleList = getattr(body, name)
+    for _ in range(extra):
+        block = copy.deepcopy(blocks[-1])
+        with torch.no_grad():
+            for path in writers:
+                for parameter in block.get_submodule(path).parameters():  # a bias is added too
+                    parameter.zero_()
+        for part in block.modules():
+            if isinstance(getattr(part, "layer_idx", None), int):
+                part.layer_idx = len(blocks)  # where its keys and values stand in the cache
+        blocks.append(block)
+    config = model.config
+    pattern = getattr(config, "layer_types", None)
+    config.num_hidden_layers = len(blocks)
+    if pattern is not None:
+        # The copies attend as the last block does; a class would otherwise go on with its own pattern when it is loaded.
+        config.layer_types = [*pattern, *[pattern[-1]] * extra]
+    return model

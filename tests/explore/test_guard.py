@@ -1,0 +1,76 @@
+"""The guard by its laws: what it lets pass, what it refuses, when it cannot decide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmstage.explore.guard import Scores, discordance_of, gain, judge, margin_for
+
+
+def verdict(before, after, families=None, margins=None, nats=(None, None), lm_loss=0.02):
+    before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    everything = np.ones(len(before), dtype=bool)
+    families = families or {"all": everything}
+    return judge(
+        Scores(before, nats[0]), Scores(after, nats[1]), families, margins or dict.fromkeys(families, 0.01),
+        delta=0.01, lm_loss=lm_loss, rest=everything,
+    )  # fmt: skip
+
+
+def wrong(n, share):
+    return (np.arange(n) < share * n).astype(float)
+
+
+def test_no_change_passes_and_half_lost_is_refused():
+    assert verdict(wrong(1000, 0.02), wrong(1000, 0.02)).passed
+    lost = verdict(wrong(1000, 0.02), wrong(1000, 0.5))
+    assert not lost.passed and "is not excluded" in lost.why and lost.families[0].change == pytest.approx(-0.48)
+
+
+def test_a_loss_within_the_margin_passes_and_one_beyond_it_does_not():
+    assert verdict(np.zeros(5000), wrong(5000, 0.004)).passed
+    assert not verdict(np.zeros(5000), wrong(5000, 0.011)).passed
+
+
+def test_each_family_is_tested_and_holm_counts_them():
+    n = 3000
+    first = np.arange(n) < n // 2
+    families = {"first": first, "second": ~first}
+    after = np.where(~first, wrong(n, 0.0), 0.0) + (first & (np.arange(n) < 45))
+    told = verdict(np.zeros(n), after, families)
+    assert [one.passed for one in told.families] == [False, True] and told.why.startswith("first:")
+    assert told.families[0].p_holm >= told.families[1].p_holm
+
+
+def test_few_rows_cannot_decide():
+    assert "guard cannot decide at n = 29" in verdict(np.zeros(29), np.zeros(29)).why
+    assert "resolve no loss below 0.050" in verdict(np.zeros(200), np.zeros(200), margins={"all": 0.05}).why
+
+
+def test_the_loss_of_a_language_model_may_rise_by_so_much():
+    flat = np.zeros(100)
+    rises = [verdict(flat, flat, nats=(flat + 1, flat + 1 + rise)) for rise in (0.01, 0.03)]
+    assert [one.passed for one in rises] == [True, False]
+    assert rises[1].lm_loss["rise"] == pytest.approx(0.03) and "nats a token" in rises[1].why
+    assert verdict(flat, flat, nats=(flat + 1, flat + 2), lm_loss=None).passed
+
+
+def test_the_margin_widens_with_luck_and_with_few_rows():
+    """EMERGENCE.md 2.6: .01 needs 309, 618, 1,236, 3,091 rows at a discordance of .005, .01, .02, .05."""
+    for n, discordance in ((309, 0.005), (618, 0.01), (1236, 0.02), (3091, 0.05)):
+        assert margin_for(n, discordance, 0.01, share=True) == pytest.approx(0.01, abs=1e-4)
+    assert margin_for(100, 0.0, 0.01, share=True) == pytest.approx(1 - 0.05 ** (1 / 100))  # what 0 of 100 excludes
+    assert margin_for(100, 0.0, 0.02, share=False) == 0.02
+
+
+def test_discordance_is_the_share_of_rows_that_two_seeds_tell_apart():
+    rows = np.array([True, True, True, True, False])
+    assert discordance_of(np.array([0, 1, 0, 1, 0.0]), np.array([0, 1, 1, 1, 1.0]), rows) == 0.25
+
+
+def test_a_gain_is_paired_and_above_zero_where_errors_fall():
+    rows = np.ones(200, dtype=bool)
+    rows[100:] = False
+    found = gain(wrong(200, 0.5), np.zeros(200), rows)
+    assert found.value == 1 and found.low > 0.9 and found.num == 100

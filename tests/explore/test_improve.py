@@ -1,0 +1,285 @@
+"""Improvement of a planted weakness, as a user types it: what is promoted, what is refused, what each key changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from llmstage.cli import main
+from llmstage.data.splits import row_hash
+
+IDENTITY = ("text", "text_pair")
+"""What a row of a classifier is, for the hash that sets half of the rows aside."""
+QUICK = (
+    "stage.improve.steps=1",
+    "stage.improve.target_share=[0.5]",
+    "stage.improve.control=false",
+    "stage.improve.guard.fallback=[]",
+)
+"""One arm of one step: enough to see what a key changes."""
+
+
+def result(planted, out):
+    return json.loads((planted.folder / out / "before_after.json").read_text(encoding="utf-8"))
+
+
+def arm(planted, out, name="targeted"):
+    folder = planted.folder / out / "improve" / name
+    return json.loads((folder / "arm.json").read_text("utf-8")), yaml.safe_load(
+        (folder / "run.yaml").read_text("utf-8")
+    )
+
+
+def explore(planted, out, *words):
+    """Run it; the exit status. Whether one step improves anything is not asked."""
+    status = main(planted.words(out, *words))
+    assert status in (0, 9)
+    return status
+
+
+@pytest.fixture(scope="module")
+def improved(planted):
+    new = planted.folder / "new.jsonl"
+    words = planted.words(
+        "improved", f"stage.improve.data={new}", "stage.improve.target_share=[0.5]", "stage.improve.lr=5e-3"
+    )
+    assert main(words) == 0
+    return planted
+
+
+def test_a_planted_weakness_is_mended_and_nothing_else_is_lost(improved):
+    told = result(improved, "improved")
+    assert told["promoted"] and told["reason"].startswith("improved: targeted")
+    row = told["slices"][0]
+    assert row["slice"] == {"style": "slang"} and row["n"] > 50
+    assert row["after"] > 0.9 > 0.7 > row["before"]
+    assert row["gain"]["low"] > 0 and row["gain_over_more_of_same"]["low"] > 0
+    assert row["after"] - row["before"] == pytest.approx(row["gain"]["value"])
+    family = told["guard"]["families"][0]
+    assert family["passed"] and family["change"] > -0.01 and family["n"] > 300
+
+
+def test_the_report_shows_before_and_after_with_control_and_guard(improved):
+    report = json.loads((improved.folder / "improved" / "report.json").read_text(encoding="utf-8"))
+    assert report["explore"]["improvement"]["promoted"]
+    assert any("as many steps on the old mix gave" in line for line in report["sentences"])
+    assert any(line.startswith("Nothing else was lost") for line in report["sentences"])
+    titles = [exhibit["title"] for exhibit in report["exhibits"]]
+    assert titles == ["Before and after (accuracy)", "Guard", "What was tried"]
+
+
+def test_the_promoted_model_reloads_and_repeats_its_numbers(improved):
+    folder = improved.folder / "improved" / "improved"
+    test = improved.folder / "test.jsonl"
+    words = [
+        "stage=evaluate",
+        f"model.path={folder}",
+        f"data.test={test}",
+        "trainer.threads=1",
+        "trainer.baselines=false",
+    ]
+    assert main([*words, f"hydra.run.dir={improved.folder / 'again'}"]) == 0
+    lines = [json.loads(line) for line in (improved.folder / "again" / "predictions.jsonl").open(encoding="utf-8")]
+    rows = [json.loads(line) for line in test.open(encoding="utf-8")]
+    kept = [
+        line["prediction"] == line["reference"]
+        for line, row in zip(lines, rows, strict=True)
+        if row["style"] == "slang" and row_hash(row, IDENTITY, 1) % 2 == 0
+    ]
+    told = result(improved, "improved")["weak"]
+    assert len(kept) == told["n"] and sum(kept) / len(kept) == pytest.approx(told["after"], abs=1e-9)
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_weights(improved):
+    """Killed in the second arm, between two of its checkpoints."""
+    new = improved.folder / "new.jsonl"
+    words = improved.words(
+        "killed", f"stage.improve.data={new}", "stage.improve.target_share=[0.5]", "stage.improve.lr=5e-3"
+    )
+    environment = {**os.environ, "LLMSTAGE_FAULT": "step:36:kill", "LLMSTAGE_ALLOW_FAULTS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "llmstage", *words], env=environment, capture_output=True, check=False
+    )
+    assert ended.returncode == -9, ended.stderr[-500:]
+    arms = improved.folder / "killed" / "improve"
+    assert (arms / "more_of_same" / "model").is_dir() and not (arms / "more_of_same_again" / "model").is_dir()
+    before = (arms / "more_of_same" / "report.json").stat().st_mtime_ns
+    assert main(words) == 0
+    assert (arms / "more_of_same" / "report.json").stat().st_mtime_ns == before  # a finished arm is not trained again
+    ours, whole = (
+        load_file(improved.folder / out / "improved" / "model.safetensors") for out in ("killed", "improved")
+    )
+    assert all((ours[name] == whole[name]).all() for name in whole)
+
+
+@pytest.fixture(scope="module")
+def refused(planted):
+    """New examples of one label, and no replay: everything becomes that label."""
+    lines = [
+        line for line in (planted.folder / "new.jsonl").read_text(encoding="utf-8").splitlines() if '"good"' in line
+    ]
+    one_sided = planted.folder / "one_sided.jsonl"
+    one_sided.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = planted.words(
+        "refused", f"stage.improve.data={one_sided}", "stage.improve.target_share=[1.0]", "stage.improve.lr=2e-2",
+        "stage.improve.guard.fallback=[]", "stage.improve.control=false",
+    )  # fmt: skip
+    assert main(words) == 9
+    return planted
+
+
+def test_a_model_that_loses_elsewhere_is_refused_and_the_old_one_stays(refused):
+    told = result(refused, "refused")
+    assert not told["promoted"] and "not improved: guard refused" in told["reason"]
+    assert not (refused.folder / "refused" / "improved").exists()
+    report = json.loads((refused.folder / "refused" / "report.json").read_text(encoding="utf-8"))
+    assert any(
+        line.startswith("Not improved: guard refused") and "The old model stays." in line
+        for line in report["sentences"]
+    )
+    assert any("no control" in line for line in report["limits"])
+
+
+def test_fallbacks_are_tried_in_order_and_put_to_the_same_test(refused):
+    one_sided = refused.folder / "one_sided.jsonl"
+    words = [
+        f"stage.improve.data={one_sided}",
+        "stage.improve.lr=2e-2",
+        "stage.improve.control=false",
+        "stage.improve.target_share=[1.0]",
+    ]
+    explore(refused, "fallback", *words)
+    told = result(refused, "fallback")
+    names = [one["name"] for one in told["candidates"]]
+    assert names[:2] == ["targeted", "wise_ft 0.75"]
+    passed = [one["guard_passed"] for one in told["candidates"]]
+    assert not any(passed[:-1]) and (passed[-1] or names[-1] == "wise_ft 0.25")
+    assert (refused.folder / "fallback" / "improve" / "wise_ft_75" / "model" / "config.json").is_file()
+
+
+def test_more_replay_halves_the_odds_of_the_weak_rows(refused):
+    one_sided = refused.folder / "one_sided.jsonl"
+    words = [
+        f"stage.improve.data={one_sided}", "stage.improve.lr=2e-2", "stage.improve.control=false",
+        "stage.improve.target_share=[0.9]", "stage.improve.guard.fallback=[more_replay]", "stage.improve.guard.delta=1e-6",
+    ]  # fmt: skip
+    explore(refused, "replay", *words)
+    told = {one["name"]: one["share"] for one in result(refused, "replay")["candidates"]}
+    assert told == {"targeted": 0.9, "more_replay": pytest.approx(0.9 / 1.1)}
+
+
+def test_pilots_choose_the_share_on_rows_that_the_end_does_not_use(planted):
+    new = planted.folder / "new.jsonl"
+    words = [
+        f"stage.improve.data={new}",
+        "stage.improve.lr=5e-3",
+        "stage.improve.steps=12",
+        "stage.improve.control=false",
+    ]
+    explore(planted, "pilots", *words, "stage.improve.target_share=[0.1,0.6]")
+    told = result(planted, "pilots")
+    assert [pilot["share"] for pilot in told["pilots"]] == [0.1, 0.6]
+    best = max((pilot for pilot in told["pilots"] if pilot["admissible"]), key=lambda pilot: pilot["gain"])
+    assert best["chosen"] and told["candidates"][0]["share"] == best["share"]
+    assert told["pilots"][0]["n_weak"] + told["weak"]["n"] == sum(
+        '"slang"' in line for line in (planted.folder / "test.jsonl").open()
+    )
+    assert arm(planted, "pilots", "pilot_10")[1]["trainer"]["max_steps"] == 4
+
+
+def test_source_says_which_rows_are_drawn(planted):
+    new = planted.folder / "new.jsonl"
+    explore(planted, "pool", *QUICK)
+    explore(planted, "both", *QUICK, f"stage.improve.data={new}", "stage.improve.source=both")
+    logs = {out: (planted.folder / out / "run.log").read_text(encoding="utf-8") for out in ("pool", "both")}
+    slang = sum('"slang"' in line for line in (planted.folder / "train.jsonl").open())
+    assert f"{slang} rows of the weak slices, 1500 rows of the pool" in logs["pool"]
+    assert f"{slang + 200} rows of the weak slices, 1500 rows of the pool" in logs["both"]
+
+
+def test_lr_kl_steps_and_batches_reach_the_arms(planted):
+    explore(planted, "keys", *QUICK, "stage.improve.lr=7e-4", "stage.improve.kl=0.5")
+    settings, run = arm(planted, "keys")
+    assert (settings["kl"], settings["lr"], settings["share"], settings["steps"]) == (0.5, 7e-4, 0.5, 1)
+    assert run["resolved"]["lr"] == 7e-4 and run["trainer"]["batch_size"] == 32  # that of the run which made the model
+
+
+def test_a_test_file_of_ones_own_is_what_the_end_is_measured_on(planted):
+    own = planted.rows("own.jsonl", seed=9, num=300, slang=0.5)
+    explore(planted, "own", *QUICK, f"stage.improve.test={own}")
+    told = result(planted, "own")
+    assert told["weak"]["n"] + told["guard"]["families"][0]["n"] == 300
+
+
+def test_guard_families_suite_and_margin(planted):
+    explore(planted, "families", *QUICK, "stage.improve.guard.by=label")
+    names = {one["name"]: one["n"] for one in result(planted, "families")["guard"]["families"]}
+    assert set(names) == {"label good", "label bad", "label late", "label lost"}
+    explore(planted, "no_rest", *QUICK, "stage.improve.guard.suite=[lm_loss]")
+    assert result(planted, "no_rest")["guard"]["families"] == []
+    assert explore(planted, "strict", *QUICK, "stage.improve.guard.delta=0.0001") == 9
+    assert "cannot decide at n =" in result(planted, "strict")["reason"]
+
+
+@pytest.mark.parametrize(("how", "layers"), [("suggest", 1), ("apply", 2), ("off", 1)])
+def test_structure_grows_the_model_only_when_it_is_to_be_applied(planted, how, layers):
+    weak = planted.folder / "structure.jsonl"
+    weak.write_text('{"slice": {"style": "slang"}, "action": "structure: depth"}\n', encoding="utf-8")
+    explore(planted, how, *QUICK, f"stage.improve.structure={how}", f"stage.improve.weaknesses={weak}")
+    model = planted.folder / how / "improve" / "targeted" / "model" / "config.json"
+    assert json.loads(model.read_text(encoding="utf-8"))["num_hidden_layers"] == layers
+    assert bool(result(planted, how)["structure"]) is (how != "off")
+
+
+def test_rows_that_are_learned_and_compared_on_are_refused(planted, capsys):
+    test = planted.folder / "test.jsonl"
+    assert main(planted.words("leak", f"stage.improve.data={test}")) == 3
+    assert "stand in stage.improve.data too" in capsys.readouterr().err
+    assert main(planted.words("leak2", f"data.train={test}")) == 3
+    assert "stand in the training pool too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{", "weak.jsonl:1: not JSON"), ('{"op": 1}', "has no `slice`"),
+        ('{"slice": {"stile": "slang"}}', "Did you mean 'style'"), ('{"slice": {"style": "martian"}}', "No row to compare on"),
+    ],
+)  # fmt: skip
+def test_slices_that_cannot_be_used_are_named(planted, tmp_path, capsys, line, told):
+    path = tmp_path / "weak.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    assert main(planted.words("bad", f"stage.improve.weaknesses={path}")) == 3
+    assert told in capsys.readouterr().err
+
+
+def test_another_command_does_not_go_on_with_the_arms_of_this_one(planted, capsys):
+    explore(planted, "other", *QUICK)
+    assert main(planted.words("other", *QUICK, "stage.improve.kl=0.1")) == 4
+    assert "other settings (kl)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["stage.improve.target_share=[]"], "names no share"), (["stage.improve.source=both"], "needs new examples"),
+        (["stage.improve.source=pool", "stage.improve.data=x.jsonl"], "is not read"),
+        (["stage.improve.kl=1", "stage.improve.target_share=[1.0]"], "replays none"),
+    ],
+)  # fmt: skip
+def test_keys_that_do_not_fit_together_are_told_before_anything_starts(planted, capsys, words, told):
+    assert main(planted.words("keys_that_do_not_fit", *words)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_no_weakness_is_no_work(planted, tmp_path):
+    empty = tmp_path / "weak.jsonl"
+    empty.write_text("", encoding="utf-8")
+    assert main(planted.words("none", f"stage.improve.weaknesses={empty}")) == 0
+    assert not (planted.folder / "none" / "before_after.json").exists()

@@ -1,0 +1,60 @@
+"""A grown model computes what it computed, loads with transformers alone, and learns in its new blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from llmstage.errors import ModelError
+from llmstage.models.growth import SEQUENTIAL, grow_depth
+
+SHAPE = {
+    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def make(kind: str):
+    shape = dict(SHAPE)
+    if kind == "gpt2":
+        shape = {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    if kind == "modernbert":
+        shape |= {"cls_token_id": 1, "sep_token_id": 2}
+    auto = transformers.AutoModelForMaskedLM if kind == "modernbert" else transformers.AutoModelForCausalLM
+    torch.manual_seed(0)
+    return auto, auto.from_config(transformers.AutoConfig.for_model(kind, **shape)).eval()
+
+
+@pytest.mark.parametrize("kind", sorted(SEQUENTIAL))
+@torch.no_grad()
+def test_logits_are_the_same_before_and_after_growing_and_after_loading(kind, tmp_path):
+    auto, model = make(kind)
+    ids = torch.arange(3, 23).repeat(2, 1)
+    before = model(ids).logits
+    grow_depth(model, 2)
+    assert torch.allclose(model(ids).logits, before, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    loaded, told = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"] and loaded.config.num_hidden_layers == 4
+    assert torch.allclose(loaded.eval()(ids).logits, before, atol=1e-5)
+    if kind != "modernbert":
+        told = [
+            model.generate(ids[:1], max_new_tokens=4, do_sample=False, use_cache=cached) for cached in (True, False)
+        ]
+        assert torch.equal(*told)
+
+
+def test_gradients_reach_the_new_blocks():
+    _, model = make("llama")
+    grow_depth(model, 1)
+    ids = torch.arange(3, 23)[None]
+    model(ids, labels=ids).loss.backward()
+    assert float(model.model.layers[-1].mlp.down_proj.weight.grad.abs().sum()) > 0
+
+
+def test_a_model_that_normalises_after_adding_is_refused():
+    shape = {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+    model = transformers.AutoModelForMaskedLM.from_config(transformers.BertConfig(**shape))
+    with pytest.raises(ModelError, match="bert"):
+        grow_depth(model, 1)
