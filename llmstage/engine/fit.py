@@ -215,8 +215,8 @@ def fit_one(
                 "plan": planned,
                 "warnings": warnings(pieces, state, beside, scored),
             }
-            shown = batches is None and arm is None if main is None else main
-            finish(run, out_dir, report, time.perf_counter() - clock, main=shown)
+            newest = (batches is None and arm is None) if main is None else main
+            finish(run, out_dir, report, time.perf_counter() - clock, main=newest)
             chosen = select(pieces.task, scored["validation"].scores)[1].value if "validation" in scored else None
             return chosen, scored
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmstage.metrics.answers import exact_and_f1
+from llmstage.models.heads.base import Head
 
 
 @dataclass(slots=True)
@@ -62,3 +63,15 @@ def errors_by_text(texts: Sequence[str | None], references: Sequence[Sequence[st
     """1 - the F1 of the words (Chinese: characters) with the reference that fits best, as SQuAD counts it."""
     pairs = zip(texts, references, strict=True)
     return Errors("f1", [None if said is None else 1 - exact_and_f1(said, told)[1] for said, told in pairs])
+
+
+def errors_of_targets(parts: Iterable[tuple[Head, list[Any], list[Any]]]) -> Errors:
+    """Of one target, (head, predictions, references), its own errors; of several the mean of each row's, each at most 1."""
+    known = list(parts)
+    if len(known) == 1:
+        head, said, told = known[0]
+        values: list[float | None] = [head.error(*pair) for pair in zip(said, told, strict=True)]
+        sure = [head.confidence(item) for item in said]
+        return Errors(head.error_of, values, head.error_is_share, confidence=sure if None not in sure else [])
+    each = [[min(1.0, head.error(*pair)) for pair in zip(said, told, strict=True)] for head, said, told in known]
+    return Errors("mean_accuracy", [sum(row) / len(row) for row in zip(*each, strict=True)])

@@ -29,7 +29,7 @@ from llmstage.models.heads import Head, Knobs, adopt_head, linear_methods, make_
 from llmstage.schema import GenerationConfig, TaskConfig
 from llmstage.schema.task import Classification as ClassificationConfig
 from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
-from llmstage.tasks.base_errors import Errors
+from llmstage.tasks.base_errors import Errors, errors_of_targets
 
 FLOATS = ("number", "multilabel")
 MEAN = "mean_score"
@@ -319,15 +319,7 @@ class Classification(Task):
         return shown
 
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
-        """Of one target its own; of several the mean, each at most 1."""
-        parts = list(self.parts(predictions, refs))
-        if self.alone:
-            head, said, told = parts[0]
-            values: list[float | None] = [head.error(*pair) for pair in zip(said, told, strict=True)]
-            sure = [head.confidence(item) for item in said]
-            return Errors(head.error_of, values, head.error_is_share, confidence=sure if None not in sure else [])
-        each = [[min(1.0, head.error(*pair)) for pair in zip(said, told, strict=True)] for head, said, told in parts]
-        return Errors("mean_accuracy", [sum(row) / len(row) for row in zip(*each, strict=True)])
+        return errors_of_targets(self.parts(predictions, refs))
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         beside_it = {word: ref[word] for word in ("text", "text_pair", "features") if word in ref}

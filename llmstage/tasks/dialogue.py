@@ -128,8 +128,7 @@ class Dialogue(Task):
         target: list[int] = [0] * len(ids)
         replies = []
         for index in chosen:
-            turn = turns[index]
-            learned = index in answers
+            turn, learned = turns[index], index in answers
             ids += turn.before
             target += [0] * len(turn.before)
             if learned:
@@ -140,13 +139,12 @@ class Dialogue(Task):
             if learned:
                 replies[-1]["stop"] = len(ids)
         cut = max(0, len(ids) - self.context)
-        cut_targets, lost_end = 0, False
+        cut_targets = 0
         if cut:  # a single answer, or what stands before it, is longer than the context
             start = replies[0]["start"]
             front = min(cut, max(0, start - 8))
             ids, target = ids[front:], target[front:]
             cut_targets = sum(target[self.context :])
-            lost_end = cut_targets > 0
             ids, target = ids[: self.context], target[: self.context]
             replies = [{**reply, "start": reply["start"] - front, "stop": reply["stop"] - front} for reply in replies]
         told = [dict(message) for message in messages[first : last + 1]]
@@ -160,7 +158,7 @@ class Dialogue(Task):
             },
             cut=cut,
             cut_targets=cut_targets,
-            lost_end=lost_end,
+            lost_end=cut_targets > 0,
         )
 
     def num_targets(self, features: Features) -> int:
@@ -302,7 +300,6 @@ class Dialogue(Task):
         ]
 
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
-        """The loss, which every conversation has: replies are generated for some."""
         return errors_by_loss([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:

@@ -352,11 +352,8 @@ class Recommendation(Task):
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         """Popularity, item-kNN and TF-IDF of the titles, each a full ranking without the items that the user had."""
         wanted = [ref for ref in refs if ref["click"]]
-        pairs = [
-            (str(row["user"]), self.catalog.index[str(row["item"][-1])])
-            for row in train
-            if clicked(row, self.cfg.positive_rating)
-        ]
+        index, least = self.catalog.index, self.cfg.positive_rating
+        pairs = [(str(row["user"]), index[str(row["item"][-1])]) for row in train if clicked(row, least)]
         ranks = baseline_ranks(self.catalog, pairs, wanted, exclude_seen=self.cfg.exclude_seen)
         return {name: ranking_scores(found, [ref["user"] for ref in wanted]) for name, found in ranks.items()}
 
