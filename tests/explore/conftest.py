@@ -17,7 +17,24 @@ WORDS = {
     "plain": ("fine superb", "awful broken", "delayed tardy", "missing vanished"),
     "slang": ("ace dope", "bunk naff", "slowpoke draggy", "gone-zo poof"),
 }
-FILLER = ["the", "parcel", "was", "really", "quite", "in", "the", "end", "from", "this", "shop", "and", "we", "think", "it", "is"]
+FILLER = [
+    "the",
+    "parcel",
+    "was",
+    "really",
+    "quite",
+    "in",
+    "the",
+    "end",
+    "from",
+    "this",
+    "shop",
+    "and",
+    "we",
+    "think",
+    "it",
+    "is",
+]
 
 
 def rows(seed: int, num: int, slang: float) -> list[dict[str, Any]]:

@@ -38,7 +38,16 @@ def pretrained(folder: Path, seed: int, *, planted: bool) -> Path:
 
 
 def explore(folder: Path, base: Path, out: str, *words: str) -> tuple[int, dict]:
-    status = main(["stage=explore", f"model.path={base}", "trainer.threads=1", "stage.why.elicit=[]", f"hydra.run.dir={folder / out}", *words])
+    status = main(
+        [
+            "stage=explore",
+            f"model.path={base}",
+            "trainer.threads=1",
+            "stage.why.elicit=[]",
+            f"hydra.run.dir={folder / out}",
+            *words,
+        ]
+    )
     path = folder / out / "before_after.json"
     return status, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
