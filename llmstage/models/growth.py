@@ -50,6 +50,9 @@ def grow_depth(model: Any, extra: int) -> Any:
             for path in writers:
                 for parameter in block.get_submodule(path).parameters():  # a bias is added too
                     parameter.zero_()
+        if isinstance(getattr(block, "attn_norm", None), nn.Identity):
+            # ModernBERT normalises its embeddings, so its first block has no norm of its own; every later one has.
+            block.attn_norm = copy.deepcopy(block.mlp_norm)
         for part in block.modules():
             if isinstance(getattr(part, "layer_idx", None), int):
                 part.layer_idx = len(blocks)  # where its keys and values stand in the cache
