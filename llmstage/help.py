@@ -49,7 +49,7 @@ def about(group: str, option: str) -> str:
 
 def overview() -> str:
     lines = [
-        f"llmstage {__version__}: pretrain, finetune and evaluate language models from one config surface.",
+        f"llmstage {__version__}: pretrain, finetune, evaluate, explore and use language models from one config surface.",
         "",
         f"stage   {'  '.join(options('stage'))}",
         f"task    {'  '.join(options('task'))}",
@@ -112,6 +112,7 @@ def help_text(stage: str = "", task: str = "") -> str:
         *entry(RunConfig, "", "seed"),
         *entry(RunConfig, "", "offline"),
         *entry(RunConfig, "", "data_root"),
+        *entry(RunConfig, "", "plan"),
         "",
     ]
     lines += [

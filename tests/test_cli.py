@@ -97,7 +97,7 @@ def test_all_complaints_are_told_at_once(cli):
     ("words", "hint"),
     [
         (["stage=finetun", "task=dialogue"], "Did you mean 'finetune'?"),
-        (["stage=chat", "task=dialogue"], "Unknown stage 'chat'"),
+        (["stage=chatter", "task=dialogue"], "Unknown stage 'chatter'"),
         (["stage=finetune", "task=clasification"], "Did you mean 'classification'?"),
         ([*GOOD, "model=gpt_tinny"], "Did you mean 'gpt_tiny'?"),
         ([*GOOD, "lr=1e-3"], "Did you mean 'optim.lr'?"),

@@ -120,7 +120,7 @@ class Arms:
                 return pieces.task
             old = pieces.build(run, machine.device, training=False)
             check_keeps_close(pieces.task, old)
-            kept: Any = KeepClose(pieces.task, old, beta, self.weak)
+            kept: Any = KeepClose(pieces.task, old, beta, self.weak.tolist())
             return kept  # type: ignore[no-any-return]
 
         return make

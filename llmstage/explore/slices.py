@@ -122,8 +122,9 @@ def find_slices(
     )  # fmt: skip
     rank = {number: names.index(one.column) for number, one in enumerate(conditions)}
     passed = discovered(found, masks, own, looked_at, fdr, min_gap)
-    passed.sort(key=lambda one: any(conditions[at].column in last for at in one.conditions))  # stable: best first
-    chosen = choose(passed, own, rank, min_support, min_gap, top_k)
+    late = {number for number, one in enumerate(conditions) if one.column in last}
+    passed.sort(key=lambda one: not late.isdisjoint(one.conditions))  # stable: best first
+    chosen = choose(passed, own, rank, late, min_support, min_gap, top_k)
     told = [confirmed_on(confirm, [conditions[at] for at in one.conditions], losses) for one in chosen]
     for one, p in zip(told, holm([one.p for one in told]), strict=True):
         one.p_holm = float(p)
@@ -205,9 +206,16 @@ def gap_of(errors: Numbers, rows: Mask, among: Mask) -> float:
 
 
 def choose(
-    found: list[Found], errors: Numbers, rank: Mapping[int, int], min_support: int, min_gap: float, top_k: int
+    found: list[Found],
+    errors: Numbers,
+    rank: Mapping[int, int],
+    late: set[int],
+    min_support: int,
+    min_gap: float,
+    top_k: int,
 ) -> list[Found]:
-    """The few that say it all, best first: what an earlier one explains is not told again.
+    """The few that say it all, best first: what an earlier one explains is not told again. `late`: conditions of the columns
+    that describe only what no other column does.
 
     A slice stays only if it is weak without the rows of those before it; and it gives way to a wider or plainer
     description where what that one adds is weak as well.
@@ -220,9 +228,10 @@ def choose(
         new = one.rows & left
         if new.sum() < min_support or gap_of(errors, new, left) < min_gap:
             continue
-        best = plainest(
-            weak_throughout(one, found, errors, left, min_support, min_gap), found, errors, left, rank, min_gap
-        )
+        plain = late.isdisjoint(one.conditions)
+        others = [other for other in found if late.isdisjoint(other.conditions)] if plain else found
+        core = weak_throughout(one, others, errors, left, min_support, min_gap)
+        best = plainest(core, others, errors, left, rank, min_gap)
         kept.append(best)
         left &= ~best.rows
     return kept

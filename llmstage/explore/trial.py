@@ -91,7 +91,8 @@ def per_row(values: Sequence[float | None], weights: Sequence[float], rows: Sequ
         if value is not None:
             total[row] += weight * value
             whole[row] += weight
-    return np.divide(total, whole, out=np.full(num, np.nan), where=whole > 0)
+    mean: Numbers = np.divide(total, whole, out=np.full(num, np.nan), where=whole > 0)
+    return mean
 
 
 def masks_of(

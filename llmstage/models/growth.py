@@ -55,7 +55,7 @@ def grow_depth(model: Any, extra: int) -> Any:
             block.attn_norm = copy.deepcopy(block.mlp_norm)
         for part in block.modules():
             if isinstance(getattr(part, "layer_idx", None), int):
-                part.layer_idx = len(blocks)  # where its keys and values stand in the cache
+                setattr(part, "layer_idx", len(blocks))  # noqa: B010 - typed as a module's part; where its keys and values stand in the cache
         blocks.append(block)
     config = model.config
     pattern = getattr(config, "layer_types", None)

@@ -121,8 +121,16 @@ def test_every_scoring_key_changes_what_it_says(model: Path, workplace: Path) ->
     with gzip.open("usual/scores.csv.gz", "rt") as lines:
         assert not any(",ted," in line for line in lines)
     assert written["cells"][0]["value"] == cell["value"]
-    strict = run("strict", "stage.scoring.end=none", "stage.scoring.fdr=1e-30")
-    assert cell["above_chance"] and not strict["cells"][0]["above_chance"]
+    few = model / "few.jsonl"  # of a cell so small even all right is no certainty
+    few.write_text("".join((model / "taught.jsonl").read_text("utf-8").splitlines(keepends=True)[:4]), "utf-8")
+    file = f"stage.phenomena=[{few}]"
+    loose, strict = (
+        run(name, "stage.scoring.end=none", f"stage.scoring.fdr={fdr}")
+        for name, fdr in (("loose", 0.99), ("strict", 1e-30))
+    )
+    assert loose["cells"][0]["p"] > 1e-30
+    assert loose["cells"][0]["above_chance"] and not strict["cells"][0]["above_chance"]
+    file = f"stage.phenomena=[{model / 'taught.jsonl'}]"
     more = run("more", "stage.probes=[modular]", "stage.items_per_cell=5")
     assert sum(one["count"] for one in more["cells"] if one["family"] == "modular") == 20
 
