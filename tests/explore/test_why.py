@@ -16,6 +16,7 @@ CASES = [
     ("data", LABEL, {"coverage": 0.001, "expected": 0.1}),
     ("data", LABEL, {"coverage": 0.03, "expected": 0.1, "elicited": {64: 0.3}}),
     ("data", LONG, {"coverage": 0.001, "expected": 0.1, "elicited": {64: 0.79}}),
+    ("data", LONG, {"coverage": 0.025, "expected": 0.1, "elicited": {64: 0.79}}),
     ("structure", LONG, {"coverage": 0.0, "expected": 0.1, "elicited": {64: 0.79}}),
     ("structure", LABEL, {"coverage": 0.001, "expected": 0.1, "elicited": {64: 0.79}, "bigger": {"m": 0.1}}),
     ("structure", LABEL, {"coverage": 0.1, "expected": 0.1, "elicited": {64: 0.79}, "bigger": {"m": 0.1}}),
