@@ -82,7 +82,7 @@ def trained_copy(
             group["lr"] = rate * min(1.0, (step + 1) / 5)
         with torch.enable_grad():
             part = task.loss(learner, batch)
-            part.total.backward()  # type: ignore[no-untyped-call]
+            part.total.backward()
         weights = [one for group in optimizer.param_groups for one in group["params"]]
         scale_gradients(weights, max(part.count, 1e-12), 1.0, part.total.detach().double())
         optimizer.step()
