@@ -70,6 +70,12 @@ def find_model(path: str) -> ModelPlace:
         elif not model.is_dir() and (folder / "adapter" / "config.json").is_file():
             model = folder / "adapter"  # adapter.merge=false
         if not (model / "config.json").is_file():
+            run = read_run_yaml(folder)
+            stage, used = ((run.get(group) or {}).get(key) for group, key in (("stage", "name"), ("model", "path")))
+            if used and stage not in ("pretrain", "finetune"):
+                raise ModelError(
+                    f"model.path={path} is a run of stage={stage}, which trains no model. The model that it used: model.path={used}"
+                )
             raise ModelError(
                 f"model.path={path} is a run folder without a finished model/. "
                 f"Go on with that run, or name one of its checkpoints: {path}/checkpoints/step_NNNNNN"

@@ -79,3 +79,9 @@ def test_options_are_files_the_users_own_included(tmp_path):
     assert name_in("task", "mine", (tmp_path,)) == "a.b"
     assert name_in("task", "dialogue", (tmp_path,)) == "dialogue"
     assert (conf_dir() / "config.yaml").is_file()
+
+
+def test_a_run_that_trained_nothing_names_the_model_it_used(tmp_path):
+    (tmp_path / "run.yaml").write_text("stage: {name: explore}\nmodel: {path: /runs/first/model}\n")
+    with pytest.raises(ModelError, match=r"stage=explore, which trains no model.*model\.path=/runs/first/model"):
+        find_model(str(tmp_path))

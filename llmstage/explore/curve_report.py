@@ -88,7 +88,13 @@ def sentences(study: Study) -> Iterator[str]:
         told = ", ".join(f"{count[name]} {verdict_name(name, language)}" for name in ORDER if count[name])
         broken = list(dict.fromkeys(one.curve.metric for one in study.judged if one.verdict.name == "break"))
         names = ", ".join(broken[:NUM_TOLD]) + (", …" if len(broken) > NUM_TOLD else "")
-        yield say("some_break" if broken else "none_breaks", language, num=len(broken), names=names)
+        told_of = set(count) - {"undecided", "below_resolution"}
+        yield say(
+            "some_break" if broken else "none_breaks" if told_of else "none_told",
+            language,
+            num=len(broken),
+            names=names,
+        )
         yield say("counted", language, num=len(study.judged), counts=told)
     yield from law_sentences(study)
     yield from special(study)

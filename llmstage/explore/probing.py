@@ -29,8 +29,6 @@ from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
 
 FRESH_SEED = 1
-KEPT_FOR_LATER = ("train", "test")
-"""Splits of generated items that are not scored here: improvement learns from one and is measured on the other."""
 Scores = dict[str, Any]
 
 

@@ -18,10 +18,13 @@ from llmstage.explore.scored_rows import FEW, HALF, ScoredRows
 from llmstage.explore.slices import Search, Slice
 from llmstage.explore.why import ACTIONS, Reason, advice, sentences_of
 from llmstage.report.files import plain, write_text
+from llmstage.report.html import is_messages
 from llmstage.report.words import text as shown
 from llmstage.schema import RunConfig
 
 PLAN_STEPS = 300
+TRAINED = ("data", "train")
+"""Actions that a plan can carry out; the others need a person, a larger model, or another tokenizer."""
 MOST_TIMES = 20
 """How often a training row is repeated at most."""
 LONGEST = 240
@@ -70,14 +73,15 @@ def findings_of(
         out_dir / "weaknesses.jsonl", "".join(json.dumps(plain(line), ensure_ascii=False) + "\n" for line in lines)
     )
     write_cards(out_dir / "cards", rows, weaknesses, lines)
-    if weaknesses:
+    planned = any(one.action in TRAINED for one in weaknesses)
+    if planned:
         write_plan(run, out_dir, rows, weaknesses)
     mean = rows.score(float(rows.errors[search.confirm].mean()))
     sentences = [sentence(rows, weakness) for weakness in weaknesses] or [
         f"No weak slice was confirmed: {name_of(rows)} {mean:.2f} on {len(search.confirm)} rows of {rows.split}, and no group of "
         f"them (by {', '.join(columns)}) is surely worse than the rest."
     ]
-    if weaknesses:
+    if planned:
         sentences.append(
             "What to do about it stands in plan.yaml: llmstage stage=finetune plan=<this folder>/plan.yaml"
         )
@@ -138,6 +142,15 @@ def worst(rows: ScoredRows, search: Search, one: Slice, most: int) -> list[dict[
     return kept
 
 
+def legible(value: Any) -> str | None:
+    """A value of a row for a reader: a conversation turn by turn; None for what only a program reads."""
+    if is_messages(value):
+        return " / ".join(f"{turn['role']}: {shown(turn['content'])}" for turn in value)
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value)):
+        return None
+    return shown(value)
+
+
 def clip(value: Any) -> Any:
     return value if not isinstance(value, str) or len(value) <= LONGEST else value[: LONGEST - 1] + "…"
 
@@ -179,7 +192,7 @@ def exhibits_of(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[s
         gap = f"{line['gap']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
         table.append(
             [line["words"], str(line["n"]), f"{line['score']:.3f}", f"{line['rest']:.3f}", gap, f"{line['p_holm']:.1e}",
-             "; ".join(line["why"]) or "–", f"{line['action']}: {ACTIONS[line['action']]}"]
+             "; ".join(line["why"]) or "–", ACTIONS[line["action"]]]
         )  # fmt: skip
     columns = ["slice", "n", name_of(rows), "rest", "gap (95 %)", "p (Holm)", "why", "action"]
     shown_tables: list[dict[str, Any]] = [
@@ -192,8 +205,10 @@ def exhibits_of(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[s
     ]
     for line in lines:
         if line["examples"]:
-            words = [word for word in line["examples"][0] if word != "error"]
-            cells = [[clip(shown(row.get(word))) for word in words] for row in line["examples"]]
+            words = [
+                word for word, value in line["examples"][0].items() if word != "error" and legible(value) is not None
+            ]
+            cells = [[clip(legible(row.get(word)) or "–") for word in words] for row in line["examples"]]
             shown_tables.append(
                 {"kind": "table", "title": f"Examples: {line['words']}", "columns": words, "rows": cells}
             )
@@ -208,7 +223,8 @@ def write_cards(folder: Path, rows: ScoredRows, weaknesses: list[Weakness], line
         text += ["## Why", "", *[f"- {reason}" for reason in line["why"]], "", f"Action: **{line['action']}**. {line['advice'].capitalize()}."]  # fmt: skip
         text += ["", "## Examples", ""]
         for row in line["examples"]:
-            text += [f"- {word}: {shown(value)}" for word, value in row.items() if word != "error"] + [""]
+            told = {word: legible(value) for word, value in row.items() if word != "error"}
+            text += [f"- {word}: {value}" for word, value in told.items() if value is not None] + [""]
         write_text(folder / f"{number:02d}-{name}.md", "\n".join(text))
 
 
@@ -216,7 +232,7 @@ def write_plan(run: RunConfig, out_dir: Path, rows: ScoredRows, weaknesses: list
     """plan.yaml: keys for stage=finetune that do what the diagnosis says, and the weaknesses it is for."""
     data = run.data
     keys: dict[str, Any] = {
-        "stage": "finetune", "task": run.task.name, "model.path": absolute(run.model.path), "trainer.max_steps": PLAN_STEPS,
+        "stage": "finetune", "task": run.task.name, "model.path": run.model.path, "trainer.max_steps": PLAN_STEPS,
         "seed": run.seed,
     }  # fmt: skip
     more = targeted(out_dir, rows, weaknesses) if data.train is not None else None

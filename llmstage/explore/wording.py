@@ -36,6 +36,10 @@ SENTENCES = {
         "No ability appears abruptly here, once the metric, the loss and the number of points are accounted for.",
         "在考虑了指标、损失与点数之后，这里没有任何能力是突然出现的。",
     ),
+    "none_told": (
+        "Nothing can be said here of whether an ability appears abruptly: no curve allows a verdict. What it would take stands below.",
+        "这里还不能判断能力是否突然出现：没有一条曲线足以下结论。所缺的条件见下文。",
+    ),
     "some_break": (
         "Abrupt even under a continuous metric: {names}.",
         "即使在连续指标下也发生突变：{names}。",

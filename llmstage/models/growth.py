@@ -25,10 +25,6 @@ SEQUENTIAL = {
 here: they normalise after adding, so that no block hands its input on unchanged."""
 
 
-def can_grow(model: Any) -> bool:
-    return model.config.model_type in SEQUENTIAL
-
-
 def grow_depth(model: Any, extra: int) -> Any:
     """The same model with `extra` more blocks at its end, logits unchanged; changed in place and returned.
 

@@ -85,6 +85,11 @@ class Explore(StageConfig):
                 f"model.path={run.model.path} does not say which task it was trained for, so there are no rows to score. Name "
                 f"task=… and data.test=<files>, or stage.probes=[core].",
             ]
+        if not self.slices.enabled and not self.collect.logs and not self.improve.enabled:
+            wrong.append(
+                "stage.slices.enabled=false leaves nothing to look at. Leave it out, or give stage.collect.logs=<files> or "
+                "stage.probes=[core]."
+            )
         return wrong
 
     def check_probes(self, run: RunConfig) -> list[str]:

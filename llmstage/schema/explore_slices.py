@@ -20,18 +20,30 @@ def part_of(run: RunConfig, name: str) -> Any:
 def slices_wanted(run: RunConfig) -> bool:
     """Whether weak slices are looked for: there is a trained model of a task, and nobody switched it off."""
     own = part_of(run, "slices")
-    return bool(own is not None and own.enabled and run.model.path and run.task.name)
+    return bool(own is not None and own.enabled and run.model.path and run.task.name and not asks(run))
+
+
+def asks(run: RunConfig) -> bool:
+    """Whether the model is asked questions; the rows of its task are then left alone."""
+    return bool(part_of(run, "probes") or part_of(run, "phenomena"))
+
+
+ASKED = "stage.probes and stage.phenomena ask the model questions of their own; its task's rows are another run"
 
 
 def _slices(run: RunConfig) -> str | None:
     if slices_wanted(run):
         return None
+    if asks(run):
+        return ASKED
     off = part_of(run, "slices") is not None and not part_of(run, "slices").enabled
     return "stage.slices.enabled=false" if off else "no model of a task is looked at (model.path=<run>)"
 
 
 def _collects(run: RunConfig) -> str | None:
     own = part_of(run, "collect")
+    if asks(run):
+        return ASKED
     return None if own is not None and own.logs else "nothing is collected without stage.collect.logs=<files>"
 
 

@@ -3,52 +3,60 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from llmstage import console
-from llmstage.engine.about import header
-from llmstage.engine.assemble import assemble
 from llmstage.engine.machine import Machine, environment, resolve_machine
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml
 from llmstage.engine.session import run_lock, session
 from llmstage.errors import DataError, NotImproved
-from llmstage.explore.collect import collect
 from llmstage.explore.findings import Findings
-from llmstage.explore.gold import explore_gold
-from llmstage.explore.improve import improve
-from llmstage.explore.ladder import explore_ladder
-from llmstage.explore.probing import probe
-from llmstage.explore.published import explore_curves
-from llmstage.explore.reduce import reduce_model
-from llmstage.explore.weak import weak_slices
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
+from llmstage.schema.explore_slices import asks
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
-    """Everything the command line asks to look at, in the order curves, ladder, slices, improvement."""
-    assert isinstance(cfg.stage, Explore)
+    """Everything the command line asks to look at, in the order curves, ladder, slices, improvement. Each part is imported
+    where it is asked for: a table of scores needs no transformers."""
+    stage = cfg.stage
+    assert isinstance(stage, Explore)
     clock = time.perf_counter()
+    place = Path(cfg.model.path or "").expanduser()
+    if cfg.model.path and place.exists():
+        # outputs/latest will name this very run when it has ended; what is written down must name the model.
+        cfg = replace(cfg, model=replace(cfg.model, path=str(place.resolve())))
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         write_json(out_dir / "environment.json", environment())
         machine = resolve_machine(cfg.trainer)
         parts: list[Findings] = []
-        asks = bool(cfg.stage.probes or cfg.stage.phenomena)
-        if cfg.stage.curves:
-            parts.append(explore_curves(cfg.stage, out_dir, cfg.seed))
+        if stage.curves:
+            from llmstage.explore.published import explore_curves
+
+            parts.append(explore_curves(stage, out_dir, cfg.seed))
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
-            if cfg.stage.gold.kind != "none":
-                parts.append(explore_gold(cfg.stage.gold, cfg.seed))
-            if cfg.stage.ladder.given:
+            if stage.gold.kind != "none":
+                from llmstage.explore.gold import explore_gold
+
+                parts.append(explore_gold(stage.gold, cfg.seed))
+            if stage.ladder.given:
+                from llmstage.explore.ladder import explore_ladder
+
                 parts.append(explore_ladder(cfg, out_dir, machine, about))
-            if asks and cfg.model.path:
+            if asks(cfg) and cfg.model.path:
+                from llmstage.explore.probing import probe
+                from llmstage.explore.reduce import reduce_model
+
                 parts.append(probe(cfg, out_dir, machine))
                 parts.append(reduce_model(cfg, machine))
             elif cfg.model.path and cfg.task.name:
                 parts += look_at_rows(cfg, out_dir, machine)
-        if cfg.stage.improve.enabled:
+        if stage.improve.enabled:
+            from llmstage.explore.improve import improve
+
             found = improve(cfg, out_dir, about)
             parts += [found] if found else []
         report = {
@@ -64,10 +72,9 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     refused = [part.refused for part in parts if part.refused]
     if refused:
         raise NotImproved(refused[0])
-    unmeasured = [part.unmeasured for part in parts if part.unmeasured]
-    if unmeasured and len(unmeasured) == sum(
-        part.name != "reduction" for part in parts
-    ):  # it explains what was measured
+    measured = [part for part in parts if part.name != "reduction"]  # that one explains what was measured
+    unmeasured = [part.unmeasured for part in measured if part.unmeasured]
+    if unmeasured and len(unmeasured) == len(measured):
         raise DataError("\n".join(unmeasured))
     return None
 
@@ -85,6 +92,11 @@ def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> list[Findin
     assert isinstance(cfg.stage, Explore)
     if not cfg.stage.slices.enabled and not cfg.stage.collect.logs:
         return []
+    from llmstage.engine.about import header
+    from llmstage.engine.assemble import assemble
+    from llmstage.explore.collect import collect
+    from llmstage.explore.weak import weak_slices
+
     pieces = assemble(cfg, out_dir, training=False, fixed={}, resume_from=None)
     model = pieces.build(cfg, machine.device, training=False)
     resolved = {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision}

@@ -249,3 +249,12 @@ def test_what_a_claim_needs_is_set_by_keys_and_few_items_are_told(workplace: Pat
     assert "too few points (8 < 10)" in limits and "fewer than 30; a claim on them needs more" in limits
     assert explore(table, "stage.stats.min_points=8", "stage.stats.alpha=0.01", "stage.stats.fdr=0.2") == 0
     assert written("curves.json")[0]["verdict"] == "smooth"
+
+
+def test_a_table_that_allows_no_verdict_claims_none(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        explore(save("own.csv", "model,params,quiz.logp", [["a", "1e6", "-3"], ["b", "1e7", "-2"], ["c", "1e8", "-1"]]))
+        == 0
+    )
+    told = capsys.readouterr().out
+    assert "Nothing can be said here" in told and "No ability appears abruptly" not in told

@@ -116,9 +116,12 @@ def test_the_keys_of_slices_and_why_change_what_is_told(place, tmp_path):
 
 
 def test_slices_can_be_switched_off_and_their_keys_are_then_not_read(place, tmp_path, capsys):
-    assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false") == 0
+    assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false") == 2
+    assert "leaves nothing to look at" in capsys.readouterr().err
+    logs = f"stage.collect.logs={place / 'test.jsonl'}"
+    assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false", logs) == 0
     assert not (tmp_path / "out" / "weaknesses.jsonl").exists()
-    assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false", "stage.slices.top_k=3") == 2
+    assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false", logs, "stage.slices.top_k=3") == 2
     assert "stage.slices.top_k is not read here: stage.slices.enabled=false" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ from llmstage import console
 from llmstage.explore.findings import Findings
 from llmstage.explore.gold import fourier
 from llmstage.explore.gold.modular import ModularWorld, Snapshots, norm_of, states_of, train_modular
+from llmstage.explore.gold.snapshots import chart
 from llmstage.explore.reduce.additive import interaction_share
 from llmstage.schema.explore_ladder import Gold
 
@@ -174,21 +175,17 @@ def explore_grokking(gold: Gold, seed: int) -> Findings:
 
 
 def exhibits_of(lines: list[dict[str, float]]) -> list[dict[str, Any]]:
-    x = [line["step"] for line in lines]
-
-    def chart(title: str, names: dict[str, str], y_label: str) -> dict[str, Any]:
-        series = [{"name": word, "x": x, "y": [line[name] for line in lines]} for name, word in names.items()]
-        return {
-            "kind": "lines",
-            "title": title,
-            "x_label": "step",
-            "y_label": y_label,
-            "series": series,
-            "log_y": False,
-        }
-
     return [
-        chart("Right answers", {"train_accuracy": "training pairs", "held_out_accuracy": "held-out pairs"}, "share"),
-        chart("Hidden progress", {"excluded_loss": "excluded loss", "restricted_loss": "restricted loss"}, "nats"),
-        chart("Key frequencies", {"key_share": "share of logit variance", "gini": "Gini of the embeddings"}, "share"),
+        chart(
+            "Right answers", lines, {"train_accuracy": "training pairs", "held_out_accuracy": "held-out pairs"}, "share"
+        ),
+        chart(
+            "Hidden progress", lines, {"excluded_loss": "excluded loss", "restricted_loss": "restricted loss"}, "nats"
+        ),
+        chart(
+            "Key frequencies",
+            lines,
+            {"key_share": "share of logit variance", "gini": "Gini of the embeddings"},
+            "share",
+        ),
     ]

@@ -12,6 +12,7 @@ from llmstage import console
 from llmstage.explore.curves import Curve
 from llmstage.explore.findings import Findings
 from llmstage.explore.gold.induction import Attention, InductionRun, InductionWorld, draw_rows, train_induction
+from llmstage.explore.gold.snapshots import chart
 from llmstage.explore.reduce.heads import (
     HeadFindings,
     context_gain,
@@ -127,21 +128,8 @@ def explore_induction(gold: Gold, seed: int) -> Findings:
 
 
 def exhibits_of(lines: list[dict[str, float]]) -> list[dict[str, Any]]:
-    x = [line["step"] for line in lines]
-
-    def chart(title: str, names: dict[str, str], y_label: str) -> dict[str, Any]:
-        series = [{"name": word, "x": x, "y": [line[name] for line in lines]} for name, word in names.items()]
-        return {
-            "kind": "lines",
-            "title": title,
-            "x_label": "step",
-            "y_label": y_label,
-            "series": series,
-            "log_y": False,
-        }
-
     looks = {"prefix_matching": "best prefix matching", "previous_token": "best look one back", "accuracy": "accuracy"}
     return [
-        chart("Copying appears", looks, "share"),
-        chart("Loss of repeated tokens", {"loss": "loss", "context_gain": "late minus early loss"}, "nats"),
+        chart("Copying appears", lines, looks, "share"),
+        chart("Loss of repeated tokens", lines, {"loss": "loss", "context_gain": "late minus early loss"}, "nats"),
     ]
