@@ -212,8 +212,10 @@ def product_law(scored: Scored) -> dict[str, Any] | None:
     if not scored.products:
         return None
     gaps = np.array([cell["gap"] for cell in scored.products])
+    # Where exact match and prediction are both zero they agree, and it shows nothing.
+    telling = sum(max(cell["em"], cell["predicted"]) > PREDICTED for cell in scored.products)
     return {
-        "cells": len(gaps), "within_05": float((gaps <= PREDICTED).mean()), "median_gap": float(np.median(gaps)),
+        "cells": len(gaps), "telling": telling, "within_05": float((gaps <= PREDICTED).mean()), "median_gap": float(np.median(gaps)),
         "gap_95": float(np.quantile(gaps, 0.95)), "max_gap": float(gaps.max()),
     }  # fmt: skip
 
@@ -295,9 +297,10 @@ def sentences_of(judged: Sequence[Judged], law: dict[str, Any] | None) -> list[s
         for one in judged
         if one.metric == "em"
     ]
-    if law is not None:
+    if law is not None and law["telling"]:
         told.append(
-            f"Exact match is within {PREDICTED} of (token accuracy)^L in {law['within_05']:.1%} of {law['cells']} cells "
+            f"Exact match is within {PREDICTED} of (token accuracy)^L in {law['within_05']:.1%} of {law['cells']} cells, "
+            f"{law['telling']} of them above {PREDICTED} "
             f"(median gap {law['median_gap']:.4f}, largest {law['max_gap']:.3f}): the product of token accuracies "
             f"{'explains' if law['within_05'] >= 0.95 else 'does not everywhere explain'} it."
         )

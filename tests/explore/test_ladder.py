@@ -11,7 +11,7 @@ import pytest
 
 from llmstage.errors import UserError
 from llmstage.explore.items import Item
-from llmstage.explore.ladder import Family, Scored, judge_families, product_law, products_of
+from llmstage.explore.ladder import Family, Scored, judge_families, product_law, products_of, sentences_of
 from llmstage.explore.ladder_auto import steps_to_save
 from llmstage.explore.rungs import Rung, axis_of, rungs_of_runs
 from llmstage.explore.verdicts import Rules
@@ -91,7 +91,10 @@ def test_product_law_counts_cells():
     ]
     [cell] = products_of(rung(1), items, scores)
     assert (cell["em"], cell["predicted"]) == (0.5, 0.75**2)
-    assert product_law(Scored([], [], [cell]))["within_05"] == 0.0
+    law = product_law(Scored([], [], [cell]))
+    assert law["within_05"] == 0.0 and law["telling"] == 1 and sentences_of([], law)
+    nothing = product_law(Scored([], [], [{**cell, "em": 0.0, "predicted": 0.0, "gap": 0.0}]))
+    assert nothing["within_05"] == 1.0 and sentences_of([], nothing) == []  # zero against zero explains nothing
 
 
 def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
