@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException as RoutingError
 
 from llmstage.schema.stage import Serve
 from llmstage.serve.chat import Chat
@@ -82,6 +84,13 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         code = "model_not_found" if error.status_code == 404 else None
         return JSONResponse(problem(str(error.detail), code=code), error.status_code, headers=error.headers)
+
+    @app.exception_handler(RoutingError)
+    async def no_route(request: Request, error: RoutingError) -> JSONResponse:
+        """What no route takes: FastAPI's own answer is of another form, and does not say what there is."""
+        known = ", ".join(route.path for route in app.routes if isinstance(route, APIRoute))
+        told = problem(f"There is no {request.method} {request.url.path[:80]} here. This model has: {known}.")
+        return JSONResponse(told, error.status_code, headers=error.headers)
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> JSONResponse:
