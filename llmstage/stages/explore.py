@@ -50,8 +50,9 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 from llmstage.explore.probing import probe
                 from llmstage.explore.reduce import reduce_model
 
-                parts.append(probe(cfg, out_dir, machine))
-                parts.append(reduce_model(cfg, machine))
+                asked = probe(cfg, out_dir, machine)
+                able = {cell["family"].partition(".")[0] for cell in asked.block["cells"] if cell["above_chance"]}
+                parts += [asked, reduce_model(cfg, machine, able)]
             elif cfg.model.path and cfg.task.name:
                 parts += look_at_rows(cfg, out_dir, machine)
         if stage.improve.enabled:

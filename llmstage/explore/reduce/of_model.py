@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,14 +39,18 @@ ATTENTIONS = ("self_attn", "attn", "attention")
 """Names that transformers' decoders give to attention and to the module that reads its heads side by side."""
 
 
-def reduce_model(cfg: RunConfig, machine: Machine) -> Findings:
-    """Every reduction that stage.reduce asks for, on the model of model.path and the items of its probes."""
+def reduce_model(cfg: RunConfig, machine: Machine, able: Collection[str]) -> Findings:
+    """Every reduction that stage.reduce asks for, on the model of model.path and the items of its probes; of the families in
+    `able`, where it is above chance: a score that is chance has no parts to be explained by."""
     stage = cfg.stage
     assert isinstance(stage, Explore) and cfg.model.path
     wanted = stage.reduce
     subject = load_subject(cfg.model.path, offline=cfg.offline, device=machine.device, form=stage.scoring.form)
     items = gather(stage.probes, stage.phenomena, stage.items_per_cell, cfg.seed)
-    found = Findings("reduction", {})
+    items = [item for item in items if item.family.partition(".")[0] in able]  # copying.symbol: a part of copying
+    found = Findings("reduction", {"families": sorted(able)})
+    if not items:
+        found.limits.append("No family rises above chance, so there is no score to explain by its parts.")
     if wanted.skills or wanted.info:
         scores = score_items(
             subject, items, end=stage.scoring.end, generate="none", batch_tokens=cfg.trainer.eval_batch_tokens,
