@@ -59,11 +59,11 @@ class RetrievalConfig:
     answer: Annotated[Literal["model", "extract"], GIVEN] = "model"
     """model: the model writes, with the passages before it; extract: where the best passage scores retrieval.extract_above or
     more, its text is the answer."""
-    extract_above: Annotated[float, Range(-1, 1), GIVEN, EXTRACTS] = 0.5
+    extract_above: Annotated[float, Range(-1, 1), GIVEN, EXTRACTS] = 0.4
     """The score from which a passage answers by itself; see docs/retrieval.md for what a score is."""
     template: Annotated[str, GIVEN, EXTRACTS] = "{text}"
     """How such an answer is put: {text}, {title} and {path} of the passage stand in it."""
-    refuse_below: Annotated[float, Range(-1, 1), GIVEN] = 0.15
+    refuse_below: Annotated[float, Range(-1, 1), GIVEN] = 0.1
     """A question whose best passage scores less is handed over instead of answered; -1: never."""
     refusal: Annotated[str, GIVEN, REFUSES] | None = None
     """What is said then; null: that a person takes over, in the language of the question."""

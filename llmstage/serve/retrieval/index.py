@@ -3,7 +3,9 @@
 Scores do not depend on how large or of what kind the collection is, so that one threshold can be told:
 
 - bm25: the share of the question that the passage holds, from 0 to 1: its BM25 score over the most that any passage could
-  score, which is the sum of the weights (idf) of the question's words. A word that stands in no passage counts fully.
+  score, which is the sum of the weights (idf) of the question's words. A word that stands in no passage counts like one that
+  stands in one, and a function word (the, my, 什么) that stands in none does not count: in a small collection they would
+  else outweigh all that is known.
 - dense: the cosine of the angle between question and passage, after the mean of all passages is taken off, since vectors of
   language models share a large common part (Mu & Viswanath 2018, All-but-the-Top, ICLR).
 - hybrid: ordered by reciprocal rank fusion, the sum of 1 / (60 + rank) (Cormack, Clarke & Büttcher 2009, SIGIR); as a rank
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 
 from llmstage.serve.retrieval.encoder import Encoder, Floats
 from llmstage.serve.retrieval.passages import Passage
-from llmstage.serve.retrieval.words import words_of
+from llmstage.serve.retrieval.words import stem, words_of
 
 FORMAT = 1
 """Raised when the files below, words_of() or the cutting of passages change their meaning."""
@@ -116,13 +119,17 @@ class Index:
         if not words:
             return np.zeros(len(self), np.float32)
         scores: Floats = self.bm25.get_scores(words)
-        return scores / np.float32(self.weights(words).sum())
+        known, light = self.bm25.vocab_dict, function_words()
+        counted = [word for word in words if word in known or word not in light]
+        return scores / np.float32(max(self.weights(counted).sum(), 1e-9))
 
     def weights(self, words: list[str]) -> NDArray[np.float64]:
-        """The idf of each word, as bm25s has it for Lucene's form of BM25: log(1 + (N - n + 1/2) / (n + 1/2))."""
+        """The idf of each word, as bm25s has it for Lucene's form of BM25: log(1 + (N - n + 1/2) / (n + 1/2))
+        of a word that n of N passages hold."""
         known = [self.bm25.vocab_dict.get(word) for word in words]
         starts = self.bm25.scores["indptr"]
         held = np.array([0 if word is None else int(starts[word + 1] - starts[word]) for word in known])
+        held = np.maximum(held, 1)
         return np.log(1 + (len(self) - held + 0.5) / (held + 0.5))
 
     def cosines(self, question: str, encoder: Encoder) -> Floats:
@@ -147,6 +154,14 @@ class Index:
                     fused[at] = fused.get(at, 0.0) + 1 / (FUSED + rank)
         order = sorted(fused, key=lambda at: (-fused[at], -shares[at], at))[:top]
         return [(at, float(shares[at] + cosines[at]) / 2) for at in order]
+
+
+@lru_cache(maxsize=1)
+def function_words() -> frozenset[str]:
+    """Of English and Chinese, as bm25s lists them."""
+    from bm25s.stopwords import STOPWORDS_CHINESE, STOPWORDS_EN_PLUS
+
+    return frozenset(stem(word) for word in (*STOPWORDS_EN_PLUS, *STOPWORDS_CHINESE))
 
 
 def best(scores: Floats, top: int) -> list[int]:
