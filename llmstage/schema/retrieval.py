@@ -53,7 +53,7 @@ class RetrievalConfig:
     top: Annotated[int, AT_LEAST_1, GIVEN] = 3
     """Passages that are shown to the model and come back as sources, at most."""
     tokens: Annotated[int, AT_LEAST_1, GIVEN] = 512
-    """Tokens of passages in a prompt at most; fewer where question and reply need the room."""
+    """Tokens that passages and instruction add to a prompt at most; fewer where question and reply need the room."""
     instruction: Annotated[str, GIVEN] | None = None
     """What the model is told above the passages; null: that it shall use them, in the language of the question."""
     answer: Annotated[Literal["model", "extract"], GIVEN] = "model"
@@ -64,7 +64,8 @@ class RetrievalConfig:
     template: Annotated[str, GIVEN, EXTRACTS] = "{text}"
     """How such an answer is put: {text}, {title} and {path} of the passage stand in it."""
     refuse_below: Annotated[float, Range(-1, 1), GIVEN] = 0.1
-    """A question whose best passage scores less is handed over instead of answered; -1: never."""
+    """Passages that score less are not used, and a question for which no other is found is handed over instead of answered;
+    -1: never."""
     refusal: Annotated[str, GIVEN, REFUSES] | None = None
     """What is said then; null: that a person takes over, in the language of the question."""
 

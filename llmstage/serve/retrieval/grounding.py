@@ -62,15 +62,15 @@ class Grounding:
         if not question.strip():
             return Grounded(messages)
         cfg, chinese = self.cfg, is_chinese(question)
-        found = self.library.search(question)
-        if cfg.refuse_below > -1 and (not found or found[0].score < cfg.refuse_below):
+        found = [one for one in self.library.search(question) if one.score >= cfg.refuse_below]
+        if not found and cfg.refuse_below > -1:
             return Grounded(messages, by="refusal", text=cfg.refusal if cfg.refusal is not None else REFUSAL[chinese])
         if cfg.answer == "extract" and found and found[0].score >= cfg.extract_above:
             first = found[0]
             told = cfg.template.format(text=first.text, title=first.title, path=first.path)
             return Grounded(messages, found, "passage", told)
         instruction = cfg.instruction if cfg.instruction is not None else INSTRUCTION[chinese]
-        shown = self.fitting(found, min(cfg.tokens, room - self.count(f"{instruction}\n\n\n")))
+        shown = self.fitting(found, min(cfg.tokens, room) - self.count(f"{instruction}\n\n\n"))
         if not shown:
             return Grounded(messages)
         block = "\n\n".join([instruction, *(written(number, one) for number, one in enumerate(shown, start=1))])
