@@ -59,7 +59,7 @@ class RetrievalConfig:
     answer: Annotated[Literal["model", "extract"], GIVEN] = "model"
     """model: the model writes, with the passages before it; extract: where the best passage scores retrieval.extract_above or
     more, its text is the answer."""
-    extract_above: Annotated[float, Range(-1, 1), GIVEN, EXTRACTS] = 0.4
+    extract_above: Annotated[float, Range(-1, 1), GIVEN, EXTRACTS] = 0.3
     """The score from which a passage answers by itself; see docs/retrieval.md for what a score is."""
     template: Annotated[str, GIVEN, EXTRACTS] = "{text}"
     """How such an answer is put: {text}, {title} and {path} of the passage stand in it."""

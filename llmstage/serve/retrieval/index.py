@@ -4,8 +4,8 @@ Scores do not depend on how large or of what kind the collection is, so that one
 
 - bm25: the share of the question that the passage holds, from 0 to 1: its BM25 score over the most that any passage could
   score, which is the sum of the weights (idf) of the question's words. A word that stands in no passage counts like one that
-  stands in one, and a function word (the, my, 什么) that stands in none does not count: in a small collection they would
-  else outweigh all that is known.
+  stands in one, a function word (the, how, 什么) that stands in none does not count, and one that stands in some counts half:
+  in a small collection, where such words are rare, they would else outweigh what the question is about.
 - dense: the cosine of the angle between question and passage, after the mean of all passages is taken off, since vectors of
   language models share a large common part (Mu & Viswanath 2018, All-but-the-Top, ICLR).
 - hybrid: ordered by reciprocal rank fusion, the sum of 1 / (60 + rank) (Cormack, Clarke & Büttcher 2009, SIGIR); as a rank
@@ -30,6 +30,9 @@ from llmstage.serve.retrieval.words import stem, words_of
 FORMAT = 1
 """Raised when the files below, words_of() or the cutting of passages change their meaning."""
 K1, B = 1.5, 0.75
+LIGHT = 0.5
+"""Weight of function words. Of 0, 1/4, 1/2 and 1 it found most over the sets of benchmarks/retrieval.py: without them intents that
+hang on `why` and `how` are lost, with all of them answers to `what is …`."""
 FUSED, FUSED_FROM = 60, 100
 """The constant of the fusion, and how many of each rank are fused."""
 Kind = Literal["bm25", "dense", "hybrid"]
@@ -118,10 +121,16 @@ class Index:
         words = list(dict.fromkeys(words_of(question)))
         if not words:
             return np.zeros(len(self), np.float32)
-        scores: Floats = self.bm25.get_scores(words)
         known, light = self.bm25.vocab_dict, function_words()
-        counted = [word for word in words if word in known or word not in light]
-        return scores / np.float32(max(self.weights(counted).sum(), 1e-9))
+        scores, most = np.zeros(len(self)), 0.0
+        for share, own in (
+            (1.0, [word for word in words if word not in light]),
+            (LIGHT, [word for word in words if word in light and word in known]),
+        ):
+            if own:
+                scores += share * self.bm25.get_scores(own)
+                most += share * float(self.weights(own).sum())
+        return (scores / max(most, 1e-9)).astype(np.float32)
 
     def weights(self, words: list[str]) -> NDArray[np.float64]:
         """The idf of each word, as bm25s has it for Lucene's form of BM25: log(1 + (N - n + 1/2) / (n + 1/2))
@@ -130,7 +139,8 @@ class Index:
         starts = self.bm25.scores["indptr"]
         held = np.array([0 if word is None else int(starts[word + 1] - starts[word]) for word in known])
         held = np.maximum(held, 1)
-        return np.log(1 + (len(self) - held + 0.5) / (held + 0.5))
+        weights: NDArray[np.float64] = np.log(1 + (len(self) - held + 0.5) / (held + 0.5))
+        return weights
 
     def cosines(self, question: str, encoder: Encoder) -> Floats:
         """[N] how near each passage is to the question."""
