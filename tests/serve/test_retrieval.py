@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,36 @@ def test_a_folder_is_read_with_its_subfolders_sections_and_rows(tmp_path: Path) 
     assert found["more/faq.jsonl:2"].title == "Invoice" and found["more/faq.jsonl:2"].path == "more/faq.jsonl"
     only = replace(written(tmp_path), path=str(tmp_path / "more" / "faq.jsonl"))
     assert [passage.id for passage in passages(only)] == ["zh-1", "faq.jsonl:2"]
+
+
+def test_tables_documents_and_packed_files_are_read_as_well(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('Question,Answer\n"Is it far, by bus?","Two\nhours."\n', encoding="utf-8")
+    (tmp_path / "b.json").write_text('[{"标题": "发票", "内容": "在订单页面。"}]', encoding="utf-8")
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"Packed."))
+    found = [(passage.title, passage.text) for passage in passages(RetrievalConfig(path=str(tmp_path)))]
+    assert found == [("Is it far, by bus?", "Two\nhours."), ("发票", "在订单页面。"), ("c", "Packed.")]
+
+
+def test_more_is_found_on_medquad_than_by_bm25s_own_words() -> None:
+    """A short form of benchmarks/retrieval.py: a question -> the answer that stands beside it, whole."""
+    import bm25s
+
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "medquad"
+    if not folder.is_dir():
+        pytest.skip("shared/data/medquad is not here")
+    pairs = [
+        (pair.findtext("Question") or "", pair.findtext("Answer") or "")
+        for path in sorted(folder.glob("*/*.xml"))
+        for pair in ElementTree.parse(path).getroot().iter("QAPair")
+    ]
+    pairs = [(question.strip(), answer) for question, answer in pairs if answer.strip()]
+    index, plain = index_of(*(answer for _, answer in pairs)), bm25s.BM25()
+    plain.index(bm25s.tokenize([answer for _, answer in pairs], show_progress=False), show_progress=False)
+    asked = bm25s.tokenize([question for question, _ in pairs], show_progress=False)
+    tops = plain.retrieve(asked, k=5, show_progress=False).documents
+    theirs = sum(at in top for at, top in enumerate(tops)) / len(pairs)
+    ours = sum(at in [hit for hit, _ in index.search(question, "bm25", 5)] for at, (question, _) in enumerate(pairs))
+    assert 0.55 < theirs < 0.65 and ours / len(pairs) > theirs + 0.05
 
 
 @pytest.mark.parametrize("most", [8, 20, 1000])

@@ -149,7 +149,7 @@ def of_article(text: str, name: str, markdown: bool, most: int) -> Iterator[Pass
     for first, title, body in sections(text) if markdown else [(1, "", text)]:
         for before, piece in cut(body, most):
             line = first + body.count("\n", 0, before)
-            yield Passage(f"{name}:{line}", title or Path(name).stem, piece, name)
+            yield Passage(f"{name}:{line}", title or Path(name.removesuffix(".gz")).stem, piece, name)
 
 
 def sections(text: str) -> Iterator[tuple[int, str, str]]:
