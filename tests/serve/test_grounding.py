@@ -20,6 +20,7 @@ from llmstage.errors import ModelError
 from llmstage.models.chat import reply_prompt
 from llmstage.models.tokenizer import load_processor
 from llmstage.schema.retrieval import RetrievalConfig
+from llmstage.serve.retrieval import encoder
 from llmstage.serve.retrieval.grounding import REFUSAL, Grounding
 from llmstage.serve.retrieval.library import Library
 
@@ -153,13 +154,13 @@ def test_a_template_that_takes_no_system_message_gets_passages_above_the_questio
 
 
 def test_vectors_and_fused_ranks(run_of: Callable[[str], Path], faq: Path) -> None:
-    encoder = str(run_of("classification"))
-    dense = Library(RetrievalConfig(path=str(faq), kind="dense", encoder=encoder), None, offline=True)
+    path = str(run_of("classification"))
+    dense = Library(RetrievalConfig(path=str(faq), kind="dense", encoder=path), None, offline=True)
     assert dense.encoder is not None
     text = "What is <|assistant|>?\nA mark <|end|> of odd models."
     assert dense.search(text)[0].id == "odd" and dense.search(text)[0].score == pytest.approx(1, abs=1e-4)
     assert dense.search("")
-    both = Library(RetrievalConfig(path=str(faq), kind="hybrid", encoder=encoder), None, offline=True)
+    both = Library(RetrievalConfig(path=str(faq), kind="hybrid", encoder=path), None, offline=True)
     asked = "refund take 退款"
     cosines, shares = both.index.cosines(asked, both.encoder), both.index.shares(asked)  # type: ignore[arg-type]
     ranks = [np.argsort(np.argsort(-scores)) + 1 for scores in (cosines, shares)]
@@ -177,6 +178,26 @@ def test_vectors_are_kept_and_follow_the_weights(run_of: Callable[[str], Path], 
     assert "from the cache" in again.told and isinstance(again.index.vectors, np.memmap)
     assert again.search("refund") == first.search("refund")
     assert Library(replace(cfg, encoder=str(run_of("dialogue"))), tmp_path, offline=True).key != first.key
+
+
+def test_many_texts_are_encoded_in_parts_between_which_a_question_has_its_turn(
+    run_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = encoder.Encoder(str(run_of("classification")), offline=True)
+    texts = [f"text {'word ' * (number % 7)}{number}" for number in range(9)]
+    whole, turns = it.vectors(texts), []
+    assert whole.shape[0] == 9
+
+    class Counted:
+        def __enter__(self) -> None:
+            turns.append("in")
+
+        def __exit__(self, *_: object) -> None:
+            turns.append("out")
+
+    monkeypatch.setattr(encoder, "AT_ONCE", 4)
+    monkeypatch.setattr(it, "one_at_a_time", Counted())
+    assert np.allclose(it.vectors(texts), whole, atol=1e-5) and turns == ["in", "out"] * 3
 
 
 def test_an_encoder_that_makes_no_vectors_is_named(tmp_path: Path, faq: Path) -> None:

@@ -22,6 +22,8 @@ from llmstage.models.tokenizer import Processor, load_processor
 from llmstage.places import find_model
 
 Floats = NDArray[np.float32]
+AT_ONCE = 64
+"""Texts of one part."""
 
 
 class Encoder:
@@ -50,8 +52,14 @@ class Encoder:
         self.one_at_a_time = threading.Lock()
 
     def vectors(self, texts: Sequence[str]) -> Floats:
-        """[N, D] of N texts; of a text longer than the model reads, of its beginning."""
-        with self.one_at_a_time, torch.no_grad():
-            ids = [self.processor.marked_ids(text, None, self.longest)[0] for text in texts]
-            ids = [own or [self.processor.pad_id] for own in ids]  # an empty text, in a model that marks none
-            return text_vectors(self.model, ids, self.processor.pad_id).float().cpu().numpy()
+        """[N, D] of N texts; of a text longer than the model reads, of its beginning. Between two parts of many texts others have
+        their turn, so that questions do not wait until a new index is whole."""
+        made = []
+        for start in range(0, len(texts), AT_ONCE):
+            with self.one_at_a_time, torch.no_grad():
+                ids = [
+                    self.processor.marked_ids(text, None, self.longest)[0] for text in texts[start : start + AT_ONCE]
+                ]
+                ids = [own or [self.processor.pad_id] for own in ids]  # an empty text, in a model that marks none
+                made.append(text_vectors(self.model, ids, self.processor.pad_id).float().cpu().numpy())
+        return np.concatenate(made)
