@@ -30,6 +30,8 @@ class StageConfig:
     """Whether the rows of data.test are predicted; they need not hold what is asked for."""
     writes: ClassVar[bool] = False
     """Whether text is written whatever the task, so that the `generation` group is read."""
+    retrieves: ClassVar[bool] = False
+    """Whether questions may be looked up, so that the `retrieval` group is read."""
     needs_task: ClassVar[bool] = True
     """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
 
@@ -144,9 +146,10 @@ class Serve(StageConfig):
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
     writes: ClassVar[bool] = True
+    retrieves: ClassVar[bool] = True
 
     def check(self, run: RunConfig) -> list[str]:
-        return needs_model("serve", run)
+        return [*needs_model("serve", run), *run.retrieval.check()]
 
 
 @dataclass(slots=True)
@@ -163,9 +166,10 @@ class Chat(StageConfig):
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
     writes: ClassVar[bool] = True
+    retrieves: ClassVar[bool] = True
 
     def check(self, run: RunConfig) -> list[str]:
-        return needs_model("chat", run)
+        return [*needs_model("chat", run), *run.retrieval.check()]
 
 
 @dataclass(slots=True)
