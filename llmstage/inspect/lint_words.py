@@ -308,7 +308,7 @@ def click_times(run: RunConfig, sources: Mapping[str, RowSource]) -> Iterator[Fi
             split,
             [f"{split}:{at + 1}" for at in older[:100]],
             len(times),
-            major=0.5 if not getattr(run.data, split) else 0.0,
+            major=0.0 if getattr(run.data, split) else 2.0,
             count=len(older),
             first=clock(float(times.min())),
             last=clock(last),

@@ -92,9 +92,9 @@ def plan_run(run: RunConfig, pieces: Pieces, machine: Machine, language: str, *,
     entry = Entry(
         when=datetime.now(UTC).isoformat(timespec="seconds"), machine=key, task=run.task.name,
         model=run.model.path or run.model.name, parameters=plan.parameters, raw_seconds=raw_seconds,
-        foreseen_seconds=raw_seconds * known.seconds, measured_seconds=measured.seconds if measured else 0.0,
+        foreseen_seconds=known.seconds.at(raw_seconds), measured_seconds=measured.seconds if measured else 0.0,
         raw_bytes=foreseen.peak if foreseen else None,
-        foreseen_bytes=int(foreseen.peak * known.bytes) if foreseen else None,
+        foreseen_bytes=int(known.bytes.at(foreseen.peak)) if foreseen else None,
         measured_bytes=measured.bytes if measured else None,
     )  # fmt: skip
     if measured:
@@ -129,6 +129,10 @@ def try_step(
         return None
 
 
+def brief(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else words.seconds(seconds)
+
+
 def share_of_longest(order: BatchOrder, rows: Rows) -> float:
     """Tokens computed in the mean batch, as a share of those of the longest."""
     batches, computed, _, _ = measure_epoch(order)
@@ -145,7 +149,7 @@ def tell(
     whole = step * share * plan.steps
     if measured:
         out.sentences.append(
-            say("time", language, step=words.seconds(step), steps=f"{plan.steps:,}", whole=words.seconds(whole))
+            say("time", language, step=brief(step), steps=f"{plan.steps:,}", whole=words.seconds(whole))
         )
     else:
         out.sentences.append(say("time_foreseen", language, steps=f"{plan.steps:,}", whole=words.seconds(whole)))
@@ -201,5 +205,5 @@ def tell(
         "flops_longest_batch": foreseen.flops if foreseen else None,
         "memory": foreseen.parts | {"peak": foreseen.peak} if foreseen else None,
         "seconds": whole, "foreseen": asdict(entry), "share_of_longest": share,
-        "learned": {"plans": len(known.entries), "seconds": known.seconds, "bytes": known.bytes, "seconds_error": known.seconds_error, "bytes_error": known.bytes_error},
+        "learned": {"plans": len(known.entries), "seconds": asdict(known.seconds), "bytes": asdict(known.bytes), "seconds_error": known.seconds_error, "bytes_error": known.bytes_error},
     }  # fmt: skip
