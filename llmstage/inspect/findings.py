@@ -8,7 +8,7 @@ from typing import Any
 
 from llmstage.inspect.words import LEVELS, MEND, SENTENCES
 
-SHOWN = 5
+SHOWN = 3
 """Places that a sentence names; report.json holds PLACES of them."""
 PLACES = 100
 

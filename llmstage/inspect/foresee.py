@@ -74,7 +74,10 @@ class Allocations(TorchDispatchMode):
         if isinstance(first, FakeTensor):
             if func is aten._local_scalar_dense.default:
                 return 1.0 if first.dtype.is_floating_point else 1
-            if func in (aten.allclose.default, aten.equal.default):  # two ways to the same logits, as models are asked for
+            if func in (
+                aten.allclose.default,
+                aten.equal.default,
+            ):  # two ways to the same logits, as models are asked for
                 return True
             if func is aten.nonzero.default:  # as many as there can be
                 return first.new_empty((first.numel(), first.ndim), dtype=torch.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+
 from llmstage.report.files import append_line, read_lines, write_text
 
 KEPT = 200
@@ -48,7 +49,8 @@ MEMORY = Line(30 * 2**20, 1.15)
 million weights."""
 TIME = Line(0.0, 1.0)
 ENOUGH = 5
-"""Plans from which on the factor is learned too; before, only the base."""
+"""Plans from which on both are learned; before, of memory only the base (kernels and code are the same for all models) and of
+time only the factor (a busy machine is slower at everything)."""
 
 
 @dataclass(slots=True)
@@ -82,16 +84,19 @@ def learn(cache: Path | None, machine: str) -> Learned:
             if getattr(one, f"raw_{name}") and getattr(one, f"measured_{name}")
         ]
         if pairs:
-            setattr(out, name, line_through(pairs, prior, most))
+            setattr(out, name, line_through(pairs, prior, most, scales=name == "seconds"))
         told = [(getattr(one, f"foreseen_{name}"), getattr(one, f"measured_{name}")) for one in found]
         if off := [abs(measured / foreseen - 1) for foreseen, measured in told if foreseen and measured]:
             setattr(out, f"{name}_error", statistics.median(off))
     return out
 
 
-def line_through(pairs: list[tuple[float, float]], prior: Line, most: float) -> Line:
-    """A robust line (Theil 1950, Sen 1968: the median of all slopes), its factor from 1 / most to most."""
+def line_through(pairs: list[tuple[float, float]], prior: Line, most: float, *, scales: bool) -> Line:
+    """A robust line (Theil 1950, Sen 1968: the median of all slopes), its factor from 1 / most to most. `scales`: few pairs
+    teach the factor, else the base."""
     raw, measured = zip(*pairs, strict=True)
+    if scales and len(pairs) < ENOUGH:
+        return Line(0.0, statistics.median(here / there for there, here in pairs))
     factor = prior.factor
     if len(pairs) >= ENOUGH and len(set(raw)) > 2:
         from scipy.stats import theilslopes

@@ -36,7 +36,7 @@ class Seen:
 
 
 def read_rows(task: Task, sources: Mapping[str, RowSource], most: int) -> dict[str, list[Seen]]:
-    """The first `most` rows of each split."""
+    """The first `most` rows of each split. Questions about one text are told apart by what they ask."""
     return {
         split: [Seen(row, place, "\n".join(task.texts(row))) for row, place in islice(source, most)]
         for split, source in sources.items()
@@ -60,7 +60,10 @@ def check_rows(
     # The rows of one user share their history by design: what is held out there is a click.
     if "train" in rows and len(rows) > 1 and task.columns.identity != ("user", "item"):
         yield from seen_in_training(run, task, sources, rows)
-    if task.columns.identity != ("user", "item"):
+    if "train" in rows and any("context" in one.row for one in rows["train"][:1]):
+        yield from shared_contexts(rows)
+    # Captions and questions about pictures are alike by design; what counts there is the picture (data/lookalikes.py).
+    if task.columns.identity != ("user", "item") and not task.columns.images:
         yield from near_duplicates(run, task, rows, likeness)
 
 
@@ -132,6 +135,21 @@ def cut_anew(run: RunConfig, split: str) -> str:
     return "data.split.group=<column> keeps rows of one value on one side"
 
 
+def shared_contexts(rows: Mapping[str, list[Seen]]) -> Iterator[Finding]:
+    """Questions to be scored about a text that training asks of too: what is scored is then partly what it remembers."""
+    known = {row_hash(one.row, ("context",), 0) for one in rows["train"]}
+    for split in [split for split in rows if split != "train"]:
+        places = [one.place for one in rows[split] if row_hash(one.row, ("context",), 0) in known]
+        yield graded(
+            "contexts",
+            split,
+            places,
+            len(rows[split]),
+            major=2.0,
+            mend="data.split.group=context keeps questions about one text on one side",
+        )
+
+
 def near_duplicates(run: RunConfig, task: Task, rows: Mapping[str, list[Seen]], likeness: float) -> Iterator[Finding]:
     """Texts that are nearly those of an earlier row, but not just the same (those are told by the checks above)."""
     several = len(rows) > 1 and "train" in rows
@@ -139,13 +157,13 @@ def near_duplicates(run: RunConfig, task: Task, rows: Mapping[str, list[Seen]], 
     chosen = [(split, one) for split in order for one in within(rows[split])]
     if not any(one.text.strip() for _, one in chosen):
         return
-    found = near_pairs([one.text for _, one in chosen], likeness)
+    found = near_pairs([asked_of(one) for _, one in chosen], likeness)
     counts = {split: sum(own == split for own, _ in chosen) for split in order}
     own: dict[str, list[str]] = {split: [] for split in order}
     train: dict[str, list[str]] = {split: [] for split in order}
     for number, other in found.items():
         (split, one), (before, first) = chosen[number], chosen[other]
-        if " ".join(one.text.split()) == " ".join(first.text.split()):
+        if row_hash(one.row, task.columns.identity, 0) == row_hash(first.row, task.columns.identity, 0):
             continue
         if before == split:
             own[split].append(f"{one.place} ~ {first.place}")
@@ -173,6 +191,11 @@ def near_duplicates(run: RunConfig, task: Task, rows: Mapping[str, list[Seen]], 
                 likeness=likeness,
                 mend=cut_anew(run, split),
             )
+
+
+def asked_of(one: Seen) -> str:
+    """What is compared: of a question about a text, the question."""
+    return str(one.row["question"]) if "context" in one.row else one.text
 
 
 def within(seen: Sequence[Seen]) -> Iterator[Seen]:

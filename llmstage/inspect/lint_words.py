@@ -43,7 +43,9 @@ def check_words(
     run: RunConfig, task: Task, sources: Mapping[str, RowSource], rows: Mapping[str, list[Seen]]
 ) -> Iterator[Finding]:
     held = {word for seen in rows.values() for one in seen[:50] for word in one.row}
-    for word in [word for word in ("label", *getattr(task.cfg, "targets", {})) if word in held]:
+    # A label that a task can do without is a name, as a picture may have one: such names need not be even.
+    named = dict.fromkeys(("label", *getattr(task.cfg, "targets", {})))
+    for word in [word for word in named if word in held and word not in task.columns.optional]:
         kind = getattr(task.cfg, "targets", {}).get(word, getattr(task.cfg, "target", "label"))
         if kind != "number":
             yield from labels(rows, word, getattr(task.cfg, "separator", ",") if kind == "multilabel" else None)

@@ -57,9 +57,10 @@ class Shown:
             if self.same
             else say("other", language, text=self.text[:200])
         )
-        end = "" if not self.learned or self.label else say("end" if self.ends else "no_end", language)
-        told = say("row_note", language, tokens=self.tokens, learned=self.learned, end=end, check=check)
-        return f"{told}; {say('label', language, label=self.label)}" if self.label else told
+        if self.label:
+            return say("whole_note", language, tokens=self.tokens, label=self.label, check=check)
+        end = "" if not self.learned else say("end" if self.ends else "no_end", language)
+        return say("row_note", language, tokens=self.tokens, learned=self.learned, end=end, check=check)
 
     def rich(self) -> Text:
         """For a terminal; between brackets what is learned, so that it can be told on a pipe and without colours too."""

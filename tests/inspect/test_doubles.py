@@ -9,7 +9,31 @@ import pytest
 
 from llmstage.inspect.doubles import near_pairs, plain, shingles
 
-WORDS = "where is my card and when will it arrive please tell me the fee for a transfer to my account in spain today".split()
+WORDS = [
+    "where",
+    "is",
+    "my",
+    "card",
+    "and",
+    "when",
+    "will",
+    "it",
+    "arrive",
+    "please",
+    "tell",
+    "me",
+    "the",
+    "fee",
+    "for",
+    "a",
+    "transfer",
+    "to",
+    "my",
+    "account",
+    "in",
+    "spain",
+    "today",
+]
 
 
 def made(num: int, seed: int) -> list[str]:
@@ -28,7 +52,9 @@ def test_what_is_found_is_what_all_pairs_by_hand_give():
     texts += [text.replace("the", "teh") for text in texts[:20]] + [text.upper() + "!!" for text in texts[20:30]]
     found = near_pairs(texts, 0.8)
     truth = {
-        later for earlier, later in itertools.combinations(range(len(texts)), 2) if by_hand(texts[earlier], texts[later]) >= 0.8
+        later
+        for earlier, later in itertools.combinations(range(len(texts)), 2)
+        if by_hand(texts[earlier], texts[later]) >= 0.8
     }
     assert len(truth) >= 20
     assert set(found) == truth

@@ -29,7 +29,9 @@ def ready(tiny_task: Any, name: str, kind: str, precision: str, **knobs: Any) ->
 def watched(task: Any, model: Any, parts: Any, machine: Any) -> int:
     """The most that torch's CPU allocator had given out at once, by its profiler."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        for loss in backward_parts(task, model, parts, lambda: machine.autocast(machine.precision), lambda total: total):
+        for loss in backward_parts(
+            task, model, parts, lambda: machine.autocast(machine.precision), lambda total: total
+        ):
             del loss
     now = most = 0
     events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -41,7 +43,12 @@ def watched(task: Any, model: Any, parts: Any, machine: Any) -> int:
 
 @pytest.mark.parametrize(
     ("name", "kind", "precision"),
-    [("causal_lm", "gpt", "fp32"), ("dialogue", "gpt", "bf16"), ("classification", "bert", "fp32"), ("translation", "t5", "fp32")],
+    [
+        ("causal_lm", "gpt", "fp32"),
+        ("dialogue", "gpt", "bf16"),
+        ("classification", "bert", "fp32"),
+        ("translation", "t5", "fp32"),
+    ],
 )
 def test_the_peak_is_what_the_profiler_sees(tiny_task, name, kind, precision):
     task, model, parts, machine = ready(tiny_task, name, kind, precision)

@@ -13,18 +13,19 @@ ENTRY = Entry("2026-01-01", "this one", "t", "m", 1000, 1.0, 1.0, 2.0, 100, 100,
 
 def test_a_line_with_an_outlier_is_found():
     pairs = [(float(x), 50 + 1.5 * x) for x in range(10, 100, 10)] + [(55.0, 900.0)]
-    found = line_through(pairs, Line(0, 1), 3.0)
+    found = line_through(pairs, Line(0, 1), 3.0, scales=False)
     assert found.factor == pytest.approx(1.5, abs=0.05)
     assert found.base == pytest.approx(50, abs=4)
 
 
-def test_few_plans_teach_the_base_alone():
-    assert line_through([(100.0, 180.0), (200.0, 280.0)], Line(0, 1.0), 3.0) == Line(80.0, 1.0)
+def test_few_plans_teach_the_base_alone_or_the_factor_alone():
+    assert line_through([(100.0, 180.0), (200.0, 280.0)], Line(0, 1.0), 3.0, scales=False) == Line(80.0, 1.0)
+    assert line_through([(1.0, 5.0), (2.0, 10.0)], Line(0, 1.0), 50.0, scales=True) == Line(0.0, 5.0)
 
 
 def test_the_factor_stays_within_its_bounds():
     pairs = [(float(x), 40.0 * x) for x in range(1, 9)]
-    assert line_through(pairs, Line(0, 1), 3.0).factor == 3.0
+    assert line_through(pairs, Line(0, 1), 3.0, scales=False).factor == 3.0
 
 
 def test_errors_are_of_what_was_told_and_of_this_machine(tmp_path):
