@@ -108,9 +108,7 @@ def show(run: RunConfig, pieces: Pieces, one: Seen, features: list[Features]) ->
     drawn = group(pieces, targets if targets is not None else ids, learned)
     text = processor.decode([token for feature in features for token in feature.input_ids])
     cut = any(feature.cut for feature in features) or len(features) > 1
-    wanted = [part.strip() for part in one.text.split("\n") if part.strip()]
-    squeezed = "".join(text.split())
-    same = None if cut else all("".join(part.split()) in squeezed for part in wanted)
+    same = None if cut else gives_back(text, one.text.split("\n"))
     template = ""
     if "messages" in one.row:
         template = rendered(processor, with_system(run, one.row["messages"]))[1]
@@ -119,6 +117,19 @@ def show(run: RunConfig, pieces: Pieces, one: Seen, features: list[Features]) ->
         one.place, drawn, len(ids), sum(learned), any(token in ends for token, wanted in zip(ids, learned, strict=True) if wanted),
         same, text, label, template,
     )  # fmt: skip
+
+
+def gives_back(text: str, parts: list[str]) -> bool:
+    """Whether each part stands in the text; or, where a row says one thing in several ways (captions), nothing else does.
+    White space does not count: a tokenizer of words cannot know it."""
+    squeezed = "".join(text.split())
+    wanted = sorted((part for part in ("".join(part.split()) for part in parts) if part), key=len, reverse=True)
+    if all(part in squeezed for part in wanted):
+        return True
+    left = squeezed
+    for part in wanted:
+        left = left.replace(part, "", 1)
+    return not left
 
 
 def loss_mask(pieces: Pieces, features: Features) -> tuple[list[bool] | None, list[int] | None]:

@@ -41,7 +41,10 @@ class StageConfig:
 
 @dataclass(slots=True)
 class Evaluate(StageConfig):
-    """stage=evaluate has no knobs of its own."""
+    """Knobs of stage=evaluate."""
+
+    lm_eval: bool = False
+    """Also write results_<time>.json in the form of lm-evaluation-harness, and say with what command it scores the model."""
 
     inherits: ClassVar[bool] = True
 

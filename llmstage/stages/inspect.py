@@ -49,6 +49,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         machine = resolve_machine(cfg.trainer)
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
             write_json(out_dir / "environment.json", environment())
+            (out_dir / "quarantine.jsonl").unlink(missing_ok=True)  # of an earlier look, in the same folder
             pieces, stopped = open_all(cfg, out_dir)
             resolved = {"context": pieces.context, "threads": machine.threads, "precision": machine.precision}
             write_run_yaml(out_dir, cfg, resolved)
