@@ -107,8 +107,10 @@ def show(run: RunConfig, pieces: Pieces, one: Seen, features: list[Features]) ->
         learned, label = [False] * len(ids), told_ref(first.ref)
     drawn = group(pieces, targets if targets is not None else ids, learned)
     text = processor.decode([token for feature in features for token in feature.input_ids])
-    cut = any(feature.cut for feature in features) or len(features) > 1
-    same = None if cut else gives_back(text, one.text.split("\n"))
+    whole = gives_back(text, one.text.split("\n"))
+    lost = any(feature.cut for feature in features)
+    # Windows of a long text share tokens, so that their sum may hold its sentences and yet not the text.
+    same = None if lost or (len(features) > 1 and not whole) else whole
     template = ""
     if "messages" in one.row:
         template = rendered(processor, with_system(run, one.row["messages"]))[1]
@@ -148,7 +150,8 @@ def loss_mask(pieces: Pieces, features: Features) -> tuple[list[bool] | None, li
 def told_ref(ref: Any) -> str:
     """What score() compares with, in short."""
     if isinstance(ref, dict):
-        return ", ".join(f"{key}={str(value)[:60]}" for key, value in list(ref.items())[:6])
+        told = {key: value for key, value in ref.items() if key not in ("text", "text_pair", "context", "captions")}
+        return ", ".join(f"{key}={str(value)[:60]}" for key, value in list(told.items())[:6])
     return str(ref)[:200]
 
 

@@ -42,6 +42,21 @@ SENTENCES = {
 }  # fmt: skip
 """Of findings: what is so, with the numbers. The same sentence tells that nothing was found, with a count of 0."""
 
+CHECKS = {
+    "bad_rows": ("rows that cannot be used", "不能使用的行"), "lost_targets": ("targets cut away", "被截掉的目标"), "cut": ("tokens cut away", "被截掉的词元"),
+    "duplicates": ("duplicates", "重复行"), "conflicts": ("contradictions", "互相矛盾的行"), "seen": ("seen in training", "训练时见过"),
+    "contexts": ("contexts of training", "训练用过的上下文"), "near": ("near-duplicates", "近似重复"), "near_seen": ("near-duplicates of training", "与训练集近似重复"),
+    "imbalance": ("balance of labels", "标签均衡"), "unseen_labels": ("labels new to training", "训练集没有的标签"), "one_label": ("a single label", "只有一个标签"),
+    "illegal_tags": ("illegal tags", "不合法的标签序列"), "no_entities": ("rows without entities", "没有实体的行"), "length_ratio": ("lengths of pairs", "长度比例"),
+    "copies": ("copies", "照抄"), "wrong_script": ("wrong script", "文字不对"), "answers_outside": ("answers outside the context", "答案不在上下文中"),
+    "answers_twice": ("ambiguous answers", "位置不明的答案"), "captions": ("repeated captions", "重复的描述"), "same_picture": ("other leaks", "其他泄漏"),
+    "time": ("leaks in time", "时间泄漏"), "empty_answer": ("empty answers", "空回答"), "replacement": ("wrong encoding", "编码错误"),
+    "double_bos": ("doubled start token", "重复的起始词元"), "no_end": ("end token in the loss", "损失中的结束词元"), "no_targets": ("features without targets", "没有目标的样本"),
+    "unknown": ("unknown tokens", "未知词元"), "round_trip": ("decoding gives the text back", "解码还原文本"), "template": ("chat template as rendered", "聊天模板一致"),
+    "memory": ("memory", "内存"),
+}  # fmt: skip
+"""What is looked at, for the table of all checks."""
+
 PLAN = {
     "time": (
         "One step on the longest batch took {step}; {steps} steps like those of this run take about {whole}, without validation and saving.",
@@ -90,7 +105,7 @@ TITLES = {
     "whole_note": ("{tokens} tokens, learned as a whole: {label}; {check}", "{tokens} 个词元，整行学一个目标：{label}；{check}"),
     "same": ("decoded, it gives the text back", "解码后与原文一致"),
     "other": ("decoded, it gives another text: {text}", "解码后与原文不同：{text}"),
-    "cut": ("cut, so that the text is not whole", "被截断，文本不完整"),
+    "cut": ("cut, or in windows, so that no text is whole to be compared", "被截断或分窗，没有完整文本可比"),
     "legend": ("learned tokens are green (between ⟦ and ⟧ on a pipe), special ones violet", "要学的词元为绿色（管道中以 ⟦ ⟧ 标出），特殊词元为紫色"),
     "template": ("the chat template, rendered", "渲染后的聊天模板"),
     "end": (", the end token among them", "，包括结束词元"),

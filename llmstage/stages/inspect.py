@@ -25,7 +25,7 @@ from llmstage.inspect.lint_tokens import check_features
 from llmstage.inspect.lint_words import check_words, told_leaks
 from llmstage.inspect.planning import Planned, plan_run
 from llmstage.inspect.shown import Shown, show_rows
-from llmstage.inspect.words import LEVELS, heads, say
+from llmstage.inspect.words import CHECKS, LEVELS, heads, say
 from llmstage.places import find_model
 from llmstage.report import words
 from llmstage.report.files import write_json
@@ -133,14 +133,37 @@ def summary(findings: list[Finding], language: str) -> str:
 
 
 def lint_table(findings: list[Finding], language: str) -> dict[str, Any]:
+    """A row a finding; checks that found nothing have one for all splits."""
     at = language == "zh"
-    rows = [
+    fine: dict[str, list[Finding]] = {}
+    for one in findings:
+        if one.level == "ok":
+            fine.setdefault(one.check, []).append(one)
+    rows: list[list[Any]] = [
         [
-            LEVELS[one.level][at], one.check.replace("_", " "), one.split or "–", one.count, one.whole or None,
-            ", ".join(one.places[:5]) if one.level != "ok" else "", one.mend if one.level != "ok" else "",
+            LEVELS[one.level][at],
+            CHECKS[one.check][at],
+            one.split or "–",
+            one.count,
+            one.whole or None,
+            ", ".join(one.places[:5]),
+            one.mend,
         ]
         for one in findings
-    ]  # fmt: skip
+        if one.level != "ok"
+    ]
+    rows += [
+        [
+            LEVELS["ok"][at],
+            CHECKS[check][at],
+            ", ".join(one.split for one in same),
+            sum(one.count for one in same),
+            sum(one.whole for one in same),
+            "",
+            "",
+        ]
+        for check, same in fine.items()
+    ]
     return {
         "kind": "table",
         "title": say("lint_title", language),

@@ -11,7 +11,7 @@ from llmstage.data.rowsource import ListSource
 from llmstage.inspect.findings import Finding
 from llmstage.inspect.lint import check_rows, read_rows
 from llmstage.inspect.lint_words import check_words, odd_lengths
-from llmstage.inspect.words import SENTENCES
+from llmstage.inspect.words import CHECKS, SENTENCES
 from llmstage.naming import load_module
 
 LINES = [
@@ -40,6 +40,11 @@ def linted(compose_run: Any):
         return {(one.check, one.split): one for one in found}
 
     return run
+
+
+def test_every_sentence_has_a_name_in_the_table_and_both_languages():
+    assert CHECKS.keys() == SENTENCES.keys()
+    assert all(len(pair) == 2 and all(pair) for pair in (*CHECKS.values(), *SENTENCES.values()))
 
 
 def labelled(texts: list[str], labels: str = "ab") -> list[dict[str, Any]]:
