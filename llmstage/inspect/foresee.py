@@ -57,11 +57,11 @@ class Foreseen:
         return {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "activations", "logits")}
 
 
-class Allocations(TorchDispatchMode):
+class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that are alive, and remembers the most. Numbers of fake tensors that are asked for are 1."""
 
     def __init__(self, model: nn.Module, vocabulary: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.weights, self.vocabulary = list(model.parameters()), vocabulary
         self.now = self.logits = self.most_logits = self.peak = 0
         self.at_peak = (0, 0)

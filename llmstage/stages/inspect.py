@@ -107,9 +107,10 @@ def open_all(cfg: RunConfig, out_dir: Path) -> tuple[Pieces, DataError | None]:
         if cfg.data.is_demo or cfg.data.on_bad_row != "error":
             raise
         first = error
-    console.warn(f"training would stop here: {first} (now all such rows are looked for)")
     careful = replace(kept, data=replace(kept.data, on_bad_row="quarantine"))
-    return assemble(careful, out_dir, training=trainable(cfg), fixed={}, resume_from=None), first
+    pieces = assemble(careful, out_dir, training=trainable(cfg), fixed={}, resume_from=None)
+    console.warn(f"training would stop here, so rows like it are left out and told below: {first}")
+    return pieces, first
 
 
 def lint(

@@ -210,3 +210,10 @@ def test_one_step_is_measured_remembered_and_compared(monkeypatch, tmp_path, cap
     assert again["learned"]["plans"] == 1 and again["learned"]["bytes_error"] is not None
     assert "1 earlier plans" in capsys.readouterr().out
     assert len((tmp_path / "cache" / "llmstage" / "plans.jsonl").read_text().splitlines()) == 2
+
+
+def test_bytes_that_are_no_table_are_the_data_s_fault(capsys):
+    Path("junk.csv").write_bytes(b'text,label\x0b\r"x\n' + bytes(range(128, 256)) * 4)
+    assert main([*SMALL, "task=classification", "data.train=junk.csv"]) == 3
+    error = capsys.readouterr().err
+    assert "junk.csv" in error and "Traceback" not in error
