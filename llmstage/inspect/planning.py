@@ -15,9 +15,10 @@ from llmstage.allocator import allocator_name
 from llmstage.data.order import BatchOrder, Rows
 from llmstage.engine.assemble import Pieces
 from llmstage.engine.batches import StepDataset
+from llmstage.engine.fit import probes_micro
 from llmstage.engine.kernels import choose_kernels, compile_body, use_kernels
 from llmstage.engine.machine import Machine, cpu_name, product_rate
-from llmstage.engine.micro import largest_batch
+from llmstage.engine.micro import largest_batch, probe_micro
 from llmstage.engine.plan import SHARE_OF_PEAK, Plan, check_budget, make_order, make_plan, measure_epoch, plan_line
 from llmstage.inspect.findings import Finding
 from llmstage.inspect.foresee import Foreseen, foresee
@@ -55,8 +56,12 @@ def plan_run(run: RunConfig, pieces: Pieces, machine: Machine, language: str, *,
     torch.manual_seed(run.seed)
     model = pieces.build(run, machine.device, training=True)
     kernels = choose_kernels(run, machine, {}, model)
+    use_kernels(model, kernels)
+    fixed: dict[str, Any] = {}
+    if trial and probes_micro(run, machine, {}, additive=task.additive_loss):
+        fixed["micro_batch_size"] = probe_micro(task, model, store, order, machine)
     plan = make_plan(
-        run, store, order, model, machine, rate, {}, from_scratch=pieces.place is None, additive=task.additive_loss,
+        run, store, order, model, machine, rate, fixed, from_scratch=pieces.place is None, additive=task.additive_loss,
         lr_share=task.lr_share,
     )  # fmt: skip
     line = plan_line(
@@ -64,10 +69,9 @@ def plan_run(run: RunConfig, pieces: Pieces, machine: Machine, language: str, *,
         recomputed=kernels["checkpointing"], by_length=task.by_length, chance=task.chance_loss(plan.batch_rows),
     )  # fmt: skip
     out = Planned(line.rpartition(" · about ")[0], model=model_about(run, pieces, model))
-    use_kernels(model, kernels)
     rows = largest_batch(order)
     dataset = StepDataset(task, store, plan.micro_batch_size, run.seed)
-    parts = dataset.parts(0, rows)
+    parts = [part.to(machine.device) for part in dataset.parts(0, rows)]
     foreseen: Foreseen | None = None
     try:
         foreseen = foresee(task, model, parts, machine)
@@ -117,7 +121,9 @@ def try_step(
         return model
 
     try:
-        return measure(run, pieces.task, build, dataset.parts(0, rows), dataset.parts(0, rows[-2:]), machine, plan.lr)
+        # A compiled body is compiled for the shapes that it meets: it has then met those that are timed.
+        warm = dataset.parts(0, rows if kernels["compile"] else rows[-2:])
+        return measure(run, pieces.task, build, dataset.parts(0, rows), warm, machine, plan.lr)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         marks = ("out of memory", "can't allocate memory")
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
