@@ -45,7 +45,7 @@ class Line:
 
 
 MEMORY = Line(30 * 2**20, 1.15)
-"""Where nothing was measured yet: what the allocators of two machines added to the tensors of models of 30 thousand to 11
+"""Where nothing was measured yet: what the allocators of one machine, in two settings, added to the tensors of models of 30 thousand to 11
 million weights."""
 TIME = Line(0.0, 1.0)
 ENOUGH = 5
