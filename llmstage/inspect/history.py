@@ -45,8 +45,8 @@ class Line:
 
 
 MEMORY = Line(30 * 2**20, 1.15)
-"""Where nothing was measured yet: what the allocators of one machine, in two settings, added to the tensors of models of 30 thousand to 11
-million weights."""
+"""Where nothing was measured yet: what the allocator of one machine, in two settings, added to the tensors of models of 30
+thousand to 11 million weights."""
 TIME = Line(0.0, 1.0)
 ENOUGH = 5
 """Plans from which on both are learned; before, of memory only the base (kernels and code are the same for all models) and of
