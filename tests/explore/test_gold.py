@@ -91,7 +91,7 @@ def test_verdicts_on_constructed_runs():
 def test_options_of_the_worlds_reach_them():
     assert world_of(Gold(modulus=113)).width == 128 and world_of(Gold(modulus=53)).width == 64
     assert (world_of(Gold(weight_decay=0.0)).weight_decay, world_of(Gold(steps=7)).steps) == (0.0, 7)
-    assert world_of(Gold(train_share=0.8)).train_share == 0.8
+    assert world_of(Gold(train_share=0.6)).train_share == 0.6
 
 
 def test_rows_repeat_with_a_period_of_their_own_and_nothing_is_ambiguous():
@@ -119,13 +119,12 @@ def test_a_short_run_of_each_world_says_what_it_saw():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_grokking(seed):
-    """Bars of p = 53; how early the waves show differs between seeds, so progress is asked for before generalisation and
-    not at one step."""
+    """How early the waves show differs between seeds, so progress is asked for before generalisation and not at one step."""
     torch.set_flush_denormal(True)
-    [run] = explore_grokking(Gold(kind="grokking", steps=4000), seed).block["runs"]
+    [run] = explore_grokking(Gold(kind="grokking"), seed).block["runs"]
     lines = {line["step"]: line for line in run["lines"]}
-    assert run["learned"] <= 300 and lines[300]["held_out_accuracy"] < 0.10
-    assert run["understood"] is not None and run["understood"] <= 4000
+    assert run["learned"] <= 200 and lines[200]["held_out_accuracy"] < 0.10
+    assert run["understood"] is not None and run["understood"] <= 2000
     assert run["verdict"] == "delayed_generalisation"
     last = run["lines"][-1]
     assert last["num_keys"] <= 6 and last["key_share"] >= 0.9 and last["gini"] > 0.6
@@ -133,8 +132,17 @@ def test_grokking(seed):
 
 
 @pytest.mark.slow
+def test_with_fewer_pairs_a_seed_may_not_be_there_yet_and_that_is_said():
+    """Seed 1 at 70 %: on its way for 5,000 steps and more, where seeds 0 and 2 generalise within 1,250."""
+    torch.set_flush_denormal(True)
+    [run] = explore_grokking(Gold(kind="grokking", train_share=0.7, steps=3000), 1).block["runs"]
+    assert run["understood"] is None and run["lines"][-1]["train_accuracy"] == 1
+    assert "still gain" in run["verdict_text"]
+
+
+@pytest.mark.slow
 def test_grokking_control():
-    [run] = explore_grokking(Gold(kind="grokking", steps=3000, weight_decay=0.0), 0).block["runs"]
+    [run] = explore_grokking(Gold(kind="grokking", weight_decay=0.0, train_share=0.7), 0).block["runs"]
     assert run["verdict"] == "no_generalisation" and run["lines"][-1]["held_out_accuracy"] < 0.05
 
 

@@ -24,7 +24,7 @@ class ModularWorld:
     """a + b mod p with a share of the unordered pairs to train on."""
 
     modulus: int = 53
-    train_share: float = 0.7
+    train_share: float = 0.8
     weight_decay: float = 1.0
     steps: int = 4000
     width: int = 64
