@@ -118,7 +118,9 @@ def make_writer(ready: Ready, cfg: Serve) -> Writer | None:
 def serve(ready: Ready, cfg: Serve, name: str) -> None:
     """Answer until a signal comes."""
     with prepared(ready, cfg, name) as it:
-        console.note(f"serving '{name}' on {it.url} (a page in the browser, /v1 for programs; GET /health says when it is ready; Ctrl-C ends)")
+        console.note(
+            f"serving '{name}' on {it.url} (a page in the browser, /v1 for programs; GET /health says when it is ready; Ctrl-C ends)"
+        )
         it.run()
 
 

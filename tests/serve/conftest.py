@@ -35,8 +35,9 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             before = Path.cwd()
             os.chdir(folder)
             try:
+                stage = "pretrain" if task in ("causal_lm", "masked_lm", "contrastive") else "finetune"
                 more = ["task.generate_rows=1"] if task == "dialogue" else []
-                assert main(["stage=finetune", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
+                assert main([f"stage={stage}", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
             finally:
                 os.chdir(before)
         return folder / task
