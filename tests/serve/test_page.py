@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +12,6 @@ import pytest
 from llmstage.serve.chat import Chat, event
 from llmstage.serve.page.routes import FILES
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SOURCE = {
     "id": "returns",
     "title": "Returns & <b>refunds</b>",
@@ -25,42 +19,6 @@ SOURCE = {
     "score": 0.83,
     "path": "kb/returns.md",
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no browser is installed: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright drives the browser")
-    with playwright.sync_playwright() as driver:
-        # root has no sandbox; /dev/shm is small in containers
-        more = ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=more)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """`visit(url, locale="zh-CN")`: a page of a visitor of its own; what its console complains of fails the test."""
-    wrong: list[str] = []
-    visitors = []
-
-    def opened(url: str, **about: Any) -> Any:
-        visitor = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 900, "height": 700}, **about})
-        visitor.set_default_timeout(20_000)
-        visitors.append(visitor)
-        page = visitor.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
-        page.goto(url)
-        return page
-
-    yield opened
-    for visitor in visitors:
-        visitor.close()
-    # Requests that are refused or fail are told on the console too; what these tests provoke is no fault of the page.
-    assert not [line for line in wrong if not line.startswith("Failed to load resource")]
 
 
 @pytest.fixture(scope="module")
