@@ -19,6 +19,10 @@ AT_ONCE = 64
 """Rows of one batch."""
 
 
+class ModelFailed(Exception):
+    """On a row, for a reason that is not the row's sender's to know."""
+
+
 class Answers:
     """`queue`: rows that may wait."""
 
@@ -60,12 +64,19 @@ class Answers:
             if not batch:
                 continue
             self.batches.append(len(batch))
-            try:
-                said = self.ready.answer([row for row, _ in batch], list(range(len(batch))))
-                for (_, future), answer in zip(batch, said, strict=True):
-                    future.set_result(answer)
-            except Exception as error:  # one bad batch must not end the server
-                console.warn(f"answering failed: {type(error).__name__}: {error}")
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(RuntimeError("the model failed on this request"))
+            self.answer(batch)
+
+    def answer(self, batch: list[tuple[Row, Future[Said]]]) -> None:
+        """Neither the server nor a neighbour may suffer from a row on which the model fails."""
+        try:
+            said = self.ready.answer([row for row, _ in batch], list(range(len(batch))))
+        except Exception as error:
+            if len(batch) > 1:
+                for one in batch:
+                    self.answer([one])
+                return
+            console.warn(f"answering failed: {type(error).__name__}")  # its text may quote what was asked
+            batch[0][1].set_exception(ModelFailed())
+            return
+        for (_, future), answer in zip(batch, said, strict=True):
+            future.set_result(answer)

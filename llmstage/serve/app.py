@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as RoutingError
 
 from llmstage.schema.stage import Serve
+from llmstage.serve.answers import ModelFailed
 from llmstage.serve.chat import Chat
 from llmstage.serve.forms import ChatForm, CompletionForm, RowsForm, TextsForm
 from llmstage.serve.limits import problem
@@ -98,10 +99,17 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
 
     @app.exception_handler(RoutingError)
     async def no_route(request: Request, error: RoutingError) -> JSONResponse:
-        """What no route takes: FastAPI's own answer is of another form, and does not say what there is."""
+        """What no route takes: FastAPI's own answer is of another form, and does not say what there is. A body that cannot even
+        be looked at (not UTF-8, nested too deeply) is told here as well."""
+        if error.status_code not in (404, 405):
+            return JSONResponse(problem("The body cannot be read as JSON."), error.status_code, headers=error.headers)
         known = ", ".join(route.path for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema)
         told = problem(f"There is no {request.method} {request.url.path[:80]} here. This model has: {known}.")
         return JSONResponse(told, error.status_code, headers=error.headers)
+
+    @app.exception_handler(ModelFailed)
+    async def failed(request: Request, error: ModelFailed) -> JSONResponse:
+        return JSONResponse(problem("The model failed on this request.", "server_error"), 500)
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> JSONResponse:
