@@ -195,3 +195,32 @@ def test_a_hundred_clients_at_once_are_all_answered_and_memory_stays(
     finally:
         running.terminate()
         running.wait(timeout=30)
+
+
+def test_rows_of_clients_that_ask_again_at_once_meet_in_one_batch_and_one_client_never_waits() -> None:
+    from llmstage.serve.answers import Answers
+
+    class Counting:
+        def answer(self, rows: Any, numbers: Any) -> Any:
+            time.sleep(0.04)
+            return [{"prediction": row["text"]} for row in rows]
+
+    ready: Any = Counting()
+    answers = Answers(ready, 64)
+    try:
+
+        def ask(number: int) -> None:
+            for _ in range(6):
+                answers.ask([{"text": str(number)}])[0].result(10)
+                time.sleep(0.002 * (number % 3))  # they come back a little apart
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(8)))
+        together = list(answers.batches)
+        assert len(together) <= 12, f"48 rows of 8 clients in {together}"
+        answers.ask([{"text": "x"}])[0].result(10)
+        started = time.monotonic()
+        answers.ask([{"text": "x"}])[0].result(10)
+        assert time.monotonic() - started < 0.1
+    finally:
+        answers.close()
