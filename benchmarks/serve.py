@@ -43,8 +43,8 @@ def prompts(count: int) -> list[list[dict[str, str]]]:
     ]
 
 
-def served(path: str, threads: int) -> tuple[float, float]:
-    """(tokens per second of all clients, median seconds to the first token of one client)"""
+def served(path: str, threads: int) -> tuple[float, float, float]:
+    """(tokens per second of all clients, median seconds to the first token of one client, tokens of a reply)"""
     import openai
 
     server, url = started(path, threads)
@@ -72,7 +72,7 @@ def served(path: str, threads: int) -> tuple[float, float]:
         clock = time.perf_counter()
         with ThreadPoolExecutor(CLIENTS) as pool:
             tokens = sum(pool.map(ask, prompts(REQUESTS)))
-        return tokens / (time.perf_counter() - clock), statistics.median(first)
+        return tokens / (time.perf_counter() - clock), statistics.median(first), tokens / REQUESTS
     finally:
         server.terminate()
         server.wait()
@@ -143,9 +143,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     peer = alone(given.dialogue, given.threads)
-    ours, first = served(given.dialogue, given.threads)
+    ours, first, length = served(given.dialogue, given.threads)
     print(f"model.generate, one at a time   {peer:8.0f} tokens/s")
-    print(f"server, {CLIENTS} clients              {ours:8.0f} tokens/s   ({ours / peer:.1f} times)")
+    print(
+        f"server, {CLIENTS} clients              {ours:8.0f} tokens/s   ({ours / peer:.1f} times, {length:.0f} tokens a reply)"
+    )
     print(f"first token, one client         {first * 1000:8.0f} ms (median of 10)")
     if given.classification:
         for precision in ("fp32", "bf16"):

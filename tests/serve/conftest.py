@@ -102,6 +102,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         page.goto(url)
+        page.locator(".view:not([hidden]), dialog[open]").first.wait_for()  # it knows what it shows
         return page
 
     yield opened
