@@ -1,12 +1,12 @@
 """Multiple choice: the log-likelihood of four choices for many questions, against lm-evaluation-harness, item by item.
 
-python benchmarks/choices.py --items 2000                      # the harness goes into an environment made for it
+python benchmarks/choices.py                                   # the harness goes into an environment made for it
 python benchmarks/choices.py --peer-python /path/to/python     # or is there already
 
-Both score the same items with the same weights (gpt_small, untrained unless --model is given) from a local folder, in
-processes of their own that take turns; the harness with its `hf` model, `batch_size=auto` and its defaults of precision.
-The answers (which choice, and log-likelihoods to a tolerance) must agree; the ratio of the medians is printed. Loading is
-left out of both times: what is timed is from questions to answers, tokenising included.
+All score the same items with the same weights (gpt_small, untrained unless --model is given) from a local folder, in
+processes of their own that take turns: the harness with its `hf` model, `batch_size=auto` and the precision that is its
+default for this folder, fp32; llmstage in fp32 and in bf16. In fp32 the answers (which choice, and log-likelihoods to a
+tolerance) must be equal. Loading is left out of all times: what is timed is from questions to answers, tokenising included.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import venv
 from pathlib import Path
 from typing import Any
 
+from environments import environment
+
 ROOT = Path(__file__).resolve().parents[1]
-PEER = ROOT / "benchmarks" / "peers" / "harness_choices.py"
-VERSION = "0.4.13"
-WANTED = {"fp32": 3.0, "bf16": 5.0}
-"""What llmstage is to be faster by: at the same precision, and in bf16 against the harness's default."""
+PEERS = ROOT / "benchmarks" / "peers"
+PEER_NAME = "lm-evaluation-harness"
+SIDES = {
+    PEER_NAME: ("harness_choices.py", "fp32"),
+    "llmstage, fp32": ("llmstage_choices.py", "fp32"),
+    "llmstage, bf16": ("llmstage_choices.py", "bf16"),
+}
 TOLERANCE = {"fp32": 1e-2, "bf16": 0.5}
-"""nats"""
+"""nats between two log-likelihoods of one answer"""
 WORDS = (
     "river", "stone", "garden", "winter", "music", "letter", "window", "market", "bridge", "forest", "silver", "morning",
     "paper", "doctor", "engine", "island",
@@ -42,57 +45,79 @@ def main() -> int:
     parser.add_argument("--items", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--precision", choices=sorted(WANTED), default="fp32")
     parser.add_argument("--model", type=Path, help="a Hugging Face directory; default: gpt_small with random weights")
-    parser.add_argument("--peer-python", type=Path, help="a Python that has lm_eval and this torch")
+    parser.add_argument("--peer-python", help="a Python that has lm_eval and this torch")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--quick", action="store_true", help="few items, once: that it works, not how fast")
     args = parser.parse_args()
+    if args.quick:
+        args.items, args.rounds = 40, 1
+    python, why = (args.peer_python, "") if args.peer_python else environment("transformers")
     with tempfile.TemporaryDirectory(prefix="llmstage-choices-") as name:
         work = Path(name)
         items = questions(args.items)
         (work / "items.jsonl").write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
         model = args.model or made_model(work / "model", items)
-        python = args.peer_python or made_environment(work / "env")
-        return race(args, work, model, python)
+        return race(args, work, model, python, {PEER_NAME: why} if why else {})
 
 
-def race(args: argparse.Namespace, work: Path, model: Path, python: Path) -> int:
-    """Both in turn; prints the table, returns 1 where answers differ."""
-    commands = {
-        "harness": [str(python), str(PEER)],
-        "llmstage": [sys.executable, __file__.replace("choices.py", "peers/llmstage_choices.py")],
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
+def race(args: argparse.Namespace, work: Path, model: Path, python: str, failed: dict[str, str]) -> int:
+    """All in turn; prints ratios, returns 1 where answers differ, 2 where a side could not be run."""
+    seconds: dict[str, list[float]] = {}
     answers: dict[str, list[list[float]]] = {}
     for _ in range(args.rounds):
-        for name, command in commands.items():
-            out = work / f"{name}.json"
+        for side, (script, precision) in SIDES.items():
+            if side in failed:
+                continue
+            out = work / "out.json"
             env = {
                 **os.environ,
                 "OMP_NUM_THREADS": str(args.threads),
                 "HF_HUB_OFFLINE": "1",
                 "HF_DATASETS_OFFLINE": "1",
             }
-            env["PYTHONPATH"] = str(ROOT) if name == "llmstage" else ""
-            told = [str(model), str(work / "items.jsonl"), str(out), args.precision, str(args.threads)]
+            env["PYTHONPATH"] = "" if side == PEER_NAME else str(ROOT)
+            command = [python if side == PEER_NAME else sys.executable, str(PEERS / script)]
+            told = [str(model), str(work / "items.jsonl"), str(out), precision, str(args.threads)]
             done = subprocess.run([*command, *told], env=env, capture_output=True, text=True)
             if done.returncode:
-                print(done.stderr[-3000:], file=sys.stderr)
-                return 2
+                failed[side] = done.stderr[-1500:]
+                print(f"{side}: {failed[side]}", file=sys.stderr)
+                continue
             found: dict[str, Any] = json.loads(out.read_text())
-            seconds[name].append(found["seconds"])
-            answers[name] = found["log_likelihoods"]
-            print(f"{name:<9} {found['seconds']:7.2f} s   {found['cpu']:7.2f} CPU-s", flush=True)
-    middle = {name: statistics.median(found) for name, found in seconds.items()}
-    ratio = middle["harness"] / middle["llmstage"]
-    pairs = list(zip(answers["harness"], answers["llmstage"], strict=True))
-    worst = max(abs(a - b) for one, two in pairs for a, b in zip(one, two, strict=True))
+            seconds.setdefault(side, []).append(found["seconds"])
+            answers[side] = found["log_likelihoods"]
+            print(f"{side:<22} {found['seconds']:7.2f} s   {found['cpu']:7.2f} CPU-s", flush=True)
+    differ, notes = False, []
+    for side in answers.keys() & SIDES.keys() - {PEER_NAME} if PEER_NAME in answers else ():
+        precision = SIDES[side][1]
+        same, worst = compare(answers[PEER_NAME], answers[side])
+        differ |= worst > TOLERANCE[precision] or (precision == "fp32" and same < args.items)
+        ratio = statistics.median(seconds[PEER_NAME]) / statistics.median(seconds[side])
+        notes.append(f"{side}: same choice {same:,}/{args.items:,}, log-likelihoods apart by {worst:.2g} nats at most")
+        print(f"{notes[-1]}; {ratio:.2f} times as fast")
+    if differ:
+        print("ANSWERS DIFFER")
+    if args.json:
+        sides = {
+            side: {
+                "rates": [args.items / one for one in taken],
+                "loss": -statistics.fmean(value for four in answers[side] for value in four),
+            }
+            for side, taken in seconds.items()
+        }
+        note = f"{args.items:,} questions, 14 M parameters. {'; '.join(sorted(notes))}"
+        args.json.write_text(
+            json.dumps({"unit": "questions/s", "sides": sides, "failed": failed, "note": note}), "utf-8"
+        )
+    return 1 if differ else 2 if failed else 0
+
+
+def compare(theirs: list[list[float]], ours: list[list[float]]) -> tuple[int, float]:
+    """(questions with the same best choice, largest difference of two log-likelihoods in nats)."""
+    pairs = list(zip(theirs, ours, strict=True))
     same = sum(one.index(max(one)) == two.index(max(two)) for one, two in pairs)
-    wanted = WANTED[args.precision]
-    print(f"same choice: {same}/{len(pairs)}, log-likelihoods apart by {worst:.2g} nats at most")
-    print(f"{len(pairs)} items, {args.precision}, {args.threads} threads: {ratio:.2f} x ({wanted:g} wanted)")
-    agree = worst <= TOLERANCE[args.precision] and (same == len(pairs) or args.precision == "bf16")
-    print("answers agree" if agree else "ANSWERS DIFFER")
-    return 0 if agree else 1
+    return same, max(abs(a - b) for one, two in pairs for a, b in zip(one, two, strict=True))
 
 
 def questions(number: int) -> list[dict[str, Any]]:
@@ -133,21 +158,6 @@ def made_model(folder: Path, items: list[dict[str, Any]]) -> Path:
         f"gpt_small: {sum(one.numel() for one in model.parameters()) / 1e6:.1f} M parameters, {len(processor)} pieces"
     )
     return folder
-
-
-def made_environment(folder: Path) -> Path:
-    """An environment of its own for the harness that borrows this one's torch."""
-    import torch
-
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    borrowed = Path(torch.__file__).parents[1]
-    (folder / "lib" / version / "site-packages" / "borrowed.pth").write_text(f"{borrowed}\n")
-    started = time.perf_counter()
-    subprocess.run([str(python), "-m", "pip", "install", "-q", f"lm-eval=={VERSION}"], check=True)
-    print(f"lm-eval {VERSION} installed in {time.perf_counter() - started:.0f} s (untimed)")
-    return python
 
 
 if __name__ == "__main__":

@@ -170,7 +170,11 @@ def typed_run(plain: Any, words: Words) -> tuple[RunConfig, list[str]]:
 
 def restart_with_allocator(command: Command, *, full_error: bool) -> None:
     """Start again once with a better allocator (PERFORMANCE.md, point 2); only from the console entry."""
-    if os.environ.get("LLMSTAGE_ENTRY") != "console" or command.words.choice("stage") not in ("pretrain", "finetune"):
+    if os.environ.get("LLMSTAGE_ENTRY") != "console" or command.words.choice("stage") not in (
+        "pretrain",
+        "finetune",
+        "inspect",
+    ):
         return
     if "off" in command.words.typed.get("trainer.allocator", []):
         return

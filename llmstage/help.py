@@ -89,7 +89,18 @@ def help_text(stage: str = "", task: str = "") -> str:
         "Grammar: Hydra's. key=value, several jobs: -m key=a,b. Own YAML: --config-dir my_conf.",
         "",
     ]
-    for group in ("stage", "task", "model", "data", "optim", "adapter", "generation", "trainer", "tracker"):
+    for group in (
+        "stage",
+        "task",
+        "model",
+        "data",
+        "optim",
+        "adapter",
+        "generation",
+        "trainer",
+        "tracker",
+        "retrieval",
+    ):
         names = options(group)
         lines.append(f"{group}={'|'.join(names)}")
         lines += [

@@ -48,7 +48,7 @@ def test_every_shipped_option_becomes_a_typed_run(path, compose_run):
     group, option = path.parent.relative_to(CONF).as_posix(), path.stem
     run = compose_run(words_for(group, option))
     assert isinstance(run, RunConfig)
-    if group in GROUPS and group != "trainer" and group != "generation":
+    if group in GROUPS and group not in ("trainer", "generation", "retrieval"):
         assert getattr(run, group).name == option
     if not run.stage.inherits:  # such a stage needs a trained model
         assert check_run(run, []) == []

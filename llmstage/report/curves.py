@@ -79,8 +79,15 @@ def metric_charts(lines: Sequence[Line], selected_step: int | None) -> list[dict
         series = [{"name": split, **points(lines, name, "eval", split)} for split in eval_splits(lines)]
         series = [one for one in series if len(one["x"]) > 1]
         if series:
-            charts.append({"title": name, "x_label": STEP, "y_label": name, "series": series, "mark": selected_step})
+            chart = {"title": name, "x_label": STEP, "y_label": name, "series": series, "mark": selected_step}
+            charts.append({**chart, "log_y": False} if grows_to_one(series) else chart)
     return charts
+
+
+def grows_to_one(series: Sequence[Mapping[str, Any]]) -> bool:
+    """A share that grows, such as an accuracy: on a logarithmic axis all of it from 0.5 to 1 would look alike."""
+    known = [[value for value in one["y"] if value is not None] for one in series]
+    return all(ys and max(ys) <= 1 and ys[-1] >= ys[0] >= 0 for ys in known)
 
 
 def train_charts(lines: Sequence[Line]) -> list[dict[str, Any]]:

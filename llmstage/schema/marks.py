@@ -18,7 +18,7 @@ class ReadBy:
     unread: Callable[[RunConfig], str | None]
 
 
-TRAINING_STAGES = ("pretrain", "finetune", "prove_resume")
+TRAINING_STAGES = ("pretrain", "finetune", "prove_resume", "inspect")
 
 
 def _training(run: RunConfig) -> str | None:

@@ -11,6 +11,7 @@ from llmstage.schema import task as task_schemas
 from llmstage.schema.data import DataConfig
 from llmstage.schema.explore import Explore
 from llmstage.schema.marks import ADAPTER, GENERATES, OWN_TOWER, ROOTED, SCRATCH, SEES, TRAINING, for_family
+from llmstage.schema.retrieval import RetrievalConfig
 from llmstage.schema.stage import StageConfig
 from llmstage.schema.task import TaskConfig
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range, build
@@ -241,6 +242,8 @@ class RunConfig:
     """How text is generated."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     """Where metrics go."""
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    """What is looked up before a model replies."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Weights, order of the data, demo world, bootstrap."""
     offline: bool = False
@@ -257,7 +260,7 @@ FACTS = (
 )  # fmt: skip
 """Keys that an option's YAML says of itself; choosing the option sets them, nobody types them."""
 
-GROUPS = ("stage", "task", "model", "data", "trainer", "optim", "adapter", "generation", "tracker")
+GROUPS = ("stage", "task", "model", "data", "trainer", "optim", "adapter", "generation", "tracker", "retrieval")
 
 
 def camel(name: str) -> str:

@@ -3,6 +3,7 @@ stage is a plain `StageConfig`."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -30,6 +31,8 @@ class StageConfig:
     """Whether the rows of data.test are predicted; they need not hold what is asked for."""
     writes: ClassVar[bool] = False
     """Whether text is written whatever the task, so that the `generation` group is read."""
+    retrieves: ClassVar[bool] = False
+    """Whether questions may be looked up, so that the `retrieval` group is read."""
     needs_task: ClassVar[bool] = True
     """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
 
@@ -40,7 +43,10 @@ class StageConfig:
 
 @dataclass(slots=True)
 class Evaluate(StageConfig):
-    """stage=evaluate has no knobs of its own."""
+    """Knobs of stage=evaluate."""
+
+    lm_eval: bool = False
+    """Also write results_<time>.json in the form of lm-evaluation-harness, and say with what command it scores the model."""
 
     inherits: ClassVar[bool] = True
 
@@ -144,9 +150,10 @@ class Serve(StageConfig):
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
     writes: ClassVar[bool] = True
+    retrieves: ClassVar[bool] = True
 
     def check(self, run: RunConfig) -> list[str]:
-        return needs_model("serve", run)
+        return [*needs_model("serve", run), *run.retrieval.check()]
 
 
 @dataclass(slots=True)
@@ -163,9 +170,31 @@ class Chat(StageConfig):
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
     writes: ClassVar[bool] = True
+    retrieves: ClassVar[bool] = True
 
     def check(self, run: RunConfig) -> list[str]:
-        return needs_model("chat", run)
+        return [*needs_model("chat", run), *run.retrieval.check()]
+
+
+@dataclass(slots=True)
+class Inspect(StageConfig):
+    """Knobs of stage=inspect; all other keys are those of the training run that is looked at."""
+
+    show: Annotated[int, NOT_NEGATIVE] = 3
+    """Rows of the training split that are shown token by token, with what is learned of them; 0: none."""
+    rows: Annotated[int, AT_LEAST_1] = 20_000
+    """Rows of each split that lint reads, from the first on; the ledger counts all."""
+    likeness: Annotated[float, Range(0, 1, open_low=True)] = 0.8
+    """Jaccard likeness of the runs of 5 characters (Chinese: 2) of two texts from which on they are near-duplicates."""
+    measure: bool = True
+    """Do one step on the longest batch and time it, beside what is foreseen without it."""
+    language: Literal["auto", "en", "zh"] = "auto"
+    """Of sentences and report; auto: the locale's."""
+
+    def check(self, run: RunConfig) -> list[str]:
+        if not run.data.is_demo and not (run.data.train or run.data.path) and not run.model.path:
+            return ["stage=inspect looks at rows through a tokenizer: give data.train, or model.path beside data.test."]
+        return []
 
 
 @dataclass(slots=True)
@@ -183,3 +212,11 @@ def needs_model(stage: str, run: RunConfig) -> list[str]:
     if run.model.path:
         return []
     return [f"stage={stage} needs a model: model.path=outputs/latest, a Hugging Face directory or a hub id."]
+
+
+def spoken(wanted: str) -> str:
+    """The language of a report: what was asked for, or that of the locale where it is Chinese."""
+    if wanted != "auto":
+        return wanted
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
+    return "zh" if locale.lower().startswith("zh") else "en"

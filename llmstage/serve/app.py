@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as RoutingError
 
+from llmstage.errors import UserError
 from llmstage.schema.stage import Serve
 from llmstage.serve.answers import ModelFailed
 from llmstage.serve.chat import Chat
@@ -65,6 +67,17 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
         async def completions(form: CompletionForm, request: Request) -> Response:
             check_model(form.model)
             return await writer.complete(form, request)
+
+    if chat is not None and chat.grounding is not None:
+        library = chat.grounding.library
+
+        @app.post("/v1/index/reload")
+        async def reload_index() -> dict[str, Any]:
+            """The files of retrieval.path are read again; requests are answered from the old index until the new one is whole."""
+            try:
+                return await asyncio.to_thread(library.renew)
+            except UserError as error:
+                raise HTTPException(409, f"The old index is kept. {error}") from None
 
     async def answer(form: RowsForm) -> dict[str, Any]:
         check_model(form.model)

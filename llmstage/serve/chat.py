@@ -16,6 +16,7 @@ from llmstage.models.chat import TemplateRefused, reply_prompt
 from llmstage.models.tokenizer import Processor
 from llmstage.schema.stage import Serve
 from llmstage.serve.forms import ChatForm, CompletionForm, Sampling
+from llmstage.serve.retrieval.grounding import Grounded, Grounding
 from llmstage.serve.writer import Job, Piece, Writer
 
 ENDLESS = 1 << 30
@@ -28,7 +29,8 @@ class TooLong(HTTPException):
 
 
 class Chat:
-    """`system`: put in front of conversations that have no system message; `temperature`, `top_p`: where a request has none."""
+    """`system`: put in front of conversations that have no system message; `temperature`, `top_p`: where a request has none.
+    `grounding`: looks up what the last question asks for; None: nothing is looked up."""
 
     def __init__(
         self,
@@ -40,8 +42,9 @@ class Chat:
         system: str | None,
         temperature: float,
         top_p: float,
+        grounding: Grounding | None = None,
     ) -> None:
-        self.writer, self.processor, self.cfg, self.name = writer, processor, cfg, name
+        self.writer, self.processor, self.cfg, self.name, self.grounding = writer, processor, cfg, name, grounding
         self.system, self.temperature, self.top_p = system, temperature, top_p
 
     async def reply(self, form: ChatForm, request: Request) -> Response:
@@ -52,16 +55,37 @@ class Chat:
         messages = [message.plain() for message in form.messages]
         if self.system and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system}, *messages]
+        wanted = form.max_completion_tokens or form.max_tokens
         try:
-            # What users write is encoded as plain text: <|assistant|> in it is no control token.
-            prompt, _ = await asyncio.to_thread(reply_prompt, self.processor, messages, ENDLESS)
+            prompt, grounded = await asyncio.to_thread(self.prompt, messages, wanted)
         except TemplateRefused as error:
             raise HTTPException(400, f"messages: {error}.") from None
-        wanted = form.max_completion_tokens or form.max_tokens
-        made = self.jobs(
-            [prompt], form, wanted, "max_completion_tokens" if form.max_completion_tokens else "max_tokens"
-        )
-        return await self.respond(made, form, request, ChatShape(self.name))
+        key = "max_completion_tokens" if form.max_completion_tokens else "max_tokens"
+        shape = ChatShape(self.name, grounded.told() if grounded else {})
+        if grounded is None or grounded.text is None:
+            return await self.respond(self.jobs([prompt], form, wanted, key), form, request, shape)
+        self.check_wanted(wanted, key)
+        told: asyncio.Queue[Piece] = asyncio.Queue()
+        job = Job(prompt, wanted or self.cfg.max_tokens, told.put_nowait)
+        job.new = self.processor.plain_ids([grounded.text])[0]
+        whole = len(job.new) <= job.max_tokens
+        job.new = job.new[: job.max_tokens]
+        said = grounded.text if whole else self.processor.decode(job.new)
+        job.told(Piece(said, finish="stop" if whole else "length"))
+        return await self.respond([(job, told)], form, request, shape, written=True)
+
+    def prompt(self, messages: list[dict[str, Any]], wanted: int | None) -> tuple[list[int], Grounded | None]:
+        """(ids that the model reads, what was looked up). What users write, and passages, are encoded as plain text:
+        <|assistant|> in them is no control token. Raises TemplateRefused."""
+        prompt, _ = reply_prompt(self.processor, messages, ENDLESS)
+        if self.grounding is None:
+            return prompt, None
+        longest = self.writer.longest
+        reply = min(wanted or self.cfg.max_tokens, longest // 4)  # room that passages leave for what is written
+        grounded = self.grounding.ground(messages, longest - len(prompt) - reply)
+        if grounded.messages is not messages:
+            prompt, _ = reply_prompt(self.processor, grounded.messages, ENDLESS)
+        return prompt, grounded
 
     async def complete(self, form: CompletionForm, request: Request) -> Response:
         texts = [form.prompt] if isinstance(form.prompt, str) else form.prompt
@@ -76,10 +100,7 @@ class Chat:
     def jobs(
         self, prompts: list[list[int]], form: Sampling, wanted: int | None, key: str
     ) -> list[tuple[Job, asyncio.Queue[Piece]]]:
-        if wanted is not None and wanted > self.cfg.max_tokens:
-            raise HTTPException(
-                400, f"{key}={wanted} is more than this server writes: {self.cfg.max_tokens} (stage.max_tokens)."
-            )
+        self.check_wanted(wanted, key)
         loop = asyncio.get_running_loop()
         made = []
         for prompt in prompts:
@@ -102,14 +123,22 @@ class Chat:
             made.append((job, told))
         return made
 
+    def check_wanted(self, wanted: int | None, key: str) -> None:
+        if wanted is not None and wanted > self.cfg.max_tokens:
+            raise HTTPException(
+                400, f"{key}={wanted} is more than this server writes: {self.cfg.max_tokens} (stage.max_tokens)."
+            )
+
     async def respond(
-        self, made: list[tuple[Job, asyncio.Queue[Piece]]], form: Sampling, request: Request, shape: Shape
-    ) -> Response:
+        self, made: list[tuple[Job, asyncio.Queue[Piece]]], form: Sampling, request: Request, shape: Shape,
+        *, written: bool = False,
+    ) -> Response:  # fmt: skip
+        """`written`: what is told stands in the queues already, and no model is asked."""
         if form.stream and len(made) > 1:
             raise HTTPException(400, "stream: one prompt at a time can be streamed.")
         added: list[Job] = []
         try:
-            for job, _ in made:
+            for job, _ in [] if written else made:
                 self.writer.add(job)
                 added.append(job)
         except Exception:
@@ -138,7 +167,7 @@ class Chat:
             raise HTTPException(500, failed)
         jobs = [job for job, _ in made]
         choices = [shape.choice(index, text, piece.finish) for index, (text, piece) in enumerate(texts)]
-        return JSONResponse({**shape.head(shape.whole), "choices": choices, "usage": counted(jobs)})
+        return JSONResponse({**shape.head(shape.whole), "choices": choices, "usage": counted(jobs), **shape.beside})
 
     async def stream(self, job: Job, queue: asyncio.Queue[Piece], shape: Shape, *, usage: bool) -> AsyncIterator[str]:
         """Server-sent events. A client that leaves ends the generator, and with it the writing."""
@@ -156,25 +185,27 @@ class Chat:
                 if piece.text:
                     yield event({**head, "choices": [shape.delta(piece.text)]})
                 if piece.finish:
-                    yield event({**head, "choices": [shape.end(piece.finish)]})
+                    last = {} if usage else shape.beside
+                    yield event({**head, "choices": [shape.end(piece.finish)], **last})
                     break
             if usage:
-                yield event({**head, "choices": [], "usage": counted([job])})
+                yield event({**head, "choices": [], "usage": counted([job]), **shape.beside})
             yield "data: [DONE]\n\n"
         finally:
             job.cancelled = True
 
 
 class Shape:
-    """How one of OpenAI's two forms is written."""
+    """How one of OpenAI's two forms is written. `beside`: fields of ours in the whole reply, or in its last event."""
 
     whole: str
     part: str
     prefix: str
     opening: dict[str, Any] | None = None
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, beside: dict[str, Any] | None = None) -> None:
         self.model, self.id, self.created = model, f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
+        self.beside = beside or {}
 
     def head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

@@ -22,6 +22,7 @@ from llmstage.serve.app import build_app
 from llmstage.serve.chat import Chat
 from llmstage.serve.limits import Limits, timed_protocol
 from llmstage.serve.page.routes import FILES
+from llmstage.serve.retrieval.grounding import make_grounding
 from llmstage.serve.rows import Rows
 from llmstage.serve.writer import Writer
 
@@ -80,13 +81,14 @@ class Prepared:
 def prepared(ready: Ready, cfg: Serve, name: str) -> Iterator[Prepared]:
     """`name`: what clients call the model. The threads that answer end with the context."""
     token = read_token(cfg)
+    grounding = make_grounding(ready)
     bound = bind(cfg)
     answers, writer = Answers(ready, cfg.queue), make_writer(ready, cfg)
     chat = None
     if writer is not None:
         told, system = ready.run.generation, getattr(ready.run.task, "system", None)
         usual = {"temperature": told.temperature, "top_p": told.top_p}
-        chat = Chat(writer, ready.pieces.processor, cfg, name, system=system, **usual)
+        chat = Chat(writer, ready.pieces.processor, cfg, name, system=system, grounding=grounding, **usual)
     app = build_app(chat, Rows(ready, answers, name), cfg, name, exposed=not is_loopback(cfg.host))
     hosts = None if token else {"localhost", "127.0.0.1", "::1", cfg.host}
     size = int(cfg.max_body_mb * (1 << 20))

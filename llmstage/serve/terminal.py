@@ -15,6 +15,8 @@ from llmstage.errors import DataError, UserError
 from llmstage.models.chat import TemplateRefused, reply_prompt
 from llmstage.models.tokenizer import Processor
 from llmstage.schema import GenerationConfig
+from llmstage.serve.retrieval.grounding import Grounding
+from llmstage.serve.retrieval.library import Found
 from llmstage.serve.writer import Job, Piece, Writer
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -22,11 +24,13 @@ HELP = "/reset begins anew · /system <text> says who the model is and begins an
 
 
 class Conversation:
-    """What was said so far. `seed`: of sampling; each reply draws with a number of its own."""
+    """What was said so far. `seed`: of sampling; each reply draws with a number of its own. `grounding`: looks up what a turn
+    asks for, where there is one."""
 
     def __init__(
-        self, writer: Writer, processor: Processor, generation: GenerationConfig, system: str | None, seed: int
-    ) -> None:
+        self, writer: Writer, processor: Processor, generation: GenerationConfig, system: str | None, seed: int,
+        grounding: Grounding | None = None,
+    ) -> None:  # fmt: skip
         self.writer, self.processor, self.generation, self.system, self.seed = (
             writer,
             processor,
@@ -34,7 +38,10 @@ class Conversation:
             system,
             seed,
         )
+        self.grounding = grounding
         self.messages: list[dict[str, Any]] = []
+        self.sources: list[Found] = []
+        """Of the last reply."""
         self.reset()
 
     def reset(self) -> None:
@@ -45,8 +52,14 @@ class Conversation:
         the system message and the latest turns. Ctrl-C ends a reply as it stands."""
         asked = [*self.messages, {"role": "user", "content": text}]
         most = min(self.generation.max_new_tokens, self.writer.longest // 2)
+        room = self.writer.longest - most
         try:
-            prompt, _ = reply_prompt(self.processor, asked, self.writer.longest - most)
+            read = asked if self.grounding is None else self.grounded(self.grounding, asked, room)
+            if isinstance(read, str):
+                show(read)
+                self.messages = [*asked, {"role": "assistant", "content": read}]
+                return
+            prompt, _ = reply_prompt(self.processor, read, room)
         except TemplateRefused as error:
             raise DataError(f"{error}.") from None
         told: queue.Queue[Piece] = queue.Queue()
@@ -66,6 +79,15 @@ class Conversation:
         except KeyboardInterrupt:
             job.cancelled = True
         self.messages = [*asked, {"role": "assistant", "content": "".join(parts)}]
+
+    def grounded(self, grounding: Grounding, asked: list[dict[str, Any]], room: int) -> list[dict[str, Any]] | str:
+        """The conversation with passages in it, or the answer where the model is not asked. Earlier turns give way to passages,
+        the question does not."""
+        start = asked[:1] if asked[0]["role"] == "system" else []
+        question, _ = reply_prompt(self.processor, [*start, asked[-1]], room)
+        made = grounding.ground(asked, room - len(question))
+        self.sources = made.sources
+        return made.messages if made.text is None else made.text
 
     def save(self, path: str) -> None:
         """Append the conversation as a row of task=dialogue."""
@@ -126,3 +148,5 @@ def talk(conversation: Conversation, turns: Iterable[str], *, echo: bool) -> Non
         else:
             conversation.say(text, show)
             show("\n")
+            for number, found in enumerate(conversation.sources, start=1):
+                console.note(f"[{number}] {found.title or found.id} ({found.path}, {found.score:.2f})")

@@ -14,6 +14,7 @@ from llmstage.errors import ModelError
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.stage import Chat
+from llmstage.serve.retrieval.grounding import make_grounding
 from llmstage.serve.terminal import HELP, Conversation, read_script, talk, typed
 from llmstage.serve.writer import Writer
 
@@ -31,10 +32,11 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 raise ModelError(
                     f"task={cfg.task.name} does not converse: stage=chat needs a model that goes on with a text."
                 )
+            grounding = make_grounding(ready)
             writer = Writer(ready.model, ready.pieces.processor, slots=1, queue=1, longest=ready.longest)
             system = stage.system or getattr(cfg.task, "system", None)
             try:
-                conversation = Conversation(writer, ready.pieces.processor, cfg.generation, system, cfg.seed)
+                conversation = Conversation(writer, ready.pieces.processor, cfg.generation, system, cfg.seed, grounding)
                 console.note(HELP)
                 talk(conversation, turns, echo=bool(stage.script))
             finally:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from llmstage import console
 from llmstage.engine.about import described, header, mapping, model_about, warnings
-from llmstage.engine.assemble import assemble, ledger
+from llmstage.engine.assemble import Pieces, assemble, ledger
 from llmstage.engine.baseline import baselines
 from llmstage.engine.checkpoint import TrainState
 from llmstage.engine.control import score_controls
@@ -16,12 +19,15 @@ from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml
 from llmstage.engine.scoring import headline_split, score_all, scores_dict, stored, write_predictions
 from llmstage.engine.session import run_lock, session
-from llmstage.report.files import write_json
+from llmstage.report.files import plain, write_json
+from llmstage.report.lm_eval import command, write_results
 from llmstage.schema import RunConfig
+from llmstage.schema.stage import Evaluate
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     """Score every split there is (train only where it is the only one); returns the selecting metric."""
+    assert isinstance(cfg.stage, Evaluate)
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         machine = resolve_machine(cfg.trainer)
@@ -52,5 +58,23 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "warnings": warnings(pieces, TrainState(), beside, scored),
             }
             finish(cfg, out_dir, report, time.perf_counter() - clock)
+            if cfg.stage.lm_eval:
+                tell_lm_eval(cfg, out_dir, pieces, report, machine.device.type)
             chosen = scored[split].scores.get(pieces.task.select)
             return chosen.value if chosen else None
+
+
+def tell_lm_eval(cfg: RunConfig, out_dir: Path, pieces: Pieces, report: dict[str, Any], device: str) -> None:
+    """The same scores in lm-evaluation-harness's form, and its command line for the model."""
+    place = pieces.place
+    assert place is not None
+    known = {
+        "task": cfg.task.name,
+        "seed": cfg.seed,
+        "device": device,
+        "model_dir": str(place.model_dir or place.hub_id),
+    }
+    seconds = json.loads((out_dir / "report.json").read_text(encoding="utf-8"))["seconds"]
+    whole = {**environment(), **report, **known, "seconds": seconds}
+    path = write_results(out_dir, plain(whole), pieces.processor.tokenizer, asdict(cfg.generation))
+    console.result(f"results in lm-evaluation-harness's form: {path}", command(whole))

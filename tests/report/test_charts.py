@@ -115,6 +115,16 @@ def test_smoothing_leaves_a_straight_line_straight() -> None:
     assert smooth([float(k) for k in range(50)], 7) == pytest.approx([float(k) for k in range(50)])
 
 
+def test_a_share_that_grows_stands_on_a_linear_axis_and_a_loss_that_falls_on_a_logarithmic_one() -> None:
+    values = {"accuracy": (0.01, 0.9), "bits_per_byte": (0.9, 0.01)}
+    logged = [
+        {"step": step, "kind": "eval", "split": "validation", **{name: two[step] for name, two in values.items()}}
+        for step in (0, 1)
+    ]
+    ticks = {chart["title"]: words_of(line_chart(chart))[:3] for chart in metric_charts(logged, None)}
+    assert "0.4" in ticks["accuracy"] and "0.1" in ticks["bits_per_byte"]  # the first ticks are those of the y axis
+
+
 def test_a_logarithmic_x_axis_spaces_decades_evenly_and_leaves_out_zero() -> None:
     chart = {"series": [{"name": "a", "x": [0, 1, 10, 100], "y": [0.1, 0.2, 0.3, 0.4]}], "log_x": True}
     places = [float(found) for found in re.findall(r'cx="([\d.]+)"', line_chart(chart))]

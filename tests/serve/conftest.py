@@ -49,13 +49,15 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def serving(run_of: Callable[[str], Path], compose_run: Any) -> Callable[..., Any]:
-    """`with serving("dialogue", queue=2) as it`: a server that answers; `it.url`, `it.writer`, `it.answers`."""
+    """`with serving("dialogue", queue=2) as it`: a server that answers; `it.url`, `it.writer`, `it.answers`. A key with a dot
+    is one of another group than `stage`."""
 
     @contextmanager
     def opened(task: str, **changes: Any) -> Iterator[Any]:
         from llmstage.serve.server import prepared
 
-        words = [f"stage.{key}={value}" for key, value in {"port": 0, **changes}.items()]
+        keys = {key if "." in key else f"stage.{key}": value for key, value in {"port": 0, **changes}.items()}
+        words = [f"{key}={value}" for key, value in keys.items()]
         run = compose_run(["stage=serve", f"task={task}", f"model.path={run_of(task)}", "trainer.threads=1", *words])
         ready = make_ready(run, resolve_machine(run.trainer), BadRows("error", None))
         with prepared(ready, run.stage, task) as it:

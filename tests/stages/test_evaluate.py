@@ -123,3 +123,28 @@ def test_pretrained_weights_are_taken_into_finetuning(workplace: Path) -> None:
     before, after = load_file("lm/model/model.safetensors"), load_file("chat/model/model.safetensors")
     assert before.keys() == after.keys()
     assert all((before[name] - after[name]).abs().max() < 1e-6 for name in before)
+
+
+def test_lm_eval_writes_the_scores_of_the_report_and_tells_the_command(workplace, capsys):
+    small = [
+        "data.demo_rows=40",
+        "model.layers=2",
+        "model.width=32",
+        "model.heads=2",
+        "model.mlp_width=48",
+        "model.vocab_size=320",
+        "trainer.threads=1",
+    ]
+    assert (
+        main(["stage=pretrain", "task=causal_lm", "trainer=smoke", "trainer.max_steps=1", *small, "hydra.run.dir=run"])
+        == 0
+    )
+    assert main(["stage=evaluate", "model.path=run", "hydra.run.dir=plain"]) == 0
+    assert not list(Path("plain").glob("results_*"))
+    assert main(["stage=evaluate", "model.path=run", "stage.lm_eval=true", "hydra.run.dir=told"]) == 0
+    (path,) = Path("told").glob("results_*.json")
+    written, report = json.loads(path.read_text()), json.loads(Path("told/report.json").read_text())
+    own = written["results"]["llmstage_causal_lm_test"]
+    assert own["bits_per_byte,none"] == report["scores"]["test"]["bits_per_byte"]["value"]
+    assert "lm_eval --model hf --model_args pretrained=" in capsys.readouterr().out
+    assert (Path(written["model_name"]) / "config.json").is_file()

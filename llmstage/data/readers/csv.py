@@ -150,7 +150,10 @@ def head_rows(text: str, delimiter: str, quoted: bool, whole: bool) -> list[list
     csv.field_size_limit(1 << 30)
     parts = text.splitlines(keepends=True) if "\x0b" not in text and "\x0c" not in text else text.split("\n")
     quoting: Quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    rows = [row for row in csv.reader(parts, delimiter=delimiter, quoting=quoting) if row]
+    try:
+        rows = [row for row in csv.reader(parts, delimiter=delimiter, quoting=quoting) if row]
+    except csv.Error:  # a carriage return inside a field: no file of text with this delimiter
+        return []
     return (rows if whole or len(rows) < 2 else rows[:-1])[:200]  # the last one may be cut by the end of the head
 
 

@@ -1,0 +1,125 @@
+"""The sentences of stage=inspect, in English and Chinese; numbers are put in, nothing else is decided here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LEVELS = {"ok": ("OK", "正常"), "minor": ("minor", "轻微"), "major": ("major", "严重")}
+MEND = ("Mend it:", "处理：")
+
+SENTENCES = {
+    "bad_rows": ("{count} rows of {split} cannot be used: {reason}", "{split} 中有 {count} 行不能使用：{reason}"),
+    "lost_targets": ("{split}: {share} of the target tokens would be cut away ({ends} answers lose their end)", "{split}：{share} 的目标词元会被截掉（{ends} 个回答失去结尾）"),
+    "cut": ("{split}: {share} of the tokens stand in no feature, cut by data.context={context}", "{split}：{share} 的词元不进入任何样本，被 data.context={context} 截掉"),
+    "duplicates": ("{split}: {count} of {whole} rows ({share}) say again what an earlier row says", "{split}：{whole} 行中有 {count} 行（{share}）与前面的行完全相同"),
+    "conflicts": ("{split}: {count} of {whole} rows ({share}) have the text of an earlier row and a different {word}", "{split}：{whole} 行中有 {count} 行（{share}）与前面某行文本相同而 {word} 不同"),
+    "seen": ("{count} of {whole} rows of {split} ({share}) stand in the training split too", "{split} 的 {whole} 行中有 {count} 行（{share}）也出现在训练集里"),
+    "contexts": ("{split}: {count} of {whole} questions ({share}) are about a text that training asks of too", "{split}：{whole} 个问题中有 {count} 个（{share}）所问的文本训练时也问过"),
+    "near": ("{split}: {count} of {whole} rows ({share}) are near-duplicates of an earlier row (likeness {likeness} or more)", "{split}：{whole} 行中有 {count} 行（{share}）与前面某行近似重复（相似度不低于 {likeness}）"),
+    "near_seen": ("{count} of {whole} rows of {split} ({share}) are near-duplicates of training rows (likeness {likeness} or more)", "{split} 的 {whole} 行中有 {count} 行（{share}）与训练集的行近似重复（相似度不低于 {likeness}）"),
+    "imbalance": ("{split}, {word}: {num} labels; the commonest, {most}, has {top} of {whole} rows and the rarest, {least}, has {low} (ratio {ratio})", "{split}，{word}：{num} 个标签；最多的 {most} 有 {top}/{whole} 行，最少的 {least} 只有 {low} 行（比例 {ratio}）"),
+    "unseen_labels": ("{split}, {word}: {count} of {whole} rows have a label that training never shows: {names}", "{split}，{word}：{whole} 行中有 {count} 行的标签训练集里没有：{names}"),
+    "one_label": ("{split}, {word}: every row has the label {most}: there is nothing to learn", "{split}，{word}：所有行的标签都是 {most}：没有可学的东西"),
+    "illegal_tags": ("{split}: {count} of {whole} rows ({share}) have tags that are illegal in {scheme}; the first: {reason}", "{split}：{whole} 行中有 {count} 行（{share}）的标签序列在 {scheme} 中不合法；第一处：{reason}"),
+    "no_entities": ("{split}: {count} of {whole} rows ({share}) have no entity", "{split}：{whole} 行中有 {count} 行（{share}）没有实体"),
+    "length_ratio": ("{split}: {count} of {whole} pairs ({share}) have lengths that do not go together (their ratio lies far from {median}, the median)", "{split}：{whole} 对中有 {count} 对（{share}）长度不相称（比例远离中位数 {median}）"),
+    "copies": ("{split}: {count} of {whole} rows ({share}) have a {target} that is a copy of the {source}", "{split}：{whole} 行中有 {count} 行（{share}）的 {target} 照抄 {source}"),
+    "wrong_script": ("{split}: {count} of {whole} rows ({share}) have a {word} without a letter of {script}, the script of the others", "{split}：{whole} 行中有 {count} 行（{share}）的 {word} 没有一个 {script} 字符，而其余行都是该文字"),
+    "answers_outside": ("{count} rows of {split} have an answer that does not stand where it should in its context: {reason}", "{split} 中有 {count} 行的答案不在上下文的相应位置：{reason}"),
+    "answers_twice": ("{split}: {count} of {whole} rows ({share}) have an answer that occurs several times in its context and no answer_start; the first is taken", "{split}：{whole} 行中有 {count} 行（{share}）的答案在上下文中多次出现且没有 answer_start；取第一处"),
+    "captions": ("{split}: {count} of {whole} rows ({share}) have a caption that a row with another picture has too", "{split}：{whole} 行中有 {count} 行（{share}）的描述与另一张图片的相同"),
+    "same_picture": ("{told}", "{told}"),
+    "time": ("{split} begins at {first}, before training ends at {last}: {count} of its {whole} rows ({share}) are older than what was learned", "{split} 始于 {first}，早于训练集的结束时间 {last}：{whole} 行中有 {count} 行（{share}）比所学内容更早"),
+    "empty_answer": ("{split}: {count} of {whole} conversations ({share}) have an answer without text", "{split}：{whole} 段对话中有 {count} 段（{share}）含有空回答"),
+    "replacement": ("{split}: {count} of {whole} rows ({share}) hold the character U+FFFD, which a wrong encoding leaves", "{split}：{whole} 行中有 {count} 行（{share}）含有 U+FFFD，这是编码错误留下的字符"),
+    "double_bos": ("{split}: {count} of {whole} features ({share}) begin with the start token twice", "{split}：{whole} 个样本中有 {count} 个（{share}）以两个起始词元开头"),
+    "no_end": ("{split}: {count} of {whole} learned answers ({share}) end without an end token in the loss, so the model would not learn to stop", "{split}：{whole} 个要学的回答中有 {count} 个（{share}）的损失里没有结束词元，模型学不会停下"),
+    "no_targets": ("{split}: {count} of {whole} features ({share}) have no target: they cost time and teach nothing", "{split}：{whole} 个样本中有 {count} 个（{share}）没有目标：只费时间，学不到东西"),
+    "unknown": ("{split}: {share} of the tokens are unknown to the tokenizer", "{split}：{share} 的词元是分词器不认识的"),
+    "round_trip": ("{split}: {count} of {whole} texts ({share}) come back changed from the tokenizer, e.g. {before} as {after}", "{split}：{whole} 段文本中有 {count} 段（{share}）经分词器往返后改变，例如 {before} 变成 {after}"),
+    "template": ("{split}: {count} of {whole} conversations ({share}) are not what the chat template renders, once decoded", "{split}：{whole} 段对话中有 {count} 段（{share}）解码后与聊天模板渲染的不一致"),
+    "memory": ("the longest batch does not fit in memory", "最长的一批放不进内存"),
+}  # fmt: skip
+"""Of findings: what is so, with the numbers. The same sentence tells that nothing was found, with a count of 0."""
+
+CHECKS = {
+    "bad_rows": ("rows that cannot be used", "不能使用的行"), "lost_targets": ("targets cut away", "被截掉的目标"), "cut": ("tokens cut away", "被截掉的词元"),
+    "duplicates": ("duplicates", "重复行"), "conflicts": ("contradictions", "互相矛盾的行"), "seen": ("seen in training", "训练时见过"),
+    "contexts": ("contexts of training", "训练用过的上下文"), "near": ("near-duplicates", "近似重复"), "near_seen": ("near-duplicates of training", "与训练集近似重复"),
+    "imbalance": ("balance of labels", "标签均衡"), "unseen_labels": ("labels new to training", "训练集没有的标签"), "one_label": ("a single label", "只有一个标签"),
+    "illegal_tags": ("illegal tags", "不合法的标签序列"), "no_entities": ("rows without entities", "没有实体的行"), "length_ratio": ("lengths of pairs", "长度比例"),
+    "copies": ("copies", "照抄"), "wrong_script": ("wrong script", "文字不对"), "answers_outside": ("answers outside the context", "答案不在上下文中"),
+    "answers_twice": ("ambiguous answers", "位置不明的答案"), "captions": ("repeated captions", "重复的描述"), "same_picture": ("other leaks", "其他泄漏"),
+    "time": ("leaks in time", "时间泄漏"), "empty_answer": ("empty answers", "空回答"), "replacement": ("wrong encoding", "编码错误"),
+    "double_bos": ("doubled start token", "重复的起始词元"), "no_end": ("end token in the loss", "损失中的结束词元"), "no_targets": ("features without targets", "没有目标的样本"),
+    "unknown": ("unknown tokens", "未知词元"), "round_trip": ("decoding gives the text back", "解码还原文本"), "template": ("chat template as rendered", "聊天模板一致"),
+    "memory": ("memory", "内存"),
+}  # fmt: skip
+"""What is looked at, for the table of all checks."""
+
+PLAN = {
+    "time": (
+        "One step on the longest batch took {step}; {steps} steps like those of this run take about {whole}, without validation and saving.",
+        "最长一批的一步用了 {step}；本次运行的 {steps} 步约需 {whole}（不含验证与保存）。",
+    ),
+    "time_foreseen": (
+        "{steps} steps take about {whole} by the rate of the machine's matrix product and what earlier plans taught, without validation and saving; nothing was measured (stage.measure=false).",
+        "按本机矩阵乘法速度与此前预估的经验，{steps} 步约需 {whole}（不含验证与保存）；没有实测（stage.measure=false）。",
+    ),
+    "memory": (
+        "Memory of a step: {tensors} of tensors foreseen ({parts}), {foreseen} with what the allocator adds here; measured {measured} ({ratio} of it).",
+        "一步的内存：预计张量占 {tensors}（{parts}），加上分配器开销为 {foreseen}；实测 {measured}（为预计的 {ratio}）。",
+    ),
+    "memory_foreseen": (
+        "Memory of a step: {tensors} of tensors foreseen ({parts}), {foreseen} with what the allocator adds here.",
+        "一步的内存：预计张量占 {tensors}（{parts}），加上分配器开销为 {foreseen}。",
+    ),
+    "history": (
+        "On this machine {num} earlier plans were off by {memory} in memory and {time} in the time of a step (medians; learned from, since).",
+        "在本机上，此前 {num} 次预估的误差中位数：内存 {memory}，步时 {time}（之后的预估已据此修正）。",
+    ),
+    "no_history": (
+        "No plan was measured on this machine before, so the error of what is foreseen is not known yet.",
+        "本机此前没有实测过的预估，因此预计的误差尚不可知。",
+    ),
+    "unforeseen": (
+        "What a step keeps in memory could not be worked out on meta tensors for this model ({reason}); the plain estimate is {foreseen}.",
+        "无法在 meta 张量上算出该模型一步所占的内存（{reason}）；粗略估计为 {foreseen}。",
+    ),
+}
+
+PARTS = {
+    "weights": ("weights", "权重"), "gradients": ("gradients", "梯度"), "optimizer": ("optimizer", "优化器"),
+    "activations": ("activations", "激活"), "logits": ("logits", "logits"),
+}  # fmt: skip
+
+TITLES = {
+    "lint_title": ("What lint says of the rows", "数据检查结果"),
+    "lint_columns": (("level", "check", "split", "found", "of", "rows", "mend"), ("级别", "检查项", "划分", "发现", "总数", "行", "处理")),
+    "plan_title": ("The plan", "计划"),
+    "memory_title": ("Memory of a step, MiB", "一步所占内存（MiB）"),
+    "history_title": ("Foreseen against measured", "预计与实测"),
+    "history_columns": (("when", "task", "model", "M parameters", "s a step, foreseen", "measured", "MiB, foreseen", "measured"), ("时间", "任务", "模型", "百万参数", "步时预计（秒）", "实测", "内存预计（MiB）", "实测")),
+    "row": ("Row {place}", "行 {place}"),
+    "row_note": ("{tokens} tokens, {learned} of them learned{end}; {check}", "{tokens} 个词元，其中 {learned} 个要学{end}；{check}"),
+    "whole_note": ("{tokens} tokens, learned as a whole: {label}; {check}", "{tokens} 个词元，整行学一个目标：{label}；{check}"),
+    "same": ("decoded, it gives the text back", "解码后与原文一致"),
+    "other": ("decoded, it gives another text: {text}", "解码后与原文不同：{text}"),
+    "cut": ("cut, or in windows, so that no text is whole to be compared", "被截断或分窗，没有完整文本可比"),
+    "legend": ("learned tokens are green (between ⟦ and ⟧ on a pipe), special ones violet", "要学的词元为绿色（管道中以 ⟦ ⟧ 标出），特殊词元为紫色"),
+    "template": ("the chat template, rendered", "渲染后的聊天模板"),
+    "end": (", the end token among them", "，包括结束词元"),
+    "no_end": (", no end token among them", "，不含结束词元"),
+    "all_ok": ("Lint: {num} checks, nothing was found.", "检查：{num} 项，均无问题。"),
+    "some": ("Lint: {num} checks, {major} major and {minor} minor findings.", "检查：{num} 项，{major} 项严重，{minor} 项轻微。"),
+}  # fmt: skip
+
+
+def say(key: str, language: str, **values: Any) -> str:
+    """A sentence of the plan, or a title."""
+    told: Any = (PLAN.get(key) or TITLES[key])[language == "zh"]
+    return str(told).format(**values)
+
+
+def heads(key: str, language: str) -> list[str]:
+    return [str(name) for name in TITLES[key][language == "zh"]]

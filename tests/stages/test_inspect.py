@@ -1,0 +1,219 @@
+"""stage=inspect from the command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmstage.cli import main
+from llmstage.places import options
+
+SMALL = [
+    "stage=inspect", "model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=400",
+    "trainer.batch_size=8", "trainer.threads=1", "hydra.run.dir=out",
+]  # fmt: skip
+TEXT = ["task=classification", "data.columns.text=text", "data.columns.label=label"]
+pytestmark = pytest.mark.usefixtures("workplace")
+
+
+def told(folder: str = "out") -> dict[str, Any]:
+    return dict(json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")))
+
+
+def finding(check: str, split: str = "train") -> dict[str, Any]:
+    return next(one for one in told()["inspect"]["findings"] if (one["check"], one["split"]) == (check, split))
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> str:
+    Path(name).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return name
+
+
+def reviews(num: int = 60) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": f"{'good' if number % 2 else 'bad'} thing number {number} of {num * number}",
+            "label": "ab"[number % 2],
+        }
+        for number in range(num)
+    ]
+
+
+@pytest.mark.parametrize("task", options("task"))
+def test_every_task_is_inspected(task, capsys):
+    measured = "true" if task in ("dialogue", "contrastive") else "false"
+    assert main([*SMALL, f"task={task}", "data.demo_rows=40", "stage.show=1", f"stage.measure={measured}"]) == 0
+    report, out = told(), capsys.readouterr().out
+    assert report["status"] == "completed" and report["stage"] == "inspect"
+    plan = report["inspect"]["plan"]
+    assert plan["memory"]["peak"] > plan["memory"]["weights"] > 0
+    assert plan["flops_longest_batch"] > 0 and plan["seconds"] > 0
+    assert not report["limits"], report["limits"]
+    assert len(report["inspect"]["shown"]) == 1 and report["inspect"]["shown"][0]["same"] is not False
+    assert "target tokens" in out and "FLOPs" in out
+    assert all(one["sentence"] for one in report["inspect"]["findings"])
+    assert not list(Path("out").glob("model*")) and not list(Path("out").glob("checkpoints*"))
+
+
+def test_the_ledger_is_the_one_that_training_reports():
+    words = [
+        "data.demo_rows=40",
+        "model.vocab_size=400",
+        "data.context=128",
+        "trainer.threads=1",
+        "model.layers=2",
+        "model.width=32",
+        "model.heads=2",
+        "model.mlp_width=48",
+    ]
+    train = [
+        "stage=finetune",
+        "task=dialogue",
+        *words,
+        "trainer.max_steps=1",
+        "trainer.baselines=false",
+        "task.generate_rows=1",
+        "generation.max_new_tokens=2",
+        "hydra.run.dir=trained",
+    ]
+    assert main(train) == 0
+    assert (
+        main(
+            [
+                "stage=inspect",
+                "task=dialogue",
+                *words,
+                "trainer.max_steps=1",
+                "stage.measure=false",
+                "hydra.run.dir=out",
+            ]
+        )
+        == 0
+    )
+    assert told()["data"]["splits"] == told("trained")["data"]["splits"]
+    assert told()["inspect"]["plan"]["parameters"] == told("trained")["model"]["parameters"]
+    assert told()["inspect"]["plan"]["steps"] == told("trained")["train"]["steps"]
+    # A model by path, in another language, with nothing shown.
+    words = [
+        "task=dialogue",
+        "data.demo_rows=40",
+        "stage.measure=false",
+        "stage.show=0",
+        "stage.language=zh",
+        "trainer.threads=1",
+    ]
+    assert main(["stage=inspect", *words, "model.path=trained", "hydra.run.dir=out"]) == 0
+    report = told()
+    assert report["inspect"]["shown"] == []
+    assert report["language"] == "zh" and report["sentences"][0].startswith("检查")
+    assert report["model"]["path"].endswith("trained")
+
+
+def test_learned_tokens_stand_in_brackets_and_in_colour(capsys):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"问题 {number}？"},
+                {"role": "assistant", "content": f"答案 {number}。"},
+            ]
+        }
+        for number in range(30)
+    ]
+    assert (
+        main(
+            [*SMALL, "task=dialogue", f"data.train={write('chat.jsonl', rows)}", "stage.show=2", "stage.measure=false"]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "⟦答案 0。<|end|>⟧" in out or "⟦答案 1。<|end|>⟧" in out
+    assert "the end token among them; decoded, it gives the text back" in out
+    assert "chat.jsonl:1" in out or "chat.jsonl:2" in out
+    page = (Path("out") / "report.html").read_text(encoding="utf-8")
+    assert '<span class="learned"' in page and 'class="special"' in page and "答案" in page
+
+
+def test_bad_rows_are_all_named_and_the_status_is_the_data_s(capsys):
+    rows = reviews()
+    rows[4]["label"] = None  # type: ignore[assignment]
+    rows[9]["text"] = 7  # type: ignore[assignment]
+    rows[20]["label"] = None  # type: ignore[assignment]
+    assert main([*SMALL, *TEXT, f"data.train={write('r.jsonl', rows)}", "stage.measure=false"]) == 3
+    report, error = told(), capsys.readouterr().err
+    bad = [one for one in report["inspect"]["findings"] if one["check"] == "bad_rows"]
+    assert sorted(place for one in bad for place in one["places"]) == ["r.jsonl:10", "r.jsonl:21", "r.jsonl:5"]
+    assert report["status"] == "failed" and "r.jsonl:5" in report["error"]
+    assert "Training would stop here" in error and "data.on_bad_row=quarantine" in error
+    # With the key that mends it, training would go on, and so the status is 0.
+    assert main([*SMALL, *TEXT, "data.train=r.jsonl", "stage.measure=false", "data.on_bad_row=quarantine"]) == 0
+    assert any(one["check"] == "bad_rows" for one in told()["inspect"]["findings"])
+
+
+def test_answers_that_would_be_cut_stop_it_as_they_stop_training(capsys):
+    rows = [
+        {"messages": [{"role": "user", "content": "go"}, {"role": "assistant", "content": f"word{number} " * 80}]}
+        for number in range(30)
+    ]
+    words = [
+        *SMALL,
+        "task=dialogue",
+        f"data.train={write('long.jsonl', rows)}",
+        "data.context=64",
+        "stage.measure=false",
+    ]
+    assert main(words) == 3
+    assert finding("lost_targets")["level"] == "major"
+    assert finding("no_end")["level"] == "major"
+    assert main([*words, "data.max_lost=1"]) == 0
+
+
+def test_a_file_that_is_not_there_is_an_error_and_no_traceback(capsys):
+    assert main([*SMALL, *TEXT, "data.train=none.csv"]) == 3
+    error = capsys.readouterr().err
+    assert "none.csv" in error and "Traceback" not in error
+
+
+def test_test_rows_alone_need_a_model(capsys):
+    assert main([*SMALL, *TEXT, f"data.test={write('t.jsonl', reviews())}"]) == 2
+    assert "model.path" in capsys.readouterr().err
+
+
+def test_rows_bounds_what_lint_reads():
+    words = [
+        *SMALL,
+        *TEXT,
+        f"data.train={write('r.jsonl', reviews())}",
+        "data.split.validation=0",
+        "data.split.test=0",
+        "stage.measure=false",
+    ]
+    assert main([*words, "stage.rows=15"]) == 0
+    assert finding("duplicates")["whole"] == 15
+    assert told()["data"]["splits"]["train"]["rows"] == 60
+
+
+def test_one_step_is_measured_remembered_and_compared(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = [*SMALL, *TEXT, f"data.train={write('r.jsonl', reviews())}", "stage.show=0"]
+    assert main(words) == 0
+    first = told()["inspect"]["plan"]
+    assert first["learned"]["plans"] == 0
+    assert first["foreseen"]["measured_seconds"] > 0
+    if first["foreseen"]["measured_bytes"] is None:
+        pytest.skip("this system does not tell the peak of the resident set")
+    assert first["foreseen"]["measured_bytes"] > 0.5 * first["memory"]["peak"]
+    assert main(words) == 0
+    again = told()["inspect"]["plan"]
+    assert again["learned"]["plans"] == 1 and again["learned"]["bytes_error"] is not None
+    assert "1 earlier plans" in capsys.readouterr().out
+    assert len((tmp_path / "cache" / "llmstage" / "plans.jsonl").read_text().splitlines()) == 2
+
+
+def test_bytes_that_are_no_table_are_the_data_s_fault(capsys):
+    Path("junk.csv").write_bytes(b'text,label\x0b\r"x\n' + bytes(range(128, 256)) * 4)
+    assert main([*SMALL, "task=classification", "data.train=junk.csv"]) == 3
+    error = capsys.readouterr().err
+    assert "junk.csv" in error and "Traceback" not in error
