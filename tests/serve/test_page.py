@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -226,3 +228,18 @@ def test_a_text_is_gone_on_with(talking: Any, visit: Callable[..., Any]) -> None
     page.wait_for_selector("#written .note")
     told = httpx.post(f"{talking.url}/v1/completions", json={"prompt": "Hello"}, timeout=60).json()
     assert page.locator("#written .text").text_content() == "Hello" + told["choices"][0]["text"]
+
+
+def test_a_server_that_looks_things_up_shows_what_it_found(
+    serving: Callable[..., Any], visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("bm25s")
+    kept = {"id": "refund", "question": "How long does a refund take?", "answer": "A refund takes five days."}
+    (tmp_path / "faq.jsonl").write_text(json.dumps(kept) + "\n", encoding="utf-8")
+    with serving("dialogue", max_tokens=8, **{"retrieval.path": str(tmp_path / "faq.jsonl")}) as it:
+        page = visit(it.url)
+        say(page, "How long does a refund take?")
+        page.wait_for_selector(".sources summary")
+        page.click(".sources summary")
+        assert "A refund takes five days." in page.inner_text(".sources details")
+        assert "faq.jsonl" in page.inner_text(".sources details")
