@@ -60,7 +60,7 @@ export function sourceList(sources) {
   const list = make("ol");
   for (const source of sources) {
     const head = make("summary", "", make("span", "title", String(source.title || source.path || source.id || "?")));
-    if (typeof source.score === "number") head.append(make("span", "note", `${say("score")} ${source.score.toFixed(2)}`));
+    if (typeof source.score === "number") head.append(" ", make("span", "note", `${say("score")} ${source.score.toFixed(2)}`));
     const text = make("p", "", String(source.text ?? ""));
     text.dir = "auto";
     list.append(make("li", "", make("details", "", head, text, make("p", "note", String(source.path ?? "")))));
