@@ -20,7 +20,7 @@ from typing import Any
 CLIENTS, REQUESTS, TOKENS = 16, 64, 48
 
 
-def started(path: str, threads: int) -> tuple[subprocess.Popen[str], str]:
+def started(path: str, threads: int, *more: str) -> tuple[subprocess.Popen[str], str]:
     words = [
         sys.executable,
         "-m",
@@ -30,7 +30,7 @@ def started(path: str, threads: int) -> tuple[subprocess.Popen[str], str]:
         "stage.port=0",
         f"trainer.threads={threads}",
     ]
-    server = subprocess.Popen([*words, "stage.name_of_model=it"], stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen([*words, "stage.name_of_model=it", *more], stderr=subprocess.PIPE, text=True)
     assert server.stderr
     line = next(line for line in server.stderr if "serving" in line)
     return server, next(word for word in line.split() if word.startswith("http"))
@@ -43,8 +43,8 @@ def prompts(count: int) -> list[list[dict[str, str]]]:
     ]
 
 
-def served(path: str, threads: int) -> tuple[float, float]:
-    """(tokens per second of all clients, median seconds to the first token of one client)"""
+def served(path: str, threads: int) -> tuple[float, float, float]:
+    """(tokens per second of all clients, median seconds to the first token of one client, tokens of a reply)"""
     import openai
 
     server, url = started(path, threads)
@@ -72,7 +72,7 @@ def served(path: str, threads: int) -> tuple[float, float]:
         clock = time.perf_counter()
         with ThreadPoolExecutor(CLIENTS) as pool:
             tokens = sum(pool.map(ask, prompts(REQUESTS)))
-        return tokens / (time.perf_counter() - clock), statistics.median(first)
+        return tokens / (time.perf_counter() - clock), statistics.median(first), tokens / REQUESTS
     finally:
         server.terminate()
         server.wait()
@@ -100,11 +100,11 @@ def alone(path: str, threads: int) -> float:
     return tokens / (time.perf_counter() - clock)
 
 
-def classified(path: str, threads: int) -> float:
+def classified(path: str, threads: int, precision: str) -> float:
     """Rows per second of 16 clients that send one text a request."""
     import httpx
 
-    server, url = started(path, threads)
+    server, url = started(path, threads, f"trainer.eval_precision={precision}")
     try:
         with httpx.Client(limits=httpx.Limits(max_connections=CLIENTS)) as api, ThreadPoolExecutor(CLIENTS) as pool:
             bodies = [{"input": messages[0]["content"]} for messages in prompts(1000)]
@@ -143,14 +143,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     peer = alone(given.dialogue, given.threads)
-    ours, first = served(given.dialogue, given.threads)
+    ours, first, length = served(given.dialogue, given.threads)
     print(f"model.generate, one at a time   {peer:8.0f} tokens/s")
-    print(f"server, {CLIENTS} clients              {ours:8.0f} tokens/s   ({ours / peer:.1f} times)")
+    print(
+        f"server, {CLIENTS} clients              {ours:8.0f} tokens/s   ({ours / peer:.1f} times, {length:.0f} tokens a reply)"
+    )
     print(f"first token, one client         {first * 1000:8.0f} ms (median of 10)")
     if given.classification:
-        peer, ours = one_by_one(given.classification, given.threads), classified(given.classification, given.threads)
-        print(f"one forward a text              {peer:8.0f} rows/s")
-        print(f"server, {CLIENTS} clients              {ours:8.0f} rows/s     ({ours / peer:.1f} times)")
+        for precision in ("fp32", "bf16"):
+            # The peer is measured before and after, since a machine is seldom as busy twice.
+            before = one_by_one(given.classification, given.threads)
+            ours = classified(given.classification, given.threads, precision)
+            peer = (before + one_by_one(given.classification, given.threads)) / 2
+            print(f"one forward a text              {peer:8.0f} rows/s")
+            print(f"server, {CLIENTS} clients, {precision}        {ours:8.0f} rows/s     ({ours / peer:.1f} times)")
 
 
 if __name__ == "__main__":

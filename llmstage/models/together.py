@@ -185,13 +185,17 @@ class Padded:
         self.next = self.forward(tokens.to(self.device)[:, None], self.mask, self.cache)
 
 
+COLD = 1e-5
+"""Temperatures below draw the likeliest token, and dividing by them overflows."""
+
+
 def choose(
     logits: Tensor, temperatures: list[float], top_ps: list[float], draws: list[torch.Generator | None]
 ) -> list[int]:
     """A token for each row of logits [n, V]: the likeliest at temperature 0, else drawn from the smallest set with a
     probability of top_p, by the row's own generator."""
     chosen = logits.argmax(-1).tolist()
-    rows = [row for row, temperature in enumerate(temperatures) if temperature > 0]
+    rows = [row for row, temperature in enumerate(temperatures) if temperature >= COLD]
     if not rows:
         return chosen
     heat = torch.tensor([temperatures[row] for row in rows])[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from typing import Any
@@ -17,6 +18,13 @@ from llmstage.serve.writer import QueueFull
 Said = dict[str, Any] | str
 AT_ONCE = 64
 """Rows of one batch."""
+PATIENCE, LONGEST = 0.3, 0.01
+"""Whoever was just answered often asks again: the next batch waits for as many rows as the last one had, but no longer than this
+share of the time that the last one took, nor than so many seconds. One client alone never waits."""
+
+
+class ModelFailed(Exception):
+    """On a row, for a reason that is not the row's sender's to know."""
 
 
 class Answers:
@@ -49,23 +57,34 @@ class Answers:
 
     @torch.no_grad()
     def run(self) -> None:
-        while True:
-            with self.changed:
-                while not (self.waiting or self.closed):
-                    self.changed.wait()
-                if self.closed:
-                    return
-                batch = [self.waiting.popleft() for _ in range(min(AT_ONCE, len(self.waiting)))]
-            batch = [(row, future) for row, future in batch if future.set_running_or_notify_cancel()]
-            if not batch:
-                continue
-            self.batches.append(len(batch))
-            try:
-                said = self.ready.answer([row for row, _ in batch], list(range(len(batch))))
-                for (_, future), answer in zip(batch, said, strict=True):
-                    future.set_result(answer)
-            except Exception as error:  # one bad batch must not end the server
-                console.warn(f"answering failed: {type(error).__name__}: {error}")
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(RuntimeError("the model failed on this request"))
+        rows, seconds = 1, 0.0  # of the last batch
+        while not self.closed:
+            batch = self.gather(rows, min(PATIENCE * seconds, LONGEST))
+            if batch:
+                self.batches.append(len(batch))
+                started = time.monotonic()
+                self.answer(batch)
+                rows, seconds = len(batch), time.monotonic() - started
+
+    def gather(self, rows: int, seconds: float) -> list[tuple[Row, Future[Said]]]:
+        """What waits once something does; for so many rows it waits so many seconds more."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.closed or self.waiting)
+            self.changed.wait_for(lambda: self.closed or len(self.waiting) >= rows, seconds)
+            batch = [self.waiting.popleft() for _ in range(min(AT_ONCE, len(self.waiting)))]
+        return [(row, future) for row, future in batch if future.set_running_or_notify_cancel()]
+
+    def answer(self, batch: list[tuple[Row, Future[Said]]]) -> None:
+        """Neither the server nor a neighbour may suffer from a row on which the model fails."""
+        try:
+            said = self.ready.answer([row for row, _ in batch], list(range(len(batch))))
+        except Exception as error:
+            if len(batch) > 1:
+                for one in batch:
+                    self.answer([one])
+                return
+            console.warn(f"answering failed: {type(error).__name__}")  # its text may quote what was asked
+            batch[0][1].set_exception(ModelFailed())
+            return
+        for (_, future), answer in zip(batch, said, strict=True):
+            future.set_result(answer)

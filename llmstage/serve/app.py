@@ -14,9 +14,11 @@ from starlette.exceptions import HTTPException as RoutingError
 
 from llmstage.errors import UserError
 from llmstage.schema.stage import Serve
+from llmstage.serve.answers import ModelFailed
 from llmstage.serve.chat import Chat
 from llmstage.serve.forms import ChatForm, CompletionForm, RowsForm, TextsForm
 from llmstage.serve.limits import problem
+from llmstage.serve.page.routes import add_page
 from llmstage.serve.rows import Rows
 from llmstage.serve.writer import QueueFull
 
@@ -36,27 +38,35 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    writes = [] if chat is None else ["/v1/chat/completions", "/v1/completions"]
+    about: dict[str, Any] = {
+        **{"id": name, "object": "model", "created": started, "owned_by": "llmstage"},
+        # Beside OpenAI's words: what a page or a program must know to ask this model something.
+        **{"task": rows.task, "row": rows.described(), "max_model_len": rows.ready.longest},
+        "routes": rows.routes() + (writes if rows.converses else writes[::-1]),
+    }
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": started, "owned_by": "llmstage"}]}
+        return {"object": "list", "data": [about]}
 
     @app.get("/v1/models/{asked:path}")
     async def model(asked: str) -> dict[str, Any]:
         check_model(asked)
-        return {"id": name, "object": "model", "created": started, "owned_by": "llmstage"}
+        return about
 
     if chat is not None:
-        writes = chat
+        writer = chat
 
         @app.post("/v1/chat/completions")
         async def chat_completions(form: ChatForm, request: Request) -> Response:
             check_model(form.model)
-            return await writes.reply(form, request)
+            return await writer.reply(form, request)
 
         @app.post("/v1/completions")
         async def completions(form: CompletionForm, request: Request) -> Response:
             check_model(form.model)
-            return await writes.complete(form, request)
+            return await writer.complete(form, request)
 
     if chat is not None and chat.grounding is not None:
         library = chat.grounding.library
@@ -84,6 +94,8 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
             check_model(form.model)
             return await rows.embed(form)
 
+    add_page(app)
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
@@ -95,15 +107,22 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        code = "model_not_found" if error.status_code == 404 else None
+        code = "model_not_found" if error.status_code == 404 else getattr(error, "code", None)
         return JSONResponse(problem(str(error.detail), code=code), error.status_code, headers=error.headers)
 
     @app.exception_handler(RoutingError)
     async def no_route(request: Request, error: RoutingError) -> JSONResponse:
-        """What no route takes: FastAPI's own answer is of another form, and does not say what there is."""
-        known = ", ".join(route.path for route in app.routes if isinstance(route, APIRoute))
+        """What no route takes: FastAPI's own answer is of another form, and does not say what there is. A body that cannot even
+        be looked at (not UTF-8, nested too deeply) is told here as well."""
+        if error.status_code not in (404, 405):
+            return JSONResponse(problem("The body cannot be read as JSON."), error.status_code, headers=error.headers)
+        known = ", ".join(route.path for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema)
         told = problem(f"There is no {request.method} {request.url.path[:80]} here. This model has: {known}.")
         return JSONResponse(told, error.status_code, headers=error.headers)
+
+    @app.exception_handler(ModelFailed)
+    async def failed(request: Request, error: ModelFailed) -> JSONResponse:
+        return JSONResponse(problem("The model failed on this request.", "server_error"), 500)
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> JSONResponse:

@@ -22,6 +22,12 @@ from llmstage.serve.writer import Job, Piece, Writer
 ENDLESS = 1 << 30
 
 
+class TooLong(HTTPException):
+    """More tokens than the model reads."""
+
+    code = "context_length_exceeded"
+
+
 class Chat:
     """`system`: put in front of conversations that have no system message; `temperature`, `top_p`: where a request has none.
     `grounding`: looks up what the last question asks for; None: nothing is looked up."""
@@ -100,7 +106,7 @@ class Chat:
         for prompt in prompts:
             room = self.writer.longest - len(prompt)
             if room < 1:
-                raise HTTPException(
+                raise TooLong(
                     400,
                     f"The prompt has {len(prompt)} tokens and this model reads {self.writer.longest} with what it writes (context_length_exceeded).",
                 )

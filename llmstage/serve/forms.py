@@ -3,13 +3,32 @@ refused, since a field that is passed over in silence is a wrong answer."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Form(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Asked(Form):
+    """A whole request."""
+
+    model: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_text(cls, given: Any) -> Any:
+        """JSON lets halves of characters through, which are no text and which no tokenizer takes."""
+        try:
+            json.dumps(given, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                "a text holds half of a character (an escape like \\ud83d without its other half)"
+            ) from None
+        return given
 
 
 class Part(Form):
@@ -38,15 +57,14 @@ Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(strict=False)]
 
 
-class Sampling(Form):
+class Sampling(Asked):
     """What chat and completions share. Fields that have one harmless value are taken with that value only."""
 
-    model: str | None = None
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2, strict=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, strict=False)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = 1
@@ -73,15 +91,13 @@ class CompletionForm(Sampling):
     suffix: None = None
 
 
-class RowsForm(Form):
+class RowsForm(Asked):
     """Rows in the task's words; a text alone where the task reads one."""
 
-    model: str | None = None
     input: str | dict[str, Any] | Annotated[list[str | dict[str, Any]], Field(min_length=1, max_length=256)]
 
 
-class TextsForm(Form):
-    model: str | None = None
+class TextsForm(Asked):
     input: str | Annotated[list[str], Field(min_length=1, max_length=256)]
     encoding_format: Literal["float"] | None = "float"
     user: str | None = None

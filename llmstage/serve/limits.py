@@ -23,13 +23,20 @@ def problem(
 
 
 class Limits:
-    """`token`: asked for on every route but /health; None: on none. `hosts`: names under which the server may be called where
+    """`token`: asked for on every route but those `open_to_all`; None: on none. `hosts`: names under which the server may be called where
     there is no token, so that a web page cannot reach it through a name of its own (DNS rebinding); None: any."""
 
     def __init__(
-        self, app: Any, *, token: str | None, hosts: set[str] | None, body_bytes: int, read_seconds: float
+        self,
+        app: Any,
+        *,
+        token: str | None,
+        open_to_all: set[str],
+        hosts: set[str] | None,
+        body_bytes: int,
+        read_seconds: float,
     ) -> None:
-        self.app, self.token, self.hosts = app, token, hosts
+        self.app, self.token, self.open_to_all, self.hosts = app, token, open_to_all, hosts
         self.body_bytes, self.read_seconds = body_bytes, read_seconds
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -41,7 +48,7 @@ class Limits:
         if self.hosts is not None and host.lower() not in self.hosts:
             await refuse(send, 421, f"This server is not called '{host[:80]}'.")
             return
-        if self.token is not None and scope["path"] != "/health":
+        if self.token is not None and scope["path"] not in self.open_to_all:
             given = headers.get("authorization", "").removeprefix("Bearer ").strip()
             if not hmac.compare_digest(given.encode(), self.token.encode()):
                 await refuse(

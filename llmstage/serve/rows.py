@@ -23,8 +23,19 @@ class Rows:
     def __init__(self, ready: Ready, answers: Answers, name: str) -> None:
         self.ready, self.answers, self.name = ready, answers, name
         self.columns: Columns = ready.task.columns.without(ready.task.asked_for)
-        self.route = ready.task.route
-        self.embeds = ready.task.embeds
+        self.task, self.route, self.embeds = ready.run.task.name, ready.task.route, ready.task.embeds
+        self.converses = "messages" in self.columns.required
+
+    def routes(self) -> list[str]:
+        """Of this task beside those that write, in the order in which someone would try them."""
+        return [f"/v1/{name}" for name in (self.route, "embed" if self.embeds else "") if name]
+
+    def described(self) -> dict[str, Any] | None:
+        """What a row holds and where it is sent; None where rows are not answered."""
+        if not self.route:
+            return None
+        told = {word: list(getattr(self.columns, word)) for word in ("required", "optional", "images")}
+        return {"route": self.route, **told, "either": [list(group) for group in self.columns.either]}
 
     async def answer(self, form: RowsForm) -> dict[str, Any]:
         given = form.input if isinstance(form.input, list) else [form.input]
@@ -85,5 +96,7 @@ class Rows:
         """(a vector of length 1 for each text, tokens read)"""
         task = self.ready.task
         ids = [task.processor.marked_ids(text, None, task.context)[0] for text in texts]
-        made = torch.nn.functional.normalize(task.text_vectors(self.ready.model, ids).float(), dim=-1)
+        with self.ready.machine.autocast(self.ready.run.trainer.eval_precision):
+            made = task.text_vectors(self.ready.model, ids)
+        made = torch.nn.functional.normalize(made.float(), dim=-1)
         return made.cpu().tolist(), sum(map(len, ids))

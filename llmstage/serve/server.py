@@ -21,6 +21,7 @@ from llmstage.serve.answers import Answers
 from llmstage.serve.app import build_app
 from llmstage.serve.chat import Chat
 from llmstage.serve.limits import Limits, timed_protocol
+from llmstage.serve.page.routes import FILES
 from llmstage.serve.retrieval.grounding import make_grounding
 from llmstage.serve.rows import Rows
 from llmstage.serve.writer import Writer
@@ -91,7 +92,9 @@ def prepared(ready: Ready, cfg: Serve, name: str) -> Iterator[Prepared]:
     app = build_app(chat, Rows(ready, answers, name), cfg, name, exposed=not is_loopback(cfg.host))
     hosts = None if token else {"localhost", "127.0.0.1", "::1", cfg.host}
     size = int(cfg.max_body_mb * (1 << 20))
-    limits = Limits(app, token=token, hosts=hosts, body_bytes=size, read_seconds=cfg.read_timeout)
+    limits = Limits(
+        app, token=token, open_to_all={"/health", *FILES}, hosts=hosts, body_bytes=size, read_seconds=cfg.read_timeout
+    )
     config = uvicorn.Config(
         limits, http=timed_protocol(cfg.read_timeout), ws="none", lifespan="off", log_config=None, access_log=False,
         limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=SHUTDOWN, server_header=False,
@@ -117,7 +120,9 @@ def make_writer(ready: Ready, cfg: Serve) -> Writer | None:
 def serve(ready: Ready, cfg: Serve, name: str) -> None:
     """Answer until a signal comes."""
     with prepared(ready, cfg, name) as it:
-        console.note(f"serving '{name}' on {it.url} (GET /health says when; Ctrl-C ends)")
+        console.note(
+            f"serving '{name}' on {it.url} (a page in the browser, /v1 for programs; GET /health says when it is ready; Ctrl-C ends)"
+        )
         it.run()
 
 

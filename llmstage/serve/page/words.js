@@ -1,0 +1,87 @@
+// What the page says, in the languages it speaks.
+
+const WORDS = {
+  en: {
+    language: "Language", views: "Ways to use this model", chat: "Chat", write: "Write on", try: "Try it", embed: "Compare texts",
+    conversation: "Conversation", chat_empty: "Say something. Enter sends, Shift+Enter makes a new line, Esc stops a reply.",
+    message: "Your message", message_hint: "Message", send: "Send", stop: "Stop", anew: "New conversation",
+    settings: "Settings", system: "System message (begins a new conversation)", temperature: "Temperature (0: the likeliest)",
+    max_tokens: "Tokens at most", you: "You", assistant: "Assistant", sources: "Sources", score: "score",
+    stopped: "stopped", cut: "cut at the limit of tokens", tokens: "tokens", seconds: "s", first: "first after",
+    forgotten: "What stands above is no longer read: the model reads so many tokens at once",
+    replying: "Writing a reply.", replied: "The reply is complete.", begun: "A new conversation.",
+    beginning: "Text to go on with", beginning_hint: "Once upon a time", go_on: "Go on",
+    more: "More fields", optional: "optional", picture: "Picture", no_answer: "No answer in this text",
+    raw: "Reply as JSON", confidence: "confidence", nothing_found: "Nothing found in this text", all: "Show all",
+    texts: "Texts, one a line: how near is each to the first?", texts_hint: "One text a line", compare: "Compare",
+    two_texts: "At least two lines are needed.", needed: "is needed", thinking: "One moment …",
+    token_title: "This server asks for a token", token: "Token", token_wrong: "This token is not the right one.",
+    token_note: "It is kept in this tab until the tab is closed.", token_go: "Go on", token_needed: "Nothing can be asked without the token.",
+    offline: "The server cannot be reached.", broken: "The reply was cut off: the server has ended or the connection is gone.",
+    again: "Try again", unreadable: "This picture cannot be read.", log_probability: "log-probability", alternatives: "Alternatives",
+    field_text: "Text", field_text_pair: "Second text", field_question: "Question", field_context: "Text that holds the answer",
+    field_document: "Text", field_source: "Text", field_prompt: "Beginning of the caption", field_image: "Picture",
+    field_caption: "Captions to choose from, one a line", field_tokens: "Words, with spaces between them", field_user: "User", field_item: "Items that the user has had, one a line, the latest last",
+  },
+  zh: {
+    language: "语言", views: "使用方式", chat: "对话", write: "续写", try: "试一试", embed: "比较文本",
+    conversation: "对话内容", chat_empty: "请说点什么。回车发送，Shift+回车换行，Esc 停止回复。",
+    message: "您的消息", message_hint: "消息", send: "发送", stop: "停止", anew: "新对话",
+    settings: "设置", system: "系统消息（修改后开始新对话）", temperature: "温度（0：取最可能的）",
+    max_tokens: "最多词元数", you: "您", assistant: "助手", sources: "来源", score: "得分",
+    stopped: "已停止", cut: "达到词元上限", tokens: "个词元", seconds: "秒", first: "首个用时",
+    forgotten: "以上内容模型已不再读取：一次能读的词元有限",
+    replying: "正在回复。", replied: "回复完毕。", begun: "新对话已开始。",
+    beginning: "要续写的文本", beginning_hint: "从前有座山", go_on: "续写",
+    more: "更多字段", optional: "可选", picture: "图片", no_answer: "文中没有答案",
+    raw: "JSON 格式的回复", confidence: "置信度", nothing_found: "文中未找到任何内容", all: "显示全部",
+    texts: "每行一个文本：各行与第一行有多接近？", texts_hint: "每行一个文本", compare: "比较",
+    two_texts: "至少需要两行。", needed: "不能为空", thinking: "请稍候……",
+    token_title: "此服务器需要令牌", token: "令牌", token_wrong: "令牌不正确。",
+    token_note: "令牌只保存在本标签页中，关闭后即清除。", token_go: "继续", token_needed: "没有令牌无法提问。",
+    offline: "无法连接服务器。", broken: "回复中断：服务器已停止或连接已断开。",
+    again: "重试", unreadable: "无法读取此图片。", log_probability: "对数概率", alternatives: "其他答案",
+    field_text: "文本", field_text_pair: "第二个文本", field_question: "问题", field_context: "包含答案的文本",
+    field_document: "文本", field_source: "原文", field_prompt: "描述的开头", field_image: "图片",
+    field_caption: "备选描述，每行一个", field_tokens: "词语，以空格分隔", field_user: "用户", field_item: "用户已有的物品，每行一个，最近的在最后",
+  },
+};
+
+const CHOICE = "llmstage.language";
+
+let language = chosen();
+
+/** The language of an earlier choice, or the browser's. */
+function chosen() {
+  let kept = null;
+  try {
+    kept = localStorage.getItem(CHOICE);
+  } catch { /* storage may be closed to this page */ }
+  if (kept in WORDS) return kept;
+  return (navigator.languages ?? [navigator.language]).map((tag) => tag.slice(0, 2)).find((tag) => tag in WORDS) ?? "en";
+}
+
+export const say = (word) => WORDS[language][word];
+
+/** The name of a field of a row: in words, where there are any. */
+export const fieldName = (word) => say(`field_${word}`) ?? word;
+
+/** Put the words into every element that names one, now and whenever another language is chosen. */
+export function speak() {
+  document.documentElement.lang = language;
+  for (const element of document.querySelectorAll("[data-say]")) element.textContent = say(element.dataset.say);
+  for (const element of document.querySelectorAll("[data-field]")) element.textContent = fieldName(element.dataset.field);
+  for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", say(element.dataset.label));
+  for (const element of document.querySelectorAll("[data-hint]")) element.placeholder = say(element.dataset.hint);
+}
+
+export function offerLanguages(select) {
+  select.value = language;
+  select.addEventListener("change", () => {
+    language = select.value;
+    try {
+      localStorage.setItem(CHOICE, language);
+    } catch { /* it then lasts as long as the page */ }
+    speak();
+  });
+}
