@@ -96,15 +96,16 @@ class Store:
         first = closed - windows.span * windows.width
         found: dict[int, Any] = {}
         with told(self.path):
-            query = "SELECT start, topic, items, negative FROM counts WHERE start >= ? ORDER BY start"
-            for start, topic, items, negative in self.db.execute(query, [first]):
-                counts = found.setdefault(start, windows.past[:, :, 0] * 0)
+            query = "SELECT start, topic, items, negative, above FROM counts WHERE start >= ? ORDER BY start"
+            for start, topic, items, negative, above in self.db.execute(query, [first]):
+                counts, high = found.setdefault(start, (windows.past[:, :, 0] * 0, []))
                 counts[place[topic]] = items, negative
+                high += [place[topic]] if above else []
             for topic, start in self.db.execute("SELECT topic, MAX(start) FROM counts WHERE above GROUP BY topic"):
                 windows.last_above[place[topic]] = start + windows.width
-        for start, counts in found.items():
+        for start, (counts, high) in found.items():
             if start < closed:
-                windows.remember(start, counts)
+                windows.remember(start, counts, high)
             else:
                 windows.open[start] = counts
 

@@ -8,7 +8,7 @@ binomial test of shares raise false alarms, and each has its part here:
   years), drawn towards the share of all hours while there are few of them;
 * windows differ more than chance alone explains, since news comes in stories: items of a window are correlated by `rho`
   (Skellam 1948; Williams 1982), estimated by the method of moments from how the past windows scatter around the shares of
-  their hours, and taken at the upper end of a 95 % interval, so that a short past makes the test careful and not bold;
+  their hours, and taken at the upper end of an interval, so that a short past makes the test careful and not bold;
 * the expected share is itself an estimate from few items: its uncertainty is part of the prediction.
 
 Together the count is predicted by a beta-binomial distribution, whose upper tail is the p-value: exact for small counts.
@@ -33,7 +33,7 @@ Shares = NDArray[np.float64]
 
 PULL = 10.0
 """The share of all hours counts for that of one hour like so many items."""
-UPPER = 0.95
+UPPER = 0.9
 """The correlation is taken from the upper end of a one-sided interval of this level."""
 FEW = 20
 """Degrees of freedom of the past below which nothing is tested: a day of hours."""
@@ -80,17 +80,20 @@ def expect(items: Counts, negative: Counts, hours: Counts, hour: int) -> Expecta
 
 
 def correlation(items: Counts, negative: Counts, shares: Shares, freedom: int) -> float:
-    """Upper end of an interval for the correlation within windows, from Pearson's statistic: a window of n items adds
-    1 + (n - 1) rho to its expectation. Its spread is that of binomial counts, which is wide where few are expected."""
+    """Upper end of an interval for the correlation within windows, by moments: Pearson's term of a window of n items has the
+    expectation 1 + (n - 1) rho. Terms are weighted by n - 1, since large windows tell more of rho; their sum is spread like a
+    chi-square whose degrees of freedom are fewer where few negative items are expected."""
     from scipy.stats import chi2
 
-    spread = shares * (1 - shares)
-    pearson = float(((negative - items * shares) ** 2 / (items * spread)).sum())
-    variance = float((2 + (1 - 6 * spread) / (items * spread)).mean()) / 2  # of one term, beside that of a chi-square
-    worth = max(freedom / variance, 1.0)
-    upper = pearson / freedom * worth / float(chi2.ppf(1 - UPPER, worth))
-    pairs = float((items - 1).mean())
-    return float(np.clip((upper - 1) / pairs, 0.0, 0.9)) if pairs > 0 else 0.0
+    spread, weights = shares * (1 - shares), items - 1.0
+    total = float(weights.sum())
+    if total <= 0:
+        return 0.0
+    terms = (negative - items * shares) ** 2 / (items * spread) * len(items) / freedom
+    variances = 2 + (1 - 6 * spread) / (items * spread)
+    worth = max(2 * total**2 / float((weights**2 * variances).sum()) * freedom / len(items), 1.0)
+    upper = float((weights * terms).sum()) * worth / float(chi2.ppf(1 - UPPER, worth))
+    return float(np.clip((upper - total) / float((weights**2).sum()), 0.0, 0.9))
 
 
 def above(p_values: Shares, level: float) -> NDArray[np.bool_]:

@@ -108,9 +108,12 @@ class Windows:
             if is_above:
                 one.above, one.fresh = True, start - self.last_above[one.topic] > self.quiet
                 self.last_above[one.topic] = start + self.width
-        self.remember(start, counts)
+        self.remember(start, counts, [one.topic for one in found if one.above])
         return [one for one in found if one.items]
 
-    def remember(self, start: int, counts: np.ndarray) -> None:
+    def remember(self, start: int, counts: np.ndarray, above: list[int]) -> None:
+        """A window becomes part of the past, but for the topics that were above: a surge is not what the next one should be
+        compared with, and would hide it. (A level that stays becomes the past once the old one is older than `history`.)"""
         place = (start + self.offset) // self.width % self.span
         self.past[:, :, place], self.starts[place], self.hours[place] = counts, start, self.hour_of(start)
+        self.past[above, :, place] = 0

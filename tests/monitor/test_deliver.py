@@ -65,7 +65,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     items, negative = counts(1, 5, volume=12)
-    items[105, 1], negative[105, 1] = 40, 36
+    items[110, 1], negative[110, 1] = 60, 54
     return write(tmp_path_factory.mktemp("stream") / "in.jsonl", rows_of(items, negative))
 
 

@@ -99,8 +99,8 @@ def test_what_was_read_must_not_change_below_the_reader(path: Path, content: byt
 def test_a_line_that_is_too_large_is_a_bad_row_and_the_place_behind_it_is_right(path: Path) -> None:
     good = '{"text": "a", "time": "2026-03-02"}\n'
     path.write_text(good + '{"text": "' + "x" * 5_000_000 + '"}\n' + good, encoding="utf-8")
-    source = feed(path)
-    made = items(source, on_bad_row="quarantine", max_row_mb=0.001)
+    source = feed(path, max_bytes=1 << 10)
+    made = items(source, on_bad_row="quarantine", max_row_mb=1 / (1 << 10))
     assert [item.line for item in made.take(9)] == [1, 3] and made.num_bad == 1
     assert source.place.offset == path.stat().st_size
     assert "MB in one record" in (path.parent / "quarantine.jsonl").read_text()

@@ -13,7 +13,7 @@ from llmstage.monitor.surge import above, correlation, expect
 from llmstage.monitor.windows import Judged, Windows
 
 
-def judged(items: np.ndarray, negative: np.ndarray, alpha: float = 0.01) -> list[Judged]:
+def judged(items: np.ndarray, negative: np.ndarray, alpha: float = 0.05) -> list[Judged]:
     """Every verdict on hourly counts [hours, topics]."""
     windows = Windows(items.shape[1], HOUR, 0, 28 * DAY, 6 * HOUR, alpha, 10, UTC)
     found = []
@@ -24,17 +24,17 @@ def judged(items: np.ndarray, negative: np.ndarray, alpha: float = 0.01) -> list
 
 
 def planted(seed: int, days: int, at: int) -> tuple[np.ndarray, np.ndarray]:
-    """Three hours from `at` on in which 6 of 10 items of the second topic are negative."""
+    """Three hours from `at` on in which 8 of 10 items of the second topic are negative."""
     items, negative = counts(seed, days)
     rng = np.random.default_rng((seed, 1))
-    items[at : at + 3, 1] = rng.poisson(30, 3)
-    negative[at : at + 3, 1] = rng.binomial(items[at : at + 3, 1], 0.6)
+    items[at : at + 3, 1] = rng.poisson(70, 3)
+    negative[at : at + 3, 1] = rng.binomial(items[at : at + 3, 1], 0.8)
     return items, negative
 
 
 def check_seeds(seeds: range, days: int) -> None:
     """No false alert, exactly the planted one, and p-values that are small no more often than they say."""
-    at = (days - 2) * 24 + 9
+    at = (days - 2) * 24 + 14
     p_values: list[float] = []
     for seed in seeds:
         calm = judged(*counts(seed, days))
@@ -75,7 +75,7 @@ def test_small_counts_raise_no_alarm_and_large_ones_do() -> None:
     items = np.full(480, 12)
     negative = np.random.default_rng(0).binomial(items, 0.1)
     past = expect(items, negative, hours, 9)
-    assert past is not None and past.share == pytest.approx(0.1, abs=0.02)
+    assert past is not None and past.share == pytest.approx(0.1, abs=0.03)
     assert past.p_value(3, 2) > 1e-3 and past.p_value(2, 2) > 1e-3
     assert past.p_value(40, 24) < 1e-6 and past.p_value(40, 4) > 0.3
     assert past.p_value(40, 0) == 1

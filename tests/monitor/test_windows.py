@@ -70,30 +70,37 @@ def test_an_item_of_two_topics_counts_in_both() -> None:
 def surging(hours: list[int], days: int = 16) -> tuple[np.ndarray, np.ndarray]:
     items, negative = counts(0, days, topics=1, volume=40)
     for hour in hours:
-        items[hour], negative[hour] = 40, 30
+        items[hour], negative[hour] = 60, 48
     return items, negative
 
 
-@pytest.mark.parametrize(("quiet", "starts"), [(6, [300, 320]), (24, [300]), (0, [300, 303, 320])])
+@pytest.mark.parametrize(("quiet", "starts"), [(6, [303, 326]), (24, [303]), (0, [303, 306, 326])])
 def test_a_surge_is_one_alert_until_it_was_quiet_for_long_enough(quiet: int, starts: list[int]) -> None:
-    found = judge_all(made(quiet=quiet * HOUR), *surging([300, 301, 303, 320]))
-    assert [one.start // HOUR for one in found if one.above] == [300, 301, 303, 320]
+    found = judge_all(made(quiet=quiet * HOUR), *surging([303, 304, 306, 326]))
+    assert [one.start // HOUR for one in found if one.above] == [303, 304, 306, 326]
     assert [one.start // HOUR for one in found if one.fresh] == starts
 
 
 def test_alpha_min_items_and_history_each_decide() -> None:
     items, negative = counts(0, 16, topics=1, volume=40)
-    items[300], negative[300] = 20, 11
+    items[303], negative[303] = 60, 45
     usual, strict = judge_all(made(), items, negative), judge_all(made(alpha=1e-7), items, negative)
-    assert [one.start // HOUR for one in usual if one.above] == [300]
+    assert [one.start // HOUR for one in usual if one.above] == [303]
     assert not [one for one in strict if one.above]
-    assert not [one for one in judge_all(made(min_items=21), items, negative) if one.above]
+    assert not [one for one in judge_all(made(min_items=61), items, negative) if one.above]
     assert made(alpha=0.03).level == pytest.approx(0.03 / 720) and made(width=30 * DAY).level == 0.01
     # A new level counts as the past after a while: two days of history forget the old one, four weeks do not.
-    negative[200:] = np.minimum(items[200:], negative[200:] + items[200:] // 2)
+    negative[200:] = np.minimum(items[200:], negative[200:] + items[200:] // 8)
     late_on = {days: judge_all(made(history=days * DAY), items, negative)[-24:] for days in (2, 28)}
     expected = {days: np.mean([one.expected for one in found if one.expected]) for days, found in late_on.items()}
     assert expected[2] > expected[28] + 0.05
+
+
+def test_a_surge_is_no_part_of_the_past_that_the_next_one_is_compared_with() -> None:
+    windows = made()
+    judge_all(windows, *surging([303, 327, 351]))
+    assert windows.last_above[0] == 352 * HOUR
+    assert [int(windows.past[0, 0, hour]) for hour in (303, 327, 351)] == [0, 0, 0] and windows.past[0, 0, 302] > 0
 
 
 def test_a_gap_of_a_year_forgets_the_past_and_is_no_surge() -> None:
