@@ -50,7 +50,7 @@ class Monitor(StageConfig):
     """A window is judged once an item so much younger than its end was read; items that come for it later are not counted."""
     history: str = "28d"
     """How far back the past goes that a window is compared with."""
-    alpha: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.05
+    alpha: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.01
     """Chance that a month without any surge brings a false alert, over all topics and windows together."""
     min_items: Annotated[int, AT_LEAST_1] = 10
     """A window of a topic with fewer items is not judged."""

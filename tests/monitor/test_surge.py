@@ -13,7 +13,7 @@ from llmstage.monitor.surge import above, correlation, expect
 from llmstage.monitor.windows import Judged, Windows
 
 
-def judged(items: np.ndarray, negative: np.ndarray, alpha: float = 0.05) -> list[Judged]:
+def judged(items: np.ndarray, negative: np.ndarray, alpha: float = 0.01) -> list[Judged]:
     """Every verdict on hourly counts [hours, topics]."""
     windows = Windows(items.shape[1], HOUR, 0, 28 * DAY, 6 * HOUR, alpha, 10, UTC)
     found = []

@@ -1,0 +1,142 @@
+"""The finance recipe: classifiers of real news, a replayed stream with a planted surge, twenty seeds, a kill in the middle.
+
+python benchmarks/finance.py topics <run of experiment=financial_phrasebank>       # writes topic_train.jsonl
+python benchmarks/finance.py replay <run of experiment=financial_phrasebank> <seed> [--calm]   # writes stream_<seed>.jsonl
+python benchmarks/finance.py seeds <sentiment run> <topic run> [--seeds 20]        # monitors them, calm and planted
+
+The stream is drawn from the test split of the sentiment run, so no model has seen its sentences: per hour so many sentences of
+each topic as a working day has, their mood drawn at random as it is in the data but for the hours of the surge, in which most
+sentences about results are negative ones. Topics are told by a list of words; the topic classifier learns them from the
+training sentences. docs/monitor.md shows what it printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TOPICS = {
+    "results": r"profit|loss|sales|earnings|turnover|\beps\b|quarter",
+    "orders": r"contract|order|agreement|deliver|supply|deal",
+    "owners": r"share|stock|dividend|acqui|stake|merge",
+}
+OTHER = "other"
+BEGIN, DAYS = datetime(2026, 9, 7, tzinfo=UTC), 21
+SURGE_DAY, SURGE_HOUR, SURGE_HOURS = 18, 14, 3
+VOLUME = {"results": 14.0, "orders": 9.0, "owners": 7.0, OTHER: 16.0}
+"""Sentences of a topic in the busiest hour."""
+
+
+def topic_of(text: str) -> str:
+    return next((topic for topic, words in TOPICS.items() if re.search(words, text, re.IGNORECASE)), OTHER)
+
+
+def held_out(run: Path) -> list[dict[str, Any]]:
+    """Sentences of the test split with the mood that people gave them."""
+    lines = (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [{"text": row["text"], "mood": row["reference"]} for row in rows if row["split"] == "test"]
+
+
+def write_topics(run: Path, data: Path) -> None:
+    """Every sentence of the set that is not held out, with its topic."""
+    kept = {row["text"] for row in held_out(run)}
+    texts = [line.rpartition("@")[0] for line in data.read_text(encoding="utf-8").splitlines() if "@" in line]
+    rows = [{"text": text, "label": topic_of(text)} for text in dict.fromkeys(texts) if text not in kept]
+    write("topic_train.jsonl", rows)
+    print(f"{len(rows):,} sentences in topic_train.jsonl; {len(kept)} are held out for the stream")
+
+
+def stream(rows: list[dict[str, Any]], seed: int, *, surge: bool) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    pools = {topic: [row["text"] for row in rows if topic_of(row["text"]) == topic] for topic in VOLUME}
+    bad = [row["text"] for row in rows if row["mood"] == "negative" and topic_of(row["text"]) == "results"]
+    for hour in range(DAYS * 24):
+        day, clock = divmod(hour, 24)
+        share = 0.1 + 0.9 * float(np.exp(-((clock - 13) ** 2) / 18))  # busiest at 13 o'clock
+        inside = surge and day == SURGE_DAY and SURGE_HOUR <= clock < SURGE_HOUR + SURGE_HOURS
+        items = [
+            str(rng.choice(pool)) for topic, pool in pools.items() for _ in range(rng.poisson(share * VOLUME[topic]))
+        ]
+        if inside:
+            items += [str(text) for text in rng.choice(bad, 30)]
+        moments = np.sort(rng.uniform(0, 3600, len(items)))
+        for text, moment in zip(rng.permutation(items), moments, strict=True):
+            when = BEGIN + timedelta(hours=hour, seconds=float(moment))
+            yield {"time": when.isoformat(timespec="milliseconds"), "text": str(text)}
+
+
+def write(path: str, rows: Any) -> Path:
+    Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return Path(path)
+
+
+def replay(run: Path, seed: int, *, surge: bool) -> Path:
+    return write(f"stream_{seed}{'' if surge else '_calm'}.jsonl", stream(held_out(run), seed, surge=surge))
+
+
+def planted() -> tuple[str, str]:
+    """The first and the last moment of the surge."""
+    first = BEGIN + timedelta(days=SURGE_DAY, hours=SURGE_HOUR)
+    return first.isoformat(), (first + timedelta(hours=SURGE_HOURS)).isoformat()
+
+
+def monitor(source: Path, sentiment: str, topic: str, folder: str) -> list[dict[str, Any]]:
+    words = [
+        f"stage.input={source}",
+        f"stage.models.sentiment={sentiment}",
+        f"stage.models.topic={topic}",
+        f"hydra.run.dir={folder}",
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "llmstage", "stage=monitor", "trainer.threads=1", *words], check=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return [json.loads(line) for line in (Path(folder) / "alerts.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def seeds(sentiment: str, topic: str, count: int) -> None:
+    first, last = planted()
+    where = elsewhere = false = 0
+    for seed in range(count):
+        found = monitor(replay(Path(sentiment), seed, surge=True), sentiment, topic, f"monitor_{seed}")
+        right = [one for one in found if one["topic"] == "results" and first <= one["window"].partition("/")[0] < last]
+        where, elsewhere = where + (len(right) == 1), elsewhere + len(found) - len(right)
+        calm = monitor(replay(Path(sentiment), seed, surge=False), sentiment, topic, f"calm_{seed}")
+        false += len(calm)
+        print(
+            f"seed {seed}: planted {len(right)}, elsewhere {len(found) - len(right)}; without a surge {len(calm)}",
+            flush=True,
+        )
+    print(
+        f"{count} seeds of {DAYS} days: found once in {where}, elsewhere {elsewhere}; false alerts without a surge: {false}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("topics", "replay", "seeds"))
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--data", default="../shared/data/financial_phrasebank/Sentences_AllAgree.txt")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--calm", action="store_true")
+    given = parser.parse_args()
+    if given.what == "topics":
+        write_topics(Path(given.runs[0]), Path(given.data))
+    elif given.what == "replay":
+        print(replay(Path(given.runs[0]), int(given.runs[1]), surge=not given.calm))
+    else:
+        seeds(given.runs[0], given.runs[1], given.seeds)
+
+
+if __name__ == "__main__":
+    main()
