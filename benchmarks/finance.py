@@ -2,7 +2,7 @@
 
 python benchmarks/finance.py topics <run of experiment=financial_phrasebank>       # writes topic_train.jsonl
 python benchmarks/finance.py replay <run of experiment=financial_phrasebank> <seed> [--calm]   # writes stream_<seed>.jsonl
-python benchmarks/finance.py seeds <sentiment run> <topic run> [--seeds 20]        # monitors them, calm and planted
+python benchmarks/finance.py seeds <sentiment run> <topic run> [--seeds 20]        # monitors twenty of them
 
 The stream is drawn from the test split of the sentiment run, so no model has seen its sentences: per hour so many sentences of
 each topic as a working day has, their mood drawn at random as it is in the data but for the hours of the surge, in which most
@@ -13,11 +13,11 @@ training sentences. docs/monitor.md shows what it printed.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def stream(rows: list[dict[str, Any]], seed: int, *, surge: bool) -> Iterator[di
             str(rng.choice(pool)) for topic, pool in pools.items() for _ in range(rng.poisson(share * VOLUME[topic]))
         ]
         if inside:
-            items += [str(text) for text in rng.choice(bad, 30)]
+            items += [str(text) for text in rng.choice(bad, 60)]
         moments = np.sort(rng.uniform(0, 3600, len(items)))
         for text, moment in zip(rng.permutation(items), moments, strict=True):
             when = BEGIN + timedelta(hours=hour, seconds=float(moment))
@@ -91,34 +91,26 @@ def planted() -> tuple[str, str]:
 
 
 def monitor(source: Path, sentiment: str, topic: str, folder: str) -> list[dict[str, Any]]:
-    words = [
-        f"stage.input={source}",
-        f"stage.models.sentiment={sentiment}",
-        f"stage.models.topic={topic}",
-        f"hydra.run.dir={folder}",
-    ]
-    subprocess.run(
-        [sys.executable, "-m", "llmstage", "stage=monitor", "trainer.threads=1", *words], check=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    from llmstage.cli import main as llmstage
+
+    words = [f"stage.input={source}", f"stage.models.sentiment={sentiment}", f"stage.models.topic={topic}"]
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        status = llmstage(["stage=monitor", "trainer.threads=1", *words, f"hydra.run.dir={folder}"])
+    assert status == 0, f"{folder} ended with status {status}"
     return [json.loads(line) for line in (Path(folder) / "alerts.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def seeds(sentiment: str, topic: str, count: int) -> None:
     first, last = planted()
-    where = elsewhere = false = 0
+    once = elsewhere = 0
     for seed in range(count):
         found = monitor(replay(Path(sentiment), seed, surge=True), sentiment, topic, f"monitor_{seed}")
         right = [one for one in found if one["topic"] == "results" and first <= one["window"].partition("/")[0] < last]
-        where, elsewhere = where + (len(right) == 1), elsewhere + len(found) - len(right)
-        calm = monitor(replay(Path(sentiment), seed, surge=False), sentiment, topic, f"calm_{seed}")
-        false += len(calm)
-        print(
-            f"seed {seed}: planted {len(right)}, elsewhere {len(found) - len(right)}; without a surge {len(calm)}",
-            flush=True,
-        )
+        once, elsewhere = once + (len(right) == 1), elsewhere + len(found) - len(right)
+        told = ", ".join(f"{one['topic']} {one['window'][:13]} p = {one['p_value']:.1e}" for one in found)
+        print(f"seed {seed}: {told or 'nothing'}", flush=True)
     print(
-        f"{count} seeds of {DAYS} days: found once in {where}, elsewhere {elsewhere}; false alerts without a surge: {false}"
+        f"{count} seeds of {DAYS} days: the planted surge was one alert in {once} of them; alerts elsewhere: {elsewhere}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -105,3 +106,14 @@ def rows_of(items: np.ndarray, negative: np.ndarray, seed: int = 0) -> list[dict
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def items_in(folder: Path) -> int:
+    """Items that a run has counted, read while it writes."""
+    try:
+        db = sqlite3.connect(f"file:{folder / 'monitor.db'}?mode=ro", uri=True)
+        found = db.execute("SELECT value FROM kept WHERE key = 'items'").fetchone()
+        db.close()
+    except sqlite3.Error:
+        return 0
+    return int(found[0]) if found else 0

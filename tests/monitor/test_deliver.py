@@ -64,8 +64,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    items, negative = counts(1, 5, volume=12)
-    items[110, 1], negative[110, 1] = 60, 54
+    items, negative = counts(1, 9, volume=12, rho=0.005)
+    items[206, 1], negative[206, 1] = 60, 55
     return write(tmp_path_factory.mktemp("stream") / "in.jsonl", rows_of(items, negative))
 
 
