@@ -2,6 +2,7 @@
 
 python benchmarks/finance.py topics <run of experiment=financial_phrasebank>       # writes topic_train.jsonl
 python benchmarks/finance.py replay <run of experiment=financial_phrasebank> <seed> [--calm]   # writes stream_<seed>.jsonl
+python benchmarks/finance.py posts <run of experiment=fincuge_finfe_zh> <seed>                 # writes posts_<seed>.csv, in Chinese
 python benchmarks/finance.py seeds <sentiment run> <topic run> [--seeds 20]        # monitors twenty of them
 
 The stream is drawn from the test split of the sentiment run, so no model has seen its sentences: per hour so many sentences of
@@ -13,12 +14,13 @@ training sentences. docs/monitor.md shows what it printed.
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import json
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,27 @@ def replay(run: Path, seed: int, *, surge: bool) -> Path:
     return write(f"stream_{seed}{'' if surge else '_calm'}.jsonl", stream(held_out(run), seed, surge=surge))
 
 
+def posts(run: Path, seed: int) -> Path:
+    """Posts of a Chinese forum as a CSV file: about 40 in the busiest hour, and in the hours of the surge 60 more that people
+    called negative (0)."""
+    rng, rows, zone = np.random.default_rng(seed), held_out(run), timezone(timedelta(hours=8))
+    pool, bad = [row["text"] for row in rows], [row["text"] for row in rows if row["mood"] == "0"]
+    path = Path(f"posts_{seed}.csv")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["时间", "内容"])
+        for hour in range(DAYS * 24):
+            day, clock = divmod(hour, 24)
+            items = list(rng.choice(pool, rng.poisson(4 + 36 * float(np.exp(-((clock - 13) ** 2) / 18)))))
+            if day == SURGE_DAY and SURGE_HOUR <= clock < SURGE_HOUR + SURGE_HOURS:
+                items += list(rng.choice(bad, 60))
+            moments = np.sort(rng.uniform(0, 3600, len(items)))
+            for text, moment in zip(rng.permutation(items), moments, strict=True):
+                when = BEGIN.replace(tzinfo=zone) + timedelta(hours=hour, seconds=float(moment))
+                writer.writerow([f"{when.year}年{when.month}月{when.day}日 {when:%H:%M:%S}", str(text)])
+    return path
+
+
 def planted() -> tuple[str, str]:
     """The first and the last moment of the surge."""
     first = BEGIN + timedelta(days=SURGE_DAY, hours=SURGE_HOUR)
@@ -116,7 +139,7 @@ def seeds(sentiment: str, topic: str, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("topics", "replay", "seeds"))
+    parser.add_argument("what", choices=("topics", "replay", "posts", "seeds"))
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--data", default="../shared/data/financial_phrasebank/Sentences_AllAgree.txt")
     parser.add_argument("--seeds", type=int, default=20)
@@ -126,6 +149,8 @@ def main() -> None:
         write_topics(Path(given.runs[0]), Path(given.data))
     elif given.what == "replay":
         print(replay(Path(given.runs[0]), int(given.runs[1]), surge=not given.calm))
+    elif given.what == "posts":
+        print(posts(Path(given.runs[0]), int(given.runs[1])))
     else:
         seeds(given.runs[0], given.runs[1], given.seeds)
 

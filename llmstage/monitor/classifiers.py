@@ -20,7 +20,7 @@ from llmstage.engine.ready import Ready, make_ready
 from llmstage.errors import ModelError, Refused, UserError
 from llmstage.naming import did_you_mean
 from llmstage.places import conf_dir, find_model, read_run_yaml
-from llmstage.schema import RunConfig, build_run
+from llmstage.schema import RunConfig, TrainerConfig, build_run
 from llmstage.schema.stage import StageConfig
 
 TASK = "classification"
@@ -33,6 +33,8 @@ NEGATIVE = {
 """Labels, in lower case, that are known to be negative."""
 ALL, NONE = "all", "none"
 """The topic where no classifier gives topics; the topic of items that are of none."""
+SCORING = ("eval_precision", "eval_batch_tokens", "packing")
+"""Of the trainer, what is taken from a model's run where it is not set otherwise."""
 KEPT = 50_000
 """Texts whose labels are remembered: the same news comes from many places."""
 
@@ -88,7 +90,9 @@ def load_classifier(name: str, path: str, cfg: RunConfig, machine: Machine) -> C
         raise ModelError(
             f"{key}: the run.yaml there is of another version ({wrong[0]}). Train it anew, or give its model/."
         )
-    trainer = replace(run.trainer, device=cfg.trainer.device, threads=cfg.trainer.threads)
+    usual = TrainerConfig()
+    typed = {key: getattr(cfg.trainer, key) for key in SCORING if getattr(cfg.trainer, key) != getattr(usual, key)}
+    trainer = replace(run.trainer, device=cfg.trainer.device, threads=cfg.trainer.threads, **typed)
     run = replace(
         run, stage=StageConfig(name=cfg.stage.name), model=replace(run.model, path=path), trainer=trainer,
         data=replace(run.data, context=context or run.data.context), offline=cfg.offline,
@@ -160,7 +164,7 @@ class Answers:
     def __init__(self, found: Sequence[Classifier], roles: Roles) -> None:
         self.found, self.roles = found, roles
         self.place = {topic: number for number, topic in enumerate(roles.topics)}
-        self.kept: OrderedDict[tuple[str, str], list[str]] = OrderedDict()
+        self.kept: OrderedDict[bytes, list[str]] = OrderedDict()
         self.seconds = 0.0
         """Spent in the models."""
         self.asked = 0
@@ -192,9 +196,9 @@ class Answers:
 
     def labels(self, one: Classifier, rows: Sequence[Row]) -> list[list[str] | str]:
         own = [one.own(row) for row in rows]
-        keys = [(one.name, json.dumps(row, sort_keys=True, default=str)) for row in own]
-        out: dict[tuple[str, str], list[str] | str] = {}
-        fresh: dict[tuple[str, str], Row] = {}
+        keys = [key_of(one.name, row) for row in own]
+        out: dict[bytes, list[str] | str] = {}
+        fresh: dict[bytes, Row] = {}
         for key, row in zip(keys, own, strict=True):
             if key in self.kept:
                 self.kept.move_to_end(key)
@@ -218,3 +222,8 @@ class Answers:
         while len(self.kept) > KEPT:
             self.kept.popitem(last=False)
         return [out[key] for key in keys]
+
+
+def key_of(name: str, row: Row) -> bytes:
+    said = json.dumps([name, row], sort_keys=True, default=str)
+    return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -10,6 +10,8 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,11 +68,9 @@ class Delivery:
             number, line = one
             outcome: dict[str, str] = {}
             if self.url:
-                outcome["webhook"] = self.tried(
-                    lambda line=line, number=number: post(self.url, line, number, self.cfg.timeout)
-                )
+                outcome["webhook"] = self.tried(partial(post, self.url, line, number, self.cfg.timeout))
             if self.program:
-                outcome["command"] = self.tried(lambda line=line: self.start(line))
+                outcome["command"] = self.tried(partial(self.start, line))
             if not self.leave.is_set() or all(said == DELIVERED for said in outcome.values()):
                 self.done.put((number, outcome))
 
@@ -83,7 +83,7 @@ class Delivery:
             try:
                 once()
                 return DELIVERED
-            except (OSError, ValueError, subprocess.SubprocessError) as error:
+            except (OSError, ValueError, HTTPException, subprocess.SubprocessError) as error:
                 reason = str(getattr(error, "reason", "") or error) or type(error).__name__
                 if isinstance(error, urllib.error.HTTPError):
                     reason = f"status {error.code}"
@@ -104,8 +104,7 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def post(url: str | None, line: str, number: int, timeout: float) -> None:
-    assert url
+def post(url: str, line: str, number: int, timeout: float) -> None:
     headers = {"Content-Type": "application/json; charset=utf-8", "X-Alert-Number": str(number)}
     request = urllib.request.Request(url, line.encode(), headers, method="POST")
     with urllib.request.build_opener(NoRedirect).open(request, timeout=timeout) as answer:

@@ -19,6 +19,7 @@ from llmstage.naming import did_you_mean
 PIECE = 1 << 20
 ENDS = 4096
 """Bytes at the beginning of a file and before the place, by which it is known again."""
+NOTHING = hashlib.sha256().hexdigest()
 HEAD_LINES = 200
 """Lines from which format and layout are told."""
 
@@ -144,13 +145,15 @@ class Feed:
     def at_end(self) -> bool:
         """Whether there is more behind the end: a new file under the old name. A last line without its end counts as whole
         where nothing more is expected."""
+        if self.path is not None:
+            size = self.place.offset + self.size_of(list(self.lines)) + self.rest_size
+            if os.fstat(self.fd).st_size < size or digest(self.fd, self.place.offset) != (self.place.digest or NOTHING):
+                raise self.changed()
         if self.path is None or not self.follow:
             self.exhausted = True
             if self.rest_size:
                 self.close_line(b"")
             return False
-        if os.fstat(self.fd).st_size < self.place.offset + self.size_of(list(self.lines)) + self.rest_size:
-            raise self.changed()
         self.at_rest = self.place.offset > 0
         try:
             replaced = os.stat(self.path).st_ino != os.fstat(self.fd).st_ino

@@ -67,7 +67,7 @@ class Part(DataFile):
     content: bytes = b""
 
     def open(self) -> BinaryIO:
-        return cast(BinaryIO, io.BufferedReader(io.BytesIO(self.content)))  # type: ignore[arg-type]
+        return cast(BinaryIO, io.BufferedReader(io.BytesIO(self.content)))
 
 
 class Items:
@@ -151,7 +151,8 @@ class Items:
 
     def refuse(self, line: int, reason: str, raw: str) -> None:
         """A bad row. Raises DataError where data.on_bad_row says so."""
-        self.bad_rows.report(self.feed.shown, line, line, reason, raw, self.fine)
+        # Numbered as they come: a file that was replaced begins again at line 1.
+        self.bad_rows.report(self.feed.shown, (self.num_bad, line), line, reason, raw, self.fine)
         self.num_bad += 1
 
     def made(self, record: dict[str, Any], line: int) -> Item | Bad:

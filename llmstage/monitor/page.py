@@ -18,7 +18,7 @@ WORDS = {
     "en": {
         "alert": "{topic}: from {begin} on {share:.0%} of the items were negative ({negative} of {items}), where its past leads one to expect {expected:.0%} (p = {p_value:.2g}).",
         "none": "No surge of the negative share in {windows:,} windows that were judged.",
-        "unjudged": "No window could be judged yet: each needs {least} items of its topic and a past of two days.",
+        "unjudged": "No window could be judged yet: each needs {least} items of its topic and a past that is long enough.",
         "counted": "{items:,} items counted in {topics} topics, {negative:.1%} of them negative.",
         "late": "{late:,} items came after their window was closed and are not counted; stage.late={setting} says how long a window waits.",
         "bad": "{bad:,} bad rows were left out; they stand in quarantine.jsonl.",
@@ -32,7 +32,7 @@ WORDS = {
     "zh": {
         "alert": "{topic}：自 {begin} 起 {share:.0%} 的条目为负面（{items} 条中 {negative} 条），按其以往应为 {expected:.0%}（p = {p_value:.2g}）。",
         "none": "在检验过的 {windows:,} 个窗口中，负面占比没有激增。",
-        "unjudged": "尚无窗口可检验：每个窗口需有该主题的 {least} 条，以及两天的以往数据。",
+        "unjudged": "尚无窗口可检验：每个窗口需有该主题的 {least} 条，以及足够长的以往数据。",
         "counted": "共计 {items:,} 条，{topics} 个主题，其中 {negative:.1%} 为负面。",
         "late": "{late:,} 条在其窗口关闭之后才到，未计入；窗口等待多久由 stage.late={setting} 决定。",
         "bad": "{bad:,} 行有误，未计入；见 quarantine.jsonl。",

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llmstage.schema.monitor import LEAST_PAST
+
 Counts = NDArray[np.int64]
 Shares = NDArray[np.float64]
 
@@ -35,8 +37,6 @@ PULL = 10.0
 """The share of all hours counts for that of one hour like so many items."""
 UPPER = 0.9
 """The correlation is taken from the upper end of a one-sided interval of this level."""
-FEW = 20
-"""Degrees of freedom of the past below which nothing is tested: a day of hours."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,7 +68,7 @@ def expect(items: Counts, negative: Counts, hours: Counts, hour: int) -> Expecta
     bad = np.bincount(hours, negative, num_hours)
     seen = np.bincount(hours, minlength=num_hours) > 0
     freedom = len(items) - int(seen.sum())
-    if freedom < FEW or not total.any():
+    if freedom < LEAST_PAST or not total.any():
         return None
     overall = (bad.sum() + 0.5) / (total.sum() + 1)
     shares = (bad + PULL * overall) / (total + PULL)  # [hours]

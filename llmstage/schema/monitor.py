@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from llmstage.naming import did_you_mean
+from llmstage.schema.data import DataConfig
 from llmstage.schema.stage import StageConfig
 from llmstage.schema.typed import AT_LEAST_1, POSITIVE, Range
 
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DAY = 86400
 FORMATS = ("auto", "jsonl", "csv", "tsv")
-UNREAD = ("path", "train", "validation", "test")
+ROWS = ("path", "train", "validation", "test")
+READ = ("name", "format", "columns", "header", "delimiter", "encoding", "on_bad_row", "max_row_mb")
+"""Of the `data` group, what tells how the input is written."""
+LEAST_PAST = 20
+"""Windows, beyond one for each hour of the day, that a topic's past must have."""
 WEBHOOK = "LLMSTAGE_WEBHOOK"
 COMMANDS = "LLMSTAGE_COMMANDS"
 
@@ -85,11 +90,11 @@ class Monitor(StageConfig):
             wrong.append(f"task={run.task.name} is not read by stage=monitor; each model brings its own.")
         if run.model.path:
             wrong.append(f"model.path is not read by stage=monitor; name it: stage.models.sentiment={run.model.path}.")
-        wrong += [
-            f"data.{key} is not read by stage=monitor; name the items in stage.input."
-            for key in UNREAD
-            if getattr(run.data, key)
-        ]
+        usual = DataConfig()
+        for key in (item.name for item in fields(DataConfig) if item.name not in READ):
+            if getattr(run.data, key) != getattr(usual, key):
+                instead = "; name the items in stage.input" if key in ROWS else ""
+                wrong.append(f"data.{key} is not read by stage=monitor{instead}.")
         if run.data.format not in FORMATS:
             wrong.append(f"data.format={run.data.format}: stage=monitor reads {', '.join(FORMATS[1:])}.")
         wrong += self.check_times()

@@ -149,6 +149,8 @@ def items(folder: Path) -> int:
         ("stage.webhook=mail", "stage.webhook=mail is no address"),
         ("stage.command=[]", "stage.command=[] names no program"),
         ("task=dialogue", "task=dialogue is not read by stage=monitor"),
+        ("data.limit=5", "data.limit is not read by stage=monitor."),
+        ("data.split.test=0.5", "data.split is not read by stage=monitor."),
         ("data.test=x", "data.test is not read by stage=monitor"),
         ("data.format=parquet", "data.format=parquet: stage=monitor reads jsonl, csv, tsv"),
         ("model.path=x", "model.path is not read by stage=monitor"),
