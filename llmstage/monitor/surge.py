@@ -24,6 +24,7 @@ Over topics Holm's step-down procedure (1979) holds the level of one window; ove
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,15 +49,27 @@ class Expectation:
     """Of two items of the window: what windows share beyond their hour, and what is not known of the hour."""
 
     def p_value(self, items: int, negative: int) -> float:
-        """The chance of so many negative items or more."""
-        from scipy.stats import betabinom, binom
+        """The chance of so many negative items or more: the tail summed term by term, since 1 - cdf ends at 1e-16."""
+        from scipy.stats import binom
 
         if negative <= 0:
             return 1.0
+        counts = np.arange(negative, items + 1, dtype=np.float64)
         if self.correlation <= 0:
-            return float(binom.sf(negative - 1, items, self.share))
+            return float(min(1.0, np.exp(binom.logpmf(counts, items, self.share)).sum()))
         strength = 1 / self.correlation - 1
-        return float(betabinom.sf(negative - 1, items, self.share * strength, (1 - self.share) * strength))
+        good, bad = (1 - self.share) * strength, self.share * strength
+        terms = log_beta(counts + bad, items - counts + good) - log_beta(bad, good)
+        ways = -np.log(items + 1.0) - log_beta(items - counts + 1, counts + 1)
+        return float(min(1.0, np.exp(terms + ways).sum()))
+
+
+def log_beta(a: Any, b: Any) -> Any:
+    """Not scipy's betaln (nor its betabinom, which rests on it): where a run flushes subnormal numbers to zero, as the session
+    does, that gives -inf for some a and b, and the tail is then 0 without a warning."""
+    from scipy.special import gammaln
+
+    return gammaln(a) + gammaln(b) - gammaln(a + b)
 
 
 def expect(items: Counts, negative: Counts, hours: Counts, hour: int) -> Expectation | None:

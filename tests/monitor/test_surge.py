@@ -90,6 +90,25 @@ def test_the_tail_is_that_of_scipys_beta_binomial_and_of_the_binomial_without_co
     assert Expectation(0.2, 0.0).p_value(30, 12) == pytest.approx(stats.binomtest(12, 30, 0.2, "greater").pvalue)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.264])
+def test_the_tail_is_scipys_to_the_last_digits_also_where_subnormal_numbers_are_flushed(share: float) -> None:
+    import torch
+
+    from llmstage.monitor.surge import Expectation
+
+    for rho in (0.0058, 0.03, 0.3):
+        strength = 1 / rho - 1
+        tails = [stats.betabinom.sf(x - 1, 15, share * strength, (1 - share) * strength) for x in range(16)]
+        ours = Expectation(share, rho)
+        assert [ours.p_value(15, x) for x in range(16)] == pytest.approx(tails, rel=1e-6, abs=1e-11)
+        assert torch.set_flush_denormal(True)
+        try:
+            assert [ours.p_value(15, x) for x in range(16)] == pytest.approx(tails, rel=1e-6, abs=1e-11)
+        finally:
+            torch.set_flush_denormal(False)
+    assert 0 < Expectation(0.1, 0.001).p_value(200, 190) < 1e-50
+
+
 def test_the_expected_share_is_that_of_the_same_hour() -> None:
     hours = np.tile(np.arange(24), 28)
     items = np.full(len(hours), 100)
