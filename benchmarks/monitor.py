@@ -68,7 +68,7 @@ def write(folder: Path, count: int) -> tuple[Path, Path]:
 def rates(source: Path, folder: Path, count: int, batch: int) -> tuple[float, float]:
     """Items a second of wall time, and of this process's own time: other work on the machine slows the first only."""
     cfg = Monitor(name="monitor", input=str(source), batch=batch)
-    spans = [seconds(getattr(cfg, key)) or 0 for key in ("window", "late", "history", "quiet")]
+    spans = [seconds(getattr(cfg, key)) for key in ("window", "late", "history", "quiet")]
     windows = Windows(len(TOPICS), *spans, cfg.alpha, cfg.min_items, UTC)
     folder.mkdir()
     store, reading, bad = Store(folder / "monitor.db", TOPICS), Reading(), BadRows("error", folder)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmstage.schema.run import RunConfig
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SPAN = r"(\d{1,6})([smhd])"
 DAY = 86400
 FORMATS = ("auto", "jsonl", "csv", "tsv")
 ROWS = ("path", "train", "validation", "test")
@@ -104,15 +105,18 @@ class Monitor(StageConfig):
     def check_times(self) -> list[str]:
         wrong = []
         for key in ("window", "late", "history", "quiet"):
-            if seconds(getattr(self, key)) is None:
+            if not is_span(getattr(self, key)):
                 wrong.append(f"stage.{key}={getattr(self, key)} is no span of time. For example: 30s, 15m, 1h, 28d.")
         window, history = seconds(self.window), seconds(self.history)
-        if window == 0 or (window and DAY % window and window % DAY):
+        if is_span(self.window) and (window == 0 or (DAY % window and window % DAY)):
             wrong.append(f"stage.window={self.window} must part a day evenly (5m, 1h, 6h) or be whole days (1d, 7d).")
-        elif window and history is not None and history < 2 * max(window, DAY):
-            wrong.append(
-                f"stage.history={self.history} is too short for stage.window={self.window}: two days or windows."
-            )
+        elif window and is_span(self.history):
+            least = (LEAST_PAST + max(1, DAY // window)) * window
+            if history < least:
+                wrong.append(
+                    f"stage.history={self.history} is too short for stage.window={self.window}: nothing would ever be judged. "
+                    f"It must be at least {-(-least // DAY)}d."
+                )
         if zone(self.timezone) is None:
             near = did_you_mean(self.timezone, sorted(available_timezones()))
             wrong.append(
@@ -133,10 +137,14 @@ class Monitor(StageConfig):
         return wrong
 
 
-def seconds(span: str) -> int | None:
-    """`15m` in seconds; None where it is no span of time."""
-    found = re.fullmatch(r"(\d{1,6})\s*([smhd])", span.strip())
-    return int(found[1]) * UNITS[found[2]] if found else None
+def is_span(span: str) -> bool:
+    return re.fullmatch(SPAN, span) is not None
+
+
+def seconds(span: str) -> int:
+    """`15m` in seconds; what is no span of time has none."""
+    found = re.fullmatch(SPAN, span)
+    return int(found[1]) * UNITS[found[2]] if found else 0
 
 
 def zone(name: str) -> tzinfo | None:

@@ -67,8 +67,10 @@ def watch_until_end(
     check_same(settings, kept.get("settings"), out_dir)
     local = zone(stage.timezone)
     assert local is not None
-    spans = [seconds(getattr(stage, key)) or 0 for key in ("window", "late", "history", "quiet")]
-    windows = Windows(len(store.topics), *spans, stage.alpha, stage.min_items, local)
+    windows = Windows(
+        len(store.topics), seconds(stage.window), seconds(stage.late), seconds(stage.history), seconds(stage.quiet),
+        stage.alpha, stage.min_items, local,
+    )  # fmt: skip
     reading, tally = Reading.from_dict(kept["reading"]) if "reading" in kept else Reading(), tally_of(kept)
     bad_rows = BadRows(cfg.data.on_bad_row, out_dir, goes_on=bool(kept))
     cut_quarantine(bad_rows.path, tally.quarantined)

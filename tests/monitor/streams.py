@@ -51,7 +51,7 @@ def watch(folder: Path, source: str | Path, *, says: Any = None, stop: Any = Non
     store, local = Store(folder / "monitor.db", TOPICS), zone(cfg.timezone)
     assert local
     kept = store.kept()
-    spans = [seconds(getattr(cfg, key)) or 0 for key in ("window", "late", "history", "quiet")]
+    spans = [seconds(getattr(cfg, key)) for key in ("window", "late", "history", "quiet")]
     windows = Windows(len(TOPICS), *spans, cfg.alpha, cfg.min_items, local)
     reading, tally = Reading.from_dict(kept["reading"]) if "reading" in kept else Reading(), tally_of(kept)
     bad = BadRows(data.on_bad_row, folder, goes_on=bool(kept))

@@ -143,7 +143,14 @@ def items(folder: Path) -> int:
         ("stage.window=7h", "stage.window=7h must part a day evenly"),
         ("stage.window=0h", "stage.window=0h must part a day evenly"),
         ("stage.late=soon", "stage.late=soon is no span of time"),
-        ("stage.history=1d", "stage.history=1d is too short"),
+        (
+            "stage.history=1d",
+            "stage.history=1d is too short for stage.window=1h: nothing would ever be judged. It must be at least 2d",
+        ),
+        (
+            "stage.window=7d",
+            "stage.history=28d is too short for stage.window=7d: nothing would ever be judged. It must be at least 147d",
+        ),
         ("stage.timezone=Asia/Shangai", "Did you mean 'Asia/Shanghai'"),
         ("stage.alpha=1", "stage.alpha=1 must be above 0 and below 1"),
         ("stage.webhook=mail", "stage.webhook=mail is no address"),
