@@ -7,6 +7,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from llmstage.report.words import language
+from llmstage.schema.monitor import seconds
 
 DAY = 86400
 MOST_TOPICS = 8
@@ -16,7 +17,7 @@ MOST_POINTS = 1500
 
 WORDS = {
     "en": {
-        "alert": "{topic}: from {begin} on {share:.0%} of the items were negative ({negative} of {items}), where its past leads one to expect {expected:.0%} (p = {p_value:.2g}).",
+        "alert": "{topic}: {share:.0%} of the items from {begin} on were negative ({negative} of {items} in that window), where its past leads one to expect {expected:.0%} (p = {p_value:.2g}).",
         "none": "No surge of the negative share in {windows:,} windows that were judged.",
         "unjudged": "No window could be judged yet: each needs {least} items of its topic and a past that is long enough.",
         "counted": "{items:,} items counted in {topics} topics, {negative:.1%} of them negative.",
@@ -25,7 +26,7 @@ WORDS = {
         "short": "{judged:,} of {windows:,} windows were judged; the others had fewer than {least} items or too short a past.",
         "rate": "The chance of any false alert is at most {alpha:g} in a month, over all topics and windows together.",
         "undelivered": "{count} alerts could not be delivered; they stand in alerts.jsonl.",
-        "alerts": "Alerts", "topics": "Topics", "days": "days since {begin}", "share": "negative share",
+        "alerts": "Alerts", "topics": "Topics", "days": "days since {begin}", "share": "negative share", "running": "of the last {span}", "window": "of a window",
         "expected": "expected", "above": "above", "columns": ["window", "topic", "share", "expected", "p", "items", "delivery"],
         "of_topics": ["topic", "items", "negative share", "windows judged", "windows above", "alerts"],
     },
@@ -39,7 +40,7 @@ WORDS = {
         "short": "{windows:,} 个窗口中检验了 {judged:,} 个；其余不足 {least} 条，或以往太短。",
         "rate": "一个月内出现任何误报的概率至多为 {alpha:g}，所有主题与窗口合计。",
         "undelivered": "{count} 条警报未能送达；见 alerts.jsonl。",
-        "alerts": "警报", "topics": "主题", "days": "自 {begin} 起的天数", "share": "负面占比", "expected": "预期", "above": "超出",
+        "alerts": "警报", "topics": "主题", "days": "自 {begin} 起的天数", "share": "负面占比", "running": "此前 {span}", "window": "单个窗口", "expected": "预期", "above": "超出",
         "columns": ["窗口", "主题", "占比", "预期", "p", "条数", "送达"],
         "of_topics": ["主题", "条数", "负面占比", "检验窗口", "超出窗口", "警报"],
     },
@@ -92,7 +93,9 @@ def page_of(
             for alert in alerts
         ]
         exhibits.append({"kind": "table", "title": say["alerts"], "columns": say["columns"], "rows": rows})
-    exhibits += [chart(one["topic"], series["topics"][one["topic"]], zone, say) for one in topics[:MOST_TOPICS]]
+    exhibits += [
+        chart(one["topic"], series["topics"][one["topic"]], zone, say, settings) for one in topics[:MOST_TOPICS]
+    ]
     rows = [[one[key] for key in ("topic", "items", "share", "judged", "above", "alerts")] for one in topics]
     exhibits.append({"kind": "table", "title": say["topics"], "columns": say["of_topics"], "rows": rows})
     return {"language": tongue, "sentences": sentences, "limits": limits, "exhibits": exhibits, "monitor": block}
@@ -102,14 +105,21 @@ def told(alert: Mapping[str, Any]) -> str:
     return ", ".join(f"{way} {said}" for way, said in (alert["delivery"] or {}).items())
 
 
-def chart(topic: str, rows: Sequence[Mapping[str, Any]], zone: tzinfo, say: Mapping[str, Any]) -> dict[str, Any]:
-    """The share of each window beside what was expected; those above as dots."""
+def chart(
+    topic: str, rows: Sequence[Mapping[str, Any]], zone: tzinfo, say: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The share of a running day (of a week, for windows of days), that of windows which are large enough to tell something,
+    what was expected of them, and dots for those above."""
+    width = seconds(str(settings["window"]))
     rows = rows[-MOST_POINTS:]
     begin = rows[0]["start"]
     x = [(row["start"] - begin) / DAY for row in rows]
     shares = [row["negative"] / row["items"] for row in rows]
+    large = [share if row["items"] >= settings["min_items"] else None for row, share in zip(rows, shares, strict=True)]
+    span, name = (7 * DAY, "7d") if width >= DAY else (DAY, "24h")
     series = [
-        {"name": say["share"], "x": x, "y": shares, "faint": True, "colour": 0},
+        {"name": say["window"], "x": x, "y": large, "faint": True, "colour": 0},
+        {"name": say["running"].format(span=name), "x": x, "y": running(rows, span), "colour": 0},
         {"name": say["expected"], "x": x, "y": [row["expected"] for row in rows], "colour": 2},
     ]
     dots = [place for place, row in enumerate(rows) if row["above"]]
@@ -118,7 +128,19 @@ def chart(topic: str, rows: Sequence[Mapping[str, Any]], zone: tzinfo, say: Mapp
     if apart:
         series.append({"name": say["above"], "x": [at for at, _ in apart], "y": [y for _, y in apart], "colour": 1})
     day = datetime.fromtimestamp(begin, UTC).astimezone(zone)
+    highest = max([0.1, *(value for one in series for value in one["y"] if value is not None)])
     return {
         "kind": "lines", "title": topic, "series": series, "x_label": say["days"].format(begin=day.isoformat(" ", "minutes")),
-        "y_label": say["share"], "y_range": [0.0, min(1.0, max([0.1, *shares]) * 1.1)],
+        "y_label": say["share"], "y_range": [0.0, min(1.0, highest * 1.1)],
     }  # fmt: skip
+
+
+def running(rows: Sequence[Mapping[str, Any]], span: int) -> list[float]:
+    """The share of all items of the last `span` seconds, at each window."""
+    out, first, items, negative = [], 0, 0, 0
+    for row in rows:
+        items, negative = items + row["items"], negative + row["negative"]
+        while rows[first]["start"] <= row["start"] - span:
+            items, negative, first = items - rows[first]["items"], negative - rows[first]["negative"], first + 1
+        out.append(negative / items)
+    return out

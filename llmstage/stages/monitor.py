@@ -88,7 +88,7 @@ def watch_until_end(
 
     def report() -> dict[str, Any]:
         numbers = {**asdict(tally), "undelivered": watch.undelivered}
-        limits = {"alpha": stage.alpha, "min_items": stage.min_items, "late": stage.late}
+        limits = {"alpha": stage.alpha, "min_items": stage.min_items, "late": stage.late, "window": stage.window}
         page = page_of(read_series(store.path), numbers, limits, local, stage.language)
         took, fresh = time.perf_counter() - clock, tally.items - before
         own = max(took - answers.seconds, 1e-9)
@@ -97,7 +97,7 @@ def watch_until_end(
             "texts_asked": answers.asked, "model_seconds": answers.seconds, "items_per_second": fresh / max(took, 1e-9),
             "items_per_second_beside_models": fresh / own, "input": str(stage.input), "negative_labels": settings["negative"],
         }  # fmt: skip
-        return {**about, "heading": f"{stage.input}", **page}
+        return {**about, "heading": "standard input" if stage.input == "-" else stage.input, **page}
 
     def draw(status: str = "in progress") -> None:
         whole = {"status": status, "stage": stage.name, "task": "", "run_dir": str(out_dir.resolve()), **environment()}

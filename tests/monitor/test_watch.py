@@ -178,15 +178,33 @@ def test_a_page_can_read_while_the_monitor_writes_and_a_damaged_store_is_told(wh
         Store(tmp_path / "monitor.db", ["oil"])
 
 
+def test_the_chart_shows_a_running_day_and_only_windows_that_are_large_enough() -> None:
+    from llmstage.monitor.page import WORDS, chart
+
+    said = [(4, 2), (20, 5), (30, 24)]
+    rows = [
+        {"start": hour * 20 * 3600, "items": n, "negative": x, "expected": 0.2, "p_value": 0.5, "above": hour == 2}
+        for hour, (n, x) in enumerate(said)
+    ]
+    local = zone("UTC")
+    assert local
+    made = chart("oil", rows, local, WORDS["en"], {"window": "1h", "min_items": 10})
+    window, day, expected, above = made["series"]
+    assert window["y"] == [None, 0.25, 0.8] and expected["y"] == [0.2] * 3 and above["y"] == [0.8, None]
+    assert day["y"] == [0.5, 7 / 24, 29 / 50] and day["x"] == pytest.approx([0, 20 / 24, 40 / 24])
+    weekly = chart("oil", rows, local, WORDS["en"], {"window": "1d", "min_items": 10})["series"][1]
+    assert weekly["y"][-1] == 31 / 54 and "7d" in weekly["name"]
+
+
 def test_the_report_tells_alerts_and_limits_in_both_languages(whole: Path, tmp_path: Path) -> None:
     from llmstage.report.html import write_html
 
     series, local = read_series(whole / "monitor.db"), zone("UTC")
     numbers = {"items": 10, "late": 1, "bad": 2, "undelivered": 3}
-    limits = {"alpha": 0.01, "min_items": 10, "late": "10m"}
+    limits = {"alpha": 0.01, "min_items": 10, "late": "10m", "window": "1h"}
     assert local
     english, chinese, auto = (page_of(series, numbers, limits, local, tongue) for tongue in ("en", "zh", "auto"))
-    assert "from 2026-03-11T14:00:00+00:00 on 75% of the items were negative (45 of 60)" in english["sentences"][0]
+    assert "75% of the items from 2026-03-11T14:00:00+00:00 on were negative (45 of 60" in english["sentences"][0]
     assert "负面" in chinese["sentences"][0] and auto["language"] == "zh", "one of the topics is Chinese"
     assert len(english["limits"]) == 5
     page = write_html(tmp_path, {"status": "completed", "stage": "monitor", **english}).read_text(encoding="utf-8")
