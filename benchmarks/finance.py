@@ -1,9 +1,9 @@
 """The finance recipe: classifiers of real news, a replayed stream with a planted surge, twenty seeds, a kill in the middle.
 
 python benchmarks/finance.py topics <run of experiment=financial_phrasebank>       # writes topic_train.jsonl
-python benchmarks/finance.py replay <run of experiment=financial_phrasebank> <seed> [--calm]   # writes stream_<seed>.jsonl
+python benchmarks/finance.py replay <run of experiment=financial_phrasebank> <seed>            # writes stream_<seed>.jsonl
 python benchmarks/finance.py posts <run of experiment=fincuge_finfe_zh> <seed>                 # writes posts_<seed>.csv, in Chinese
-python benchmarks/finance.py seeds <sentiment run> <topic run> [--seeds 20]        # monitors twenty of them
+python benchmarks/finance.py seeds <sentiment run> <topic run> [--seeds 20] [--loud 100]   # monitors them
 
 The stream is drawn from the test split of the sentiment run, so no model has seen its sentences: per hour so many sentences of
 each topic as a working day has, their mood drawn at random as it is in the data but for the hours of the surge, in which most
@@ -60,19 +60,19 @@ def write_topics(run: Path, data: Path) -> None:
     print(f"{len(rows):,} sentences in topic_train.jsonl; {len(kept)} are held out for the stream")
 
 
-def stream(rows: list[dict[str, Any]], seed: int, *, surge: bool) -> Iterator[dict[str, Any]]:
+def stream(rows: list[dict[str, Any]], seed: int, loud: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     pools = {topic: [row["text"] for row in rows if topic_of(row["text"]) == topic] for topic in VOLUME}
     bad = [row["text"] for row in rows if row["mood"] == "negative" and topic_of(row["text"]) == "results"]
     for hour in range(DAYS * 24):
         day, clock = divmod(hour, 24)
         share = 0.1 + 0.9 * float(np.exp(-((clock - 13) ** 2) / 18))  # busiest at 13 o'clock
-        inside = surge and day == SURGE_DAY and SURGE_HOUR <= clock < SURGE_HOUR + SURGE_HOURS
+        inside = day == SURGE_DAY and SURGE_HOUR <= clock < SURGE_HOUR + SURGE_HOURS
         items = [
             str(rng.choice(pool)) for topic, pool in pools.items() for _ in range(rng.poisson(share * VOLUME[topic]))
         ]
         if inside:
-            items += [str(text) for text in rng.choice(bad, LOUD)]
+            items += [str(text) for text in rng.choice(bad, loud)]
         moments = np.sort(rng.uniform(0, 3600, len(items)))
         for text, moment in zip(rng.permutation(items), moments, strict=True):
             when = BEGIN + timedelta(hours=hour, seconds=float(moment))
@@ -84,8 +84,8 @@ def write(path: str, rows: Any) -> Path:
     return Path(path)
 
 
-def replay(run: Path, seed: int, *, surge: bool) -> Path:
-    return write(f"stream_{seed}{'' if surge else '_calm'}.jsonl", stream(held_out(run), seed, surge=surge))
+def replay(run: Path, seed: int, loud: int) -> Path:
+    return write(f"stream_{seed}.jsonl", stream(held_out(run), seed, loud))
 
 
 def posts(run: Path, seed: int) -> Path:
@@ -125,11 +125,11 @@ def monitor(source: Path, sentiment: str, topic: str, folder: str) -> list[dict[
     return [json.loads(line) for line in (Path(folder) / "alerts.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def seeds(sentiment: str, topic: str, count: int) -> None:
+def seeds(sentiment: str, topic: str, count: int, loud: int) -> None:
     first, last = planted()
     once = elsewhere = 0
     for seed in range(count):
-        found = monitor(replay(Path(sentiment), seed, surge=True), sentiment, topic, f"monitor_{seed}")
+        found = monitor(replay(Path(sentiment), seed, loud), sentiment, topic, f"monitor_{seed}")
         right = [one for one in found if one["topic"] == "results" and first <= one["window"].partition("/")[0] < last]
         once, elsewhere = once + (len(right) == 1), elsewhere + len(found) - len(right)
         told = ", ".join(f"{one['topic']} {one['window'][:13]} p = {one['p_value']:.1e}" for one in found)
@@ -145,16 +145,16 @@ def main() -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--data", default="../shared/data/financial_phrasebank/Sentences_AllAgree.txt")
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--calm", action="store_true")
+    parser.add_argument("--loud", type=int, default=LOUD, help="negative sentences that the surge adds in an hour")
     given = parser.parse_args()
     if given.what == "topics":
         write_topics(Path(given.runs[0]), Path(given.data))
     elif given.what == "replay":
-        print(replay(Path(given.runs[0]), int(given.runs[1]), surge=not given.calm))
+        print(replay(Path(given.runs[0]), int(given.runs[1]), given.loud))
     elif given.what == "posts":
         print(posts(Path(given.runs[0]), int(given.runs[1])))
     else:
-        seeds(given.runs[0], given.runs[1], given.seeds)
+        seeds(given.runs[0], given.runs[1], given.seeds, given.loud)
 
 
 if __name__ == "__main__":
