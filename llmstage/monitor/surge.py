@@ -36,7 +36,7 @@ Shares = NDArray[np.float64]
 
 PULL = 10.0
 """The share of all hours counts for that of one hour like so many items."""
-UPPER = 0.9
+UPPER = 0.8
 """The correlation is taken from the upper end of a one-sided interval of this level."""
 
 
@@ -85,15 +85,17 @@ def expect(items: Counts, negative: Counts, hours: Counts, hour: int) -> Expecta
         return None
     overall = (bad.sum() + 0.5) / (total.sum() + 1)
     shares = (bad + PULL * overall) / (total + PULL)  # [hours]
-    rho = correlation(items, negative, shares[hours], freedom)
+    left = 1 - 2 * items / (total + PULL)[hours] + items * total[hours] / (total + PULL)[hours] ** 2
+    rho = correlation(items, negative, shares[hours], left, freedom)
     own = hours == hour
     # Items that say as much of the hour's share as these correlated ones do.
     worth = float((items[own] / (1 + (items[own] - 1) * rho)).sum()) + PULL
     return Expectation(float(shares[hour]), rho + (1 - rho) / (worth + 1))
 
 
-def correlation(items: Counts, negative: Counts, shares: Shares, freedom: int) -> float:
-    """Upper end of an interval for the correlation within windows, by moments: Pearson's term of a window of n items has the
+def correlation(items: Counts, negative: Counts, shares: Shares, left: Shares, freedom: int) -> float:
+    """Upper end of an interval for the correlation within windows, by moments. `left` [L]: the part of a window's variance that
+    is left when the share of its hour was estimated from it as well. Pearson's term of a window of n items has the
     expectation 1 + (n - 1) rho. Terms are weighted by n - 1, since large windows tell more of rho; their sum is spread like a
     chi-square whose degrees of freedom are fewer where few negative items are expected."""
     from scipy.stats import chi2
@@ -102,7 +104,7 @@ def correlation(items: Counts, negative: Counts, shares: Shares, freedom: int) -
     total = float(weights.sum())
     if total <= 0:
         return 0.0
-    terms = (negative - items * shares) ** 2 / (items * spread) * len(items) / freedom
+    terms = (negative - items * shares) ** 2 / (items * spread * left)
     variances = 2 + (1 - 6 * spread) / (items * spread)
     worth = max(2 * total**2 / float((weights**2 * variances).sum()) * freedom / len(items), 1.0)
     upper = float((weights * terms).sum()) * worth / float(chi2.ppf(1 - UPPER, worth))

@@ -127,11 +127,11 @@ def test_scatter_beyond_chance_is_measured_and_taken_at_its_upper_end() -> None:
         for seed in range(20):
             rng = np.random.default_rng(seed)
             p = rng.beta(0.2 * (1 / rho - 1), 0.8 * (1 / rho - 1), 2000) if rho else shares
-            found.append(correlation(items, rng.binomial(items, p), shares, 2000))
+            found.append(correlation(items, rng.binomial(items, p), shares, np.ones(2000), 2000))
         assert rho <= np.mean(found) < rho + 0.012
         assert np.mean(np.array(found) >= rho) >= 0.8
     rng = np.random.default_rng(0)
-    few = correlation(items[:24], rng.binomial(items[:24], 0.2), shares[:24], 24)
+    few = correlation(items[:24], rng.binomial(items[:24], 0.2), shares[:24], np.ones(24), 24)
     assert few > 0.003, "a short past cannot exclude scatter"
 
 
