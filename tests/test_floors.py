@@ -19,7 +19,7 @@ FLOOR = {
     **dict.fromkeys(("__init__", "errors", "naming", "console", "places", "experiment", "allocator", "schema"), 0),
     **dict.fromkeys(("metrics", "models", "data", "report"), 1),
     "tasks": 2,
-    **dict.fromkeys(("engine", "explore", "serve", "inspect"), 3),
+    **dict.fromkeys(("engine", "explore", "inspect", "monitor", "serve"), 3),
     "stages": 4,
     **dict.fromkeys(("cli", "inherit", "overrides", "plans", "help", "__main__"), 5),
 }

@@ -25,8 +25,9 @@ def split_place(place: str) -> tuple[str, int]:
 class BadRows:
     """Shared by the splits of a run; `quarantine.jsonl` holds each bad row once, however often sources are read."""
 
-    def __init__(self, policy: str, out_dir: Path | None) -> None:
-        self.policy = policy
+    def __init__(self, policy: str, out_dir: Path | None, *, goes_on: bool = False) -> None:
+        """`goes_on`: the bad rows of an earlier part of the run are not met again, so the file is kept."""
+        self.policy, self.goes_on = policy, goes_on
         self.path = out_dir / "quarantine.jsonl" if out_dir is not None else None
         self.seen: set[tuple[str, Any]] = set()
 
@@ -39,7 +40,7 @@ class BadRows:
         if self.path is not None:
             entry = {"file": shown, "line": line, "reason": reason, "row": raw[:500]}
             # A run that is resumed meets its bad rows again: the first one of a process begins the file anew.
-            mode = "a" if self.seen else "w"
+            mode = "a" if self.seen or self.goes_on else "w"
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open(mode, encoding="utf-8", errors="backslashreplace") as target:

@@ -26,7 +26,9 @@ def _training(run: RunConfig) -> str | None:
 
 
 def _files(run: RunConfig) -> str | None:
-    return "data=demo is generated in memory; give data.train, data.test or data.path" if run.data.is_demo else None
+    if not run.data.is_demo or run.stage.reads_stream:
+        return None
+    return "data=demo is generated in memory; give data.train, data.test or data.path"
 
 
 def _demo(run: RunConfig) -> str | None:

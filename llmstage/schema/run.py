@@ -11,6 +11,7 @@ from llmstage.schema import task as task_schemas
 from llmstage.schema.data import DataConfig
 from llmstage.schema.explore import Explore
 from llmstage.schema.marks import ADAPTER, GENERATES, OWN_TOWER, ROOTED, SCRATCH, SEES, TRAINING, for_family
+from llmstage.schema.monitor import Monitor
 from llmstage.schema.retrieval import RetrievalConfig
 from llmstage.schema.stage import StageConfig
 from llmstage.schema.task import TaskConfig
@@ -269,7 +270,8 @@ def camel(name: str) -> str:
 
 def stage_config(name: str) -> type[StageConfig]:
     """The dataclass of a stage: its own by name in schema/stage.py, or the plain one."""
-    found = Explore if name == "explore" else getattr(stage_schemas, camel(name), StageConfig)
+    elsewhere = {"explore": Explore, "monitor": Monitor}
+    found = elsewhere.get(name) or getattr(stage_schemas, camel(name), StageConfig)
     return found if isinstance(found, type) and issubclass(found, StageConfig) else StageConfig
 
 

@@ -33,6 +33,8 @@ class StageConfig:
     """Whether text is written whatever the task, so that the `generation` group is read."""
     retrieves: ClassVar[bool] = False
     """Whether questions may be looked up, so that the `retrieval` group is read."""
+    reads_stream: ClassVar[bool] = False
+    """Whether rows come from a file that the stage itself names, and not from the `data` group's."""
     needs_task: ClassVar[bool] = True
     """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
 

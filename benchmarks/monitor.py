@@ -1,0 +1,98 @@
+"""How many items a second the monitor handles beside the models: reading, counting, judging, saving.
+
+python benchmarks/monitor.py [items]      # JSON lines of ten topics, about 200 items an hour; a stand-in answers at once
+
+Prints items a second for JSON lines and for CSV, with the default batch and with small ones. `report.json` of a real run says the
+same of it (`monitor.items_per_second_beside_models`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats  # noqa: F401 - its loading is no part of the rate
+
+from llmstage.data.columns import Columns
+from llmstage.data.quarantine import BadRows
+from llmstage.monitor.deliver import Delivery
+from llmstage.monitor.feed import Feed
+from llmstage.monitor.items import Items, Reading
+from llmstage.monitor.store import Store
+from llmstage.monitor.watch import Tally, Watch
+from llmstage.monitor.windows import Windows
+from llmstage.schema.data import DataConfig
+from llmstage.schema.monitor import Monitor, seconds
+
+TOPICS = [f"topic {number}" for number in range(10)]
+AN_HOUR = 200
+
+
+class AtOnce:
+    """Labels that cost nothing: what the text says."""
+
+    def say(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
+        return [(row["text"][0] == "-", [int(row["text"][1])]) for row in rows]
+
+
+class Stop:
+    name = None
+
+
+def write(folder: Path, count: int) -> tuple[Path, Path]:
+    rng, begin = np.random.default_rng(0), datetime(2026, 1, 5, tzinfo=UTC)
+    rows = [
+        {
+            "id": number, "time": (begin + timedelta(seconds=3600 * number / AN_HOUR)).isoformat(),
+            "text": f"{'-' if rng.random() < 0.15 else '+'}{rng.integers(10)} the company said on Monday that 公司 results of the quarter were",
+        }
+        for number in range(count)
+    ]  # fmt: skip
+    lines, table = folder / "in.jsonl", folder / "in.csv"
+    lines.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return lines, table
+
+
+def rates(source: Path, folder: Path, count: int, batch: int) -> tuple[float, float]:
+    """Items a second of wall time, and of this process's own time: other work on the machine slows the first only."""
+    cfg = Monitor(name="monitor", input=str(source), batch=batch)
+    spans = [seconds(getattr(cfg, key)) for key in ("window", "late", "history", "quiet")]
+    windows = Windows(len(TOPICS), *spans, cfg.alpha, cfg.min_items, UTC)
+    folder.mkdir()
+    store, reading, bad = Store(folder / "monitor.db", TOPICS), Reading(), BadRows("error", folder)
+    feed = Feed(str(source), reading.place, follow=False, poll=1.0, max_bytes=1 << 20)
+    items = Items(feed, reading, DataConfig(), Columns(("text", "time")), None, UTC, bad)
+    watch = Watch(cfg, folder, items, AtOnce(), windows, store, Delivery(cfg), UTC, Tally(), lambda: None)
+    clock, own = time.perf_counter(), time.process_time()
+    watch.run(Stop())
+    took, own = time.perf_counter() - clock, time.process_time() - own
+    assert watch.tally.items == count
+    store.close()
+    return count / took, count / own
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines, table = write(folder, count)
+        for number, (source, batch) in enumerate(((lines, 256), (lines, 16), (table, 256))):
+            wall, own = rates(source, folder / str(number), count, batch)
+            told = f"{source.suffix[1:]:6} batches of {batch:>3}"
+            print(f"{told}  {wall:8,.0f} items/s  {own:8,.0f} items/s of its own CPU time", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What a monitor keeps: one SQLite file in its run folder. Counts and the place in the input change in one transaction, so
+that a run that is killed anywhere counts each item once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmstage.errors import DiskError, ModelError
+from llmstage.monitor.windows import Judged, Windows
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS counts (start INTEGER, topic TEXT, items INTEGER NOT NULL, negative INTEGER NOT NULL,
+  expected REAL, p_value REAL, above INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (start, topic)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS alerts (id INTEGER PRIMARY KEY, line TEXT NOT NULL, delivery TEXT);
+"""
+WRITE = (
+    "INSERT INTO counts VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (start, topic) DO UPDATE SET items = excluded.items, "
+    "negative = excluded.negative, expected = excluded.expected, p_value = excluded.p_value, above = excluded.above"
+)
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Errors of the database in a user's words."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise DiskError(f"{path} cannot be written ({error}). Free space; the same command goes on.") from None
+    except sqlite3.DatabaseError as error:
+        raise ModelError(
+            f"{path} is damaged ({error}). Begin anew in another folder: hydra.run.dir=<folder>; alerts.jsonl stays."
+        ) from None
+
+
+class Store:
+    """The file `monitor.db`."""
+
+    def __init__(self, path: Path, topics: Sequence[str]) -> None:
+        self.path, self.topics = path, list(topics)
+        with told(path):
+            self.db = sqlite3.connect(path, isolation_level=None)
+            self.db.execute("PRAGMA journal_mode=WAL")  # a page may read while the monitor writes
+            self.db.execute("PRAGMA synchronous=NORMAL")
+            self.db.executescript(TABLES)
+
+    def close(self) -> None:
+        self.db.close()
+
+    def kept(self) -> dict[str, Any]:
+        with told(self.path):
+            return {key: json.loads(value) for key, value in self.db.execute("SELECT key, value FROM kept")}
+
+    def save(
+        self, kept: dict[str, Any], windows: Windows, judged: Iterable[Judged], alerts: Iterable[dict[str, Any]]
+    ) -> list[int]:
+        """One transaction: counts, verdicts, alerts and everything that says how far the input was read. The numbers of the
+        alerts."""
+        rows: list[tuple[Any, ...]] = [
+            (start, self.topics[topic], int(items), int(negative), None, None, 0)
+            for start in windows.touched
+            for topic, (items, negative) in enumerate(windows.open[start])
+            if items
+        ]
+        rows += [
+            (one.start, self.topics[one.topic], one.items, one.negative, one.expected, one.p_value, int(one.above))
+            for one in judged
+        ]
+        with told(self.path):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                self.db.executemany(WRITE, rows)
+                numbers = [
+                    int(self.db.execute("INSERT INTO alerts (line) VALUES (?)", [encoded(line)]).lastrowid or 0)
+                    for line in alerts
+                ]
+                self.db.executemany(
+                    "INSERT OR REPLACE INTO kept VALUES (?, ?)", [(key, encoded(value)) for key, value in kept.items()]
+                )
+                self.db.execute("COMMIT")
+            except BaseException:
+                self.db.execute("ROLLBACK")
+                raise
+        windows.touched.clear()
+        return numbers
+
+    def load(self, windows: Windows, newest: float, closed: int) -> None:
+        """The open windows and the past, as an earlier run left them."""
+        windows.newest, windows.closed = newest, closed
+        place = {topic: number for number, topic in enumerate(self.topics)}
+        first = closed - windows.span * windows.width
+        found: dict[int, Any] = {}
+        with told(self.path):
+            query = "SELECT start, topic, items, negative, above FROM counts WHERE start >= ? ORDER BY start"
+            for start, topic, items, negative, above in self.db.execute(query, [first]):
+                counts, high = found.setdefault(start, (windows.past[:, :, 0] * 0, []))
+                counts[place[topic]] = items, negative
+                high += [place[topic]] if above else []
+            for topic, start in self.db.execute("SELECT topic, MAX(start) FROM counts WHERE above GROUP BY topic"):
+                windows.last_above[place[topic]] = start + windows.width
+        for start, (counts, high) in found.items():
+            if start < closed:
+                windows.remember(start, counts, high)
+            else:
+                windows.open[start] = counts
+
+    def alerts(self) -> list[tuple[int, str, str | None]]:
+        """(number, line of JSON, what became of its delivery as JSON) of each, in order."""
+        with told(self.path):
+            return list(self.db.execute("SELECT id, line, delivery FROM alerts ORDER BY id"))
+
+    def delivered(self, number: int, outcome: dict[str, str]) -> None:
+        with told(self.path):
+            self.db.execute("UPDATE alerts SET delivery = ? WHERE id = ?", [encoded(outcome), number])
+
+
+def encoded(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read_series(path: Path) -> dict[str, Any]:
+    """Counts, verdicts and alerts so far as JSON data, for a page; the monitor may be writing meanwhile.
+
+    `{settings, items, topics: {topic: [{start, items, negative, expected, p_value, above}]}, alerts: [{…, delivery}]}`, `start`
+    in seconds since 1970.
+    """
+    with told(path):
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            db.row_factory = sqlite3.Row
+            kept = {row["key"]: json.loads(row["value"]) for row in db.execute("SELECT key, value FROM kept")}
+            topics: dict[str, list[dict[str, Any]]] = {}
+            for row in db.execute("SELECT * FROM counts ORDER BY start"):
+                one = dict(row)
+                topics.setdefault(one.pop("topic"), []).append(one)
+            alerts = [
+                json.loads(row["line"]) | {"delivery": json.loads(row["delivery"] or "null")}
+                for row in db.execute("SELECT * FROM alerts ORDER BY id")
+            ]
+        finally:
+            db.close()
+    return {"settings": kept.get("settings", {}), "items": kept.get("items", 0), "topics": topics, "alerts": alerts}

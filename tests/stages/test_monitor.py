@@ -1,0 +1,244 @@
+"""stage=monitor through the door: real classifiers, the promised files, a kill, and every mistake told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from llmstage.cli import main
+from llmstage.errors import UserError
+from llmstage.monitor.classifiers import find_roles
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "trainer=smoke", "trainer.max_steps=40", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "model.vocab_size=400", "data.demo_rows=200", "data.max_lost=1", "data.context=48", "trainer.threads=1",
+    "trainer.baselines=false", "optim.lr=0.01",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run `cls`, what it says of some texts (`said.json`), and a stream `in.jsonl` with a planted surge."""
+    folder, before = tmp_path_factory.mktemp("monitor"), Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["stage=finetune", "task=classification", *SMALL, "hydra.run.dir=cls"]) == 0
+        lines = [json.loads(line) for line in Path("cls/predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+        said = {line["text"]: line["prediction"] for line in lines}
+        labels = sorted(set(said.values()), key=lambda label: -list(said.values()).count(label))
+        assert len(labels) >= 2, "the model has learned to tell something from something"
+        Path("said.json").write_text(json.dumps({"said": said, "negative": labels[1]}), encoding="utf-8")
+        write_stream(Path("in.jsonl"), said, labels[1])
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def write_stream(path: Path, said: dict[str, str], negative: str) -> None:
+    """Eight days of 15 to 25 items an hour, a tenth of them negative; at 15 o'clock of the last day nine in ten."""
+    rng, begin = np.random.default_rng(0), datetime(2026, 3, 2, tzinfo=UTC)
+    bad = [text for text, label in said.items() if label == negative]
+    good = [text for text, label in said.items() if label != negative]
+    with path.open("w", encoding="utf-8") as file:
+        for hour in range(8 * 24):
+            surge = hour == 7 * 24 + 15
+            for number in range(count := 60 if surge else int(rng.integers(15, 26))):
+                text = str(rng.choice(bad if rng.random() < (0.9 if surge else 0.1) else good))
+                when = begin + timedelta(hours=hour, seconds=3600 * number / count)
+                file.write(json.dumps({"time": when.isoformat(), "text": text}, ensure_ascii=False) + "\n")
+
+
+def words(place: Path, *more: str) -> list[str]:
+    negative = json.loads((place / "said.json").read_text(encoding="utf-8"))["negative"]
+    return [
+        "stage=monitor", "trainer.threads=1", f"stage.input={place / 'in.jsonl'}", f"stage.models.sentiment={place / 'cls'}",
+        f"stage.negative=[{negative}]", *more,
+    ]  # fmt: skip
+
+
+def test_one_classifier_finds_the_surge_and_leaves_the_promised_files(place: Path, workplace: Path) -> None:
+    assert main(words(place, "hydra.run.dir=run")) == 0
+    (alert,) = [json.loads(line) for line in Path("run/alerts.jsonl").read_text().splitlines()]
+    assert list(alert)[:6] == ["time", "topic", "window", "share", "expected", "p_value"]
+    assert (alert["topic"], alert["window"]) == ("all", "2026-03-09T15:00:00+00:00/2026-03-09T16:00:00+00:00")
+    told = json.loads((place / "said.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (place / "in.jsonl").read_text(encoding="utf-8").splitlines()]
+    hour = [row for row in rows if row["time"].startswith("2026-03-09T15")]
+    negative = sum(told["said"][row["text"]] == told["negative"] for row in hour)
+    assert alert["share"] == negative / len(hour), "what the monitor counts is what the model says"
+    report = json.loads(Path("run/report.json").read_text(encoding="utf-8"))
+    assert report["status"] == "completed" and report["monitor"]["items"] == len(rows)
+    assert report["monitor"]["texts_asked"] == len({row["text"] for row in rows}), "equal texts are asked once"
+    assert "<svg" in Path("run/report.html").read_text(encoding="utf-8")
+    assert Path("outputs/latest").resolve() == Path("run").resolve()
+    assert main(words(place, "hydra.run.dir=run")) == 0  # nothing new
+    assert len(Path("run/alerts.jsonl").read_text().splitlines()) == 1
+    assert json.loads(Path("run/report.json").read_text())["monitor"]["items"] == len(rows)
+    # Counts that were made otherwise do not meet them.
+    assert main(words(place, "hydra.run.dir=run", "stage.window=2h")) == 4
+
+
+def test_topics_come_from_the_other_classifiers(place: Path, workplace: Path) -> None:
+    model = f"stage.models.topic={place / 'cls' / 'model'}"  # a Hugging Face directory inside the run
+    assert main(words(place, model, "hydra.run.dir=run", "stage.timezone=Asia/Shanghai", "stage.language=zh")) == 0
+    told = json.loads((place / "said.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (place / "in.jsonl").read_text(encoding="utf-8").splitlines()]
+    db = sqlite3.connect("run/monitor.db")
+    found = dict(db.execute("SELECT topic, SUM(items) FROM counts GROUP BY topic"))
+    db.close()
+    labels = [told["said"][row["text"]] for row in rows]
+    assert found == {label: labels.count(label) for label in set(labels)}
+    assert "负面" in Path("run/report.html").read_text(encoding="utf-8")
+    assert main(words(place, model, f"stage.models.other={place / 'cls'}", "hydra.run.dir=two")) == 0
+    db = sqlite3.connect("two/monitor.db")
+    names = {name for (name,) in db.execute("SELECT DISTINCT topic FROM counts")}
+    db.close()
+    assert {name.partition("=")[0] for name in names} == {"topic", "other"}
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_raises_the_same_alerts(place: Path, workplace: Path) -> None:
+    assert main(words(place, "hydra.run.dir=whole")) == 0
+    command = [sys.executable, "-m", "llmstage", *words(place, "hydra.run.dir=run", "stage.batch=2")]
+    running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 300
+    while time.monotonic() < until and running.poll() is None and items(Path("run")) < 500:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert 500 <= items(Path("run")) < items(Path("whole"))
+    assert main(words(place, "hydra.run.dir=run", "stage.batch=2")) == 0
+    assert "resumed after" in Path("run/run.log").read_text()
+    assert Path("run/alerts.jsonl").read_text() == Path("whole/alerts.jsonl").read_text()
+    assert items(Path("run")) == items(Path("whole"))
+
+
+def items(folder: Path) -> int:
+    try:
+        db = sqlite3.connect(f"file:{folder / 'monitor.db'}?mode=ro", uri=True)
+        found = db.execute("SELECT value FROM kept WHERE key = 'items'").fetchone()
+        db.close()
+    except sqlite3.Error:
+        return 0
+    return int(found[0]) if found else 0
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("stage.window=7h", "stage.window=7h must part a day evenly"),
+        ("stage.window=0h", "stage.window=0h must part a day evenly"),
+        ("stage.late=soon", "stage.late=soon is no span of time"),
+        (
+            "stage.history=1d",
+            "stage.history=1d is too short for stage.window=1h: nothing would ever be judged. It must be at least 2d",
+        ),
+        (
+            "stage.window=7d",
+            "stage.history=28d is too short for stage.window=7d: nothing would ever be judged. It must be at least 147d",
+        ),
+        ("stage.timezone=Asia/Shangai", "Did you mean 'Asia/Shanghai'"),
+        ("stage.alpha=1", "stage.alpha=1 must be above 0 and below 1"),
+        ("stage.webhook=mail", "stage.webhook=mail is no address"),
+        ("stage.command=[]", "stage.command=[] names no program"),
+        ("task=dialogue", "task=dialogue is not read by stage=monitor"),
+        ("data.limit=5", "data.limit is not read by stage=monitor."),
+        ("data.split.test=0.5", "data.split is not read by stage=monitor."),
+        ("data.test=x", "data.test is not read by stage=monitor"),
+        ("data.format=parquet", "data.format=parquet: stage=monitor reads jsonl, csv, tsv"),
+        ("model.path=x", "model.path is not read by stage=monitor"),
+        ("stage.input=null", "stage=monitor needs items"),
+        ("stage.models={}", "stage=monitor needs a classifier"),
+    ],
+)
+def test_a_wrong_word_is_told_before_anything_is_loaded(
+    word: str, told: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = word.partition("=")[0]
+    given = {"stage.input": "stage.input=in.jsonl", "stage.models": "stage.models.sentiment=cls"}
+    others = [line for name, line in given.items() if name != key]
+    assert main(["stage=monitor", *others, word]) == 2
+    assert told in capsys.readouterr().err and not Path("outputs").exists()
+
+
+def test_no_socket_is_opened_offline_not_even_for_a_webhook(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["stage=monitor", "stage.input=a", "stage.models.sentiment=b", "offline=true", "stage.webhook=http://a.b/c"]
+    assert main(typed) == 2 and "offline=true opens no socket" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "told"),
+    [
+        (["stage.negative=auto"], 2, "No label says what is negative (sentiment:"),
+        (["stage.negative=nothing"], 2, "No label says what is negative"),
+        (["stage.input=gone.jsonl"], 3, "stage.input=gone.jsonl: there is no such file"),
+        (["data.columns.time=when"], 3, "there is no column 'when'"),
+        (["stage.command=[/bin/true]"], 8, "export LLMSTAGE_COMMANDS=/bin/true"),
+        (["stage.models.topic=other"], 4, "is a run of task=translation"),
+        (["stage.models.topic=own"], 8, "a task of its own"),
+        (["stage.models.topic=empty"], 4, "is no model"),
+    ],
+)
+def test_what_cannot_be_watched_is_told(
+    more: list[str],
+    status: int,
+    told: str,
+    place: Path,
+    workplace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.delenv("LLMSTAGE_COMMANDS", raising=False)
+    Path("empty").mkdir()
+    for name, task in (("other", "translation"), ("own", "mine.task")):
+        (Path(name) / "model").mkdir(parents=True)
+        (Path(name) / "model" / "config.json").write_text("{}")
+        (Path(name) / "run.yaml").write_text(yaml.safe_dump({"task": {"name": task}}))
+    replaced = {word.partition("=")[0] for word in more}
+    kept = [word for word in words(place) if word.partition("=")[0] not in replaced]
+    assert main([*kept, *more, "hydra.run.dir=run"]) == status
+    said = capsys.readouterr().err
+    assert told in said and "Traceback" not in said
+
+
+def classifier(name: str, *labels: str, kind: str = "label") -> Any:
+    return SimpleNamespace(name=name, labels=list(labels), kind=kind)
+
+
+def test_who_says_what_is_negative() -> None:
+    mood, zh = classifier("mood", "negative", "positive"), classifier("sentiment", "负面", "正面")
+    topic, many = classifier("topic", "oil", "banks"), classifier("about", "公司", "政策", kind="multilabel")
+    alone = find_roles([mood], "auto")
+    assert (alone.sentiment, alone.negative, alone.topics) == ("mood", ["negative"], ["all"])
+    both = find_roles([topic, mood], "auto")
+    assert (both.sentiment, both.topics, both.prefixed) == ("mood", ["oil", "banks"], False)
+    three = find_roles([many, zh, topic], "auto")
+    assert three.topics == ["about=公司", "about=政策", "about=none", "topic=oil", "topic=banks"]
+    assert find_roles([mood, zh], "auto").sentiment == "sentiment"
+    stars = classifier("stars", "1", "2", "3", kind="ordinal")
+    assert find_roles([stars], ["1", "2"]).negative == ["1", "2"] and find_roles([stars], "1").negative == ["1"]
+    for found, negative, told in (
+        ([mood, classifier("tone", "neg", "pos")], "auto", "Several classifiers have a negative label"),
+        ([topic], "auto", "No label says what is negative"),
+        ([classifier("sentiment", "negative", "x", kind="multilabel")], "auto", "No label says what is negative"),
+        ([stars], ["1", "4"], "stage.negative=4 is no label of stars"),
+        ([stars], ["1", "2", "3"], "names every label of stars"),
+    ):
+        with pytest.raises(UserError, match=told):
+            find_roles(found, negative)
