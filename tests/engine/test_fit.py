@@ -76,7 +76,7 @@ def test_policies(compose_run) -> None:
     assert resolve_workers(compose_run(words), CPU) == 0 and resolve_workers(compose_run(words), GPU) == 2
     assert resolve_workers(compose_run([*words, "trainer.workers=3"]), CPU) == 3
     assert resolve_micro(compose_run([*words, "trainer.micro_batch_size=3"]), CPU, 8, 256.0) == 3
-    assert resolve_micro(compose_run(words), CPU, 64, 256.0) == 8
+    assert resolve_micro(compose_run(words), CPU, 64, 256.0) == 16
     tries = [probes_micro(compose_run(words), machine, {}, additive=True) for machine in (CPU, GPU)]
     assert tries == [False, True], "only a GPU is tried out"
     assert not probes_micro(compose_run(words), GPU, {"micro_batch_size": 4}, additive=True), "a resumed run keeps it"
