@@ -106,7 +106,7 @@ def race(args: argparse.Namespace, work: Path, model: Path, python: str, failed:
             }
             for side, taken in seconds.items()
         }
-        note = f"{args.items:,} questions, 14 M parameters. {'; '.join(sorted(notes))}"
+        note = f"{args.items:,} questions, 12 M parameters. {'; '.join(sorted(notes))}"
         args.json.write_text(
             json.dumps({"unit": "questions/s", "sides": sides, "failed": failed, "note": note}), "utf-8"
         )
