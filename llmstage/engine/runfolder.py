@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ def absolute(paths: Any) -> Any:
     if isinstance(paths, list):
         return [absolute(path) for path in paths]
     return str(Path.cwd() / Path(paths).expanduser()) if isinstance(paths, str) and paths != "-" else paths
+
+
+def name_the_model(run: RunConfig) -> RunConfig:
+    """The run with model.path resolved: outputs/latest will name this very run when it has ended, and what is written down
+    must name the model."""
+    place = Path(run.model.path or "").expanduser()
+    if not run.model.path or not place.exists():
+        return run
+    return replace(run, model=replace(run.model, path=str(place.resolve())))
 
 
 def write_run_yaml(out_dir: Path, run: RunConfig, resolved: dict[str, Any]) -> None:

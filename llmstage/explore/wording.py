@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from typing import Any
+
+from llmstage.schema.stage import spoken
 
 NAMES = {
     "below_resolution": ("below resolution", "低于分辨率"),
@@ -217,9 +218,6 @@ def figure(value: float) -> str:
 
 def report_language(wanted: str, names: Iterable[str]) -> str:
     """auto: Chinese where the names in the data, or else the locale, are; the same files give the same on one machine."""
-    if wanted != "auto":
-        return wanted
-    if any(re.search("[\u3400-\u9fff]", name) for name in names):
+    if wanted == "auto" and any(re.search("[\u3400-\u9fff]", name) for name in names):
         return "zh"
-    locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
-    return "zh" if locale.lower().startswith("zh") else "en"
+    return spoken(wanted)

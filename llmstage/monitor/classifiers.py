@@ -97,7 +97,10 @@ def load_classifier(name: str, path: str, cfg: RunConfig, machine: Machine) -> C
         run, stage=StageConfig(name=cfg.stage.name), model=replace(run.model, path=path), trainer=trainer,
         data=replace(run.data, context=context or run.data.context), offline=cfg.offline,
     )  # fmt: skip
-    ready = make_ready(run, machine, BadRows("error", None))
+    try:
+        ready = make_ready(run, machine, BadRows("error", None))
+    except ModelError as error:  # it speaks of model.path, which nobody typed
+        raise ModelError(str(error).replace(f"model.path={path}", key)) from None
     heads = getattr(ready.task, "heads", [])
     if len(heads) != 1 or heads[0].kind not in KINDS:
         told = ", ".join(f"{head.word} ({head.kind})" for head in heads)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from llmstage import console
 from llmstage.engine.machine import Machine, environment, resolve_machine
 from llmstage.engine.outcome import finish
-from llmstage.engine.runfolder import write_run_yaml
+from llmstage.engine.runfolder import name_the_model, write_run_yaml
 from llmstage.engine.session import run_lock, session
 from llmstage.errors import DataError, NotImproved
 from llmstage.explore.findings import Findings
@@ -25,10 +24,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     stage = cfg.stage
     assert isinstance(stage, Explore)
     clock = time.perf_counter()
-    place = Path(cfg.model.path or "").expanduser()
-    if cfg.model.path and place.exists():
-        # outputs/latest will name this very run when it has ended; what is written down must name the model.
-        cfg = replace(cfg, model=replace(cfg.model, path=str(place.resolve())))
+    cfg = name_the_model(cfg)
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         write_json(out_dir / "environment.json", environment())
         machine = resolve_machine(cfg.trainer)

@@ -16,7 +16,7 @@ from llmstage.engine.about import described, header, mapping
 from llmstage.engine.assemble import Pieces, assemble, ledger
 from llmstage.engine.machine import environment, resolve_machine
 from llmstage.engine.outcome import finish
-from llmstage.engine.runfolder import write_run_yaml
+from llmstage.engine.runfolder import name_the_model, write_run_yaml
 from llmstage.engine.session import run_lock, session
 from llmstage.errors import DataError
 from llmstage.inspect.findings import Finding
@@ -41,10 +41,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     stage = cfg.stage
     assert isinstance(stage, Inspect)
     clock = time.perf_counter()
-    place = Path(cfg.model.path or "").expanduser()
-    if cfg.model.path and place.exists():
-        # outputs/latest will name this very run when it has ended; what is written down must name the model.
-        cfg = replace(cfg, model=replace(cfg.model, path=str(place.resolve())))
+    cfg = name_the_model(cfg)
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         machine = resolve_machine(cfg.trainer)
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
