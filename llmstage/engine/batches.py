@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from llmstage.data.order import BatchOrder, Rows, micro_batches
 from llmstage.data.store import FeatureStore
 from llmstage.engine.eval_loop import make_batch
+from llmstage.models.documents import places
 from llmstage.tasks.base import Batch, Task
 
 
@@ -34,18 +35,25 @@ class StepBatch:
 class StepDataset(Dataset[StepBatch]):
     """Batches by their feature indices; collating happens here, in a worker where there are any."""
 
-    def __init__(self, task: Task, store: FeatureStore, micro_batch_size: int, seed: int) -> None:
-        self.task, self.store, self.size, self.seed = task, store, micro_batch_size, seed
+    def __init__(
+        self, task: Task, store: FeatureStore, micro_batch_size: int, seed: int, *, documents: bool = False
+    ) -> None:
+        """`documents`: block masks are exchanged for the places where features begin (models/documents.py)."""
+        self.task, self.store, self.size, self.seed, self.documents = task, store, micro_batch_size, seed, documents
 
     def __getitem__(self, key: Any) -> StepBatch:
         epoch, batch, rows = key
         return StepBatch(epoch, batch, sum(map(len, rows)), self.parts(epoch, rows), rows)
 
     def parts(self, epoch: int, rows: Rows) -> list[Batch]:
-        return [
+        made = [
             make_batch(self.task, self.store, part, (self.seed, epoch))
             for part in micro_batches(rows, self.size, self.store.lengths)
         ]
+        if self.documents:
+            for batch in made:
+                batch.inputs = places(batch.inputs)
+        return made
 
 
 def stream(

@@ -354,6 +354,7 @@ def train_about(
                 "compile",
                 "attention",
                 "checkpointing",
+                "float8",
                 "allocator",
             )
         },

@@ -6,6 +6,8 @@ from typing import Any
 
 from llmstage.engine.machine import Machine
 from llmstage.models.attention import use_products
+from llmstage.models.documents import use_documents
+from llmstage.models.float8 import check_float8, use_float8
 from llmstage.models.head_loss import chunk_of
 from llmstage.models.lean import use_lean_blocks
 from llmstage.models.recompute import recompute_layers
@@ -15,16 +17,19 @@ from llmstage.schema import RunConfig
 
 def choose_kernels(run: RunConfig, machine: Machine, fixed: dict[str, Any], model: Any) -> dict[str, Any]:
     """Which attention, head and blocks, and whether the body is compiled; what an earlier part of the run chose stays."""
+    check_float8(run.trainer.float8, machine.device)
     on_cpu = machine.device.type == "cpu"
     products = run.trainer.attention == "auto" and on_cpu and machine.precision == "bf16"
     compiled = run.trainer.compile == "on" or (run.trainer.compile == "auto" and not on_cpu)
-    lean = run.trainer.lean == "auto" and products and not compiled
+    flash = run.trainer.attention == "auto" and machine.device.type == "cuda" and machine.precision in ("bf16", "fp16")
+    lean = run.trainer.lean == "auto" and products and not compiled and run.trainer.float8 == "off"
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
     return {
-        "attention": fixed.get("attention", "products" if products else "sdpa"),
+        "attention": fixed.get("attention", "products" if products else "documents" if flash else "sdpa"),
         "compile": bool(fixed.get("compile", compiled)),
         "lean": bool(fixed.get("lean", lean)),
         "head_chunk": int(fixed.get("head_chunk", chunk_of(run.trainer.head_chunk, vocabulary, machine.device))),
+        "float8": fixed.get("float8", run.trainer.float8),
         "checkpointing": bool(fixed.get("checkpointing", run.trainer.checkpointing == "on")),
     }
 
@@ -35,8 +40,12 @@ def use_kernels(model: Any, kernels: dict[str, Any]) -> None:
     if kernels["attention"] == "products":
         use_products(model)
         use_turns(model)
+    if kernels["attention"] == "documents":
+        use_documents(model)
     if kernels["lean"]:
         use_lean_blocks(model)
+    if kernels["float8"] != "off":
+        use_float8(model, kernels["float8"])
     if kernels["checkpointing"]:
         recompute_layers(model)
 

@@ -18,6 +18,7 @@ from llmstage.engine.cached import Randomness, backward_parts
 from llmstage.engine.eval_loop import make_batch
 from llmstage.engine.machine import Machine
 from llmstage.models.build import count_parameters
+from llmstage.models.documents import places, reads_places
 from llmstage.tasks.base import Task
 
 SHARE = 0.85
@@ -73,7 +74,9 @@ def step_memory(
     without gradients and random numbers stand where they stood."""
 
     def measured(size: int) -> float:
-        part = make_batch(task, store, rows[:size], (seed, 0)).to(machine.device)
+        part = make_batch(task, store, rows[:size], (seed, 0))
+        part.inputs = places(part.inputs) if reads_places(model) else part.inputs
+        part = part.to(machine.device)
         before, training = Randomness(model), model.training
         model.train()
 

@@ -25,6 +25,7 @@ from llmstage.engine.optim import Schedule, scale_gradients
 from llmstage.engine.session import StopFlag
 from llmstage.errors import Diverged, Interrupted, OutOfMemory
 from llmstage.metrics.score import Score
+from llmstage.models.documents import reads_places
 from llmstage.tasks.base import Task
 
 WARM_UP_STEPS = 3
@@ -205,7 +206,7 @@ def halve(run: Training, batch: StepBatch) -> None:
     run.micro_batch_size //= 2
     if run.machine.device.type == "cuda":
         torch.cuda.empty_cache()
-    dataset = StepDataset(run.task, run.store, run.micro_batch_size, run.order.seed)
+    dataset = StepDataset(run.task, run.store, run.micro_batch_size, run.order.seed, documents=reads_places(run.model))
     batch.parts = dataset.parts(batch.epoch, batch.order)
     run.checkpoints.about.setdefault("resolved", {})["micro_batch_size"] = run.micro_batch_size
     console.warn(
@@ -228,7 +229,7 @@ def batches_of(run: Training) -> Iterator[StepBatch]:
     """Batches from the cursor on."""
     state = run.state
     keys = cursor(run.order, state.epoch, state.batch, {(pair[0], pair[1]) for pair in state.excluded})
-    dataset = StepDataset(run.task, run.store, run.micro_batch_size, run.order.seed)
+    dataset = StepDataset(run.task, run.store, run.micro_batch_size, run.order.seed, documents=reads_places(run.model))
     return stream(dataset, keys, workers=run.workers, pinned=run.machine.device.type == "cuda")
 
 

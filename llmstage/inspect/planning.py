@@ -25,6 +25,7 @@ from llmstage.inspect.foresee import Foreseen, foresee
 from llmstage.inspect.history import Entry, Learned, learn, remember
 from llmstage.inspect.trial import Measured, measure
 from llmstage.inspect.words import PARTS, heads, say
+from llmstage.models.documents import reads_places
 from llmstage.places import cache_dir
 from llmstage.report import words
 from llmstage.schema import RunConfig
@@ -70,7 +71,7 @@ def plan_run(run: RunConfig, pieces: Pieces, machine: Machine, language: str, *,
     )  # fmt: skip
     out = Planned(line.rpartition(" · about ")[0], model=model_about(run, pieces, model))
     rows = largest_batch(order)
-    dataset = StepDataset(task, store, plan.micro_batch_size, run.seed)
+    dataset = StepDataset(task, store, plan.micro_batch_size, run.seed, documents=reads_places(model))
     parts = [part.to(machine.device) for part in dataset.parts(0, rows)]
     foreseen: Foreseen | None = None
     try:

@@ -27,6 +27,8 @@ def mask_by_layer(body: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[A
     mask = kwargs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 4:
         return args, kwargs
+    if mask.dtype != torch.bool:  # places of features (models/documents.py): attention there knows its own reach
+        return args, {**kwargs, "attention_mask": {"full_attention": mask, "sliding_attention": mask}}
     config: Any = body.config
     place = torch.arange(mask.shape[-1], device=mask.device)
     near = (place[:, None] - place[None, :]).abs() <= config.sliding_window  # [T, T], as in transformers' own mask

@@ -134,13 +134,16 @@ class TrainerConfig:
     log_every: Count = 10
     """Steps between printed lines; metrics.jsonl holds every step."""
     attention: Annotated[Literal["auto", "sdpa"], TRAINING] = "auto"
-    """auto: batched products when training in bf16 on a CPU with rows of up to 1,024 tokens, which is faster there; else
-    sdpa, torch's own kernel."""
+    """auto: batched products when training in bf16 on a CPU with rows of up to 1,024 tokens, which is faster there; flash
+    attention by document in packed rows on a GPU in bf16 or fp16; else sdpa, torch's own kernel."""
     lean: Annotated[Literal["auto", "off"], TRAINING] = "auto"
     """auto: when training a Llama in bf16 on a CPU, blocks whose gradient is written out, with fewer passes over memory."""
     head_chunk: Annotated[Literal["auto", "off"] | int, AT_LEAST_1, TRAINING] = "auto"
     """Tokens whose logits stand in memory at once in training; the gradient is computed with them, so none are kept. auto:
     as many as fit in 64 MiB (GPU: 512); off: all, through torch's own loss. Sum and gradient are the same."""
+    float8: Annotated[Literal["off", "on", "emulated"], TRAINING] = "off"
+    """on: the body's matrix products in eight bits while training, by torchao (pip install 'llmstage[float8]'), on GPUs that
+    have them (compute capability 8.9); emulated: rounded alike on any machine, slowly, to see what it does to the loss."""
     checkpointing: Annotated[Literal["off", "on"], TRAINING] = "off"
     """on: layers keep only their inputs and are computed again for the gradient, which is the same: far less memory, about a
     third more arithmetic."""

@@ -41,18 +41,22 @@ def test_kernels(compose_run) -> None:
     def chosen(run, machine, fixed=None):
         return choose_kernels(run, machine, fixed or {}, SimpleNamespace(config=LlamaConfig(vocab_size=8192)))
 
-    kept = {"checkpointing": False}
+    kept = {"checkpointing": False, "float8": "off"}
     assert chosen(auto, CPU) == {"attention": "products", "compile": False, "lean": True, "head_chunk": 2048, **kept}
-    assert chosen(auto, GPU) == {"attention": "sdpa", "compile": True, "lean": False, "head_chunk": 16384, **kept}
+    assert chosen(auto, GPU) == {"attention": "documents", "compile": True, "lean": False, "head_chunk": 16384, **kept}
     assert chosen(auto, slow) == {"attention": "sdpa", "compile": False, "lean": False, "head_chunk": 2048, **kept}
-    assert chosen(sdpa, CPU)["attention"] == "sdpa"
+    assert chosen(sdpa, CPU)["attention"] == chosen(sdpa, GPU)["attention"] == "sdpa"
     assert chosen(compose_run([*words, "trainer.compile=on"]), CPU)["compile"] is True
     assert chosen(compose_run([*words, "trainer.compile=off"]), GPU)["compile"] is False
     assert chosen(compose_run([*words, "trainer.lean=off"]), CPU)["lean"] is False
     assert chosen(compose_run([*words, "trainer.head_chunk=off"]), CPU)["head_chunk"] == 0
     assert chosen(compose_run([*words, "trainer.head_chunk=5"]), CPU)["head_chunk"] == 5
     assert chosen(compose_run([*words, "trainer.checkpointing=on"]), CPU)["checkpointing"] is True
-    kept = {"attention": "sdpa", "compile": True, "lean": False, "head_chunk": 3, "checkpointing": True}
+    emulated = chosen(compose_run([*words, "trainer.float8=emulated"]), CPU)
+    assert emulated["float8"] == "emulated" and emulated["lean"] is False, "its layers are not plain ones"
+    kept = {
+        "attention": "sdpa", "compile": True, "lean": False, "head_chunk": 3, "checkpointing": True, "float8": "off",
+    }  # fmt: skip
     assert chosen(auto, CPU, kept) == kept, "a resumed run keeps it"
 
 
