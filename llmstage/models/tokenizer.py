@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmstage.errors import ModelError
 from llmstage.models.eyes import Eyes, load_images, whole_processor
+from llmstage.models.pieces import FEWEST, GPT2, PieceIds, cuts_at_spaces
 
 BOS, EOS, PAD, MASK = "<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -71,12 +72,20 @@ class Processor:
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
+        self._pieces: PieceIds | None = None
+        self._by_pieces: bool | None = None
 
     def __len__(self) -> int:
         return len(self.tokenizer)
 
     def plain_ids(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; nothing is added, and no text becomes a control token."""
+        if len(texts) >= FEWEST:
+            if self._by_pieces is None:
+                self._by_pieces = cuts_at_spaces(self._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
+                self._pieces = PieceIds(self._plain) if self._by_pieces else None
+            if self._pieces is not None:
+                return self._pieces(texts)
         return [encoding.ids for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
     def plain_places(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
