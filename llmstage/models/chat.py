@@ -6,6 +6,7 @@ so the template is rendered around marks, cut at them, and the contents are spli
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from llmstage.models.tokenizer import Processor
 
 MARK = "\ue000{}\ue001"
 """A private-use mark that stands for the content of message number {} while the template is rendered."""
+
+FRAMES = 10_000
+"""Sequences of roles whose frames are kept."""
 
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
@@ -42,10 +46,13 @@ class Turn:
         return len(self.before) + len(self.content) + len(self.after)
 
 
-def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[Turn]:
+def conversation(
+    processor: Processor, messages: list[dict[str, Any]], contents: list[list[int]] | None = None
+) -> list[Turn]:
     """The messages as turns whose ids, laid end to end, are the rendered conversation.
 
     Content is a text, or a list of `{"type": "image"}` and one `{"type": "text", "text": ...}`, as transformers takes it.
+    `contents`: ids of the messages' texts, where plain_ids() has given them already.
     """
     if not processor.tokenizer.chat_template:
         processor.tokenizer.chat_template = PLAIN_TEMPLATE
@@ -53,6 +60,22 @@ def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[T
         {"role": message["role"], "content": with_mark(message["content"], MARK.format(index))}
         for index, message in enumerate(messages)
     ]
+    # The template sees marks only, so that all conversations of the same roles are framed alike.
+    key = json.dumps([processor.tokenizer.chat_template, marked])
+    if key not in processor.frames:
+        if len(processor.frames) >= FRAMES:
+            processor.frames.clear()
+        processor.frames[key] = frames_of(processor, marked)
+    if contents is None:
+        contents = processor.plain_ids([text_of(message["content"]) for message in messages])
+    return [
+        Turn(list(before), content, list(after), message["role"])
+        for (before, after), content, message in zip(processor.frames[key], contents, messages, strict=True)
+    ]
+
+
+def frames_of(processor: Processor, marked: list[dict[str, Any]]) -> list[tuple[list[int], list[int]]]:
+    """(ids before the content, ids after it) of each message, as the template puts them around its mark."""
     try:
         text = str(processor.tokenizer.apply_chat_template(marked, tokenize=False))
         opening = str(processor.tokenizer.apply_chat_template(marked[:1], tokenize=False, add_generation_prompt=True))
@@ -60,16 +83,15 @@ def conversation(processor: Processor, messages: list[dict[str, Any]]) -> list[T
     except (TemplateError, ValueError) as error:
         raise TemplateRefused(f"the chat template refuses this conversation: {error}") from None
     prompt = opening.removeprefix(closed)  # what opens an assistant's turn
-    contents = processor.plain_ids([text_of(message["content"]) for message in messages])
     between: list[str] = []
     rest = text
-    for index in range(len(messages)):
+    for index, message in enumerate(marked):
         head, mark, rest = rest.partition(MARK.format(index))
         if not mark:
-            raise TemplateRefused(f"the chat template leaves out message {index + 1} ({messages[index]['role']})")
+            raise TemplateRefused(f"the chat template leaves out message {index + 1} ({message['role']})")
         between.append(head)
     between.append(rest)
-    return split_turns(processor, messages, contents, between, prompt)
+    return split_frames(processor, [message["role"] for message in marked], between, prompt)
 
 
 def reply_prompt(processor: Processor, messages: list[dict[str, Any]], room: int) -> tuple[list[int], list[int]]:
@@ -106,15 +128,15 @@ def with_mark(content: Any, mark: str) -> Any:
     return [{**part, "text": mark} if part["type"] == "text" else part for part in content]
 
 
-def split_turns(
-    processor: Processor, messages: list[dict[str, Any]], contents: list[list[int]], between: list[str], prompt: str
-) -> list[Turn]:
+def split_frames(
+    processor: Processor, roles: list[str], between: list[str], prompt: str
+) -> list[tuple[list[int], list[int]]]:
     """Text between two contents closes one turn and opens the next; an assistant's opening is the generation prompt."""
     openings = [between[0]]
     closings = []
     for index in range(1, len(between)):
         text = between[index]
-        following = messages[index]["role"] if index < len(messages) else None
+        following = roles[index] if index < len(roles) else None
         if following == "assistant" and prompt and text.endswith(prompt):
             cut = len(text) - len(prompt)
         elif following is None:
@@ -122,17 +144,11 @@ def split_turns(
         else:
             end = end_of_turn(processor, text)
             # Without a mark, what follows an assistant is its end (it must stop), and what follows others opens the next.
-            cut = end if end is not None else len(text) if messages[index - 1]["role"] == "assistant" else 0
+            cut = end if end is not None else len(text) if roles[index - 1] == "assistant" else 0
         closings.append(text[:cut])
         openings.append(text[cut:])
     return [
-        Turn(
-            processor.markup_ids(openings[index]),
-            contents[index],
-            processor.markup_ids(closings[index]),
-            message["role"],
-        )
-        for index, message in enumerate(messages)
+        (processor.markup_ids(openings[index]), processor.markup_ids(closings[index])) for index in range(len(roles))
     ]
 
 

@@ -72,6 +72,8 @@ class Processor:
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
+        self.frames: dict[str, list[tuple[list[int], list[int]]]] = {}
+        """What models.chat has rendered of the chat template."""
         self._pieces: PieceIds | None = None
         self._by_pieces: bool | None = None
 

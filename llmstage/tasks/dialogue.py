@@ -68,12 +68,26 @@ class Dialogue(Task):
         return {"system": self.cfg.system}
 
     def encode(self, row: Row) -> list[Features]:
-        messages = row["messages"]
-        shift = 0
+        return self.encode_many([row])[0]
+
+    def encode_many(self, rows: list[Row]) -> list[list[Features]]:
+        given = [self._with_system(row["messages"]) for row in rows]
+        texts = [message["content"] for messages in given for message in messages]
+        coded = iter(self.processor.plain_ids(texts))
+        return [
+            self._encode(row, messages, [next(coded) for _ in messages])
+            for row, messages in zip(rows, given, strict=True)
+        ]
+
+    def _with_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.cfg.system and messages[0]["role"] != "system":
-            messages, shift = [{"role": "system", "content": self.cfg.system}, *messages], 1
+            return [{"role": "system", "content": self.cfg.system}, *messages]
+        return messages
+
+    def _encode(self, row: Row, messages: list[dict[str, Any]], contents: list[list[int]]) -> list[Features]:
+        shift = len(messages) - len(row["messages"])
         try:
-            turns = conversation(self.processor, messages)
+            turns = conversation(self.processor, messages, contents)
         except TemplateRefused as error:
             raise RowError(str(error)) from None
         recalls = {int(item["turn"]) + shift: item for item in row.get("recalls") or []}
