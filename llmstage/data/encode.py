@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def encode_split(
         folder.parent.mkdir(parents=True, exist_ok=True)
     writer = FeatureWriter(folder, "uint16" if vocab_size <= 2**16 else "uint32")
     ledger, number = writer.ledger, 0
-    for rows in batches_of(source):
-        for made in encode_rows(rows, encode_many, on_row_error, source, number + ledger.refused):
+    for batch in encoded(source, encode_many, on_row_error):
+        for made in batch:
             if made is None:
                 ledger.refused += 1
                 continue
@@ -72,6 +73,27 @@ def encode_split(
         told = f" See {path} for the reasons." if path and ledger.refused else ""
         raise DataError(f"data.{source.split}: no row of {source.described} could be encoded.{told}")
     return writer.finish()
+
+
+def encoded(source: RowSource, encode_many: Encode, on_row_error: type[Exception]) -> Iterator[list[list[Any] | None]]:
+    """Features of each batch of rows, while the next one is read: reading holds Python's lock, tokenising mostly does not.
+    Where bad rows are noted rather than refused, one after the other, as their file is written by both."""
+    bad_rows, before = bad_rows_of(source), 0
+    if bad_rows is not None and bad_rows.policy != "error":
+        for rows in batches_of(source):
+            yield encode_rows(rows, encode_many, on_row_error, source, before)
+            before += len(rows)
+        return
+    with ThreadPoolExecutor(1, "encode") as pool:
+        ahead: Future[list[list[Any] | None]] | None = None
+        for rows in batches_of(source):
+            following = pool.submit(encode_rows, rows, encode_many, on_row_error, source, before)
+            before += len(rows)
+            if ahead is not None:
+                yield ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield ahead.result()
 
 
 def batches_of(source: RowSource) -> Iterator[list[tuple[Row, str]]]:

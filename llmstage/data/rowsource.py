@@ -10,6 +10,7 @@ from typing import Any
 from llmstage.data.marks import NO_MARK, Mark, Span
 from llmstage.data.rows import Row, digest_of
 from llmstage.data.splits import Cut, RankedCut, row_hash
+from llmstage.errors import DataError
 
 DRAWN_FROM = 20_000
 """A limited split draws its rows from so many: a file is often sorted by label, and its first rows are all alike."""
@@ -85,11 +86,45 @@ class ListSource(RowSource):
         return digest_of(["list", self.split, self.digest_text, list(self.rows)])
 
 
-class PartSource(RowSource):
-    """Some rows of another source: one side of a cut, the first rows under a limit, or both."""
+class Sides:
+    """On which side of a cut each row of a source stands: told by the first whole pass, for all sides; a byte a row."""
 
-    def __init__(self, base: RowSource, split: str, cut: Cut | RankedCut | None, limit: int | None, rule: Any) -> None:
+    NAMES = ("train", "validation", "test")
+
+    def __init__(self) -> None:
+        self.known: bytes | None = None
+
+    def __call__(self, base: RowSource, cut: Cut | RankedCut, split: str) -> Iterator[tuple[Row, str, Mark]]:
+        """The rows of `base` that stand on the side `split`."""
+        wanted = self.NAMES.index(split)
+        if self.known is not None:
+            number = -1
+            for number, marked in enumerate(base.marked()):
+                if number < len(self.known) and self.known[number] == wanted:
+                    yield marked
+            if number + 1 != len(self.known):
+                raise DataError(
+                    f"{base.described} changed while it was read: {len(self.known)} rows, then {number + 1}. Start again."
+                )
+            return
+        found = bytearray()
+        for row, place, mark in base.marked():
+            found.append(self.NAMES.index(cut.side(row, base.identity, mark)))
+            if found[-1] == wanted:
+                yield row, place, mark
+        self.known = bytes(found)
+
+
+class PartSource(RowSource):
+    """Some rows of another source: one side of a cut, the first rows under a limit, or both. `sides`: shared by the parts of
+    one cut."""
+
+    def __init__(
+        self, base: RowSource, split: str, cut: Cut | RankedCut | None, limit: int | None, rule: Any,
+        sides: Sides | None = None,
+    ) -> None:  # fmt: skip
         self.base, self.split, self.side_of, self.limit, self.rule = base, split, cut, limit, rule
+        self.sides = sides or Sides()
         self.identity = base.identity
         self._kept: set[int] | None = None
         self.cut = cut is not None and split != "train"
@@ -98,7 +133,11 @@ class PartSource(RowSource):
     def unlimited(self) -> RowSource:
         if self.limit is None:
             return self
-        return self.base if self.side_of is None else PartSource(self.base, self.split, self.side_of, None, self.rule)
+        return (
+            self.base
+            if self.side_of is None
+            else PartSource(self.base, self.split, self.side_of, None, self.rule, self.sides)
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -142,9 +181,9 @@ class PartSource(RowSource):
         self.num_rows, self.times = count, span.ends
 
     def _side(self) -> Iterator[tuple[Row, str, Mark]]:
-        for row, place, mark in self.base.marked():
-            if self.side_of is None or self.side_of.side(row, self.identity, mark) == self.split:
-                yield row, place, mark
+        if self.side_of is None:
+            return self.base.marked()
+        return self.sides(self.base, self.side_of, self.split)
 
     def _drawn(self) -> set[int] | None:
         """Under a limit: which of the first DRAWN_FROM rows are kept, by a hash of what they say; None: the first ones."""

@@ -19,7 +19,7 @@ from llmstage.data.marks import NO_MARK, Mark, Marker, Span
 from llmstage.data.quarantine import BadRows, place_of
 from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.rows import Columns, Place, Row, digest_of
-from llmstage.data.rowsource import PartSource, RowSource
+from llmstage.data.rowsource import PartSource, RowSource, Sides
 from llmstage.data.splits import find_cut
 from llmstage.data.times import Clock, check_form
 from llmstage.errors import DataError
@@ -245,7 +245,10 @@ def cut_missing(given: dict[str, RowSource], cfg: DataConfig) -> dict[str, RowSo
     by = "time" if cfg.split.by == "time" else "group" if cfg.split.group else "content"
     rule = [shares, cfg.split.max_rows, cfg.split.seed, list(train.identity), by]
     cut = find_cut(train, shares, rule, cfg, by)
-    sides = {split: PartSource(train, split, cut, None, rule) for split in ("train", *(s for s in shares if shares[s]))}
+    told = Sides()
+    sides = {
+        split: PartSource(train, split, cut, None, rule, told) for split in ("train", *(s for s in shares if shares[s]))
+    }
     merged: dict[str, RowSource] = {**given, **sides}
     return {split: merged[split] for split in ("train", "validation", "test") if split in merged}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmstage.data import encode
 from llmstage.data.encode import check_ledger, encode_split
+from llmstage.data.quarantine import BadRows
 from llmstage.data.rowsource import ListSource
 from llmstage.errors import DataError
 
@@ -118,3 +121,30 @@ def test_a_split_without_targets_or_with_too_many_lost_ones_is_refused():
         check_ledger("train", store, 0.17, 5)
     with pytest.raises(DataError, match=r"data\.context=5"):
         check_ledger("train", store, 0.17, 5)
+
+
+def test_batches_come_in_order_while_the_next_is_read(monkeypatch):
+    monkeypatch.setattr(encode, "BATCH_CHARACTERS", 8)
+    rows = [{"text": f"{number:04d}"} for number in range(41)]
+    toy, threads = Toy(), set()
+
+    def encode_many(given):
+        threads.add(threading.current_thread().name)
+        return toy.encode_many(given)
+
+    def stored(source):
+        return encode_split(
+            source, encode_many, lambda made: 1, 70_000, refs_of_rows=None, on_row_error=ValueError, cache=None, key={}
+        )
+
+    source = ListSource("train", rows, "a list")
+    store = stored(source)
+    said = ["".join(map(chr, store.get(index)[0]["input_ids"])) for index in range(len(store))]
+    assert said == [row["text"] for row in rows] and store.rows.tolist() == list(range(41))
+    assert len(toy.calls) == 21 and all("encode" in name for name in threads)
+    threads.clear()
+    source.bad_rows = BadRows("quarantine", None)
+    assert stored(source).rows.tolist() == list(range(41))
+    assert threads == {threading.current_thread().name}, "bad rows are noted by one thread"
+    with pytest.raises(DataError, match=r"train:18.*exclamation"):
+        stored(ListSource("train", [*rows[:17], {"text": "no!"}, *rows], "a list"))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llmstage.data import splits
 from llmstage.data.files import DataFile
 from llmstage.data.rows import Columns, Row
 from llmstage.data.rowsource import ListSource, RowSource
@@ -199,3 +200,20 @@ def test_a_cut_is_counted_once_per_content(tmp_path: Path, monkeypatch: pytest.M
     file.write_text("".join(f"a line that says {number}\n" for number in range(300, 600)))
     with pytest.raises(pytest.fail.Exception, match="counted again"):
         opened()
+
+
+def test_rows_are_hashed_once_for_all_sides_and_a_file_that_changes_is_told(tmp_path: Path, monkeypatch) -> None:
+    train = write(tmp_path / "a.jsonl", [f"t {i}" for i in range(60)])
+    sources = opened(train=train, split=SplitConfig(validation=0.3, test=0.3))
+    calls = []
+    real = splits.row_hash
+    monkeypatch.setattr(splits, "row_hash", lambda *args: calls.append(1) or real(*args))
+    first = {split: texts(source) for split, source in sources.items()}
+    assert len(calls) == 60 and {split: texts(source) for split, source in sources.items()} == first
+    assert len(calls) == 60
+    write(tmp_path / "a.jsonl", [f"t {i}" for i in range(59)])
+    with pytest.raises(DataError, match="changed while it was read: 60 rows, then 59"):
+        texts(sources["test"])
+    stopped = opened(train=write(tmp_path / "b.jsonl", [f"t {i}" for i in range(60)]))["train"]
+    next(iter(stopped))  # not a whole pass: nothing is known yet
+    assert len(texts(stopped)) == sum(1 for _ in stopped)
