@@ -21,7 +21,7 @@ HEAD = {
     "zh": ("任务", "对比", "速度倍数（各对）", "目标", ""),
 }
 LONG = (
-    "work", "sides", "llmstage", "peer", "ratio (pairs)", "mark", "", "loss", "share of bf16 peak", "peak MB", "first step, s",
+    "work", "sides", "llmstage", "peer", "ratio (pairs)", "mark", "", "loss", "share of bf16 peak", "bf16 peak then, TFLOP/s", "peak MB", "first step, s",
 )  # fmt: skip
 NONE_YET = {
     "en": "No results are kept yet: `python benchmarks/run.py`.",
@@ -67,12 +67,23 @@ def placed(path: Path, table: str) -> str:
 
 def told(found: dict[str, Any]) -> str:
     """The machine, in a sentence."""
-    about, peaks = found["machine"], found.get("peaks", {})
-    rates = ", ".join(f"{value / 1e12:.2f} TFLOP/s in {name}" for name, value in peaks.items())
+    about = found["machine"]
+    rates = ", ".join(f"{told} TFLOP/s in {name}" for name, told in peaks_of(found).items())
     return (
         f"**{about['cpu']} ({about['bf16']}), {about['threads']} threads**, {about['memory_gib']:.0f} GiB, torch "
         f"{about['torch']}, transformers {about['transformers']}; matrix product of 2048 x 2048: {rates}."
     )
+
+
+def peaks_of(found: dict[str, Any]) -> dict[str, str]:
+    """TFLOP/s by kind of arithmetic, as measured before each row: one number, or lowest to highest."""
+    rows = [record.get("peaks") or found.get("peaks", {}) for record in found["rows"].values()]
+    out = {}
+    for name in found.get("peaks", {}):
+        rates = [row[name] / 1e12 for row in rows if name in row] or [found["peaks"][name] / 1e12]
+        low, high = f"{min(rates):.2f}", f"{max(rates):.2f}"
+        out[name] = low if max(rates) < 1.1 * min(rates) else f"{low} to {high}"
+    return out
 
 
 def short_table(found: dict[str, Any] | None, language: str) -> str:
@@ -95,13 +106,19 @@ def short_table(found: dict[str, Any] | None, language: str) -> str:
 
 def machine_zh(found: dict[str, Any]) -> str:
     about = found["machine"]
-    return f"**{about['cpu']}（{about['bf16']}），{about['threads']} 线程**，torch {about['torch']}，transformers {about['transformers']}。"
+    rates = "，".join(f"{name} {told}" for name, told in peaks_of(found).items())
+    return (
+        f"**{about['cpu']}（{about['bf16']}），{about['threads']} 线程**，torch {about['torch']}，transformers "
+        f"{about['transformers']}；2048 x 2048 矩阵乘法（TFLOP/s）：{rates}。"
+    )
 
 
 def long_table(found: dict[str, Any]) -> str:
     lines: list[tuple[str, ...]] = [LONG]
     for record in found["rows"].values():
         sides, share = record["sides"], record.get("share", {})
+        peak = (record.get("peaks") or found.get("peaks", {})).get("bf16")
+        then = f"{peak / 1e12:.2f}" if peak else ""
         of_peak = (
             f"{share['value']:.0%}" + (f" (mark {share['least']:.0%})" if "least" in share else "") if share else ""
         )
@@ -110,7 +127,7 @@ def long_table(found: dict[str, Any]) -> str:
             lines.append((
                 record["title"], f"{mark['ours']} / {mark['against']}", rate(mine, record["unit"]), rate(other, record["unit"]),
                 ratio(mark), f"{mark['least']:g}" + (f" (aim {mark['aim']:g})" if mark["aim"] else ""), verdict(mark),
-                apart(mark), of_peak if mark["ours"] == OURS else "", both(mine, other, "peak_mb", "{:,.0f}"),
+                apart(mark), of_peak if mark["ours"] == OURS else "", then, both(mine, other, "peak_mb", "{:,.0f}"),
                 both(mine, other, "first_step", "{:.1f}"),
             ))  # fmt: skip
         if "limit" in record:
@@ -124,7 +141,7 @@ def long_table(found: dict[str, Any]) -> str:
                 f"≤ {limit['most']:g} s",
                 verdict(limit),
             )
-            lines.append((*cells, "", "", "", ""))
+            lines.append((*cells, "", "", then, "", ""))
     notes = [f"- {record['title']}: {record['note']}" for record in found["rows"].values() if record.get("note")]
     notes += [
         f"- {record['title']}, {name}: not run. {why.strip().splitlines()[-1][:200]}"

@@ -71,6 +71,20 @@ def test_the_tables_name_every_side_and_every_reason(tmp_path: Path) -> None:
     )
 
 
+def test_a_row_tells_how_fast_the_machine_was_then() -> None:
+    """A shared machine is not always as fast, and the ratio of bf16 to fp32 changes with it."""
+    machine = {"cpu": "A processor", "bf16": "AMX", "threads": 2, "memory_gib": 8.0, "torch": "2", "transformers": "5"}
+    slow = {**record([run(300, flops=250.0)], [run(100)]), "peaks": {"bf16": 0.8e12}}
+    old = record([run(300)], [run(100)])  # before rows had their own
+    found = {"machine": machine, "peaks": {"bf16": 2.7e12}, "rows": {"slow": slow, "old": old}}
+    assert "0.80 to 2.70 TFLOP/s in bf16" in figures.told(found)
+    slow_line, old_line = (line for line in figures.long_table(found).splitlines() if "llmstage / peer" in line)
+    assert "| 0.80 |" in slow_line and "| 2.70 |" in old_line
+    assert "bf16 0.80 to 2.70" in figures.short_table(found, "zh")
+    found["rows"]["slow"]["peaks"]["bf16"] = 2.65e12
+    assert "2.65 TFLOP/s in bf16" in figures.told(found), "a difference that says nothing"
+
+
 def test_the_pages_are_what_the_results_say() -> None:
     for path, text in figures.pages():
         assert path.read_text("utf-8") == text, f"{path}: python benchmarks/figures.py"

@@ -55,6 +55,10 @@ def test_rows_that_were_measured_before_stay(command, monkeypatch: pytest.Monkey
     row = found["rows"]["causal_lm_1024"]
     assert row["marks"][0]["ratio"] == 5.0 and row["settings"]["steps"] == 7 and row["runs"] == 1
     assert row["sides"]["llmstage"]["rates"] == [500.0] and found["machine"]["cores"] >= 1
+    monkeypatch.setattr(run, "peaks", lambda threads, size: {"fp32": 1e11, "bf16": 4e12})
+    _, found = command("--only", "masked_lm")
+    peaks = {name: record["peaks"]["bf16"] for name, record in found["rows"].items()}
+    assert peaks == {"causal_lm_1024": 1e12, "masked_lm": 4e12}
 
 
 def test_no_row_is_begun_after_the_budget(command, monkeypatch: pytest.MonkeyPatch) -> None:
