@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmstage.explore.terms import telling_words
+from llmstage.explore.wording import say
 from llmstage.tasks.base import Batch, Features, Task
 
 ROWS_A_GROUP, MOST_GROUPS = 100, 24
@@ -111,6 +112,7 @@ def group_rows(vectors: Vectors, texts: Sequence[str], seed: int, wanted: int | 
     words = telling_words(found.labels_.tolist(), texts)
     names: list[str] = []
     for at in range(count):
-        name = "like: " + (", ".join(words.get(at, [])) or f"group {at + 1}")
+        told = ", ".join(words.get(at, [])) or say("group_number", number=at + 1)
+        name = say("group_like", words=told)
         names.append(name if name not in names else f"{name} ({at + 1})")
     return Groups(centre, scale, found.cluster_centers_, names)

@@ -25,12 +25,15 @@ from llmstage.explore.mix import JoinedSource
 from llmstage.explore.row_features import RowFeatures
 from llmstage.explore.stats import FEWEST_ITEMS
 from llmstage.explore.trial import Trial, families_of, known_to, masks_of, set_aside
+from llmstage.explore.wording import say
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
 from llmstage.schema.explore_improve import ImproveConfig
 
 DOUBLE_ROWS = 0.01
 """Share of the compared rows that may stand in the pool too; they are left out, and more are refused."""
+COMPARED = {"rows that choose": "doubles_choosing", "rows of the final comparison": "doubles_final"}
+"""The rows of each trial, and the sentence that some of them were left out."""
 
 
 def read_weaknesses(path: Path) -> list[dict[str, Any]]:
@@ -102,7 +105,7 @@ def weak_rows(
         if n:
             kept.append(number)
         if n < FEWEST_ITEMS:
-            notes.append(f"{words_of(one['slice'])}: {n} rows to compare on are too few for a claim of its own.")
+            notes.append(say("few_to_compare", slice=words_of(one["slice"]), n=n))
     if not kept:
         raise DataError(
             "No row to compare on belongs to a weak slice. Give rows that do: stage.improve.test=<file>, or more of data.test."
@@ -167,7 +170,7 @@ def keep_apart(
     """No row is compared on that is learned from: new examples that are both are refused, so is a pool that overlaps; a few
     rows are left out and told."""
     notes = []
-    for trial, name in zip(trials, ("rows that choose", "rows of the final comparison"), strict=True):
+    for trial, name in zip(trials, COMPARED, strict=True):
         shared = known_to(trial.rows, new, words) & trial.use
         if shared.any():
             raise DataError(
@@ -182,7 +185,7 @@ def keep_apart(
                 f"are trained on. Take them out of data.train or data.test, or give stage.improve.test=<file> with new rows."
             )
         if count:
-            notes.append(f"{count} of the {name} stand in the training pool too and were left out.")
+            notes.append(say(COMPARED[name], num=count))
             trial.use &= ~shared
     final = trials[-1].use
     outcome.masks = [mask & final for mask in outcome.masks]

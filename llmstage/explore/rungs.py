@@ -15,6 +15,7 @@ from safetensors import safe_open
 from llmstage.engine.checkpoint import list_checkpoints, step_of, why_invalid
 from llmstage.errors import ModelError, UserError
 from llmstage.explore.subject import Subject
+from llmstage.explore.wording import say
 from llmstage.models.build import count_parameters
 from llmstage.models.told import tell_decoder
 from llmstage.places import find_model, read_run_yaml
@@ -135,16 +136,10 @@ def axis_of(rungs: Sequence[Rung], wanted: str) -> tuple[str, list[str]]:
     axis = wanted
     if axis == "lm_loss" and any(rung.lm_loss is None for rung in rungs):
         axis = next((name for name in ("tokens", "params") if all(rung.place(name) for rung in rungs)), "steps")
-        limits.append(
-            f"No held-out loss for every rung (no common corpus, or models that give none): verdicts use {axis}. Losses on one "
-            f"corpus are the better axis: task=causal_lm data.test=<text>."
-        )
+        limits.append(say("no_common_loss", axis=axis))
     elif axis == "lm_loss" and len({rung.tokenizer for rung in rungs}) > 1:
         axis = "lm_loss_per_byte"
-        limits.append(
-            "The rungs have different tokenizers: a loss per token does not compare across them, so the axis is loss per byte. "
-            "A place on it holds for these models together, not as a threshold of loss per token."
-        )
+        limits.append(say("mixed_tokenizers"))
     if axis != "lm_loss_per_byte" and any(rung.place(axis) is None for rung in rungs):
         missing = [rung.id for rung in rungs if rung.place(axis) is None]
         raise UserError(

@@ -20,6 +20,7 @@ from llmstage.explore.guard import Mask, Numbers, Scores
 from llmstage.explore.matching import matching, rows_with_columns
 from llmstage.explore.row_features import RowFeatures, flat
 from llmstage.explore.terms import terms_of
+from llmstage.explore.wording import say
 from llmstage.places import find_model
 from llmstage.schema import RunConfig
 
@@ -120,7 +121,7 @@ def known_to(rows: Sequence[Row], others: Sequence[Row], words: Sequence[str]) -
 def families_of(rows: Sequence[Row], among: Mask, column: str | None) -> dict[str, Mask]:
     """The rows on which nothing may be lost, parted by a column's values."""
     if column is None:
-        return {"all other rows": among}
+        return {say("all_other_rows"): among}
     own = [flat(row).get(column) for row in rows]
     names = sorted({str(value) for value, used in zip(own, among, strict=True) if used})
     return {f"{column} {name}": among & np.array([str(value) == name for value in own]) for name in names}

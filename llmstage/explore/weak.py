@@ -27,6 +27,7 @@ from llmstage.explore.slices import Cell, Search, Slice, auto_support, find_slic
 from llmstage.explore.terms import terms_of
 from llmstage.explore.weak_report import Weakness, findings_of, too_few
 from llmstage.explore.why import Reason, action_of, matching, mean_where, pieces_ratio, slope_of
+from llmstage.explore.wording import say
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -175,13 +176,13 @@ def elicit(looked: Looked, one: Slice, reason: Reason) -> None:
     task, search, rows = looked.pieces.task, looked.search, looked.scored.rows
     why = looked.stage.why
     if not task.additive_loss:
-        reason.elicit_note = "not elicited: in this task rows are scored against each other"
+        reason.elicit_note = say("elicit_not_alone")
         return
     own = [rows[at] for at in search.discover if one.rows[at]]
     held = [int(at) for at in search.confirm if one.rows[at]][:ROWS_SCORED]
     others = [int(at) for at in search.confirm if not one.rows[at]][:ROWS_SCORED]
     if len(own) < 8 or not held:
-        reason.elicit_note = f"not elicited: {len(own)} rows to train on are too few"
+        reason.elicit_note = say("elicit_too_few", num=len(own))
         return
     pool = looked.scored.pool or [rows[at] for at in search.discover if not one.rows[at]]
     replay = encoded(task, pool[:: max(1, len(pool) // REPLAY)], REPLAY)
@@ -197,7 +198,7 @@ def elicit(looked: Looked, one: Slice, reason: Reason) -> None:
             reason.elicited[number] = error
         if after is not None and kept is not None and after - kept > 0.05:
             score = looked.scored.score
-            reason.elicit_note = f"the copy lost elsewhere: {score(kept):.2f} → {score(after):.2f} on the rest"
+            reason.elicit_note = say("elicit_lost", was=score(kept), now=score(after))
 
 
 def error_of_bigger(looked: Looked, one: Slice, path: str) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmstage.cli import main
 from llmstage.explore.gold import fourier
 from llmstage.explore.gold.grokking import explore_grokking, judge_delay, world_of
 from llmstage.explore.gold.heads_form import explore_induction
@@ -114,6 +115,24 @@ def test_a_short_run_of_each_world_says_what_it_saw():
     assert [run["seed"] for run in found.block["runs"]] == [0, 1]
     assert any("One layer cannot match" in line for line in found.sentences)
     json.dumps(found.block)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_worlds_by_command_with_their_keys_in_both_languages(workplace, speaks, language):
+    def run(*words: str) -> dict:
+        base = ["stage=explore", "trainer.threads=1", "hydra.run.dir=run", f"stage.report.language={language}"]
+        assert main([*base, *words]) == 0
+        report = json.loads((workplace / "run" / "report.json").read_text(encoding="utf-8"))
+        speaks(report, language)
+        return report["explore"]["gold"]
+
+    keys = {"steps": 5, "modulus": 11, "train_share": 0.6, "weight_decay": 0.5}
+    told = run(
+        "stage.gold.kind=grokking", "stage.gold.seeds=2", *(f"stage.gold.{key}={value}" for key, value in keys.items())
+    )
+    assert told["world"] == keys and [one["seed"] for one in told["runs"]] == [0, 1]
+    told = run("stage.gold.kind=induction", "stage.gold.steps=6", "stage.gold.layers=1")
+    assert told["world"] == {"layers": 1, "steps": 6} and len(told["runs"]) == 1
 
 
 @pytest.mark.slow

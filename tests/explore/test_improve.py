@@ -7,12 +7,17 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file
+from scipy.stats import binomtest
 
 from llmstage.cli import main
 from llmstage.data.splits import row_hash
+from llmstage.explore import improve as improve_module
+from llmstage.explore.guard import Scores
+from llmstage.explore.improve_report import changed_by_luck
 
 IDENTITY = ("text", "text_pair")
 """What a row of a classifier is, for the hash that sets half of the rows aside."""
@@ -61,6 +66,7 @@ def test_a_planted_weakness_is_mended_and_nothing_else_is_lost(improved):
     assert row["after"] > 0.9 > 0.7 > row["before"]
     assert row["gain"]["low"] > 0 and row["gain_over_more_of_same"]["low"] > 0
     assert row["after"] - row["before"] == pytest.approx(row["gain"]["value"])
+    assert row["mcnemar_p"] < 1e-6 and told["weak"]["mcnemar_p"] == row["mcnemar_p"]
     family = told["guard"]["families"][0]
     assert family["passed"] and family["change"] > -0.01 and family["n"] > 300
 
@@ -69,6 +75,7 @@ def test_the_report_shows_before_and_after_with_control_and_guard(improved):
     report = json.loads((improved.folder / "improved" / "report.json").read_text(encoding="utf-8"))
     assert report["explore"]["improvement"]["promoted"]
     assert any("as many steps on the old mix gave" in line for line in report["sentences"])
+    assert any("McNemar p = " in line for line in report["sentences"])
     assert any(line.startswith("Nothing else was lost") for line in report["sentences"])
     titles = [exhibit["title"] for exhibit in report["exhibits"]]
     assert titles == ["Before and after (accuracy)", "Guard", "What was tried"]
@@ -235,6 +242,24 @@ def test_structure_grows_the_model_only_when_it_is_to_be_applied(planted, how, l
     model = planted.folder / how / "improve" / "targeted" / "model" / "config.json"
     assert json.loads(model.read_text(encoding="utf-8"))["num_hidden_layers"] == layers
     assert bool(result(planted, how)["structure"]) is (how != "off")
+
+
+def test_changes_of_right_and_wrong_rows_are_tested_exactly_and_those_of_losses_are_not():
+    before, after = np.r_[np.ones(12), np.zeros(58)], np.r_[np.zeros(12), np.ones(2), np.zeros(56)]
+    rows = np.ones(70, dtype=bool)
+    found = changed_by_luck(Scores(before, None), Scores(after, None), rows)
+    assert found == pytest.approx(binomtest(12, 14).pvalue)
+    assert changed_by_luck(Scores(before + 0.5, None), Scores(after, None), rows) is None
+    assert changed_by_luck(Scores(before, None), Scores(after, None), ~rows) is None
+
+
+def test_the_loss_that_may_be_lost_reaches_the_guard(planted, monkeypatch):
+    """What it does there: tests/explore/test_guard.py."""
+    seen = []
+    judge = improve_module.judge
+    monkeypatch.setattr(improve_module, "judge", lambda *told, **keys: seen.append(keys) or judge(*told, **keys))
+    explore(planted, "lm_loss", *QUICK, "stage.improve.guard.lm_loss=0.5")
+    assert [keys["lm_loss"] for keys in seen] == [0.5] and set(seen[0]["needed"]) == {"all other rows"}
 
 
 def test_rows_that_are_learned_and_compared_on_are_refused(planted, capsys):

@@ -83,6 +83,23 @@ def test_seeds_of_a_step_become_one_point_and_sizes_a_curve_over_scale():
     assert all("too few points" in one.verdict.text for one in judged)
 
 
+def test_a_point_of_several_seeds_has_the_interval_of_its_seeds():
+    """Two seeds far apart, each certain of its own score: the items say little about the next seed."""
+    rungs = [rung(step, seed=seed, lm_loss=3 - 0.1 * step) for seed in (0, 1) for step in (1, 2)]
+    draw = np.random.default_rng(0)
+
+    def family(share: float) -> Family:
+        right = (draw.random(400) < share).astype(float)
+        return Family(right.mean(), 0.02, -1.0, 0.01, 400, 3, 0.8, right, -draw.random(400))
+
+    families = [{"copy": family(0.2 + 0.6 * one.seed)} for one in rungs]
+    row = judge_families(Scored(rungs, families), "steps", Rules(trials=400))[0].row()
+    assert all(low < 0.25 and high > 0.75 for low, high in zip(row["low"], row["high"], strict=True))
+    alone = judge_families(Scored(rungs[:2], families[:2]), "steps", Rules(trials=400))[0].row()
+    assert all(0.05 < high - low < 0.1 for low, high in zip(alone["low"], alone["high"], strict=True))
+    assert all(low < y < high for low, y, high in zip(alone["low"], alone["y"], alone["high"], strict=True))
+
+
 def test_product_law_counts_cells():
     items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(40)]
     scores = [
@@ -112,7 +129,7 @@ def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
     assert check_ladder(Ladder(), Gold(), [], run) == []
 
 
-def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplace, monkeypatch):
+def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplace, speaks):
     from llmstage.cli import main
 
     words = [
@@ -140,6 +157,7 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
         == 0
     )
     block = json.loads((workplace / "second/report.json").read_text())["explore"]["ladder"]
+    speaks(json.loads((workplace / "second/report.json").read_text(encoding="utf-8")), "en")
     assert block["axis"] == "tokens"
     assert [one["lm_loss"] for one in block["rungs"]] == pytest.approx([one["lm_loss"] for one in rungs], abs=0.5)
     one = [
@@ -151,3 +169,14 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
     assert main(one) == 0
     limits = json.loads((workplace / "third/report.json").read_text())["limits"]
     assert any("A ladder of one: no statement about emergence" in line for line in limits)
+    assert main([*one, "stage.probes=[copying]", "stage.items_per_cell=4", "stage.report.language=zh"]) == 0
+    speaks(json.loads((workplace / "third/report.json").read_text(encoding="utf-8")), "zh")
+    chinese = [
+        *read,
+        "stage.probes=[copying]",
+        "stage.items_per_cell=4",
+        "stage.stats.bootstrap=20",
+        "trainer.threads=1",
+    ]
+    assert main([*chinese, "stage.report.language=zh"]) == 0
+    speaks(json.loads((workplace / "second/report.json").read_text(encoding="utf-8")), "zh")

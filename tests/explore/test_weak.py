@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,30 @@ def test_the_keys_of_slices_and_why_change_what_is_told(place, tmp_path):
     assert any("larger model" in reason for reason in one["why"]) and one["action"] == "structure"
     assert explore(place, tmp_path / "c", "planted", *quick, "stage.slices.features=[topic]") == 0
     assert all(set(line["slice"]) == {"topic"} for line in lines(tmp_path / "c"))
+
+
+def test_a_copy_that_trains_longer_learns_more_of_the_slice(place, tmp_path):
+    def learned(steps: int) -> float:
+        out = tmp_path / str(steps)
+        keys = "stage.why.elicit=[64]", f"stage.why.elicit_steps={steps}", "stage.slices.features=[label]"
+        assert explore(place, out, "planted", *keys) == 0
+        one = next(line for line in lines(out) if line["slice"] == {"label": "refund"})
+        return float(re.search(r"\d+ examples → ([\d.]+)", " ".join(one["why"])).group(1))
+
+    assert learned(60) > learned(1) + 0.2
+
+
+def test_every_key_of_the_search_reaches_it(place, tmp_path, monkeypatch):
+    """What each does there: tests/explore/test_slices.py."""
+    from llmstage.explore import weak
+
+    seen: dict[str, Any] = {}
+    search = weak.find_slices
+    monkeypatch.setattr(weak, "find_slices", lambda *told, **keys: seen.update(keys) or search(*told, **keys))
+    given = {"max_order": 1, "min_support": 40, "alpha": 0.5, "min_gap": 0.3, "top_k": 2, "fdr": 0.01, "level": 0.001}
+    words = [f"stage.slices.{key}={value}" for key, value in given.items()]
+    assert explore(place, tmp_path / "out", "planted", "stage.why.elicit=[]", *words) == 0
+    assert {key: seen[key] for key in given} == given
 
 
 def test_slices_can_be_switched_off_and_their_keys_are_then_not_read(place, tmp_path, capsys):
