@@ -60,21 +60,26 @@ class Composition:
 
 def compose(whole: Sequence[float], parts: Sequence[Sequence[float]], *, seed: int = 0) -> Composition:
     """Okawa et al. 2023 (arXiv 2310.09336): `whole` [N] right (1) or wrong (0), `parts` [N][K_n] the same of each item's
-    parts. A part's accuracy is that of all parts at the same place; half a hit is added, so that a logarithm exists. Items
-    are drawn in the bootstrap, each with its parts."""
+    parts. A part's accuracy is that of all parts at the same place; where none is right half a hit stands, so that a logarithm
+    exists. Items are drawn in the bootstrap, each with its parts."""
     right = np.asarray(whole, dtype=np.float64)
     most = max(map(len, parts))
     table = np.full((len(right), most), np.nan)
     for row, own in enumerate(parts):
         table[row, : len(own)] = own
 
+    def rate(hits: Any, num: Any) -> Any:
+        return np.maximum(hits, 0.5) / np.maximum(
+            num, 1
+        )  # half a hit more everywhere would favour the whole over its parts
+
     def logs(rows: NDArray[np.int64]) -> tuple[float, float]:
         drawn = table[rows]
         counts = (~np.isnan(drawn)).sum(0)
-        rates = (np.nansum(drawn, 0) + 0.5) / (counts + 1)
+        rates = rate(np.nansum(drawn, 0), counts)
         by_item = np.where(np.isnan(drawn), 0.0, np.log(rates))
         product = np.log(np.exp(by_item.sum(1)).mean())
-        return float(np.log((right[rows].sum() + 0.5) / (len(rows) + 1))), float(product)
+        return float(np.log(rate(right[rows].sum(), len(rows)))), float(product)
 
     rng = np.random.default_rng(seed)
     num = len(right)

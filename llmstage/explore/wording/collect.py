@@ -9,7 +9,7 @@ SENTENCES = {
     ),
     "worth_a_look": (
         "Most worth a look: {num} texts ({group}), new and hard for this model. collected.jsonl lists all, by novelty times {ways}.",
-        "最值得看的：{num} 条文本（{group}），对该模型既新又难。collected.jsonl 列出全部，按新颖度乘以{ways}排序。",
+        "最值得看的：{num} 条文本（{group}），对该模型既新又难。collected.jsonl 列出全部，按新颖度乘以“{ways}”排序。",
     ),
     "all_new": (
         "Without training rows every text is new. Name the training pool: data.train=<files>.",

@@ -47,7 +47,7 @@ SENTENCES = {
     "step": ("step", "步数"),
     # Induction heads
     "repeated_logp": ("log-probability of repeated tokens", "重复词元的对数概率"),
-    "along_steps": ("{verdict} along the steps: {text}", "随训练步数：{verdict}。{text}"),
+    "along_steps": ("{verdict} along the steps: {text}", "沿训练步数的判定为“{verdict}”：{text}"),
     "heads_found": (
         "head {head} (layer.head) looks at the token before; without it repeated tokens cost {cost:+.2f} nats. Heads {heads} find what followed the last time: together {together:+.2f} nats, {share:.0%} of what all heads give; any one alone at most {alone:+.2f}, because they stand in for each other.",
         "注意力头 {head}（层.头）看前一个词元；去掉它，重复词元的损失变化 {cost:+.2f} nat。注意力头 {heads} 找到上次其后出现的词元：一并去掉为 {together:+.2f} nat，占所有头贡献的 {share:.0%}；单独去掉任何一个至多 {alone:+.2f}，因为它们互相替补。",
