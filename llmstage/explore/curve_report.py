@@ -84,7 +84,7 @@ def leading(own: list[Judged]) -> Judged:
 def sentences(study: Study) -> Iterator[str]:
     count = Counter(one.verdict.name for one in study.judged)
     if study.judged:
-        told = ", ".join(f"{count[name]} {verdict_name(name)}" for name in ORDER if count[name])
+        told = say("comma").join(f"{count[name]} {verdict_name(name)}" for name in ORDER if count[name])
         broken = list(dict.fromkeys(one.curve.metric for one in study.judged if one.verdict.name == "break"))
         names = ", ".join(broken[:NUM_TOLD]) + (", …" if len(broken) > NUM_TOLD else "")
         told_of = set(count) - {"undecided", "below_resolution"}
