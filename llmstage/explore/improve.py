@@ -22,8 +22,10 @@ from llmstage.explore.arms import Arms, promote, save_blend
 from llmstage.explore.candidates import Candidate, Outcome
 from llmstage.explore.findings import Findings
 from llmstage.explore.guard import Mask, Scores, discordance_of, gain, judge, margin_for, rows_for
+from llmstage.explore.hidden import GROUPS, Groups
 from llmstage.explore.improve_report import findings_of
 from llmstage.explore.improve_rows import check_task, confirming, final_trial, prepare, read_weaknesses, weak_rows
+from llmstage.explore.row_features import TOPIC
 from llmstage.explore.trial import Metric, Trial
 from llmstage.explore.wording import say
 from llmstage.schema import RunConfig
@@ -54,6 +56,8 @@ def improve(run: RunConfig, out_dir: Path, about: dict[str, str]) -> Findings | 
         metric, split = Metric(), headline_split(pieces.stores)
         trial = Trial.of(run, pieces, machine, split, metric)
         features = trial.features()
+        if any(TOPIC in one["slice"] for one in found):
+            features.topics = trial.topics(Groups.read(path.with_name(GROUPS)))
         trial.use &= confirming(path.with_name("confirming.json"), trial)
         final = final_trial(trial, keys, folder)
         outcome, pilot_masks = weak_rows(trial, final, features, found, keys)

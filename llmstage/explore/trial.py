@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from llmstage.data.splits import row_hash
 from llmstage.engine.assemble import Pieces
 from llmstage.engine.machine import Machine
 from llmstage.engine.scoring import score
+from llmstage.explore.elicit import encoded
 from llmstage.explore.guard import Mask, Numbers, Scores
+from llmstage.explore.hidden import Groups, row_vectors
 from llmstage.explore.matching import matching, rows_with_columns
 from llmstage.explore.row_features import RowFeatures, flat
+from llmstage.explore.scored_rows import encodable
 from llmstage.explore.terms import terms_of
 from llmstage.explore.wording import say
 from llmstage.places import find_model
@@ -53,7 +56,7 @@ class Trial:
 
     @classmethod
     def of(cls, run: RunConfig, pieces: Pieces, machine: Machine, split: str, metric: Metric) -> Trial:
-        rows = rows_with_columns(pieces.sources[split])
+        rows = encodable(pieces, rows_with_columns(pieces.sources[split]), run.data.on_bad_row)
         return cls(run, pieces, machine, split, rows, np.ones(len(rows), dtype=bool), metric)
 
     def features(self) -> RowFeatures:
@@ -69,14 +72,25 @@ class Trial:
         fitted.table(self.rows)
         return fitted
 
+    def topics(self, groups: Groups) -> Callable[[Sequence[Row]], list[str]]:
+        """The group of each row by the hidden states of the old model, in which the groups were found."""
+        task, model = self.pieces.task, self.model(str(self.run.model.path))
+
+        def told(rows: Sequence[Row]) -> list[str]:
+            return groups.of(row_vectors(task, model, encoded(task, rows, len(rows)), self.machine.device))
+
+        return told
+
     def model(self, path: Path | str) -> Any:
         """A model by path, for scoring."""
         run = replace(self.run, model=replace(self.run.model, path=str(path)))
         return replace(self.pieces, place=find_model(str(path))).build(run, self.machine.device, training=False)
 
     def score(self, path: Path | str) -> Scores:
-        """[N] errors of the model at `path`, NaN where it predicts nothing; nats beside them where the task has them."""
-        scored = score(self.run, self.pieces, self.model(path), self.machine, self.split)
+        """[N] errors of the model at `path`, NaN where it predicts nothing; nats beside them where the task has them. Only
+        the rows that are used are looked at, unless rows are scored against each other."""
+        used = np.flatnonzero(self.use) if self.pieces.task.additive_loss and self.use.any() else None
+        scored = score(self.run, self.pieces, self.model(path), self.machine, self.split, among=used, metrics=False)
         found = self.pieces.task.errors(scored.predictions, scored.refs)
         self.metric.name, self.metric.share = found.metric, found.share
         weights = found.weights or [1.0] * len(found.values)
@@ -102,7 +116,9 @@ def masks_of(
     """[N] rows of each slice."""
     if not rows:
         return [np.zeros(0, dtype=bool) for _ in slices]
-    table, own = features.table(rows), [flat(row) for row in rows]
+    counted = features.counted(rows)
+    table = features.table(rows, counted)
+    own = [{**flat(row), **{name: values[at] for name, values in counted.items()}} for at, row in enumerate(rows)]
     return [matching(one, table, own) for one in slices]
 
 

@@ -308,3 +308,42 @@ def test_no_weakness_is_no_work(planted, tmp_path):
     empty.write_text("", encoding="utf-8")
     assert main(planted.words("none", f"stage.improve.weaknesses={empty}")) == 0
     assert not (planted.folder / "none" / "before_after.json").exists()
+
+
+def test_a_few_new_examples_that_are_compared_on_are_left_out_and_told(planted):
+    test = [
+        line for line in (planted.folder / "test.jsonl").read_text(encoding="utf-8").splitlines() if "slang" in line
+    ]
+    both = planted.folder / "both.jsonl"
+    both.write_text((planted.folder / "new.jsonl").read_text(encoding="utf-8") + "\n".join(test[:4]) + "\n", "utf-8")
+    explore(planted, "few", *QUICK, f"stage.improve.data={both}")
+    explore(planted, "none_shared", *QUICK, f"stage.improve.data={planted.folder / 'new.jsonl'}")
+    report = json.loads((planted.folder / "few" / "report.json").read_text(encoding="utf-8"))
+    assert any("stand in stage.improve.data too and were left out" in line for line in report["limits"])
+    compared = [result(planted, out)["weak"]["n"] for out in ("none_shared", "few")]
+    spent = sum(row_hash(json.loads(line), IDENTITY, 1) % 2 == 0 for line in test[:4])
+    assert compared[0] - compared[1] == spent
+
+
+def test_slices_by_hand_have_borders_of_their_own(planted):
+    """No row is ever said to have `>= 12.5 tokens`: what is said of rows are quantiles. Its number says it."""
+    weak = planted.folder / "long.jsonl"
+    weak.write_text('{"slice": {"length": ">= 12.5 tokens"}}\n', encoding="utf-8")
+    status = main(planted.words("by_hand", *QUICK, f"stage.improve.weaknesses={weak}"))
+    assert status in (0, 9)
+    told = result(planted, "by_hand")
+    n = told["weak"]["n"], told["guard"]["families"][0]["n"]
+    assert min(n) > 30 and sum(n) == sum(
+        row_hash(row, IDENTITY, 1) % 2 == 0 for row in map(json.loads, (planted.folder / "test.jsonl").open())
+    )
+
+
+def test_a_row_that_cannot_be_scored_shifts_no_other(planted):
+    """A label that training never showed, in the first row of the file: it is quarantined, and the rest is as without it."""
+    test = (planted.folder / "test.jsonl").read_text(encoding="utf-8")
+    strange = planted.folder / "strange.jsonl"
+    strange.write_text('{"text": "dope", "label": "martian", "style": "slang"}\n' + test, encoding="utf-8")
+    explore(planted, "plain_rows", *QUICK)
+    explore(planted, "strange_rows", *QUICK, f"data.test={strange}", "data.on_bad_row=quarantine")
+    before, after = (result(planted, out)["weak"] for out in ("plain_rows", "strange_rows"))
+    assert (before["n"], before["before"]) == (after["n"], after["before"])

@@ -166,7 +166,8 @@ def test_rows_that_the_model_has_seen_are_refused_and_can_be_dropped(place, tmp_
 
 def test_what_is_missing_or_too_little_is_told(place, tmp_path, capsys):
     assert explore(place, tmp_path / "a", "planted", "stage.slices.features=[labels]") == 2
-    assert "nothing is known of labels" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "nothing is known of labels" in err and "topic" in err
     test = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     assert explore(place, tmp_path / "b", "planted", f"data.test={write(tmp_path / 'few.jsonl', test[:20])}") == 0
     report = json.loads((tmp_path / "b" / "report.json").read_text(encoding="utf-8"))
@@ -196,3 +197,24 @@ def test_what_is_new_in_logs(place, tmp_path):
     assert report["measured_by"].startswith("1 - confidence")
     assert explore(place, tmp_path / "few", "planted", *words, "stage.collect.max_items=7") == 0
     assert len((tmp_path / "few" / "collected.jsonl").read_text(encoding="utf-8").splitlines()) == 7
+
+
+def test_groups_of_hidden_states_can_be_improved_on(place, tmp_path, capsys):
+    quick = (
+        "stage.why.elicit=[]",
+        "stage.improve.steps=1",
+        "stage.improve.target_share=[0.5]",
+        "stage.improve.control=false",
+    )
+    words = (*quick, "stage.improve.enabled=true", "stage.improve.guard.fallback=[]")
+    assert explore(place, tmp_path / "out", "planted", *words, "stage.slices.features=[topic]") in (0, 9)
+    told = json.loads((tmp_path / "out" / "before_after.json").read_text(encoding="utf-8"))
+    found = lines(tmp_path / "out")
+    assert found and [one["slice"] for one in told["slices"]] == [one["slice"] for one in found]
+    # The rows of the halves, of which one was compared on, are those that the search counted.
+    assert 0 < told["slices"][0]["n"] < found[0]["n"]
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text((tmp_path / "out" / "weaknesses.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    off = "stage.slices.enabled=false", f"stage.improve.weaknesses={alone}"
+    assert explore(place, tmp_path / "other", "planted", *words[1:], *off) == 3
+    assert "groups.json, which tells the groups apart" in capsys.readouterr().err

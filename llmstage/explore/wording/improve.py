@@ -108,13 +108,15 @@ SENTENCES = {
         "{slice}: {n} rows to compare on are too few for a claim of its own.",
         "{slice}：可供比较的只有 {n} 行，不足以单独下结论。",
     ),
+    "pool_rows": ("the training pool", "训练池"),
+    "new_rows": ("stage.improve.data", "新样例（stage.improve.data）"),
     "doubles_choosing": (
-        "{num} of the rows that choose stand in the training pool too and were left out.",
-        "用于选择的行中有 {num} 行也出现在训练池里，已剔除。",
+        "{num} of the rows that choose stand in {place} too and were left out.",
+        "用于选择的行中有 {num} 行也出现在{place}里，已剔除。",
     ),
     "doubles_final": (
-        "{num} of the rows of the final comparison stand in the training pool too and were left out.",
-        "最终比较的行中有 {num} 行也出现在训练池里，已剔除。",
+        "{num} of the rows of the final comparison stand in {place} too and were left out.",
+        "最终比较的行中有 {num} 行也出现在{place}里，已剔除。",
     ),
     "structure_suggested": (
         "The diagnosis of {slices} asks for a larger model. stage.improve.structure=apply adds blocks that change nothing at first and trains all arms with them.",
