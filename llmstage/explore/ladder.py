@@ -19,8 +19,9 @@ from llmstage.explore.findings import Findings
 from llmstage.explore.items import Item
 from llmstage.explore.kept import Kept
 from llmstage.explore.ladder_auto import items_of, train_ladder
+from llmstage.explore.ladders import never_certain
 from llmstage.explore.loaders import load_phenomena
-from llmstage.explore.rungs import Rung, axis_of, examine, rungs_of_models, rungs_of_runs
+from llmstage.explore.rungs import HeldOut, Rung, axis_of, examine, rungs_of_models, rungs_of_runs
 from llmstage.explore.score import score_items
 from llmstage.explore.stats import hierarchical
 from llmstage.explore.subject import load_subject
@@ -40,6 +41,10 @@ MOST_DRAWS = 500
 """Resamples behind the interval of a point, of which a ladder has hundreds."""
 PREDICTED = 0.05
 """How far exact match may be from p^L in a cell that the product of token accuracies explains."""
+
+
+FEWEST_ITEMS = 20
+"""Of a cell whose exact match is compared with the product."""
 
 
 @dataclass(slots=True)
@@ -113,6 +118,8 @@ def explore_ladder(cfg: RunConfig, out_dir: Path, machine: Machine, about: dict[
     if len(scored.rungs) < 2:
         return Findings("ladder", {"rungs": [rung.as_dict() for rung in scored.rungs]}, [], [say("ladder_of_one")])
     axis, limits = axis_of(scored.rungs, ladder.x)
+    if ladder.kind == "auto" and axis.startswith("lm_loss"):
+        limits.append(say("own_axis"))
     rules = Rules(
         delta_aicc=stage.stats.delta_aicc, min_points=stage.stats.min_points, alpha=stage.stats.alpha, fdr=stage.stats.fdr,
         trials=stage.stats.bootstrap, seed=cfg.seed,
@@ -131,7 +138,7 @@ def explore_ladder(cfg: RunConfig, out_dir: Path, machine: Machine, about: dict[
     return Findings("ladder", block, sentences_of(judged, law), limits, exhibits_of(judged))
 
 
-def corpus_of(cfg: RunConfig, rungs: Sequence[Rung]) -> list[str]:
+def corpus_of(cfg: RunConfig, rungs: Sequence[Rung]) -> list[HeldOut]:
     """Held-out texts: of the task and data of the command line, else of the run that the first rung belongs to."""
     run = cfg
     if not cfg.task.name:
@@ -150,11 +157,11 @@ def corpus_of(cfg: RunConfig, rungs: Sequence[Rung]) -> list[str]:
         texts += task.texts(row)
         if len(texts) >= CORPUS_ROWS:
             break
-    return texts[:CORPUS_ROWS]
+    return [HeldOut(text) for text in texts[:CORPUS_ROWS]]
 
 
 def score_rungs(
-    cfg: RunConfig, machine: Machine, rungs: Sequence[Rung], items: Sequence[Item], texts: Sequence[str]
+    cfg: RunConfig, machine: Machine, rungs: Sequence[Rung], items: Sequence[Item], texts: Sequence[HeldOut]
 ) -> Scored:
     """One pass a rung over all items; kept by (model, item, tokenizer) for the next time."""
     stage = cast(Explore, cfg.stage)
@@ -182,8 +189,9 @@ def by_family(items: Sequence[Item], scores: Sequence[dict[str, Any]]) -> dict[s
         right = np.array([one["acc"] if one["acc"] is not None else one["em"] for one in own], dtype=np.float64)
         logp = np.array([one["logp_per_token"] for one in own])
         root = len(own) ** 0.5
+        error = never_certain(right.mean(), right.std(ddof=1) / root, len(own))
         out[name] = Family(
-            float(right.mean()), float(right.std(ddof=1) / root), float(logp.mean()), float(logp.std(ddof=1) / root),
+            float(right.mean()), float(error), float(logp.mean()), float(logp.std(ddof=1) / root),
             len(own), float(np.mean([one["num_tokens"] for one in own])), float(np.mean([one["tok"] for one in own])),
             right, logp,
         )  # fmt: skip
@@ -192,28 +200,26 @@ def by_family(items: Sequence[Item], scores: Sequence[dict[str, Any]]) -> dict[s
 
 def products_of(rung: Rung, items: Sequence[Item], scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Exact match of each cell beside (teacher-forced token accuracy)^L, L counting the token that ends the answer: what
-    independent errors of equal tokens would give (Schaeffer 2023, arXiv 2304.15004)."""
+    independent errors of equal tokens would give (Schaeffer 2023, arXiv 2304.15004); the mean over answers where their
+    lengths differ."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for item, one in zip(items, scores, strict=True):
         if item.choices or one["unscored"] is not None or one["em"] is None:
             continue
         axes = {key: value for key, value in item.meta.items() if key not in ("carries",)}
-        cells.setdefault(f"{item.family} {json.dumps(axes, ensure_ascii=False)} L={one['num_tokens']}", []).append(one)
+        cells.setdefault(f"{item.family} {json.dumps(axes, ensure_ascii=False)}", []).append(one)
     out = []
     for name, own in cells.items():
-        if len(own) >= 20:
-            token, length = float(np.mean([one["tok"] for one in own])), int(own[0]["num_tokens"])
-            em = float(np.mean([one["em"] for one in own]))
+        if len(own) >= FEWEST_ITEMS:
+            lengths = np.array([one["num_tokens"] for one in own])
+            token = float(np.average([one["tok"] for one in own], weights=lengths))
+            em, predicted = float(np.mean([one["em"] for one in own])), float(np.mean(token**lengths))
             out.append(
                 {
-                    "rung": rung.id,
-                    "cell": name,
-                    "n": len(own),
-                    "em": em,
-                    "predicted": token**length,
-                    "gap": abs(em - token**length),
+                    "rung": rung.id, "cell": name, "n": len(own), "length": float(lengths.mean()), "token_accuracy": token,
+                    "em": em, "predicted": predicted, "gap": abs(em - predicted),
                 }
-            )
+            )  # fmt: skip
     return out
 
 

@@ -24,6 +24,14 @@ LONGEST = 1024
 """Tokens of a held-out text that are read, at most."""
 
 
+@dataclass(slots=True, frozen=True)
+class HeldOut:
+    """A text of the common corpus; its loss is read behind what is given."""
+
+    text: str
+    given: str = ""
+
+
 @dataclass(slots=True)
 class Rung:
     """One model or checkpoint. What is not known is None."""
@@ -107,7 +115,7 @@ def rungs_of_models(paths: Sequence[str]) -> list[Rung]:
     return found
 
 
-def examine(rung: Rung, subject: Subject, texts: Sequence[str]) -> None:
+def examine(rung: Rung, subject: Subject, texts: Sequence[HeldOut]) -> None:
     """Write size, tokenizer and held-out losses into the rung."""
     rung.params = count_parameters(subject.model)
     rung.tokenizer = subject.processor.digest()
@@ -118,12 +126,13 @@ def examine(rung: Rung, subject: Subject, texts: Sequence[str]) -> None:
     size = min(LONGEST, subject.context)
     total, tokens, num_bytes = 0.0, 0, 0.0
     pairs, shares = [], []
-    for text, ids in zip(texts, processor.plain_ids(list(texts)), strict=True):
-        head = begin or ids[:1]
-        body = (ids if begin else ids[1:])[: size - len(head)]
+    given = processor.plain_ids([one.given for one in texts])
+    for one, before, ids in zip(texts, given, processor.plain_ids([one.text for one in texts]), strict=True):
+        head = [*begin, *before] or ids[:1]
+        body = (ids if begin or before else ids[1:])[: max(0, size - len(head))]
         if body:
             pairs.append((list(head), list(body)))
-            shares.append(len(text.encode()) * len(body) / max(1, len(ids)))
+            shares.append(len(one.text.encode()) * len(body) / max(1, len(ids)))
     for told, share in zip(tell_decoder(subject.model, processor.pad_id, pairs), shares, strict=True):
         total, tokens, num_bytes = total - told.total, tokens + len(told.log_probs), num_bytes + share
     if tokens:

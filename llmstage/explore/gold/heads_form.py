@@ -11,6 +11,7 @@ import torch
 from llmstage import console
 from llmstage.explore.curves import Curve
 from llmstage.explore.findings import Findings
+from llmstage.explore.gold.deeper import DEPTH, charts_of, grow, plan_of, told_of_growth, told_of_plan
 from llmstage.explore.gold.induction import Attention, InductionRun, InductionWorld, draw_rows, train_induction
 from llmstage.explore.gold.snapshots import chart
 from llmstage.explore.reduce.heads import (
@@ -98,28 +99,44 @@ def told(at: int, lines: list[dict[str, float]], heads: HeadFindings, verdict: V
 
 
 def explore_induction(gold: Gold, seed: int) -> Findings:
-    """Train, measure and judge `gold.seeds` runs."""
+    """Train, measure and judge `gold.seeds` runs; with `gold.grow`, add a layer where the plan asks for one, and train on."""
     world = InductionWorld(layers=gold.layers, steps=gold.steps or InductionWorld().steps)
     sentences: list[str] = []
-    blocks, exhibits = [], []
+    blocks: list[dict[str, Any]] = []
+    exhibits: list[dict[str, Any]] = []
     for at in range(seed, seed + gold.seeds):
         layers = f"{world.layers} attention layer{'s' if world.layers > 1 else ''}"
         console.note(f"induction: {layers} on repeated random tokens, seed {at}")
         run = train_induction(world, at, partial(note, 100))
         lines, heads = measure(run)
-        verdict = judge_steps(lines)
-        sentences += told(at, lines, heads, verdict)
-        blocks.append(
-            {
-                "seed": at, "verdict": verdict.name, "verdict_text": verdict.text, "evidence": verdict.evidence,
-                "heads": heads.as_dict(), "lines": lines,
-            }
-        )  # fmt: skip
-        if at == seed:
-            exhibits = exhibits_of(lines)
+        block, said = judged(at, lines, heads)
+        plan = plan_of(lines, heads)
+        shown = exhibits_of(lines)
+        if plan is not None:
+            said.append(told_of_plan(at, plan, gold.grow))
+            block["plan"] = plan
+        if gold.grow and plan is not None and plan["action"] == DEPTH:
+            after, heads, growth = grow(run, measure, partial(note, 100))
+            deeper, more = judged(at, after, heads)
+            block["grown"] = {**growth, **deeper}
+            said += [told_of_growth(at, lines[-1], after[-1], growth), *more]
+            shown = [*charts_of(lines, after), *exhibits_of(after)]
+        sentences += said
+        blocks.append(block)
+        exhibits = exhibits or shown
     return Findings(
         "gold", {"world": {"layers": world.layers, "steps": world.steps}, "runs": blocks}, sentences, [], exhibits
     )
+
+
+def judged(at: int, lines: list[dict[str, float]], heads: HeadFindings) -> tuple[dict[str, Any], list[str]]:
+    """A run's block of report.json, and its sentences."""
+    verdict = judge_steps(lines)
+    block = {
+        "seed": at, "verdict": verdict.name, "verdict_text": verdict.text, "evidence": verdict.evidence,
+        "heads": heads.as_dict(), "lines": lines,
+    }  # fmt: skip
+    return block, told(at, lines, heads, verdict)
 
 
 def exhibits_of(lines: list[dict[str, float]]) -> list[dict[str, Any]]:

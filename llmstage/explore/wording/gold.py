@@ -64,6 +64,36 @@ SENTENCES = {
         "no induction head yet (best prefix matching {prefix:.2f}); train longer.",
         "尚无归纳头（前缀匹配最高 {prefix:.2f}）；请延长训练。",
     ),
+    "plan_repeated": (
+        "repeated tokens are right in {accuracy:.0%}, {loss:.2f} nats a token",
+        "重复词元答对 {accuracy:.0%}，{loss:.2f} nat/词元",
+    ),
+    "plan_no_match": (
+        "no head matches: best prefix matching {best:.2f}, from {border} on it is one",
+        "没有匹配的注意力头：前缀匹配最高 {best:.2f}，达到 {border} 才算",
+    ),
+    "plan_no_previous": (
+        "no head looks at the token before: best {best:.2f}, from {border} on it is one",
+        "没有看前一词元的注意力头：最高 {best:.2f}，达到 {border} 才算",
+    ),
+    "plan_one_layer": (
+        "one layer: a head that matches would read what a layer below wrote of the token before",
+        "只有一层：能匹配的注意力头需要读取下一层写下的关于前一词元的内容",
+    ),
+    "plan_loss_fell": (
+        "the loss fell by {fell:.2f} nats in the last quarter",
+        "最后四分之一的训练中损失下降了 {fell:.2f} nat",
+    ),
+    "plan": ("plan: {action}. {why}.{hint}", "计划：{action}。{why}。{hint}"),
+    "plan_hint": (
+        " stage.gold.grow=true adds a layer and trains on.",
+        "stage.gold.grow=true 会加一层并继续训练。",
+    ),
+    "growth": (
+        "with {layers} layers (logits moved by {moved:.1e} when the layer was added) and {steps} steps more: repeated tokens right in {before:.1%} before, {after:.1%} after; as many steps without the layer: {same:.1%}.",
+        "增至 {layers} 层（加层时 logit 变动 {moved:.1e}）并再训练 {steps} 步：重复词元答对由 {before:.1%} 变为 {after:.1%}；不加层训练同样步数：{same:.1%}。",
+    ),
+    "layer_added": ("A layer is added at step {step:g}", "第 {step:g} 步加入一层"),
     "copying_appears": ("Copying appears", "复制能力的出现"),
     "best_prefix": ("best prefix matching", "最高前缀匹配"),
     "best_previous": ("best look one back", "最高前一词元注意力"),
