@@ -25,7 +25,7 @@ from llmstage.explore.guard import Mask, Scores, discordance_of, gain, judge, ma
 from llmstage.explore.hidden import GROUPS, Groups
 from llmstage.explore.improve_report import findings_of
 from llmstage.explore.improve_rows import check_task, confirming, final_trial, prepare, read_weaknesses, weak_rows
-from llmstage.explore.row_features import TOPIC
+from llmstage.explore.row_features import TOPIC, UNSEEN
 from llmstage.explore.trial import Metric, Trial
 from llmstage.explore.wording import say
 from llmstage.schema import RunConfig
@@ -55,7 +55,7 @@ def improve(run: RunConfig, out_dir: Path, about: dict[str, str]) -> Findings | 
         check_task(pieces)
         metric, split = Metric(), headline_split(pieces.stores)
         trial = Trial.of(run, pieces, machine, split, metric)
-        features = trial.features()
+        features = trial.features(unseen=any(UNSEEN in one["slice"] for one in found))
         if any(TOPIC in one["slice"] for one in found):
             features.topics = trial.topics(Groups.read(path.with_name(GROUPS)))
         trial.use &= confirming(path.with_name("confirming.json"), trial)

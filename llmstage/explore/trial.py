@@ -59,15 +59,18 @@ class Trial:
         rows = encodable(pieces, rows_with_columns(pieces.sources[split]), run.data.on_bad_row)
         return cls(run, pieces, machine, split, rows, np.ones(len(rows), dtype=bool), metric)
 
-    def features(self) -> RowFeatures:
-        """What can be said of rows, with the borders that these rows draw, as where slices are looked for."""
+    def features(self, *, unseen: bool) -> RowFeatures:
+        """What can be said of rows, with the borders that these rows draw, as where slices are looked for. `unseen`: also
+        whether their words stand in the pool, which takes a pass over it."""
         task = self.pieces.task
 
         def num_tokens(texts: list[str]) -> list[int]:
             return [len(ids) for ids in self.pieces.processor.plain_ids(texts)]
 
-        pool = rows_with_columns(self.pieces.sources["train"])
-        words = Counter(term for row in pool for text in task.texts(row) for term in set(terms_of(text)))
+        words = None
+        if unseen:
+            pool = rows_with_columns(self.pieces.sources["train"])
+            words = Counter(term for row in pool for text in task.texts(row) for term in set(terms_of(text)))
         fitted = RowFeatures(task.texts, num_tokens, words)
         fitted.table(self.rows)
         return fitted

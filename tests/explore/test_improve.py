@@ -345,5 +345,6 @@ def test_a_row_that_cannot_be_scored_shifts_no_other(planted):
     strange.write_text('{"text": "dope", "label": "martian", "style": "slang"}\n' + test, encoding="utf-8")
     explore(planted, "plain_rows", *QUICK)
     explore(planted, "strange_rows", *QUICK, f"data.test={strange}", "data.on_bad_row=quarantine")
+    assert "martian" in next((planted.folder / "strange_rows").rglob("quarantine.jsonl")).read_text(encoding="utf-8")
     before, after = (result(planted, out)["weak"] for out in ("plain_rows", "strange_rows"))
     assert (before["n"], before["before"]) == (after["n"], after["before"])
