@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -189,3 +190,45 @@ def words_to_take(name: str, kind: str) -> list[str]:
 def tiny_task() -> Iterator[Callable[..., TinyTask]]:
     """`tiny_task("dialogue", "gpt")`: task, processor, features and a way to make a small model."""
     yield tiny
+
+
+CHINESE = re.compile("[\u3400-\u9fff]")
+ENGLISH = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,}){2,}")
+"""Three words in a row are a sentence; two may be a name."""
+
+
+def texts_of(report: dict[str, Any], own: tuple[str, ...]) -> Iterator[str]:
+    """All that a report says, without the cells of tables that hold rows of the user's (`own`: how their titles begin)."""
+    yield from report["sentences"]
+    yield from report["limits"]
+    for one in report["exhibits"]:
+        yield from [one["title"], *one.get("columns", []), one.get("note") or "", one.get("y_label") or ""]
+        yield from [
+            *one.get("row_labels", []),
+            *one.get("column_labels", []),
+            *(s["name"] for s in one.get("series", [])),
+        ]
+        if not one["title"].startswith(own):
+            yield from (cell for row in one.get("rows", []) for cell in row if isinstance(cell, str))
+
+
+@pytest.fixture(scope="session")
+def speaks() -> Callable[..., None]:
+    """`speaks(report, "zh")`: a report of stage=explore is in this language, sentences, limits, tables and charts."""
+
+    def check(
+        report: dict[str, Any], language: str, own: tuple[str, ...] = ("Examples:", "样例：", "New texts", "新文本")
+    ) -> None:
+        assert report["language"] == language
+        told = list(texts_of(report, own))
+        assert report["sentences"] or report["limits"]
+        if language == "en":
+            assert not [text for text in told if CHINESE.search(text)]
+            return
+        bare = [
+            re.sub(r"llmstage |\S+=\S+", "", text) for text in told
+        ]  # commands and keys are the same in all languages
+        assert not [text for text in bare if ENGLISH.search(text)]
+        assert all(CHINESE.search(line) for line in [*report["sentences"], *report["limits"]])
+
+    return check

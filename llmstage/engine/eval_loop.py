@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from llmstage.data.order import scoring_batches, spread
@@ -67,8 +68,11 @@ def score_split(
     num_rows: int | None = None,
     text_rows: int = 0,
     exhibits: bool = False,
+    among: NDArray[np.int64] | None = None,
+    metrics: bool = True,
 ) -> Scored:
-    """Predict and score `num_rows` rows of a split (None: all); text is generated for `text_rows` of them.
+    """Predict and score `num_rows` rows of a split (None: all); text is generated for `text_rows` of them. `among`: numbers of
+    the only rows that are looked at. `metrics`: False where predictions are all that is wanted.
 
     The rows are spread evenly over the split, because a file is often sorted by label or by time; of a training split, whose
     references are kept for its first rows only, they are those.
@@ -81,7 +85,8 @@ def score_split(
     known = np.unique(rows[: len(store.refs)])
     picked = spread(known, num_rows)
     scored = np.array([ref != UNSCORED for ref in store.refs], dtype=bool)
-    chosen = np.flatnonzero(np.isin(rows[: len(store.refs)], picked) & scored)
+    looked_at = picked if among is None else np.intersect1d(picked, among)
+    chosen = np.flatnonzero(np.isin(rows[: len(store.refs)], looked_at) & scored)
     with_text = [int(index) for index in chosen[np.isin(rows[chosen], spread(picked, text_rows))]]
     generating = set(with_text)
     without = [int(index) for index in chosen if int(index) not in generating]
@@ -100,4 +105,4 @@ def score_split(
         [found[index] for index in order], [store.refs[index] for index in order], [int(rows[index]) for index in order]
     )
     shown = task.exhibits(predictions, refs) if exhibits else []
-    return Scored(task.score(predictions, refs), predictions, refs, of_rows, shown)
+    return Scored(task.score(predictions, refs) if metrics else {}, predictions, refs, of_rows, shown)

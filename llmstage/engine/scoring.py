@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from llmstage.engine.assemble import Pieces
@@ -31,6 +32,8 @@ def score(
     generate: bool = True,
     exhibits: bool = False,
     text_rows: int | None = None,
+    among: NDArray[np.int64] | None = None,
+    metrics: bool = True,
 ) -> Scored:
     """One split as the run's config says: precision, batches, generation (for `text_rows` rows at most)."""
     wanted = pieces.task.generate_rows if generate and run.task.generates else 0
@@ -45,6 +48,8 @@ def score(
         num_rows=num_rows,
         text_rows=min(wanted, wanted if text_rows is None else text_rows),
         exhibits=exhibits,
+        among=among,
+        metrics=metrics,
     )
 
 

@@ -26,6 +26,7 @@ from llmstage.errors import ModelError
 from llmstage.explore.candidates import Candidate
 from llmstage.explore.matching import words_of
 from llmstage.explore.mix import JoinedSource, KeepClose, MixedOrder, check_keeps_close
+from llmstage.explore.wording import say
 from llmstage.models.build import save_model
 from llmstage.models.growth import grow_depth
 from llmstage.places import find_model, read_run_yaml
@@ -172,10 +173,7 @@ def starting_model(run: RunConfig, pieces: Pieces, folder: Path, slices: list[di
         return start, ""
     named = "; ".join(words_of(one["slice"]) for one in asked)
     if how == "suggest":
-        return start, (
-            f"The diagnosis of {named} asks for a larger model. stage.improve.structure=apply adds blocks that change nothing "
-            f"at first and trains all arms with them."
-        )
+        return start, say("structure_suggested", slices=named)
     grown = folder / "grown"
     if not (grown / "config.json").is_file():
         model = pieces.build(run, resolve_machine(run.trainer).device, training=False)
@@ -185,10 +183,7 @@ def starting_model(run: RunConfig, pieces: Pieces, folder: Path, slices: list[di
         save_model(model, pieces.processor, draft)
         draft.rename(grown)
     layers = json.loads((grown / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers")
-    return (
-        grown,
-        f"Blocks were added for {named}: all arms start from a model of {layers} layers that computed the same.",
-    )
+    return grown, say("structure_grown", slices=named, layers=layers)
 
 
 def promote(arms: Arms, pieces: Pieces, chosen: Candidate, out_dir: Path) -> None:

@@ -12,6 +12,7 @@ from llmstage.data.images import BadImage
 from llmstage.data.pictures import Pictures
 from llmstage.explore.items import Item, as_text
 from llmstage.explore.subject import Subject
+from llmstage.explore.wording import say
 from llmstage.models.chat import conversation
 
 
@@ -106,7 +107,7 @@ class Writer:
         """Put the picture before the prompt; a model that cannot see has read its grid, if it has one."""
         if self.subject.kind != "vlm":
             if not str(item.image).startswith("demo:"):
-                found.unscored = "it shows a picture, and this model reads text alone"
+                found.unscored = say("asked_picture")
             return
         asked, answered = self.turns(sees=True)
         assert self.pictures is not None and self.processor.eyes is not None
@@ -117,7 +118,7 @@ class Writer:
         try:
             number = self.pictures.index(str(item.image))
         except BadImage as error:
-            found.unscored = f"its picture cannot be used: {error}"
+            found.unscored = say("asked_bad_picture", error=error)
             return
         found.beside = {"pixel_values": self.pictures.normalised(self.pictures.pixels([number]))[0]}
 
@@ -125,10 +126,10 @@ class Writer:
         texts = item.choices or item.accepted
         for text, ids in zip(texts, answers, strict=True):
             if not ids:
-                return f"the tokenizer writes nothing for the answer {text!r}"
+                return say("asked_nothing", text=text)
             if self.unknown is not None and self.unknown in ids:
-                return f"the answer {text!r} cannot be reached: the tokenizer has no piece for a part of it"
+                return say("asked_unreachable", text=text)
         length = max(len(found.prompt), *(len(found.prompt) + len(answer) for answer in found.answers))
         if self.subject.kind != "t5" and length > self.subject.context:
-            return f"it takes {length} tokens, more than the model's {self.subject.context}"
+            return say("asked_too_long", length=length, context=self.subject.context)
         return None

@@ -9,6 +9,7 @@ from typing import Any
 from llmstage.explore.guard import Guard, Mask, Scores
 from llmstage.explore.stats import Difference
 from llmstage.explore.trial import Metric
+from llmstage.explore.wording import say
 
 
 @dataclass(slots=True)
@@ -30,17 +31,17 @@ class Candidate:
     def why_not(self) -> str:
         """Why it is not taken; empty where it is."""
         if not self.guard.passed:
-            return f"guard refused ({self.guard.why})"
+            return say("why_guard_refused", why=self.guard.why)
         if self.gain.low <= 0:
-            return (
-                f"the weak slices did not gain ({self.gain.value:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}])"
-            )
+            return say("why_no_gain", gain=spread(self.gain))
         if self.over_control is not None and self.over_control.low <= 0:
-            return (
-                f"no better than as many steps on the old mix ({self.over_control.value:+.3f} "
-                f"[{self.over_control.low:+.3f}, {self.over_control.high:+.3f}])"
-            )
+            return say("why_no_better", gain=spread(self.over_control))
         return ""
+
+
+def spread(one: Difference) -> str:
+    """`+0.812 [+0.774, +0.850]`"""
+    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,11 @@ class Chance:
     low: float
     high: float
     """95 % of the permutations; around `value` where it comes from elsewhere, both are it."""
+    ways: dict[str, float] = field(default_factory=dict)
+    """What each way scores, the highest and the others."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "how": self.how, "ci": [self.low, self.high]}
+        return {"value": self.value, "how": self.how, "ci": [self.low, self.high], "ways": self.ways}
 
 
 def chance_of(
@@ -55,6 +57,7 @@ def chance_of(
         if known:
             found.append(Chance(float(np.mean(known)), "untrained model", 0.0, 0.0))
     best = max(found, key=lambda one: one.value)
+    best.ways = {one.how: one.value for one in found}
     if best.how != "permuted answers":
         best.low = best.high = best.value
     return best
@@ -70,6 +73,8 @@ def constant(items: Sequence[Item]) -> float:
 
 def permuted_hits(items: Sequence[Item], scores: Sequence[Scores], permutations: int, seed: int) -> Any:
     """[R] share right when answers are dealt out anew; of places and of texts, the one that is right more often."""
+    if not permutations:
+        return None
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(len(items)) for _ in range(permutations)]
     ways = []

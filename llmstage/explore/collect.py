@@ -25,6 +25,7 @@ from llmstage.explore.doubles import in_pool, without_doubles
 from llmstage.explore.findings import Findings
 from llmstage.explore.hidden import group_rows, row_vectors
 from llmstage.explore.slice_search import Numbers
+from llmstage.explore.wording import headings, say
 from llmstage.metrics.generation import split_words
 from llmstage.report.files import plain, write_text
 from llmstage.schema import RunConfig
@@ -83,11 +84,9 @@ def collect(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machine, 
     counts = {
         "read": len(items), "double": double, "in_pool": sum(known), "new": len(fresh), "looked_at": len(looked_at),
     }  # fmt: skip
-    limits = [] if pool else ["Without training rows every text is new. Name the training pool: data.train=<files>."]
+    limits = [] if pool else [say("all_new")]
     if len(fresh) > len(looked_at):
-        limits.append(
-            f"{len(fresh) - len(looked_at)} new texts were not looked at: stage.collect.max_items={keys.max_items}."
-        )
+        limits.append(say("not_looked_at", num=len(fresh) - len(looked_at), most=keys.max_items))
     rows = [features_of(pieces.task, item.row) for item in looked_at]
     ways, hard = hardness(pieces, model, machine, looked_at, rows, pool, pool_texts)
     new = novelty([item.text for item in looked_at], pool_texts)
@@ -173,10 +172,10 @@ def hardness(
             if loss is not None
         ]
         level = float(np.median(levels)) if levels else 0.0
-        return "loss per byte above that of byte pairs", np.nan_to_num(np.maximum(excess - level, 0.0))
+        return say("hard_by_loss"), np.nan_to_num(np.maximum(excess - level, 0.0))
     if any(one is not None for one in sure):
-        return "1 - confidence of the prediction", np.array([0.0 if one is None else 1 - one for one in sure])
-    return "nothing: this task tells neither a loss nor a confidence without targets", np.ones(len(items))
+        return say("hard_by_confidence"), np.array([0.0 if one is None else 1 - one for one in sure])
+    return say("hard_by_nothing"), np.ones(len(items))
 
 
 def measured(
@@ -222,12 +221,12 @@ def grouped(
 ) -> list[str]:  # fmt: skip
     """The name of each text's group; texts that the model cannot read are a group of their own."""
     readable = [at for at, own in enumerate(rows) if own]
-    names = ["not readable by this task"] * len(items)
+    names = [say("not_readable")] * len(items)
     texts = [items[at].text for at in readable]
     wanted = min(most, max(1, len(readable) // 5))
     vectors = row_vectors(pieces.task, model, [rows[at] for at in readable], machine.device)
     groups = group_rows(vectors, texts, run.seed, wanted) if wanted > 1 else None
-    for at, name in zip(readable, groups.of(vectors) if groups else ["all"] * len(readable), strict=True):
+    for at, name in zip(readable, groups.of(vectors) if groups else [say("all_texts")] * len(readable), strict=True):
         names[at] = name
     return names
 
@@ -242,23 +241,18 @@ def told(counts: dict[str, int], ways: str, lines: list[dict[str, Any]], limits:
          f"{np.mean([line['excess'] for line in own]):.3f}", own[0]["text"][:160]]
         for name, own in ranked
     ]  # fmt: skip
-    sentences = [
-        f"{counts['read']:,} texts were read; {counts['double']:,} say what an earlier one says, {counts['in_pool']:,} stand in the "
-        f"training pool, and {counts['new']:,} are new."
-    ]
+    sentences = [say("texts_read", **counts)]
     if ranked and counts["new"]:
-        sentences.append(
-            f"Most worth a look: {len(ranked[0][1])} texts ({ranked[0][0]}), new and hard for this model. collected.jsonl lists all, "
-            f"by novelty times {ways}."
-        )
+        sentences.append(say("worth_a_look", num=len(ranked[0][1]), group=ranked[0][0], ways=ways))
     exhibits: list[dict[str, Any]] = []
     if lines:
+        first = [
+            [line["text"][:240], f"{line['novelty']:.2f}", f"{line['excess']:.3f}", line["place"]]
+            for line in lines[:TOP]
+        ]
         exhibits = [
-            {"kind": "table", "title": "New texts by group", "columns": ["group", "texts", "novelty", "excess", "for example"],
-             "rows": table},
-            {"kind": "table", "title": "New texts, the most valuable first", "columns": ["text", "novelty", "excess", "place"],
-             "rows": [[line["text"][:240], f"{line['novelty']:.2f}", f"{line['excess']:.3f}", line["place"]]
-                      for line in lines[:TOP]]},
-        ]  # fmt: skip
+            {"kind": "table", "title": say("groups_title"), "columns": headings("groups_columns"), "rows": table},
+            {"kind": "table", "title": say("texts_title"), "columns": headings("texts_columns"), "rows": first},
+        ]
     sizes = {name: len(own) for name, own in ranked}
     return Findings("collect", {**counts, "measured_by": ways, "groups": sizes}, sentences, limits, exhibits)

@@ -12,7 +12,7 @@ from llmstage.explore.curves import Curve, first_tenth
 from llmstage.explore.findings import Findings
 from llmstage.explore.metric_kinds import group_of, is_lower_better, is_sharp, twin_of
 from llmstage.explore.stats import FEWEST_ITEMS
-from llmstage.explore.wording import figure, meaning, say, verdict_name
+from llmstage.explore.wording import current_language, figure, meaning, say, verdict_name
 
 if TYPE_CHECKING:
     from llmstage.explore.published import Judged, Study
@@ -65,7 +65,7 @@ def block(study: Study) -> dict[str, Any]:
         "verdicts": dict(Counter(one.verdict.name for one in study.judged)), "families": families,
         "preferred_axis": study.lens.preferred, "loss": study.loss.label if study.loss else None, "loss_lens": study.lens.rows,
         "null_audit": [vars_of(one) for one in study.audits], "forecasts": [vars_of(one) for one in study.forecasts],
-        "fits": study.fits, "language": study.rules.language,
+        "fits": study.fits, "language": current_language(),
     }  # fmt: skip
 
 
@@ -82,20 +82,14 @@ def leading(own: list[Judged]) -> Judged:
 
 
 def sentences(study: Study) -> Iterator[str]:
-    language = study.rules.language
     count = Counter(one.verdict.name for one in study.judged)
     if study.judged:
-        told = ", ".join(f"{count[name]} {verdict_name(name, language)}" for name in ORDER if count[name])
+        told = say("comma").join(f"{count[name]} {verdict_name(name)}" for name in ORDER if count[name])
         broken = list(dict.fromkeys(one.curve.metric for one in study.judged if one.verdict.name == "break"))
         names = ", ".join(broken[:NUM_TOLD]) + (", …" if len(broken) > NUM_TOLD else "")
         told_of = set(count) - {"undecided", "below_resolution"}
-        yield say(
-            "some_break" if broken else "none_breaks" if told_of else "none_told",
-            language,
-            num=len(broken),
-            names=names,
-        )
-        yield say("counted", language, num=len(study.judged), counts=told)
+        yield say("some_break" if broken else "none_breaks" if told_of else "none_told", num=len(broken), names=names)
+        yield say("counted", num=len(study.judged), counts=told)
     yield from law_sentences(study)
     yield from special(study)
     yield from lens_sentence(study)
@@ -103,11 +97,11 @@ def sentences(study: Study) -> Iterator[str]:
     for forecast in study.forecasts[:NUM_TOLD]:
         words = {"metric": forecast.metric, "axis": forecast.axis, "error": figure(forecast.error)}
         left = f"{forecast.axis} {figure(forecast.left_out)}"
-        yield say("forecast", language, **words, model=left, said=figure(forecast.said), was=figure(forecast.was))
-        yield say("forecast_next", language, **words, at=figure(forecast.next_x), said=figure(forecast.next_said))
+        yield say("forecast", **words, model=left, said=figure(forecast.said), was=figure(forecast.was))
+        yield say("forecast_next", **words, at=figure(forecast.next_x), said=figure(forecast.next_said))
     for audit in ends(sorted(study.audits, key=lambda one: one.raw)):
         words = {"model": audit.model, "group": audit.group, "num": audit.num, "chance": figure(audit.chance)}
-        yield say("null", language, **words, raw=audit.raw, bh=audit.bh, bonferroni=audit.bonferroni)
+        yield say("null", **words, raw=audit.raw, bh=audit.bh, bonferroni=audit.bonferroni)
 
 
 def special(study: Study) -> Iterator[str]:
@@ -125,9 +119,9 @@ def special(study: Study) -> Iterator[str]:
         models = [other for other in study.judged if other.curve.metric == one.curve.metric and other.placed.kind == one.placed.kind]  # fmt: skip
         if len(models) > 1:
             words = {"metric": one.curve.metric, "same": len(own), "num": len(models), "text": one.verdict.text}
-            yield say("among", study.rules.language, model=one.curve.model if one.curve.model != "*" else one.placed.family, **words)  # fmt: skip
+            yield say("among", model=one.curve.model if one.curve.model != "*" else one.placed.family, **words)  # fmt: skip
         else:
-            yield f"{named(one)}: {one.verdict.text}"
+            yield say("named", name=named(one), text=one.verdict.text)
 
 
 def ends(items: list[Any]) -> list[Any]:
@@ -141,19 +135,18 @@ def named(one: Judged) -> str:
 
 
 def law_sentences(study: Study) -> Iterator[str]:
-    language = study.rules.language
     law = study.fits.get("chinchilla")
     if law:
         low, high = law["intervals"]["size_exponent"]
         yield say(
-            "chinchilla", language, E=f"{law['E']:.4f}", A=f"{law['A']:.2f}", B=f"{law['B']:.1f}", alpha=f"{law['alpha']:.4f}",
+            "chinchilla", E=f"{law['E']:.4f}", A=f"{law['A']:.2f}", B=f"{law['B']:.1f}", alpha=f"{law['alpha']:.4f}",
             beta=f"{law['beta']:.4f}", num=law["num"], objective=f"{law['objective']:.7f}", exponent=f"{law['size_exponent']:.3f}",
             low=f"{low:.3f}", high=f"{high:.3f}",
         )  # fmt: skip
     for fit in study.fits.get("broken", [])[:NUM_TOLD]:
-        yield say("broken_law", language, metric=fit["metric"], axis=fit["x"], at=figure(fit["d1"]), num=fit["num"], rmsle=figure(fit["rmsle"]), power=figure(fit["power_rmsle"]))  # fmt: skip
+        yield say("broken_law", metric=fit["metric"], axis=fit["x"], at=figure(fit["d1"]), num=fit["num"], rmsle=figure(fit["rmsle"]), power=figure(fit["power_rmsle"]))  # fmt: skip
         if fit["held_out"]:
-            yield say("broken_held_out", language, held=fit["held_out"], error=figure(fit["rmsle_held_out"]), power=figure(fit["power_rmsle_held_out"]))  # fmt: skip
+            yield say("broken_held_out", held=fit["held_out"], error=figure(fit["rmsle_held_out"]), power=figure(fit["power_rmsle_held_out"]))  # fmt: skip
 
 
 def lens_sentence(study: Study) -> Iterator[str]:
@@ -166,11 +159,11 @@ def lens_sentence(study: Study) -> Iterator[str]:
     if not others:
         return
     names = {"en": {"R2_compute": "compute", "R2_params": "size"}, "zh": {"R2_compute": "计算量", "R2_params": "规模"}}
-    joint = " and " if study.rules.language == "en" else "与"
+    joint = " and " if current_language() == "en" else "与"
     told = ", ".join(
         f"{row['metric']} R² {'/'.join(f'{row[key]:.3f}' for key in ('R2_loss', *others))}" for row in clear
     )
-    yield say("lens", study.rules.language, loss=study.loss.label, others=joint.join(names[study.rules.language][key] for key in others), examples=told)  # fmt: skip
+    yield say("lens", loss=study.loss.label, others=joint.join(names[current_language()][key] for key in others), examples=told)  # fmt: skip
 
 
 def precursors(study: Study) -> Iterator[str]:
@@ -189,7 +182,7 @@ def precursors(study: Study) -> Iterator[str]:
             share = (soft[late - 1] - soft[0]) / whole if late > at and whole else 0.0
             if late > at and (best is None or share > best[0]):
                 words = {"model": model, "axis": curve.axis, "at": figure(curve.x[late - 1]), "metric": metric}
-                told = say("precursor", study.rules.language, **words, continuous=twin, share=f"{share * 100:.0f} %", score=figure(curve.y[late - 1]))  # fmt: skip
+                told = say("precursor", **words, continuous=twin, share=f"{share * 100:.0f} %", score=figure(curve.y[late - 1]))  # fmt: skip
                 best = (share, told)
         if best:
             yield best[1]
@@ -197,53 +190,54 @@ def precursors(study: Study) -> Iterator[str]:
 
 def limits(study: Study) -> Iterator[str]:
     """What could not be concluded, and what it would take."""
-    language, rules, table = study.rules.language, study.rules, study.table
+    rules, table = study.rules, study.table
     yield from table.notes
     short = [one for one in study.judged if len(one.curve.y) < rules.min_points]
     if short:
-        yield say("short_ladder", language, num=len(short), least=rules.min_points)
+        yield say("short_ladder", num=len(short), least=rules.min_points)
         fewest = min(short, key=lambda one: len(one.curve.y))
         num = len(fewest.curve.y)
-        yield f"{named(fewest)}: " + say("too_few_points", language, num=num, least=rules.min_points, more=rules.min_points - num)  # fmt: skip
+        yield say("named", name=named(fewest), text=say("too_few_points", num=num, least=rules.min_points, more=rules.min_points - num))  # fmt: skip
     jumping = [one for one in study.judged if one.verdict.evidence.get("open") == "no_continuous"]
     if jumping:
-        yield say("no_twin", language, num=len(jumping))
+        yield say("no_twin", num=len(jumping))
     low = [one for one in study.judged if one.verdict.name == "below_resolution"]
     if low:
-        told = "; ".join(f"{named(one)}: {one.verdict.text.rstrip('.。')}" for one in low[:2])
-        yield f"{say('below_counted', language, num=len(low))} {told}."
+        told = say("semicolon").join(
+            say("named", name=named(one), text=one.verdict.text.rstrip(".。")) for one in low[:2]
+        )
+        yield say("below_counted", num=len(low), told=told)
     if study.judged and len(set(table.words.get("model", ["*"]))) == 1 and "step" in table.axes:
-        yield say("one_model", language)
+        yield say("one_model")
     families = dict.fromkeys(one.placed.family for one in study.judged if one.placed.family)
     if len(families) > 1:
-        yield say("mixed_loss", language, families=", ".join([str(name) for name in families][:6]) + (", …" if len(families) > 6 else ""))  # fmt: skip
+        yield say("mixed_loss", families=", ".join([str(name) for name in families][:6]) + (", …" if len(families) > 6 else ""))  # fmt: skip
     if study.loss is None or study.lens.preferred != "loss":
         if any(one.placed.kind == "training" for one in study.judged):
-            yield say("no_lens", language, axis=table.columns.get("step", ""))
+            yield say("no_lens", axis=table.columns.get("step", ""))
     elif any(one.verdict.evidence.get("axis") == study.loss.label for one in study.judged):
-        yield say("own_tokens_lens", language, loss=study.loss.label)
+        yield say("own_tokens_lens", loss=study.loss.label)
     few = {
         one.curve.metric: one.curve.items for one in study.judged if one.curve.items and one.curve.items < FEWEST_ITEMS
     }
     if few:
-        yield say("few_items", language, names=", ".join(list(few)[:4]), num=min(few.values()), least=FEWEST_ITEMS)
+        yield say("few_items", names=", ".join(list(few)[:4]), num=min(few.values()), least=FEWEST_ITEMS)
     bare = [metric for metric in table.metrics if not np.isfinite(table.errors[metric]).any()]
     if bare and study.judged:
-        yield say("no_errors", language, num=len(bare))
+        yield say("no_errors", num=len(bare))
     if study.judged and all(one.curve.seed_sd is None for one in study.judged):
-        yield say("no_seeds", language)
+        yield say("no_seeds")
     levels = sorted({level for level in study.chance.values() if level is not None})
     if levels and study.judged:
-        yield say("chance_assumed", language, levels=", ".join(figure(level) for level in levels))
+        yield say("chance_assumed", levels=", ".join(figure(level) for level in levels))
 
 
 def exhibits(study: Study) -> Iterator[dict[str, Any]]:
-    words = WORDS[study.rules.language]
+    words = WORDS[current_language()]
     if study.judged:
         yield capability_map(study, words)
         said = dict.fromkeys(name for name in ORDER if any(one.verdict.name == name for one in study.judged))
-        language = study.rules.language
-        rows = [[verdict_name(name, language), meaning(name, language)] for name in said]
+        rows = [[verdict_name(name), meaning(name)] for name in said]
         yield {"kind": "table", "title": words["read"], "columns": [words["verdict"], words["means"]], "rows": rows}
     yield from charts(study, words)
     yield from fit_exhibits(study, words)
@@ -255,7 +249,6 @@ def exhibits(study: Study) -> Iterator[dict[str, Any]]:
 
 def capability_map(study: Study, words: dict[str, str]) -> dict[str, Any]:
     """A line for each score or suite: its verdicts, its best value, what it follows, and the sentence."""
-    language = study.rules.language
     lens = {row["metric"]: row for row in study.lens.rows}
     rows = []
     groups: dict[str, list[str]] = {}
@@ -269,7 +262,7 @@ def capability_map(study: Study, words: dict[str, str]) -> dict[str, Any]:
         by_kind = [
             Counter(one.verdict.name for one in own if one.placed.kind == kind) for kind in ("training", "scale")
         ]
-        cells = [", ".join(f"{verdict_name(name, language)} {count[name]}" for name in ORDER if count[name]) or "–" for count in by_kind]  # fmt: skip
+        cells = [", ".join(f"{verdict_name(name)} {count[name]}" for name in ORDER if count[name]) or "–" for count in by_kind]  # fmt: skip
         values = np.concatenate([one.curve.y for one in own])
         best = float(values.min() if is_lower_better(metrics[0]) else values.max())
         follows = [lens[metric] for metric in metrics if metric in lens]
@@ -277,7 +270,7 @@ def capability_map(study: Study, words: dict[str, str]) -> dict[str, Any]:
         name = group if len(metrics) == 1 else words["subjects"].format(group=group, num=len(metrics))
         level = study.chance[metrics[0]]
         rows.append(
-            [ORDER.index(main.verdict.name), name, verdict_name(main.verdict.name, language), *cells, best, "–" if level is None else level, told, main.verdict.text]
+            [ORDER.index(main.verdict.name), name, verdict_name(main.verdict.name), *cells, best, "–" if level is None else level, told, main.verdict.text]
         )  # fmt: skip
     rows.sort(key=lambda row: row[0])
     columns = [words[key] for key in ("score", "verdict", "training", "scale", "best", "chance", "follows", "why")]
@@ -304,9 +297,9 @@ def charts(study: Study, words: dict[str, str]) -> Iterator[dict[str, Any]]:
         bent = main.verdict.evidence.get("break_at") if main.verdict.name == "break" else None
         drawn_on = main.curve.axis == main.verdict.evidence.get("axis")
         yield {
-            "kind": "lines", "title": f"{metric} · {verdict_name(main.verdict.name, study.rules.language)}",
+            "kind": "lines", "title": f"{metric} · {verdict_name(main.verdict.name)}",
             "x_label": main.curve.axis, "y_label": metric, "series": series, "log_x": main.curve.axis_kind != "plain",
-            "note": f"{named(main)}: {main.verdict.text}", "mark": bent if drawn_on else None, "mark_label": main.curve.axis,
+            "note": say("named", name=named(main), text=main.verdict.text), "mark": bent if drawn_on else None, "mark_label": main.curve.axis,
         }  # fmt: skip
 
 

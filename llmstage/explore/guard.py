@@ -6,6 +6,7 @@ above 0 is better, for shares of rows as for nats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,11 +18,13 @@ from llmstage.explore.stats import (
     FEWEST_ITEMS,
     Difference,
     holm,
+    items_for_noninferiority,
     margin_of,
     noninferior,
     paired_difference,
     upper_bound,
 )
+from llmstage.explore.wording import named, say
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -58,6 +61,8 @@ class Family:
     p_holm: float
     passed: bool
     why: str
+    undecided: bool = False
+    """Its rows are too few to say whether anything was lost."""
 
 
 @dataclass(slots=True)
@@ -77,12 +82,13 @@ class Guard:
 
 def judge(
     before: Scores, after: Scores, families: Mapping[str, Mask], margins: Mapping[str, float], *,
-    delta: float, lm_loss: float | None, rest: Mask, seed: int = 0,
+    delta: float, lm_loss: float | None, rest: Mask, needed: Mapping[str, int] | None = None, seed: int = 0,
 ) -> Guard:  # fmt: skip
     """Paired non-inferiority in each family, Holm over the families, and the rise of the language-model loss.
 
     `families`: [N] rows of each; none holds a row of a weak slice. `margins`: what each resolves, `delta` at least.
     `lm_loss`: nats that the mean loss of the rows `rest` may rise; None: not judged.
+    `needed`: rows with which each family could be judged, for the sentence that refuses to.
     """
     tests: list[tuple[str, int, Difference]] = []
     for name, rows in families.items():
@@ -92,28 +98,48 @@ def judge(
     adjusted = holm([test.p_not_above for _, _, test in tests]) if tests else np.zeros(0)
     told = []
     for (name, n, test), p in zip(tests, adjusted.tolist(), strict=True):
-        why = ""
+        more = say("guard_rows_needed", needed=needed[name]) if needed else ""
+        undecided, why = n < FEWEST_ITEMS or margins[name] > WIDEST * delta, ""
         if n < FEWEST_ITEMS:
-            why = f"guard cannot decide at n = {n}: fewer than {FEWEST_ITEMS} rows"
-        elif margins[name] > WIDEST * delta:
-            why = f"guard cannot decide at n = {n}: these rows resolve no loss below {margins[name]:.3f}"
+            why = say("guard_few", n=n, least=FEWEST_ITEMS) + more
+        elif undecided:
+            why = say("guard_unresolved", n=n, margin=margins[name]) + more
         elif p > LEVEL:
-            why = f"a loss of {margins[name]:.3f} or more is not excluded (change {test.value:+.4f} [{test.low:+.4f}, {test.high:+.4f}])"
+            change = f"{test.value:+.4f} [{test.low:+.4f}, {test.high:+.4f}]"
+            why = say("guard_not_excluded", margin=margins[name], change=change)
+            why += rows_to_exclude(before, after, families[name], margins[name] + test.value)
         rows = families[name]
         told.append(
             Family(
                 name, n, float(before.errors[rows].mean()) if n else 0.0, float(after.errors[rows].mean()) if n else 0.0,
-                test.value, test.low, test.high, margins[name], p, not why, why,
+                test.value, test.low, test.high, margins[name], p, not why, why, undecided,
             )
         )  # fmt: skip
-    complaints = [f"{one.name}: {one.why}" for one in told if one.why]
+    complaints = [named(one.name, one.why) for one in told if one.why]
     loss = None
     if lm_loss is not None and before.nats is not None and after.nats is not None:
         old, new = float(before.nats[rest].mean()), float(after.nats[rest].mean())
         loss = {"before": old, "after": new, "rise": new - old, "limit": lm_loss, "passed": new - old <= lm_loss}
         if not loss["passed"]:
-            complaints.append(f"loss of all other rows: {new - old:+.3f} nats a token, more than {lm_loss:g}")
-    return Guard(told, loss, not complaints, "; ".join(complaints))
+            complaints.append(say("guard_loss_rose", rise=new - old, limit=lm_loss))
+    return Guard(told, loss, not complaints, say("semicolon").join(complaints))
+
+
+def rows_to_exclude(before: Scores, after: Scores, rows: Mask, room: float) -> str:
+    """With how many rows like these a loss would be excluded if the change stays what it is; nothing where it would not be
+    however many there were. `room`: from the lost margin to the change."""
+    discordance = discordance_of(before.errors, after.errors, rows)
+    if room <= 0 or discordance == 0:
+        return ""
+    return say("guard_rows_if_so", needed=items_for_noninferiority(room, discordance))
+
+
+def rows_for(discordance: float, delta: float, *, share: bool) -> int:
+    """Rows with which a family can be judged: those that resolve the widest margin, `margin_for` the other way round."""
+    widest = WIDEST * delta
+    # 0 of n lost excludes 1 - .05 ** (1 / n) where rows are right or wrong.
+    least = math.ceil(math.log(LEVEL) / math.log1p(-widest)) if share and widest < 1 else 0
+    return max(FEWEST_ITEMS, items_for_noninferiority(widest, discordance), least)
 
 
 def margin_for(n: int, discordance: float, delta: float, *, share: bool) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from llmstage.errors import DataError
 from llmstage.explore.terms import telling_words
+from llmstage.explore.wording import say
+from llmstage.report.files import write_json
 from llmstage.tasks.base import Batch, Features, Task
 
 ROWS_A_GROUP, MOST_GROUPS = 100, 24
 """Rows that a group should have on average, and how many groups there are at most."""
+GROUPS = "groups.json"
+"""Beside weaknesses.jsonl, where one of them is a group."""
 AT_ONCE = 4096
 """Tokens of a batch, padding included."""
 
@@ -98,6 +105,20 @@ class Groups:
         far = cdist((vectors - self.centre) / self.scale, self.middles)  # [N, K]
         return [self.names[at] for at in far.argmin(1)]
 
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Groups:
+        """DataError where there is no such file."""
+        if not path.is_file():
+            raise DataError(
+                f"A weak slice is a group of the model's hidden states, and {path}, which tells the groups apart, does not exist. "
+                f"Name the weaknesses.jsonl in the folder of the run that found it: stage.improve.weaknesses=<run>/weaknesses.jsonl."
+            )
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(*(np.array(told[name]) for name in ("centre", "scale", "middles")), told["names"])
+
 
 def group_rows(vectors: Vectors, texts: Sequence[str], seed: int, wanted: int | None = None) -> Groups | None:
     """Groups named by the words that set them apart; None where there are too few rows for two."""
@@ -111,6 +132,7 @@ def group_rows(vectors: Vectors, texts: Sequence[str], seed: int, wanted: int | 
     words = telling_words(found.labels_.tolist(), texts)
     names: list[str] = []
     for at in range(count):
-        name = "like: " + (", ".join(words.get(at, [])) or f"group {at + 1}")
+        told = ", ".join(words.get(at, [])) or say("group_number", number=at + 1)
+        name = say("group_like", words=told)
         names.append(name if name not in names else f"{name} ({at + 1})")
     return Groups(centre, scale, found.cluster_centers_, names)

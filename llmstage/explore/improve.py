@@ -7,7 +7,7 @@ stays. Every arm is a run in <run>/improve that goes on from its checkpoints, so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,13 @@ from llmstage.errors import DataError, Interrupted
 from llmstage.explore.arms import Arms, promote, save_blend
 from llmstage.explore.candidates import Candidate, Outcome
 from llmstage.explore.findings import Findings
-from llmstage.explore.guard import Mask, Scores, discordance_of, gain, judge, margin_for
+from llmstage.explore.guard import Mask, Scores, discordance_of, gain, judge, margin_for, rows_for
+from llmstage.explore.hidden import GROUPS, Groups
 from llmstage.explore.improve_report import findings_of
 from llmstage.explore.improve_rows import check_task, confirming, final_trial, prepare, read_weaknesses, weak_rows
+from llmstage.explore.row_features import TOPIC, UNSEEN
 from llmstage.explore.trial import Metric, Trial
+from llmstage.explore.wording import say
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
 from llmstage.schema.explore_improve import ImproveConfig
@@ -52,7 +55,9 @@ def improve(run: RunConfig, out_dir: Path, about: dict[str, str]) -> Findings | 
         check_task(pieces)
         metric, split = Metric(), headline_split(pieces.stores)
         trial = Trial.of(run, pieces, machine, split, metric)
-        features = trial.features()
+        features = trial.features(unseen=any(UNSEEN in one["slice"] for one in found))
+        if any(TOPIC in one["slice"] for one in found):
+            features.topics = trial.topics(Groups.read(path.with_name(GROUPS)))
         trial.use &= confirming(path.with_name("confirming.json"), trial)
         final = final_trial(trial, keys, folder)
         outcome, pilot_masks = weak_rows(trial, final, features, found, keys)
@@ -76,6 +81,8 @@ class Improvement:
     pilot_masks: list[Mask]
     outcome: Outcome
     stop: StopFlag
+    needed: dict[str, int] = field(default_factory=dict)
+    """Rows with which each family could be judged."""
 
     def go(self) -> None:
         outcome, old = self.outcome, self.arms.run.model.path
@@ -92,9 +99,7 @@ class Improvement:
             self.fall_back(name, path, share, margins)
         if len(outcome.candidates) > 1:
             tried = len(outcome.candidates)
-            outcome.notes.append(
-                f"{tried} candidates were put to the same test on the same rows, which favours the last one."
-            )
+            outcome.notes.append(say("several_candidates", num=tried))
 
     def train(self, name: str, share: float, steps: int | None = None, seed: int | None = None) -> Path:
         if self.stop.name:
@@ -122,7 +127,7 @@ class Improvement:
         weak = np.logical_or.reduce(self.pilot_masks) & known
         rest = known & ~weak
         if not weak.any():
-            self.outcome.notes.append("No row was left to compare pilots on, so the middle share was taken.")
+            self.outcome.notes.append(say("no_pilot_rows"))
             return shares[len(shares) // 2]
         ranked = []
         for share in shares:
@@ -148,19 +153,22 @@ class Improvement:
         """more_of_same and its twin; the margin that each family resolves, from how much the two differ."""
         outcome = self.outcome
         if not self.keys.control:
-            outcome.notes.append(
-                "There was no control (stage.improve.control=false): a gain may be that of more training."
-            )
-            return {name: self.margin(rows, 0.0) for name, rows in outcome.families.items()}
+            outcome.notes.append(say("no_control"))
+            return self.margins(dict.fromkeys(outcome.families, 0.0))
         outcome.control = self.final.score(self.train("more_of_same", 0.0))
         twin = self.final.score(self.train("more_of_same_again", 0.0, seed=self.arms.run.seed + 1))
-        return {
-            name: self.margin(rows, discordance_of(outcome.control.errors, twin.errors, rows))
-            for name, rows in outcome.families.items()
-        }
+        return self.margins(
+            {name: discordance_of(outcome.control.errors, twin.errors, rows) for name, rows in outcome.families.items()}
+        )
 
-    def margin(self, rows: Mask, discordance: float) -> float:
-        return margin_for(int(rows.sum()), discordance, self.delta, share=self.outcome.metric.share)
+    def margins(self, discordance: dict[str, float]) -> dict[str, float]:
+        """Of each family; with how many rows it could be judged is kept for the guard to say."""
+        share, families = self.outcome.metric.share, self.outcome.families
+        self.needed = {name: rows_for(one, self.delta, share=share) for name, one in discordance.items()}
+        return {
+            name: margin_for(int(families[name].sum()), one, self.delta, share=share)
+            for name, one in discordance.items()
+        }
 
     def put_to_test(self, name: str, path: Path, share: float, margins: dict[str, float]) -> None:
         outcome, suite = self.outcome, self.keys.guard.suite
@@ -168,7 +176,7 @@ class Improvement:
         guard = judge(
             outcome.before, scores, outcome.families if "rest" in suite else {}, margins, delta=self.delta,
             lm_loss=self.keys.guard.lm_loss if "lm_loss" in suite else None,
-            rest=np.logical_or.reduce(list(outcome.families.values())), seed=self.arms.run.seed,
+            rest=np.logical_or.reduce(list(outcome.families.values())), needed=self.needed, seed=self.arms.run.seed,
         )  # fmt: skip
         over = gain(outcome.control.errors, scores.errors, outcome.weak) if outcome.control is not None else None
         won = gain(outcome.before.errors, scores.errors, outcome.weak)
@@ -181,7 +189,7 @@ class Improvement:
         if name == "more_replay":
             less = share / (share + 2 * (1 - share))
             if less == share:  # nothing is replayed, and twice nothing is nothing
-                self.outcome.notes.append("more_replay was not tried: target_share=1 replays nothing.")
+                self.outcome.notes.append(say("no_more_replay"))
                 return
             self.put_to_test("more_replay", self.train("more_replay", less), less, margins)
             return

@@ -10,9 +10,10 @@ import numpy as np
 
 from llmstage.explore.candidates import Candidate, Outcome
 from llmstage.explore.findings import Findings
-from llmstage.explore.guard import Mask, Scores, gain
+from llmstage.explore.guard import Family, Mask, Scores, gain
 from llmstage.explore.matching import words_of
-from llmstage.explore.stats import Difference
+from llmstage.explore.stats import Difference, mcnemar
+from llmstage.explore.wording import headings, named, say
 from llmstage.report.files import write_json
 from llmstage.schema.explore_improve import ImproveConfig
 
@@ -42,17 +43,17 @@ def findings_of(keys: ImproveConfig, out_dir: Path, outcome: Outcome) -> Finding
     write_json(out_dir / "before_after.json", block)
     return Findings(
         "improvement", block, sentences(outcome, best), limits(outcome), list(exhibits(outcome, best)),
-        None if outcome.chosen else f"{reason(outcome)} The old model stays. See {out_dir / 'report.html'}.",
+        None if outcome.chosen else say("old_stays_see", reason=reason(outcome), path=out_dir / "report.html"),
     )  # fmt: skip
 
 
 def reason(outcome: Outcome) -> str:
     """Why a model was promoted, or why none was."""
     if outcome.chosen is not None:
-        return f"improved: {outcome.chosen.name} gains on the weak slices and nothing else is lost."
-    why = [f"{one.name}: {one.why_not}" for one in outcome.candidates]
+        return say("improved", name=outcome.chosen.name)
+    why = say("semicolon").join(named(one.name, one.why_not) for one in outcome.candidates)
     refused = all(not one.guard.passed for one in outcome.candidates)
-    return f"not improved: {'guard refused' if refused else 'no candidate passed'} ({'; '.join(why)})."
+    return say("guard_refused" if refused else "none_passed", why=why)
 
 
 def value_of(outcome: Outcome, scores: Scores | None, mask: Mask) -> float | None:
@@ -71,9 +72,18 @@ def compared(outcome: Outcome, one: Candidate, mask: Mask) -> dict[str, Any]:
         "after": value_of(outcome, one.scores, mask),
         "more_of_same": value_of(outcome, outcome.control, mask),
         "gain": interval(won),
+        "mcnemar_p": changed_by_luck(outcome.before, one.scores, mask),
         "more_of_same_gain": interval(drift) if drift is not None else None,
         "gain_over_more_of_same": interval(over) if over is not None else None,
     }
+
+
+def changed_by_luck(before: Scores, after: Scores, mask: Mask) -> float | None:
+    """McNemar's exact p-value of as many rows becoming right as wrong; None where rows are not just right or wrong."""
+    old, new = before.errors[mask], after.errors[mask]
+    if not len(old) or not np.isin(np.concatenate([old, new]), (0, 1)).all():
+        return None
+    return mcnemar(old == 0, new == 0)
 
 
 def interval(one: Difference) -> dict[str, float]:
@@ -93,33 +103,41 @@ def told(outcome: Outcome, one: Candidate) -> dict[str, Any]:
 def sentences(outcome: Outcome, best: Candidate) -> list[str]:
     made = []
     if outcome.chosen is None:
-        made.append(f"{capital(reason(outcome))} The old model stays.")
+        made.append(say("old_stays", reason=capital(reason(outcome))))
     for one, mask in zip(outcome.slices, outcome.masks, strict=True):
         row = compared(outcome, best, mask)
         if row["before"] is None:
             continue
-        won = row["gain"]
-        same = row["more_of_same"]
-        beside = "" if same is None else f"; as many steps on the old mix gave {same:.3f}"
+        same, p = row["more_of_same"], row["mcnemar_p"]
         made.append(
-            f"{words_of(one['slice'])}: {outcome.metric.name} {row['before']:.3f} → {row['after']:.3f} with {best.name} "
-            f"({won['value']:+.3f} [{won['low']:+.3f}, {won['high']:+.3f}], n = {row['n']}){beside}."
-        )
+            say(
+                "slice_gained", slice=words_of(one["slice"]), metric=outcome.metric.name, before=row["before"], after=row["after"],
+                name=best.name, gain=ends(row["gain"]), n=row["n"], mcnemar="" if p is None else say("mcnemar", p=p),
+                beside="" if same is None else say("control_beside", same=same),
+            )
+        )  # fmt: skip
     if best.guard.passed:
         lost = [
-            f"{one.name} {one.change:+.4f} [{one.low:+.4f}, {one.high:+.4f}] (n = {one.n}, a loss of {one.margin:.3f} is excluded)"
+            say("family_kept", name=one.name, change=change_of(one), n=one.n, margin=one.margin)
             for one in best.guard.families
         ]
         if lost:
-            made.append(f"Nothing else was lost: {'; '.join(lost)}.")
+            made.append(say("nothing_lost", families=say("semicolon").join(lost)))
         loss = best.guard.lm_loss
         if loss is not None:
-            made.append(
-                f"The loss of all other rows changed by {loss['rise']:+.4f} nats a token; {loss['limit']:g} may be lost."
-            )
+            made.append(say("loss_changed", rise=loss["rise"], limit=loss["limit"]))
     if outcome.structure:
         made.append(outcome.structure)
     return made
+
+
+def ends(one: dict[str, float]) -> str:
+    """`+0.812 [+0.774, +0.850]`"""
+    return f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
+
+
+def change_of(one: Family) -> str:
+    return f"{one.change:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
 
 
 def capital(text: str) -> str:
@@ -128,53 +146,52 @@ def capital(text: str) -> str:
 
 def limits(outcome: Outcome) -> list[str]:
     made = list(outcome.notes)
-    undecided = [item for one in outcome.candidates for item in one.guard.families if "cannot decide" in item.why]
-    made += dict.fromkeys(f"{item.name}: {item.why}. More rows in data.test would decide it." for item in undecided)
+    undecided = [item for one in outcome.candidates for item in one.guard.families if item.undecided]
+    made += dict.fromkeys(say("more_rows_decide", name=item.name, why=item.why) for item in undecided)
     return made
 
 
 def exhibits(outcome: Outcome, best: Candidate) -> Any:
     """Before and after with control, the guard, and all that was tried."""
     number = lambda value: "–" if value is None else f"{value:.3f}"  # noqa: E731
-    spread = lambda one: "–" if one is None else f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"  # noqa: E731
+    spread = lambda one: "–" if one is None else ends(one)  # noqa: E731
+    luck = lambda p: "–" if p is None else f"{p:.2g}"  # noqa: E731
     rows = []
     for one, mask in zip(outcome.slices, outcome.masks, strict=True):
         row = compared(outcome, best, mask)
         rows.append(
             [words_of(one["slice"]), str(row["n"]), number(row["before"]), number(row["after"]), number(row["more_of_same"]),
-             spread(row["gain"]), spread(row["gain_over_more_of_same"])]
+             spread(row["gain"]), luck(row["mcnemar_p"]), spread(row["gain_over_more_of_same"])]
         )  # fmt: skip
     rest = np.logical_or.reduce(list(outcome.families.values()))
     row = compared(outcome, best, rest)
     rows.append(
-        ["all other rows", str(row["n"]), number(row["before"]), number(row["after"]), number(row["more_of_same"]),
-         spread(row["gain"]), spread(row["gain_over_more_of_same"])]
+        [say("all_other_rows"), str(row["n"]), number(row["before"]), number(row["after"]), number(row["more_of_same"]),
+         spread(row["gain"]), luck(row["mcnemar_p"]), spread(row["gain_over_more_of_same"])]
     )  # fmt: skip
     yield {
-        "kind": "table", "title": f"Before and after ({outcome.metric.name})",
-        "columns": ["rows", "n", "before", f"after: {best.name}", "more of the same", "gain", "gain above more of the same"],
+        "kind": "table", "title": say("before_after_title", metric=outcome.metric.name),
+        "columns": headings("before_after_columns", name=best.name),
         "rows": rows,
     }  # fmt: skip
     yield {
-        "kind": "table", "title": "Guard",
-        "columns": ["family", "n", "change", "loss excluded", "p (Holm)", "verdict"],
+        "kind": "table", "title": say("guard_title"), "columns": headings("guard_columns"),
         "rows": [
-            [one.name, str(one.n), f"{one.change:+.4f} [{one.low:+.4f}, {one.high:+.4f}]", f"{one.margin:.3f}", f"{one.p_holm:.3g}",
-             "passed" if one.passed else one.why]
+            [one.name, str(one.n), change_of(one), f"{one.margin:.3f}", f"{one.p_holm:.3g}",
+             say("passed") if one.passed else one.why]
             for one in best.guard.families
-        ] + ([["loss, nats a token", "", f"{best.guard.lm_loss['rise']:+.4f}", f"{best.guard.lm_loss['limit']:g}", "",
-               "passed" if best.guard.lm_loss["passed"] else "refused"]] if best.guard.lm_loss else []),
+        ] + ([[say("guard_loss"), "", f"{best.guard.lm_loss['rise']:+.4f}", f"{best.guard.lm_loss['limit']:g}", "",
+               say("passed" if best.guard.lm_loss["passed"] else "refused")]] if best.guard.lm_loss else []),
     }  # fmt: skip
     yield {
-        "kind": "table", "title": "What was tried",
-        "columns": ["model", "share of weak rows", "weak rows", "other rows", "verdict"],
+        "kind": "table", "title": say("tried_title"), "columns": headings("tried_columns"),
         "rows": [
-            [f"pilot {one['share']:g}", f"{one['share']:g}", f"{one['gain']:+.3f}", f"{-one['lost']:+.3f}",
-             "taken" if one["chosen"] else "admissible" if one["admissible"] else "loses elsewhere"]
+            [say("pilot", share=one["share"]), f"{one['share']:g}", f"{one['gain']:+.3f}", f"{-one['lost']:+.3f}",
+             say("pilot_taken" if one["chosen"] else "pilot_admissible" if one["admissible"] else "pilot_loses")]
             for one in outcome.pilots
         ] + [
             [one.name, f"{one.share:g}", number(value_of(outcome, one.scores, outcome.weak)),
-             number(value_of(outcome, one.scores, rest)), "promoted" if one is outcome.chosen else one.why_not or "passed"]
+             number(value_of(outcome, one.scores, rest)), say("promoted") if one is outcome.chosen else one.why_not or say("passed")]
             for one in outcome.candidates
         ],
     }  # fmt: skip

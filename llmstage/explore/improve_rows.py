@@ -23,14 +23,18 @@ from llmstage.explore.guard import Mask, Scores
 from llmstage.explore.matching import rows_with_columns, words_of
 from llmstage.explore.mix import JoinedSource
 from llmstage.explore.row_features import RowFeatures
+from llmstage.explore.scored_rows import encodable
 from llmstage.explore.stats import FEWEST_ITEMS
 from llmstage.explore.trial import Trial, families_of, known_to, masks_of, set_aside
+from llmstage.explore.wording import say
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
 from llmstage.schema.explore_improve import ImproveConfig
 
 DOUBLE_ROWS = 0.01
-"""Share of the compared rows that may stand in the pool too; they are left out, and more are refused."""
+"""Share of the compared rows that may stand in the pool, or in the new examples, too; they are left out, and more are refused."""
+COMPARED = {"rows that choose": "doubles_choosing", "rows of the final comparison": "doubles_final"}
+"""The rows of each trial, and the sentence that some of them were left out."""
 
 
 def read_weaknesses(path: Path) -> list[dict[str, Any]]:
@@ -94,15 +98,18 @@ def weak_rows(
 ) -> tuple[Outcome, list[Mask]]:
     """The compared rows of each weakness, and those on which pilots are compared; slices without such rows are told."""
     slices = [one["slice"] for one in found]
-    masks = [mask & final.use for mask in masks_of(slices, features, final.rows)]
-    pilots = [mask & trial.use for mask in masks_of(slices, features, trial.rows)]
+    own = masks_of(slices, features, final.rows)
+    masks = [mask & final.use for mask in own]
+    pilots = [
+        mask & trial.use for mask in (own if trial.rows is final.rows else masks_of(slices, features, trial.rows))
+    ]
     notes, kept = [], []
     for number, one in enumerate(found):
         n = int(masks[number].sum())
         if n:
             kept.append(number)
         if n < FEWEST_ITEMS:
-            notes.append(f"{words_of(one['slice'])}: {n} rows to compare on are too few for a claim of its own.")
+            notes.append(say("few_to_compare", slice=words_of(one["slice"]), n=n))
     if not kept:
         raise DataError(
             "No row to compare on belongs to a weak slice. Give rows that do: stage.improve.test=<file>, or more of data.test."
@@ -126,9 +133,9 @@ def prepare(
     assert isinstance(run.stage, Explore)
     keys, words = run.stage.improve, pieces.task.columns.identity
     pool = pieces.sources["train"]
-    pool_rows = rows_with_columns(pool)
+    pool_rows = encodable(pieces, rows_with_columns(pool), run.data.on_bad_row)
     extra = new_examples(run, pieces, folder) if keys.data is not None and keys.source != "pool" else None
-    new_rows: list[Row] = [row for row, _ in extra] if extra is not None else []
+    new_rows: list[Row] = encodable(pieces, [row for row, _ in extra], run.data.on_bad_row) if extra is not None else []
     notes = keep_apart(trials, pool_rows, new_rows, words, outcome)
     try:
         in_pool = np.logical_or.reduce(masks_of([one["slice"] for one in outcome.slices], features, pool_rows))
@@ -164,26 +171,30 @@ def new_examples(run: RunConfig, pieces: Pieces, folder: Path) -> RowSource:
 def keep_apart(
     trials: Sequence[Trial], pool: list[Row], new: list[Row], words: tuple[str, ...], outcome: Outcome
 ) -> list[str]:
-    """No row is compared on that is learned from: new examples that are both are refused, so is a pool that overlaps; a few
-    rows are left out and told."""
+    """No row is compared on that is learned from: new examples or a pool that overlap are refused; a few rows are left out
+    and told."""
     notes = []
-    for trial, name in zip(trials, ("rows that choose", "rows of the final comparison"), strict=True):
-        shared = known_to(trial.rows, new, words) & trial.use
-        if shared.any():
-            raise DataError(
-                f"{int(shared.sum())} of the {name} stand in stage.improve.data too: what is learned by heart proves nothing. "
-                f"Take them out of one of the two."
-            )
-        shared = known_to(trial.rows, pool, words) & trial.use
-        count, whole = int(shared.sum()), int(trial.use.sum())
-        if count > DOUBLE_ROWS * whole:
-            raise DataError(
-                f"{count} of {whole} {name} stand in the training pool too. Before and after would be measured on rows that "
-                f"are trained on. Take them out of data.train or data.test, or give stage.improve.test=<file> with new rows."
-            )
-        if count:
-            notes.append(f"{count} of the {name} stand in the training pool too and were left out.")
-            trial.use &= ~shared
+    learned = (
+        (new, "stage.improve.data", "Take them out of one of the two."),
+        (
+            pool,
+            "the training pool",
+            "Take them out of data.train or data.test, or give new ones: stage.improve.test=<file>.",
+        ),
+    )
+    for trial, name in zip(trials, COMPARED, strict=True):
+        whole = int(trial.use.sum())
+        for others, place, remedy in learned:
+            shared = known_to(trial.rows, others, words) & trial.use
+            count = int(shared.sum())
+            if count > DOUBLE_ROWS * whole:
+                raise DataError(
+                    f"{count} of {whole} {name} stand in {place} too: before and after would be measured on rows that are "
+                    f"learned by heart. {remedy}"
+                )
+            if count:
+                notes.append(say(COMPARED[name], num=count, place=say("pool_rows" if others is pool else "new_rows")))
+                trial.use &= ~shared
     final = trials[-1].use
     outcome.masks = [mask & final for mask in outcome.masks]
     outcome.weak = outcome.weak & final

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,12 +65,6 @@ class Item:
         told = [self.prompt, self.accepted, self.choices, self.label, self.image, self.free]
         return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
 
-    def as_json(self) -> dict[str, Any]:
-        """The line it is written as: what is not empty."""
-        empty: tuple[Any, ...] = (None, "", [], {})
-        kept = {name: value for name, value in asdict(self).items() if value not in empty and value is not False}
-        return {**kept, "prompt": self.prompt}
-
 
 def fraction(key: str) -> float:
     """[0, 1) a place for the key that is the same on every machine."""
@@ -89,22 +83,6 @@ def split_of(family: str, key: str, shares: dict[str, float] | None = None) -> s
         if place < at:
             return name
     return next(reversed(wanted))
-
-
-def split_items(items: Iterable[Item], shares: dict[str, float] | None = None) -> dict[str, list[Item]]:
-    """Items by split; those without one get theirs. Every split is there, be it empty."""
-    found: dict[str, list[Item]] = {name: [] for name in (*(shares or SHARES), "test")}
-    for item in items:
-        item.split = item.split or split_of(item.family, item.key or item.prompt, shares)
-        found.setdefault(item.split, []).append(item)
-    return found
-
-
-def write_items(path: Path, items: Iterable[Item]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for item in items:
-            file.write(json.dumps(item.as_json(), ensure_ascii=False) + "\n")
 
 
 def read_items(path: Path) -> list[Item]:

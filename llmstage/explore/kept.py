@@ -10,7 +10,7 @@ from typing import Any
 
 from llmstage import console
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Kept:

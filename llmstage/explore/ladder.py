@@ -14,16 +14,19 @@ import numpy as np
 from llmstage import console
 from llmstage.engine.assemble import open_sources
 from llmstage.engine.machine import Machine
-from llmstage.explore.curves import AxisKind, Curve, breakthroughness, improvement, linearity, told
+from llmstage.explore.curves import AxisKind, Curve, Numbers, breakthroughness, improvement, linearity, told
 from llmstage.explore.findings import Findings
 from llmstage.explore.items import Item
 from llmstage.explore.kept import Kept
 from llmstage.explore.ladder_auto import items_of, train_ladder
+from llmstage.explore.ladders import never_certain
 from llmstage.explore.loaders import load_phenomena
-from llmstage.explore.rungs import Rung, axis_of, examine, rungs_of_models, rungs_of_runs
+from llmstage.explore.rungs import HeldOut, Rung, axis_of, examine, rungs_of_models, rungs_of_runs
 from llmstage.explore.score import score_items
+from llmstage.explore.stats import hierarchical
 from llmstage.explore.subject import load_subject
 from llmstage.explore.verdicts import Rules, Verdict, correct, judge
+from llmstage.explore.wording import say, verdict_name
 from llmstage.naming import load_module
 from llmstage.places import cache_dir, find_model, read_run_yaml
 from llmstage.report.files import write_json
@@ -34,8 +37,14 @@ KINDS = {"params": "log", "flops": "log", "tokens": "training", "steps": "traini
 """Which shape of axis; a loss is plain."""
 CORPUS_ROWS = 200
 MANY_SEEDS = 2
+MOST_DRAWS = 500
+"""Resamples behind the interval of a point, of which a ladder has hundreds."""
 PREDICTED = 0.05
 """How far exact match may be from p^L in a cell that the product of token accuracies explains."""
+
+
+FEWEST_ITEMS = 20
+"""Of a cell whose exact match is compared with the product."""
 
 
 @dataclass(slots=True)
@@ -52,6 +61,10 @@ class Family:
     """tokens of an answer, its end included"""
     token: float
     """teacher-forced token accuracy"""
+    right: Numbers = field(default_factory=lambda: np.zeros(0))
+    """[num] of each item, 1 where it was right"""
+    logps: Numbers = field(default_factory=lambda: np.zeros(0))
+    """[num] of each item, nats a token"""
 
 
 @dataclass(slots=True)
@@ -64,11 +77,14 @@ class Judged:
     curve: Curve
     verdict: Verdict
     scale: bool
+    spans: list[tuple[float | None, float | None]]
+    """95 % around each point, items drawn within seeds; None where there is nothing to draw from."""
 
     def row(self) -> dict[str, Any]:
         y = self.curve.y
         return {
             "curve": "scale" if self.scale else "training", "axis": self.curve.axis, "x": self.curve.x.tolist(), "y": y.tolist(),
+            "low": [low for low, _ in self.spans], "high": [high for _, high in self.spans],
             "model": self.model, "metric": f"{self.family}_{self.metric}", "n": len(y), "I": improvement(y),
             "linearity": told(linearity(y)), "breakthroughness": told(breakthroughness(y)), "verdict": self.verdict.name,
             "verdict_text": self.verdict.text, "evidence": self.verdict.evidence,
@@ -100,11 +116,10 @@ def explore_ladder(cfg: RunConfig, out_dir: Path, machine: Machine, about: dict[
     items += load_phenomena(stage.phenomena) if stage.phenomena else []
     scored = score_rungs(cfg, machine, rungs, items, texts)
     if len(scored.rungs) < 2:
-        limits = [
-            "A ladder of one: no statement about emergence. Give more rungs: several checkpoints, sizes or seeds."
-        ]
-        return Findings("ladder", {"rungs": [rung.as_dict() for rung in scored.rungs]}, [], limits)
+        return Findings("ladder", {"rungs": [rung.as_dict() for rung in scored.rungs]}, [], [say("ladder_of_one")])
     axis, limits = axis_of(scored.rungs, ladder.x)
+    if ladder.kind == "auto" and axis.startswith("lm_loss"):
+        limits.append(say("own_axis"))
     rules = Rules(
         delta_aicc=stage.stats.delta_aicc, min_points=stage.stats.min_points, alpha=stage.stats.alpha, fdr=stage.stats.fdr,
         trials=stage.stats.bootstrap, seed=cfg.seed,
@@ -115,15 +130,15 @@ def explore_ladder(cfg: RunConfig, out_dir: Path, machine: Machine, about: dict[
     law = product_law(scored)
     block: dict[str, Any] = {
         "axis": axis, "rungs": [rung.as_dict() for rung in scored.rungs],
-        "families": [{key: value for key, value in one.row().items() if key not in ("x", "y")} for one in judged],
+        "families": [{key: value for key, value in one.row().items() if key not in ("x", "y", "low", "high")} for one in judged],
         "product_law": law, "cells": scored.products,
     }  # fmt: skip
     if not items:
-        limits.append("No probes: rungs are only listed, with their losses. stage.probes=[core] asks them something.")
+        limits.append(say("ladder_no_probes"))
     return Findings("ladder", block, sentences_of(judged, law), limits, exhibits_of(judged))
 
 
-def corpus_of(cfg: RunConfig, rungs: Sequence[Rung]) -> list[str]:
+def corpus_of(cfg: RunConfig, rungs: Sequence[Rung]) -> list[HeldOut]:
     """Held-out texts: of the task and data of the command line, else of the run that the first rung belongs to."""
     run = cfg
     if not cfg.task.name:
@@ -142,11 +157,11 @@ def corpus_of(cfg: RunConfig, rungs: Sequence[Rung]) -> list[str]:
         texts += task.texts(row)
         if len(texts) >= CORPUS_ROWS:
             break
-    return texts[:CORPUS_ROWS]
+    return [HeldOut(text) for text in texts[:CORPUS_ROWS]]
 
 
 def score_rungs(
-    cfg: RunConfig, machine: Machine, rungs: Sequence[Rung], items: Sequence[Item], texts: Sequence[str]
+    cfg: RunConfig, machine: Machine, rungs: Sequence[Rung], items: Sequence[Item], texts: Sequence[HeldOut]
 ) -> Scored:
     """One pass a rung over all items; kept by (model, item, tokenizer) for the next time."""
     stage = cast(Explore, cfg.stage)
@@ -174,37 +189,37 @@ def by_family(items: Sequence[Item], scores: Sequence[dict[str, Any]]) -> dict[s
         right = np.array([one["acc"] if one["acc"] is not None else one["em"] for one in own], dtype=np.float64)
         logp = np.array([one["logp_per_token"] for one in own])
         root = len(own) ** 0.5
+        error = never_certain(right.mean(), right.std(ddof=1) / root, len(own))
         out[name] = Family(
-            float(right.mean()), float(right.std(ddof=1) / root), float(logp.mean()), float(logp.std(ddof=1) / root),
+            float(right.mean()), float(error), float(logp.mean()), float(logp.std(ddof=1) / root),
             len(own), float(np.mean([one["num_tokens"] for one in own])), float(np.mean([one["tok"] for one in own])),
+            right, logp,
         )  # fmt: skip
     return out
 
 
 def products_of(rung: Rung, items: Sequence[Item], scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Exact match of each cell beside (teacher-forced token accuracy)^L, L counting the token that ends the answer: what
-    independent errors of equal tokens would give (Schaeffer 2023, arXiv 2304.15004)."""
+    independent errors of equal tokens would give (Schaeffer 2023, arXiv 2304.15004); the mean over answers where their
+    lengths differ."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for item, one in zip(items, scores, strict=True):
         if item.choices or one["unscored"] is not None or one["em"] is None:
             continue
         axes = {key: value for key, value in item.meta.items() if key not in ("carries",)}
-        cells.setdefault(f"{item.family} {json.dumps(axes, ensure_ascii=False)} L={one['num_tokens']}", []).append(one)
+        cells.setdefault(f"{item.family} {json.dumps(axes, ensure_ascii=False)}", []).append(one)
     out = []
     for name, own in cells.items():
-        if len(own) >= 20:
-            token, length = float(np.mean([one["tok"] for one in own])), int(own[0]["num_tokens"])
-            em = float(np.mean([one["em"] for one in own]))
+        if len(own) >= FEWEST_ITEMS:
+            lengths = np.array([one["num_tokens"] for one in own])
+            token = float(np.average([one["tok"] for one in own], weights=lengths))
+            em, predicted = float(np.mean([one["em"] for one in own])), float(np.mean(token**lengths))
             out.append(
                 {
-                    "rung": rung.id,
-                    "cell": name,
-                    "n": len(own),
-                    "em": em,
-                    "predicted": token**length,
-                    "gap": abs(em - token**length),
+                    "rung": rung.id, "cell": name, "n": len(own), "length": float(lengths.mean()), "token_accuracy": token,
+                    "em": em, "predicted": predicted, "gap": abs(em - predicted),
                 }
-            )
+            )  # fmt: skip
     return out
 
 
@@ -281,38 +296,60 @@ def judge_one(
             model, sd, min(one.num for same in own for one in same), tuple(end),
         )  # fmt: skip
 
-    exact, logp = curve("exact match", "em", "em_error"), curve("logp_per_token", "logp", "logp_error")
+    def spans(values: str) -> list[tuple[float | None, float | None]]:
+        told = [
+            span_of(
+                [(scored.rungs[place].seed, getattr(scored.families[place][family], values)) for place in same], rules
+            )
+            for same in points.values()
+        ]
+        return [told[int(at)] for at in order]
+
+    exact, logp = curve(say("exact_match"), "em", "em_error"), curve("logp_per_token", "logp", "logp_error")
     length = float(np.mean([one.length for same in own for one in same]))
     beside = judge(exact, rules, continuous=logp, sharp=True, chance=0.0, length=length)
     alone = judge(logp, rules)
     return [
-        Judged(family, "em", model, exact, beside, scale),
-        Judged(family, "logp_per_token", model, logp, alone, scale),
+        Judged(family, "em", model, exact, beside, scale, spans("right")),
+        Judged(family, "logp_per_token", model, logp, alone, scale, spans("logps")),
     ]
+
+
+def span_of(by_seed: Sequence[tuple[Any, Numbers]], rules: Rules) -> tuple[float | None, float | None]:
+    """95 % of a point that may have several seeds: items of one seed rise and fall together, so seeds are drawn first."""
+    values = np.concatenate([items for _, items in by_seed])
+    seeds = [str(seed) for seed, items in by_seed for _ in items]
+    found = hierarchical(values, [seeds], resamples=min(rules.trials, MOST_DRAWS), seed=rules.seed)
+    return found.low, found.high
 
 
 def sentences_of(judged: Sequence[Judged], law: dict[str, Any] | None) -> list[str]:
     told = [
-        f"{one.family}, {'over sizes' if one.scale else one.model}: {one.verdict.name.replace('_', ' ')}: {one.verdict.text}"
+        say(
+            "ladder_verdict", family=one.family, where=say("over_sizes") if one.scale else one.model,
+            verdict=verdict_name(one.verdict.name), text=one.verdict.text,
+        )
         for one in judged
         if one.metric == "em"
-    ]
+    ]  # fmt: skip
     if law is not None and law["telling"]:
         told.append(
-            f"Exact match is within {PREDICTED} of (token accuracy)^L in {law['within_05']:.1%} of {law['cells']} cells, "
-            f"{law['telling']} of them above {PREDICTED} "
-            f"(median gap {law['median_gap']:.4f}, largest {law['max_gap']:.3f}): the product of token accuracies "
-            f"{'explains' if law['within_05'] >= 0.95 else 'does not everywhere explain'} it."
-        )
+            say(
+                "product_law", near=PREDICTED, share=law["within_05"], cells=law["cells"], telling=law["telling"],
+                median=law["median_gap"], largest=law["max_gap"],
+                explains=say("product_explains" if law["within_05"] >= 0.95 else "product_explains_not"),
+            )
+        )  # fmt: skip
     return told
 
 
 def exhibits_of(judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """A chart a family and metric, one series a model size."""
+    """A chart a family and metric, one series a model size, with 95 % around each point."""
     charts = []
     for key in dict.fromkeys((one.family, one.metric) for one in judged):
         own = [one for one in judged if (one.family, one.metric) == key and not one.scale]
-        series = [{"name": one.model, "x": one.curve.x.tolist(), "y": one.curve.y.tolist()} for one in own]
+        rows = [one.row() for one in own]
+        series = [{"name": row["model"], **{key: row[key] for key in ("x", "y", "low", "high")}} for row in rows]
         if series:
             title, axis = f"{key[0]}: {key[1]}", own[0].curve.axis
             charts.append(

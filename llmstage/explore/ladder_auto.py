@@ -17,15 +17,16 @@ from llmstage.engine.runfolder import check_same_run
 from llmstage.errors import UserError
 from llmstage.explore.items import Item, as_text
 from llmstage.explore.probes import chosen, generate
-from llmstage.explore.rungs import Rung, rungs_of_runs
+from llmstage.explore.rungs import HeldOut, Rung, rungs_of_runs
 from llmstage.places import conf_dir
 from llmstage.schema import DataConfig, RunConfig, StageConfig, task_config
 from llmstage.schema.explore import Explore
 
 SIZES = {"xs": (1, 32, 2, 64), "s": (2, 64, 4, 128), "m": (4, 128, 4, 344), "l": (6, 256, 8, 688)}
 """layers, width, heads, inner width"""
-VOCABULARY = 300
-"""Small, so that answers are spelled and not single tokens."""
+VOCABULARY = 340
+"""Small, so that answers are spelled and not single tokens; enough that each letter of `copying`, English or Chinese, is one token:
+with 300 some were two, of which the first is half known, and a product of token accuracies is then no prediction."""
 HELD_OUT = 300
 TRAIN_SHARE = 40
 """Training items for each item asked of a cell, at most as many as there are."""
@@ -36,8 +37,9 @@ def steps_to_save(last: int, num: int) -> list[int]:
     return sorted({round(float(step)) for step in np.geomspace(1, last, num)} | {last})
 
 
-def train_ladder(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> tuple[list[Rung], list[str]]:
-    """The rungs, and the held-out texts of their common corpus."""
+def train_ladder(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> tuple[list[Rung], list[HeldOut]]:
+    """The rungs, and the held-out texts of their common corpus: answers, read behind their prompts. Prompts are drawn at random
+    and soon as well foretold as can be, and a loss that is mostly theirs stands still while answers are learned."""
     assert isinstance(cfg.stage, Explore)
     ladder = cfg.stage.ladder
     folder = out_dir / "ladder"
@@ -56,8 +58,7 @@ def train_ladder(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> tuple[
             for rung in own:
                 rung.group = size
             rungs += own
-    texts = [json.loads(line)["text"] for line in held_out.read_text(encoding="utf-8").splitlines()]
-    return rungs, texts
+    return rungs, [HeldOut(one["answer"], one["prompt"]) for one in map(json.loads, held_out.open(encoding="utf-8"))]
 
 
 def finished(run: RunConfig, place: Path) -> bool:
@@ -93,23 +94,33 @@ def run_of(cfg: RunConfig, size: str, seed: int, train: Path, held_out: Path) ->
 
 def write_corpus(stage: Explore, folder: Path, seed: int) -> tuple[Path, Path]:
     """(training file, held-out file): each item as one text, its prompt and its answer. No text of the first is in the
-    second, and none of either is asked later: their parameters are of other splits."""
-    train = folder / "train.jsonl", items_of(stage, stage.items_per_cell * TRAIN_SHARE, seed, ("train",))
-    held = folder / "held_out.jsonl", items_of(stage, stage.items_per_cell, seed, ("confirm",))[:HELD_OUT]
-    for path, items in (train, held):
-        if not items:
+    second, and none of either is asked later: their parameters are of other splits, and a text that is a part of one item
+    and another item by itself (`3 + 4 =`), whose splits may differ, is left out."""
+    known = {text_of(one) for one in items_of(stage, stage.items_per_cell, seed, ("discover",))}
+    paths = folder / "train.jsonl", folder / "held_out.jsonl"
+    for path, split, num, most in ((paths[1], "confirm", 1, HELD_OUT), (paths[0], "train", TRAIN_SHARE, None)):
+        items = items_of(stage, stage.items_per_cell * num, seed, (split,))
+        new = [one for one in items if text_of(one) not in known][:most]
+        if not new:
             raise UserError(
                 f"stage.probes={stage.probes}: these families leave no items to train on. Name others, e.g. [addition]."
             )
-        text = "".join(json.dumps({"text": as_text(one) + one.right}, ensure_ascii=False) + "\n" for one in items)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a resumed run finds its data unchanged
+        known.update(map(text_of, new))
+        rows = [{"text": text_of(one), "prompt": as_text(one), "answer": one.right} for one in new]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if not path.is_file() or path.read_text(encoding="utf-8") != lines:  # a resumed run finds its data unchanged
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    return train[0], held[0]
+            path.write_text(lines, encoding="utf-8")
+    return paths
+
+
+def text_of(item: Item) -> str:
+    """What is trained on: the prompt and the right answer."""
+    return as_text(item) + item.right
 
 
 def items_of(stage: Explore, per_cell: int, seed: int, splits: tuple[str, ...]) -> list[Item]:
-    """Items of the named families in these splits, in a fixed random order, without the parts they are made of."""
+    """Items of the named families in these splits, in a fixed random order; of their parts, those in these splits."""
     items = [
         item
         for family, full in chosen(stage.probes).items()

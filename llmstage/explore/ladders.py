@@ -124,14 +124,18 @@ def curve_of(
     items = items_behind(values, errors) if is_accuracy(metric) else None
     y = np.array([values[group].mean() for group in groups])
     error = np.array([np.sqrt(np.mean(errors[group] ** 2)) for group in groups])
-    if items:  # none or all of n right is no certainty: the error of Agresti & Coull's estimate (1998)
-        middle = (y * items + 2) / (items + 4)
-        error = np.where((y <= 0) | (y >= 1), np.sqrt(middle * (1 - middle) / (items + 4)), error)
+    error = never_certain(y, error, items) if items else error
     curve = Curve(
         metric, x[there], y, error, axis, "log", model, seed_sd=float(np.sqrt(np.mean(spreads))) if spreads else None,
         items=items, finals=tuple(values[groups[-1]].tolist()) if spreads else (),
     )  # fmt: skip
     return curve, groups
+
+
+def never_certain(y: Numbers, error: Numbers, items: int) -> Numbers:
+    """Standard errors of shares y of `items`; none or all right is no certainty: there that of Agresti & Coull's estimate (1998)."""
+    middle = (y * items + 2) / (items + 4)
+    return np.where((y <= 0) | (y >= 1), np.sqrt(middle * (1 - middle) / (items + 4)), error)
 
 
 def items_behind(values: Numbers, errors: Numbers) -> int | None:

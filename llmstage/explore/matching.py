@@ -37,8 +37,9 @@ def rows_with_columns(source: RowSource) -> list[Row]:
 def matching(conditions: Mapping[str, Any], table: Table, rows: Sequence[Mapping[str, Any]]) -> Mask:
     """[N] rows that fulfil all conditions. `table`: columns in the words in which slices are told; `rows`: own columns.
 
-    A value is met by a cell that says it, by a row whose own column holds it, or, where it is a border such as `>= 6`, by
-    a number on the right side of it. Raises DataError for a column that no row has.
+    A value is met by a cell that says it, by a row whose own column holds it, or, where it is a border such as `>= 6` (or
+    `>= 6 tokens`), by a number on the right side of it: slices of other rows, or written by hand, have borders of their own.
+    Raises DataError for a column that no row has.
     """
     found = np.ones(len(rows), dtype=bool)
     for column, value in conditions.items():
@@ -62,8 +63,8 @@ def fulfils(value: Any, cell: Any, own: Any) -> bool:
         return True
     border = BORDER.match(told.strip())
     known = own if own is not None else cell
-    if border is None or known is None or (cell is not None and not isinstance(cell, str)):
-        return False  # the cells of a number say every border that it reaches
+    if border is None or known is None:
+        return False
     try:
         number = float(known)
     except (TypeError, ValueError):

@@ -23,6 +23,7 @@ from llmstage.explore.probes import chosen, generate
 from llmstage.explore.score import NUMBERS, score_items
 from llmstage.explore.stats import below_resolution, too_few_items
 from llmstage.explore.subject import Subject, load_subject, untrained
+from llmstage.explore.wording import headings, named, say
 from llmstage.models.build import count_parameters
 from llmstage.places import cache_dir
 from llmstage.schema import RunConfig
@@ -118,25 +119,18 @@ def findings(
         "composition": composition(items, scores),
     }
     found = Findings("probes", block, sentences(whole), limits(subject, items, scores, whole, unscored))
-    found.exhibits = [capability_map(whole), table_of("Probes, cell by cell", whole)] if whole else []
+    found.exhibits = [capability_map(whole), table_of(say("probes_title"), whole)] if whole else []
     parts = [cell for cell in cells if cell.part]
     if parts:
-        found.exhibits.append(table_of("The parts that they are made of", parts))
+        found.exhibits.append(table_of(say("parts_title"), parts))
     measurable = [cell for cell in whole if cell.above or (cell.informed is not None and cell.informed < 0.05)]
     if not measurable:
-        found.unmeasured = (
-            f"No probe can tell {subject.name} from a model that knows nothing"
-            + (
-                ": no item could be asked"
-                if not whole
-                else f" (all {len(whole)} cells are at chance or below resolution)"
-            )
-            + ". Give easier probes, more items (stage.items_per_cell), or a model that was trained on such texts."
-        )
+        why = say("all_at_chance", num=len(whole)) if whole else say("nothing_asked")
+        found.unmeasured = say("nothing_told", name=subject.name, why=why)
     return found
 
 
-def named(cell: Cell) -> str:
+def name_of(cell: Cell) -> str:
     return f"{cell.family} ({cell.axes})" if cell.axes else cell.family
 
 
@@ -149,44 +143,38 @@ def sentences(cells: Sequence[Cell]) -> list[str]:
     if not cells:
         return []
     above = sorted((cell for cell in cells if cell.above), key=lambda cell: -cell.normalised)
-    told = [f"Above chance in {len(above)} of {len(cells)} cells of {len({cell.family for cell in cells})} families."]
+    told = [say("above_chance_in", above=len(above), num=len(cells), families=len({cell.family for cell in cells}))]
     if above:
-        best = ", ".join(f"{named(cell)} {share(cell)} (chance {cell.chance.value:.0%})" for cell in above[:3])
-        told.append(f"Best: {best}.")
+        best = [say("best_cell", cell=name_of(cell), share=share(cell), chance=cell.chance.value) for cell in above[:3]]
+        told.append(say("best_cells", cells=say("comma").join(best)))
     for family in dict.fromkeys(cell.family for cell in cells):
         own = [cell for cell in cells if cell.family == family]
         last = max((place for place, cell in enumerate(own) if cell.above), default=-1)
         if 0 <= last < len(own) - 1 and len(own) > 1:
-            told.append(f"{family}: above chance up to {own[last].axes}, not at {own[last + 1].axes}.")
+            told.append(say("up_to", family=family, last=own[last].axes, next=own[last + 1].axes))
     return told
 
 
 def limits(
     subject: Subject, items: Sequence[Item], scores: Sequence[Scores], cells: Sequence[Cell], unscored: Counter[str]
 ) -> list[str]:
-    told = ["no ladder: no statement about emergence"]
+    told = [say("no_ladder")]
     for cell in cells:
         if cell.score.value == 0 and cell.metric == "em":
             known = cell.informed is not None and cell.informed < 0.05
-            more = "; its answers are likelier than their tokens' frequencies say" if known else ""
-            told.append(f"{named(cell)}: below resolution ({below_resolution(0, cell.score.count)}){more}")
+            seen, more = below_resolution(0, cell.score.count), say("but_informed") if known else ""
+            told.append(say("cell_below", cell=name_of(cell), seen=seen, more=more))
     few = [cell for cell in cells if too_few_items(cell.score.count)]
-    told += [f"{named(cell)}: {too_few_items(cell.score.count)}" for cell in few[:5]]
+    told += [named(name_of(cell), too_few_items(cell.score.count) or "") for cell in few[:5]]
     for reason, count in unscored.most_common(5):
-        told.append(f"{count} items were not asked: {reason}")
+        told.append(say("not_asked", count=count, reason=reason))
     if len(unscored) > 5:
-        told.append(f"{sum(unscored.values())} of {len(items)} items were not asked, for {len(unscored)} reasons")
+        told.append(say("not_asked_many", num=sum(unscored.values()), items=len(items), reasons=len(unscored)))
     ends = sum(bool(one.get("right_but_end")) for one in scores)
     if ends:
-        told.append(
-            f"{ends} answers are right but for the end behind them: if the model was not taught to stop there, give "
-            f"stage.scoring.end=newline or none"
-        )
+        told.append(say("right_but_end", num=ends))
     if subject.kind == "bert":
-        told.append(
-            "a masked language model has no order of writing: log-probabilities are pseudo ones (each token hidden in turn), and "
-            "exact match, pass and p_vocab are not defined"
-        )
+        told.append(say("masked_scores"))
     return told
 
 
@@ -223,37 +211,24 @@ def capability_map(cells: Sequence[Cell]) -> dict[str, Any]:
     most = max(map(len, own))
     return {
         "kind": "matrix",
-        "title": "Capability map",
+        "title": say("probes_map"),
         "row_labels": rows,
-        "column_labels": [f"level {number + 1}" for number in range(most)],
+        "column_labels": [say("probes_level", number=number + 1) for number in range(most)],
         "values": [
             [max(0.0, round(cell.normalised, 3)) if cell.above else 0.0 for cell in row] + [None] * (most - len(row))
             for row in own
         ],
-        "note": "Score above chance as a share of what there is above it: 0 is chance (or not told from it), 1 is all right. "
-        "Levels are the cells of a family in the order of the table below.",
+        "note": say("probes_note"),
     }
 
 
 def table_of(title: str, cells: Sequence[Cell]) -> dict[str, Any]:
-    columns = [
-        "family",
-        "difficulty",
-        "items",
-        "metric",
-        "score",
-        "95 %",
-        "chance",
-        "by",
-        "log p per token",
-        "above chance",
-    ]
     rows = [
         [
             cell.family, cell.axes, cell.score.count, cell.metric, round(cell.score.value, 3),
-            f"{cell.score.low:.3f} to {cell.score.high:.3f}", round(cell.chance.value, 3), cell.chance.how,
-            round(cell.logp_per_token.value, 2), "yes" if cell.above else "no",
+            say("low_to_high", low=cell.score.low, high=cell.score.high), round(cell.chance.value, 3), say(f"by_{cell.chance.how.replace(' ', '_')}"),
+            round(cell.logp_per_token.value, 2), say("yes" if cell.above else "no"),
         ]
         for cell in cells
     ]  # fmt: skip
-    return {"kind": "table", "title": title, "columns": columns, "rows": rows}
+    return {"kind": "table", "title": title, "columns": headings("probes_columns"), "rows": rows}

@@ -21,7 +21,6 @@ from llmstage.explore.metric_kinds import chance_of, is_sharp, twin_of
 from llmstage.explore.null_audit import Audit, audit
 from llmstage.explore.scores_table import ScoreTable, load_scores
 from llmstage.explore.verdicts import Rules, Verdict, agree, correct, judge
-from llmstage.explore.wording import report_language
 from llmstage.report.files import write_json
 from llmstage.schema.explore import Explore
 
@@ -79,10 +78,9 @@ def study_scores(cfg: Explore, seed: int = 0) -> Study:
     assert cfg.curves
     table = load_scores(cfg.curves, cfg.columns)
     stats = cfg.stats
-    language = report_language(cfg.report.language, [*table.metrics, *table.columns.values(), *table.words.get("model", [])])  # fmt: skip
     rules = Rules(
         delta_aicc=stats.delta_aicc, min_points=stats.min_points, alpha=stats.alpha, fdr=stats.fdr, trials=stats.bootstrap,
-        seed=seed, language=language,
+        seed=seed,
     )  # fmt: skip
     loss = find_loss(table)
     lens = look(table, loss)

@@ -41,6 +41,8 @@ SKIPPED = (
 )
 """Words whose value names a row or marks a place in it."""
 UNSEEN = "words unseen in training"
+TOPIC = "topic"
+"""Column of the groups of the model's own hidden states."""
 YES_NO = {"yes", "no", "true", "false", "是", "否", "对", "错", "不是", "有", "没有"}
 NUMBER = re.compile(r"[-+]?[\d.,]+\s*%?")
 SENTENCE = 60
@@ -59,13 +61,15 @@ class RowFeatures:
         """Of each number: (from which on it is large, below which it is small), fitted by the first call of table()."""
         self.names: list[str] = []
         """Columns whose values are names."""
+        self.topics: Callable[[Sequence[Row]], Sequence[Cell]] | None = None
+        """The group of hidden states of each row, where groups are asked for."""
 
-    def table(self, rows: Sequence[Row]) -> dict[str, list[Cell]]:
-        """Column to a cell a row. The first call decides columns and borders; later ones answer in the same words."""
+    def table(self, rows: Sequence[Row], counted: dict[str, list[float | None]] | None = None) -> dict[str, list[Cell]]:
+        """Column to a cell a row. The first call decides columns and borders; later ones answer in the same words.
+        `counted`: what counted() says of these rows, where it is known."""
         own = [flat(row) for row in rows]
         joined = ["\n".join(self.texts(row)) for row in rows]
-        numbers: dict[str, list[float | None]] = {"length": [float(n) for n in self.num_tokens(joined)]}
-        numbers |= self.counted(rows)
+        numbers = dict(self.counted(rows) if counted is None else counted)
         fits = not self.borders
         if fits:
             self.names, numeric = own_columns(own, joined)
@@ -84,11 +88,14 @@ class RowFeatures:
             table["answer type"] = [None if answer is None else answer_type(answer) for answer in answers]
         if self.pool_words is not None:
             table[UNSEEN] = [self.unseen(text) for text in joined]
+        if self.topics is not None:
+            table[TOPIC] = list(self.topics(rows))
         return table
 
     def counted(self, rows: Sequence[Row]) -> dict[str, list[float | None]]:
-        """Numbers that are no column: turns of a conversation, words of an answer."""
-        found: dict[str, list[float | None]] = {}
+        """Numbers that are no column: tokens, turns of a conversation, words of an answer."""
+        tokens = self.num_tokens(["\n".join(self.texts(row)) for row in rows])
+        found: dict[str, list[float | None]] = {"length": [float(n) for n in tokens]}
         if any("messages" in row for row in rows):
             found["turns"] = [float(len(row.get("messages") or [])) for row in rows]
         answers = [answer_of(row) for row in rows]

@@ -15,12 +15,21 @@ from safetensors import safe_open
 from llmstage.engine.checkpoint import list_checkpoints, step_of, why_invalid
 from llmstage.errors import ModelError, UserError
 from llmstage.explore.subject import Subject
+from llmstage.explore.wording import say
 from llmstage.models.build import count_parameters
 from llmstage.models.told import tell_decoder
 from llmstage.places import find_model, read_run_yaml
 
 LONGEST = 1024
 """Tokens of a held-out text that are read, at most."""
+
+
+@dataclass(slots=True, frozen=True)
+class HeldOut:
+    """A text of the common corpus; its loss is read behind what is given."""
+
+    text: str
+    given: str = ""
 
 
 @dataclass(slots=True)
@@ -106,7 +115,7 @@ def rungs_of_models(paths: Sequence[str]) -> list[Rung]:
     return found
 
 
-def examine(rung: Rung, subject: Subject, texts: Sequence[str]) -> None:
+def examine(rung: Rung, subject: Subject, texts: Sequence[HeldOut]) -> None:
     """Write size, tokenizer and held-out losses into the rung."""
     rung.params = count_parameters(subject.model)
     rung.tokenizer = subject.processor.digest()
@@ -117,12 +126,13 @@ def examine(rung: Rung, subject: Subject, texts: Sequence[str]) -> None:
     size = min(LONGEST, subject.context)
     total, tokens, num_bytes = 0.0, 0, 0.0
     pairs, shares = [], []
-    for text, ids in zip(texts, processor.plain_ids(list(texts)), strict=True):
-        head = begin or ids[:1]
-        body = (ids if begin else ids[1:])[: size - len(head)]
+    given = processor.plain_ids([one.given for one in texts])
+    for one, before, ids in zip(texts, given, processor.plain_ids([one.text for one in texts]), strict=True):
+        head = [*begin, *before] or ids[:1]
+        body = (ids if begin or before else ids[1:])[: max(0, size - len(head))]
         if body:
             pairs.append((list(head), list(body)))
-            shares.append(len(text.encode()) * len(body) / max(1, len(ids)))
+            shares.append(len(one.text.encode()) * len(body) / max(1, len(ids)))
     for told, share in zip(tell_decoder(subject.model, processor.pad_id, pairs), shares, strict=True):
         total, tokens, num_bytes = total - told.total, tokens + len(told.log_probs), num_bytes + share
     if tokens:
@@ -135,16 +145,10 @@ def axis_of(rungs: Sequence[Rung], wanted: str) -> tuple[str, list[str]]:
     axis = wanted
     if axis == "lm_loss" and any(rung.lm_loss is None for rung in rungs):
         axis = next((name for name in ("tokens", "params") if all(rung.place(name) for rung in rungs)), "steps")
-        limits.append(
-            f"No held-out loss for every rung (no common corpus, or models that give none): verdicts use {axis}. Losses on one "
-            f"corpus are the better axis: task=causal_lm data.test=<text>."
-        )
+        limits.append(say("no_common_loss", axis=axis))
     elif axis == "lm_loss" and len({rung.tokenizer for rung in rungs}) > 1:
         axis = "lm_loss_per_byte"
-        limits.append(
-            "The rungs have different tokenizers: a loss per token does not compare across them, so the axis is loss per byte. "
-            "A place on it holds for these models together, not as a threshold of loss per token."
-        )
+        limits.append(say("mixed_tokenizers"))
     if axis != "lm_loss_per_byte" and any(rung.place(axis) is None for rung in rungs):
         missing = [rung.id for rung in rungs if rung.place(axis) is None]
         raise UserError(

@@ -69,7 +69,9 @@ def score_items(
             )
         for index, one in zip(missing, made, strict=True):
             found[index] = one
-            if kept is not None:
+            if (
+                kept is not None and one["unscored"] is None
+            ):  # why an item is not asked is told anew, in this report's language
                 kept.add(keys[index], one)
         if kept is not None:
             kept.save()
@@ -96,9 +98,11 @@ def fresh_scores(
     writer = Writer(subject, end)
     encoded = writer.write(items)
     scored = [index for index, one in enumerate(encoded) if one.unscored is None]
+    out: list[Scores] = [{"unscored": one.unscored} for one in encoded]
+    if not scored:
+        return out
     told = tell(subject, [encoded[index] for index in scored], [items[index].family for index in scored], batch_tokens)
     alone = unconditional(subject, writer, items, encoded, scored, batch_tokens) if pmi else {}
-    out: list[Scores] = [{"unscored": one.unscored} for one in encoded]
     for index, answers in zip(scored, told, strict=True):
         item, one = items[index], encoded[index]
         base = [alone[tuple(answer)] for answer in one.answers] if item.choices and alone else None

@@ -74,6 +74,11 @@ def rows_as_scored(pieces: Pieces, split: str) -> list[Row]:
     return [row for row, _ in source if can_be_encoded(pieces, row)]
 
 
+def encodable(pieces: Pieces, rows: list[Row], on_bad_row: str) -> list[Row]:
+    """The rows that features are numbered by: where bad rows are quarantined, those that cannot be encoded have no number."""
+    return rows if on_bad_row == "error" else [row for row in rows if can_be_encoded(pieces, row)]
+
+
 def can_be_encoded(pieces: Pieces, row: Row) -> bool:
     try:
         pieces.task.encode(row)

@@ -15,6 +15,7 @@ from llmstage.data.readers import csv
 from llmstage.data.records import Bad, ReadOptions
 from llmstage.errors import DataError, UserError
 from llmstage.explore.curves import Numbers
+from llmstage.explore.wording import say
 from llmstage.naming import did_you_mean
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -159,8 +160,8 @@ def read_metrics(table: ScoreTable, records: list[dict[str, str]], header: list[
             continue
         if not any(is_number(record[column]) for record in records):
             filled = [record[column] for record in records if record[column].strip().casefold() not in MISSING]
-            why = f"holds words such as '{filled[0][:30]}'" if filled else "is empty"
-            table.notes.append(f"Column '{column}' {why} and is left out.")
+            key, word = ("words_column", filled[0][:30]) if filled else ("empty_column", "")
+            table.notes.append(say(key, column=column, word=word))
             continue
         values = numbers(records, column, table.shown, table.lines)
         table.metrics[column] = values
@@ -185,10 +186,8 @@ def missing_note(table: ScoreTable, column: str, values: Numbers) -> list[str]:
     models = table.words.get("model")
     whose = [key for key, _ in groupby(models[k] for k in gone)] if models else []
     names = f" ({', '.join(dict.fromkeys(whose[:4]))}{', …' if len(whose) > 4 else ''})" if whose else ""
-    return [
-        f"{column}: {len(gone)} of {len(values)} scores are missing{names}, the first at {table.shown}:{table.lines[gone[0]]}; "
-        f"its curves rest on the others, and a jump where a score is missing cannot be seen."
-    ]  # fmt: skip
+    place = f"{table.shown}:{table.lines[gone[0]]}"
+    return [say("scores_missing", column=column, gone=len(gone), num=len(values), names=names, place=place)]
 
 
 def is_number(cell: str) -> bool:

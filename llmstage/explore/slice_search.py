@@ -64,7 +64,7 @@ def search(
         return [], 0
 
     def scores(sizes: Numbers, sums: Numbers) -> Numbers:
-        return alpha * (sums / sizes / mean - 1) - (1 - alpha) * (num / sizes - 1)
+        return score_of(sizes, sums, num, mean, alpha)
 
     def bound(sizes: Numbers, sums: Numbers, most: Numbers) -> Numbers:
         """The best score of any slice of at most this size, error sum and largest error (SliceLine, equation 5): within the
@@ -98,6 +98,27 @@ def search(
         looked_at += len(members)
         level = measure(members, masks, errors)
     return found, looked_at
+
+
+def score_of(sizes: Numbers, sums: Numbers, num: int, mean: float, alpha: float) -> Numbers:
+    """SliceLine's score of slices of these sizes and error sums, among `num` rows of this mean error."""
+    found: Numbers = alpha * (sums / sizes / mean - 1) - (1 - alpha) * (num / sizes - 1)
+    return found
+
+
+def single(masks: Mask, errors: Numbers, alpha: float) -> list[Candidate]:
+    """Every condition by itself, best first, whatever its score. The price for being small grows with the number of classes:
+    of 77 alike, one that is wrong in 17 of 20 cases has a score below 0 where the mean error is 0.19."""
+    level = measure([(number,) for number in range(len(masks))], masks, errors)
+    level = level.kept(level.sums > 0)
+    scores = (
+        score_of(level.sizes, level.sums, len(errors), float(errors.mean()), alpha) if level.members else np.zeros(0)
+    )
+    made = [
+        Candidate(member, float(score), int(size), float(total))
+        for member, score, size, total in zip(level.members, scores, level.sizes, level.sums, strict=True)
+    ]
+    return sorted(made, key=lambda one: (-one.score, one.conditions))
 
 
 def measure(members: list[tuple[int, ...]], masks: Mask, errors: Numbers) -> Level:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstage.explore.slice_search import Candidate, Mask, Numbers, search
+from llmstage.explore.slice_search import Candidate, Mask, Numbers, search, single
 from llmstage.explore.stats import benjamini_hochberg, fisher_worse, holm
 from llmstage.metrics.composition import gap_score
 from llmstage.metrics.score import Score
@@ -120,6 +120,8 @@ def find_slices(
         masks, [names.index(one.column) for one in conditions], own,
         max_order=max_order, min_support=min_support, alpha=alpha, keep=POOL,
     )  # fmt: skip
+    known = {one.conditions for one in found}
+    found += [one for one in single(masks, own, alpha) if one.conditions not in known]
     rank = {number: names.index(one.column) for number, one in enumerate(conditions)}
     passed = discovered(found, masks, own, looked_at, fdr, min_gap)
     late = {number for number, one in enumerate(conditions) if one.column in last}

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from llmstage.explore.wording import say
 from llmstage.metrics.intervals import wilson
 from llmstage.metrics.score import Score
 
@@ -226,7 +227,4 @@ def too_few_items(num: int) -> str | None:
     """Why a claim on so few items is refused, or None where they are enough."""
     if num >= FEWEST_ITEMS:
         return None
-    return (
-        f"{num} items are too few for a claim: fewer than {FEWEST_ITEMS}. "
-        f"To see a drop from 0.9 to 0.8 takes {items_for_drop(0.9, 0.1)}."
-    )
+    return say("too_few_items", num=num, least=FEWEST_ITEMS, drop=items_for_drop(0.9, 0.1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from llmstage.data.splits import row_hash
 from llmstage.engine.assemble import Pieces
 from llmstage.engine.machine import Machine
 from llmstage.engine.scoring import score
+from llmstage.explore.elicit import encoded
 from llmstage.explore.guard import Mask, Numbers, Scores
+from llmstage.explore.hidden import Groups, row_vectors
 from llmstage.explore.matching import matching, rows_with_columns
 from llmstage.explore.row_features import RowFeatures, flat
+from llmstage.explore.scored_rows import encodable
 from llmstage.explore.terms import terms_of
+from llmstage.explore.wording import say
 from llmstage.places import find_model
 from llmstage.schema import RunConfig
 
@@ -52,21 +56,33 @@ class Trial:
 
     @classmethod
     def of(cls, run: RunConfig, pieces: Pieces, machine: Machine, split: str, metric: Metric) -> Trial:
-        rows = rows_with_columns(pieces.sources[split])
+        rows = encodable(pieces, rows_with_columns(pieces.sources[split]), run.data.on_bad_row)
         return cls(run, pieces, machine, split, rows, np.ones(len(rows), dtype=bool), metric)
 
-    def features(self) -> RowFeatures:
-        """What can be said of rows, with the borders that these rows draw, as where slices are looked for."""
+    def features(self, *, unseen: bool) -> RowFeatures:
+        """What can be said of rows, with the borders that these rows draw, as where slices are looked for. `unseen`: also
+        whether their words stand in the pool, which takes a pass over it."""
         task = self.pieces.task
 
         def num_tokens(texts: list[str]) -> list[int]:
             return [len(ids) for ids in self.pieces.processor.plain_ids(texts)]
 
-        pool = rows_with_columns(self.pieces.sources["train"])
-        words = Counter(term for row in pool for text in task.texts(row) for term in set(terms_of(text)))
+        words = None
+        if unseen:
+            pool = rows_with_columns(self.pieces.sources["train"])
+            words = Counter(term for row in pool for text in task.texts(row) for term in set(terms_of(text)))
         fitted = RowFeatures(task.texts, num_tokens, words)
         fitted.table(self.rows)
         return fitted
+
+    def topics(self, groups: Groups) -> Callable[[Sequence[Row]], list[str]]:
+        """The group of each row by the hidden states of the old model, in which the groups were found."""
+        task, model = self.pieces.task, self.model(str(self.run.model.path))
+
+        def told(rows: Sequence[Row]) -> list[str]:
+            return groups.of(row_vectors(task, model, encoded(task, rows, len(rows)), self.machine.device))
+
+        return told
 
     def model(self, path: Path | str) -> Any:
         """A model by path, for scoring."""
@@ -74,8 +90,10 @@ class Trial:
         return replace(self.pieces, place=find_model(str(path))).build(run, self.machine.device, training=False)
 
     def score(self, path: Path | str) -> Scores:
-        """[N] errors of the model at `path`, NaN where it predicts nothing; nats beside them where the task has them."""
-        scored = score(self.run, self.pieces, self.model(path), self.machine, self.split)
+        """[N] errors of the model at `path`, NaN where it predicts nothing; nats beside them where the task has them. Only
+        the rows that are used are looked at, unless rows are scored against each other."""
+        used = np.flatnonzero(self.use) if self.pieces.task.additive_loss and self.use.any() else None
+        scored = score(self.run, self.pieces, self.model(path), self.machine, self.split, among=used, metrics=False)
         found = self.pieces.task.errors(scored.predictions, scored.refs)
         self.metric.name, self.metric.share = found.metric, found.share
         weights = found.weights or [1.0] * len(found.values)
@@ -101,7 +119,9 @@ def masks_of(
     """[N] rows of each slice."""
     if not rows:
         return [np.zeros(0, dtype=bool) for _ in slices]
-    table, own = features.table(rows), [flat(row) for row in rows]
+    counted = features.counted(rows)
+    table = features.table(rows, counted)
+    own = [{**flat(row), **{name: values[at] for name, values in counted.items()}} for at, row in enumerate(rows)]
     return [matching(one, table, own) for one in slices]
 
 
@@ -120,7 +140,7 @@ def known_to(rows: Sequence[Row], others: Sequence[Row], words: Sequence[str]) -
 def families_of(rows: Sequence[Row], among: Mask, column: str | None) -> dict[str, Mask]:
     """The rows on which nothing may be lost, parted by a column's values."""
     if column is None:
-        return {"all other rows": among}
+        return {say("all_other_rows"): among}
     own = [flat(row).get(column) for row in rows]
     names = sorted({str(value) for value, used in zip(own, among, strict=True) if used})
     return {f"{column} {name}": among & np.array([str(value) == name for value in own]) for name in names}

@@ -32,7 +32,6 @@ class Rules:
     fdr: float = 0.05
     trials: int = 1000
     seed: int = 0
-    language: str = "en"
 
 
 @dataclass(slots=True)
@@ -62,17 +61,17 @@ def judge(
     nothing. `parts`: interval of the log residual over sub-skills. `length`: tokens of an answer, for the sentence.
     `noise_of`: how the curve itself was compared, where that was done already.
     """
-    num, language = len(curve.y), rules.language
+    num = len(curve.y)
     beyond = below_chance(curve, chance, rules)
     judged = continuous if continuous is not None else curve
     if beyond is not None and (continuous is None or not improves(continuous, rules)):
         return beyond
-    lottery = seed_lottery(curve, language)
+    lottery = seed_lottery(curve)
     if num < FEWEST or len(np.unique(judged.x)) < FEWEST:
         if lottery is not None:
             return lottery
         more = rules.min_points - num
-        return Verdict("undecided", say("too_few_points", language, num=num, least=rules.min_points, more=more), {"points": num})  # fmt: skip
+        return Verdict("undecided", say("too_few_points", num=num, least=rules.min_points, more=more), {"points": num})  # fmt: skip
     found = compare(judged)
     own = noise_of or (found if judged is curve else compare(curve))
     noise = np.sqrt(np.where(np.isfinite(curve.error), curve.error, 0.0) ** 2 + own.smooth.scatter**2)
@@ -85,24 +84,24 @@ def judge(
     }  # fmt: skip
     jumps = found.delta_aicc > rules.delta_aicc
     if found.smooth.name == "flat" and not jumps and stands_still(judged, rules):
-        return Verdict("no_change", say("no_change", language, **words), evidence)
+        return Verdict("no_change", say("no_change", **words), evidence)
     if lottery is not None:
         return Verdict(lottery.name, lottery.text, {**evidence, **lottery.evidence})
     if num < rules.min_points:
-        text = say("too_few_points", language, num=num, least=rules.min_points, more=rules.min_points - num)
+        text = say("too_few_points", num=num, least=rules.min_points, more=rules.min_points - num)
         return Verdict("undecided", text, evidence)
     if jumps and sharp and continuous is None:
-        return Verdict("undecided", say("no_continuous", language, **words), {**evidence, "open": "no_continuous"})
+        return Verdict("undecided", say("no_continuous", **words), {**evidence, "open": "no_continuous"})
     if jumps and parts is not None and parts[0] <= 0 <= parts[1]:
-        text = say("explained_by_parts", language, low=figure(parts[0]), high=figure(parts[1]), **words)
+        text = say("explained_by_parts", low=figure(parts[0]), high=figure(parts[1]), **words)
         return Verdict("explained_by_parts", text, {**evidence, "parts": list(parts)})
     if jumps:
-        return Verdict("break", say("break", language, **words), evidence)
+        return Verdict("break", say("break", **words), evidence)
     if sharp and continuous is not None and p_big < rules.alpha:
         key = "metric_artefact" if length is None else "metric_artefact_length"
-        return Verdict("metric_artefact", say(key, language, length=figure(length or 0), **words), evidence)
+        return Verdict("metric_artefact", say(key, length=figure(length or 0), **words), evidence)
     key = "smooth_continuous" if continuous is not None or not sharp else "smooth"
-    return Verdict("smooth", say(key, language, shape=shape_name(found.smooth.name, language), **words), evidence)
+    return Verdict("smooth", say(key, shape=shape_name(found.smooth.name), **words), evidence)
 
 
 def evidence_of(found: Comparison, judged: Curve, big: float, p_big: float) -> dict[str, Any]:
@@ -127,14 +126,14 @@ def below_chance(curve: Curve, chance: float | None, rules: Rules) -> Verdict | 
             return None
         hits = round(float(curve.y[best]) * curve.items)
         seen = below_resolution(hits, curve.items)
-        text = say("below_resolution", rules.language, seen=seen, items=curve.items, chance=0)
+        text = say("below_resolution", seen=seen, items=curve.items, chance=0)
         return Verdict("below_resolution", text, {"points": len(curve.y), "hits": hits, "items": curve.items, "chance": 0.0})  # fmt: skip
     z = (curve.y - chance) / np.maximum(curve.error, 1e-12)
     # The best of n points is above chance by luck more often than one point is.
     if z.max() >= distributions.norm.isf(rules.alpha / len(z)):
         return None
     text = say(
-        "below_resolution_unknown", rules.language, chance=figure(chance), best=figure(curve.y[best]), z=f"{z[best]:+.1f}"
+        "below_resolution_unknown", chance=figure(chance), best=figure(curve.y[best]), z=f"{z[best]:+.1f}"
     )  # fmt: skip
     return Verdict("below_resolution", text, {"points": len(curve.y), "best_z": float(z.max()), "chance": chance})
 
@@ -159,7 +158,7 @@ def improves(curve: Curve, rules: Rules) -> bool:
     return found.smooth.name != "flat" or found.delta_aicc > rules.delta_aicc
 
 
-def seed_lottery(curve: Curve, language: str) -> Verdict | None:
+def seed_lottery(curve: Curve) -> Verdict | None:
     """Final scores in two clusters of two seeds or more that explain over 80 % of the variance (arXiv 2502.17356)."""
     if len(curve.finals) < LOTTERY_SEEDS:
         return None
@@ -175,7 +174,7 @@ def seed_lottery(curve: Curve, language: str) -> Verdict | None:
         return None
     high = len(ordered) - cut
     evidence = {"seeds": len(ordered), "succeed": high, "share_between": shares[cut], "finals": ordered.tolist()}
-    return Verdict("seed_lottery", say("seed_lottery", language, high=high, num=len(ordered)), evidence)
+    return Verdict("seed_lottery", say("seed_lottery", high=high, num=len(ordered)), evidence)
 
 
 def within(low: Numbers, high: Numbers) -> float:
@@ -191,7 +190,7 @@ def correct(verdicts: Sequence[Verdict], rules: Rules) -> None:
             delta = one.evidence["delta_aicc"]
             one.name = "undecided"
             one.text = say(
-                "not_replicated", rules.language, axis=one.evidence["axis"], at=figure(one.evidence["break_at"]),
+                "not_replicated", axis=one.evidence["axis"], at=figure(one.evidence["break_at"]),
                 delta=f"{float(delta):.1f}", families=len(tested), q=f"{q:.2f}",
             )  # fmt: skip
 
@@ -209,6 +208,6 @@ def agree(verdicts: Sequence[Verdict], directions: Sequence[float], rules: Rules
             delta = one.evidence["delta_aicc"]
             one.name = "undecided"
             one.text = say(
-                "not_agreed", rules.language, axis=one.evidence["axis"], at=figure(one.evidence["break_at"]),
+                "not_agreed", axis=one.evidence["axis"], at=figure(one.evidence["break_at"]),
                 delta=f"{float(delta):.1f}", same=same, models=len(verdicts),
             )  # fmt: skip

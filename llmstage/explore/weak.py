@@ -20,19 +20,18 @@ from llmstage.engine.scoring import score
 from llmstage.errors import UserError
 from llmstage.explore.elicit import ROWS_SCORED, encoded, mean_error, trained_copy
 from llmstage.explore.findings import Findings
-from llmstage.explore.hidden import Groups, group_rows, row_vectors
-from llmstage.explore.row_features import UNSEEN, RowFeatures
+from llmstage.explore.hidden import GROUPS, Groups, group_rows, row_vectors
+from llmstage.explore.row_features import TOPIC, UNSEEN, RowFeatures
 from llmstage.explore.scored_rows import FEW, ScoredRows, gather, split_to_score
 from llmstage.explore.slices import Cell, Search, Slice, auto_support, find_slices
 from llmstage.explore.terms import terms_of
 from llmstage.explore.weak_report import Weakness, findings_of, too_few
 from llmstage.explore.why import Reason, action_of, matching, mean_where, pieces_ratio, slope_of
+from llmstage.explore.wording import say
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
 
-TOPIC = "topic"
-"""Column of the groups of the model's own hidden states."""
 POOL_VECTORS = 2000
 """Rows of the pool whose hidden states are computed, where a slice is such a group."""
 REPLAY = 512
@@ -69,7 +68,7 @@ def weak_slices(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machi
     """The part `slices` of stage=explore; writes weaknesses.jsonl, plan.yaml and cards/ into the run folder."""
     assert isinstance(run.stage, Explore)
     keys, split = run.stage.slices, split_to_score(pieces)
-    found = score(run, pieces, model, machine, split)
+    found = score(run, pieces, model, machine, split, metrics=False)
     rows = gather(pieces, found, split, keys.overlap)
     if len(rows.rows) < FEW:
         return too_few(out_dir, rows)
@@ -82,17 +81,21 @@ def weak_slices(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machi
     features = RowFeatures(task.texts, num_tokens, words if rows.pool else None)
     table = features.table(rows.rows)
     texts = ["\n".join(task.texts(row)) for row in rows.rows]
-    vectors = row_vectors(task, model, encoded(task, rows.rows, len(rows.rows)), machine.device)
-    groups = group_rows(vectors, texts, run.seed)
-    if groups is not None:
-        table[TOPIC] = list(groups.of(vectors))
-    table, asked_of = chosen_columns(table, keys.features, named=bool(features.names)), table
+    groups = None
+    if tells_topics(keys.features, named=bool(features.names)):
+        vectors = row_vectors(task, model, encoded(task, rows.rows, len(rows.rows)), machine.device)
+        groups = group_rows(vectors, texts, run.seed)
+        if groups is not None:
+            table[TOPIC] = list(groups.of(vectors))
+    table, asked_of = chosen_columns(table, keys.features), table
     strata = next((table[name] for name in features.names if name in table), None)
     search = find_slices(
         table, rows.errors, strata=strata, max_order=keys.max_order,
         min_support=auto_support(len(rows.rows)) if keys.min_support == "auto" else int(keys.min_support),
         alpha=keys.alpha, min_gap=keys.min_gap, top_k=keys.top_k, fdr=keys.fdr, level=keys.level, seed=run.seed, last=(UNSEEN, TOPIC),
     )  # fmt: skip
+    if groups is not None and any(TOPIC in one.conditions for one in search.confirmed):
+        groups.write(out_dir / GROUPS)
     write_confirming(out_dir, task.columns.identity, [rows.rows[at] for at in search.confirm])
     asked = features.table(rows.pool) if search.confirmed and run.stage.why.coverage else {}
     looked = Looked(
@@ -102,17 +105,21 @@ def weak_slices(run: RunConfig, pieces: Pieces, model: nn.Module, machine: Machi
     return findings_of(run, out_dir, rows, search, weaknesses, list(table), examples=keys.examples)
 
 
-def chosen_columns(
-    table: dict[str, list[Cell]], wanted: Literal["auto"] | list[str], *, named: bool
-) -> dict[str, list[Cell]]:
-    """The columns that slices are described by. Left to itself, groups of hidden states only where rows have no names of
-    their own: rows that a model puts side by side are the ones it takes for each other, so that on any model some group is
-    worse than the others, and a reader would have to find out what it is. The same goes for rows with rare words."""
+def tells_topics(wanted: Literal["auto"] | list[str], *, named: bool) -> bool:
+    """Whether slices may be groups of hidden states. Left to itself, only where rows have no names of their own: rows that a
+    model puts side by side are the ones it takes for each other, so that on any model some group is worse than the others,
+    and a reader would have to find out what it is."""
+    return not named if wanted == "auto" else TOPIC in wanted
+
+
+def chosen_columns(table: dict[str, list[Cell]], wanted: Literal["auto"] | list[str]) -> dict[str, list[Cell]]:
+    """The columns that slices are described by. Left to itself, not by rare words, for the same reason as groups."""
     if wanted == "auto":
-        return {name: cells for name, cells in table.items() if name != UNSEEN and not (named and name == TOPIC)}
+        return {name: cells for name, cells in table.items() if name != UNSEEN}
     if strange := [name for name in wanted if name not in table]:
+        known = [*table, *([] if TOPIC in wanted else [TOPIC])]  # it is not made where it is not asked for
         raise UserError(
-            f"stage.slices.features: nothing is known of {', '.join(strange)} in these rows. Known: {', '.join(table)}."
+            f"stage.slices.features: nothing is known of {', '.join(strange)} in these rows. Known: {', '.join(known)}."
         )
     return {name: cells for name, cells in table.items() if name in wanted}
 
@@ -175,13 +182,13 @@ def elicit(looked: Looked, one: Slice, reason: Reason) -> None:
     task, search, rows = looked.pieces.task, looked.search, looked.scored.rows
     why = looked.stage.why
     if not task.additive_loss:
-        reason.elicit_note = "not elicited: in this task rows are scored against each other"
+        reason.elicit_note = say("elicit_not_alone")
         return
     own = [rows[at] for at in search.discover if one.rows[at]]
     held = [int(at) for at in search.confirm if one.rows[at]][:ROWS_SCORED]
     others = [int(at) for at in search.confirm if not one.rows[at]][:ROWS_SCORED]
     if len(own) < 8 or not held:
-        reason.elicit_note = f"not elicited: {len(own)} rows to train on are too few"
+        reason.elicit_note = say("elicit_too_few", num=len(own))
         return
     pool = looked.scored.pool or [rows[at] for at in search.discover if not one.rows[at]]
     replay = encoded(task, pool[:: max(1, len(pool) // REPLAY)], REPLAY)
@@ -197,7 +204,7 @@ def elicit(looked: Looked, one: Slice, reason: Reason) -> None:
             reason.elicited[number] = error
         if after is not None and kept is not None and after - kept > 0.05:
             score = looked.scored.score
-            reason.elicit_note = f"the copy lost elsewhere: {score(kept):.2f} → {score(after):.2f} on the rest"
+            reason.elicit_note = say("elicit_lost", was=score(kept), now=score(after))
 
 
 def error_of_bigger(looked: Looked, one: Slice, path: str) -> float:

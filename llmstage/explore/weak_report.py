@@ -16,7 +16,9 @@ from llmstage.engine.runfolder import absolute
 from llmstage.explore.findings import Findings
 from llmstage.explore.scored_rows import FEW, HALF, ScoredRows
 from llmstage.explore.slices import Search, Slice
-from llmstage.explore.why import ACTIONS, Reason, advice, sentences_of
+from llmstage.explore.why import Reason, advice, sentences_of
+from llmstage.explore.wording import headings, say
+from llmstage.explore.wording.weak import SENTENCES
 from llmstage.report.files import plain, write_text
 from llmstage.report.html import is_messages
 from llmstage.report.words import text as shown
@@ -29,8 +31,6 @@ MOST_TIMES = 20
 """How often a training row is repeated at most."""
 LONGEST = 240
 """Characters of a value that are shown."""
-NAMES = {"f1": "F1", "loss": "loss (nats a token)", "reciprocal_rank": "reciprocal rank", "mean_accuracy": "mean accuracy",
-         "deviation": "distance in standard deviations"}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -48,19 +48,16 @@ def too_few(out_dir: Path, rows: ScoredRows) -> Findings:
     """What is told where nothing can be claimed."""
     write_text(out_dir / "weaknesses.jsonl", "")
     num = len(rows.rows)
-    told = (
-        f"{num} scored rows of {rows.split} are too few to look for weak slices: {HALF} to find one and {HALF} to confirm it "
-        f"are needed, {FEW} in all. Give more rows with data.test=<files>."
-    )
+    told = say("too_few_rows", num=num, split=rows.split, half=HALF, few=FEW)
     return Findings("slices", {"split": rows.split, "rows": num, "weaknesses": []}, limits=[told, *left_out(rows)])
 
 
 def left_out(rows: ScoredRows) -> list[str]:
     told = []
     if rows.dropped:
-        told.append(f"{rows.dropped} rows of {rows.split} stand in the training pool too; they were left out.")
+        told.append(say("rows_in_pool", num=rows.dropped, split=rows.split))
     if rows.silent:
-        told.append(f"The model predicted nothing for {rows.silent} rows of {rows.split}; they were left out.")
+        told.append(say("rows_silent", num=rows.silent, split=rows.split))
     return told
 
 
@@ -77,33 +74,31 @@ def findings_of(
     if planned:
         write_plan(run, out_dir, rows, weaknesses)
     mean = rows.score(float(rows.errors[search.confirm].mean()))
+    told_columns = ", ".join(columns)
     sentences = [sentence(rows, weakness) for weakness in weaknesses] or [
-        f"No weak slice was confirmed: {name_of(rows)} {mean:.2f} on {len(search.confirm)} rows of {rows.split}, and no group of "
-        f"them (by {', '.join(columns)}) is surely worse than the rest."
+        say(
+            "none_confirmed",
+            metric=name_of(rows),
+            mean=mean,
+            num=len(search.confirm),
+            split=rows.split,
+            columns=told_columns,
+        )
     ]
     if planned:
-        sentences.append(
-            "What to do about it stands in plan.yaml: llmstage stage=finetune plan=<this folder>/plan.yaml"
-        )
+        sentences.append(say("plan_written"))
     limits = left_out(rows)
     small = [one for one in weaknesses if one.slice.n < HALF]
+    limits += [say("exact_only", slice=one.slice.words, n=one.slice.n) for one in small]
     limits += [
-        f"{one.slice.words}: only {one.slice.n} rows confirm it, by an exact test; the size of the gap is uncertain."
-        for one in small
-    ]
-    limits += [
-        f"{one.words}: looked weak on one half ({rows.split}) and was not confirmed on the other "
-        f"(n = {one.n}, gap {one.gap.value:+.2f}, p = {one.p_holm:.2g} after Holm)."
+        say("not_confirmed", slice=one.words, split=rows.split, n=one.n, gap=one.gap.value, p=one.p_holm)
         for one in search.not_confirmed
     ]
     if not rows.pool:
-        limits.append("Without training rows nothing is said of coverage. Name the training pool: data.train=<files>.")
+        limits.append(say("no_pool"))
     undecided = [one.slice.words for one in weaknesses if one.action == "undecided"]
-    limits += [f"{words}: no test told why it is weak." for words in undecided]
-    limits.append(
-        f"A weakness that shows in fewer than {search.min_support} rows of a half, or in nothing that can be said of a row "
-        f"({', '.join(columns)}), is not found."
-    )
+    limits += [say("no_reason", slice=words) for words in undecided]
+    limits.append(say("not_found", least=search.min_support, columns=told_columns))
     block = {
         "split": rows.split, "rows": len(rows.rows), "metric": rows.kind.metric, "score": mean,
         "discover": len(search.discover), "confirm": len(search.confirm), "looked_at": search.looked_at,
@@ -113,7 +108,9 @@ def findings_of(
 
 
 def name_of(rows: ScoredRows) -> str:
-    return NAMES.get(rows.kind.metric, rows.kind.metric)
+    """The metric as a reader knows it."""
+    key = f"metric_{rows.kind.metric}"
+    return say(key) if key in SENTENCES else rows.kind.metric
 
 
 def line_of(rows: ScoredRows, search: Search, weakness: Weakness, examples: int) -> dict[str, Any]:
@@ -155,32 +152,36 @@ def clip(value: Any) -> Any:
     return value if not isinstance(value, str) or len(value) <= LONGEST else value[: LONGEST - 1] + "…"
 
 
-def in_words(one: Slice) -> str:
-    """`rows with label "card_arrival" and length >= 22 tokens`"""
+def conditions_of(one: Slice) -> str:
+    """`label "card_arrival" and length >= 22 tokens`"""
     told = [
-        f"{column} {value}" if value.startswith((">=", "<")) else f'{column} "{value}"'
+        f"{column} {value}" if value.startswith((">=", "<")) else say("condition", column=column, value=value)
         for column, value in one.conditions.items()
     ]
-    return "rows with " + " and ".join(told)
+    return say("both_conditions").join(told)
+
+
+def in_words(one: Slice) -> str:
+    """`rows with label "card_arrival" and length >= 22 tokens`"""
+    return say("rows_with", conditions=conditions_of(one))
 
 
 def sentence(rows: ScoredRows, weakness: Weakness) -> str:
     """One weakness for somebody who reads nothing else."""
     one, score = weakness.slice, rows.score
     low, high = one.gap.low, one.gap.high
-    span = "" if low is None or high is None else f", 95 % {low:.2f} to {high:.2f}"
-    words = in_words(one)
-    return (
-        f"{words[0].upper()}{words[1:]} are weak: {name_of(rows)} {score(one.error):.2f} on {one.n} rows, against "
-        f"{score(one.rest):.2f} on all others (gap {one.gap.value:.2f}{span}). Why: {advice(weakness.reason, weakness.action)} "
-        f"(action: {weakness.action}{coverage_words(weakness.reason)})."
-    )
+    span = "" if low is None or high is None else say("gap_span", low=low, high=high)
+    return say(
+        "is_weak", conditions=conditions_of(one), metric=name_of(rows), score=score(one.error), n=one.n, rest=score(one.rest),
+        gap=one.gap.value, span=span, advice=advice(weakness.reason, weakness.action), action=weakness.action,
+        coverage=coverage_words(weakness.reason),
+    )  # fmt: skip
 
 
 def coverage_words(reason: Reason) -> str:
     if reason.coverage is None or reason.expected is None:
         return ""
-    return f"; {reason.coverage:.2%} of the training rows are like this, and {reason.expected:.2%} of the scored ones"
+    return say("coverage_beside", coverage=reason.coverage, expected=reason.expected)
 
 
 def exhibits_of(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -189,17 +190,16 @@ def exhibits_of(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[s
     table = []
     for line in lines:
         low, high = line["ci"]
-        gap = f"{line['gap']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+        gap = f"{line['gap']:.3f}" + ("" if low is None else say("gap_cell", low=low, high=high))
         table.append(
             [line["words"], str(line["n"]), f"{line['score']:.3f}", f"{line['rest']:.3f}", gap, f"{line['p_holm']:.1e}",
-             "; ".join(line["why"]) or "–", ACTIONS[line["action"]]]
+             say("semicolon").join(line["why"]) or "–", say(f"action_{line['action']}")]
         )  # fmt: skip
-    columns = ["slice", "n", name_of(rows), "rest", "gap (95 %)", "p (Holm)", "why", "action"]
     shown_tables: list[dict[str, Any]] = [
         {
             "kind": "table",
-            "title": "Weak slices, each confirmed on rows that did not find it",
-            "columns": columns,
+            "title": say("weak_title"),
+            "columns": headings("weak_columns", metric=name_of(rows)),
             "rows": table,
         }
     ]
@@ -210,7 +210,7 @@ def exhibits_of(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[s
             ]
             cells = [[clip(legible(row.get(word)) or "–") for word in words] for row in line["examples"]]
             shown_tables.append(
-                {"kind": "table", "title": f"Examples: {line['words']}", "columns": words, "rows": cells}
+                {"kind": "table", "title": say("examples_of", slice=line["words"]), "columns": words, "rows": cells}
             )
     return shown_tables
 
@@ -219,9 +219,10 @@ def write_cards(folder: Path, rows: ScoredRows, weaknesses: list[Weakness], line
     """One page a weakness, for somebody who is to gather or write rows."""
     for number, (weakness, line) in enumerate(zip(weaknesses, lines, strict=True), 1):
         name = re.sub(r"[^\w]+", "-", weakness.slice.words).strip("-")[:60]
-        text = [f"# {line['words'][:1].upper()}{line['words'][1:]}", "", sentence(rows, weakness), ""]
-        text += ["## Why", "", *[f"- {reason}" for reason in line["why"]], "", f"Action: **{line['action']}**. {line['advice'].capitalize()}."]  # fmt: skip
-        text += ["", "## Examples", ""]
+        text = [say("card_title", conditions=conditions_of(weakness.slice)), "", sentence(rows, weakness), ""]
+        text += [say("card_why"), "", *[f"- {reason}" for reason in line["why"]], ""]
+        text += [say("card_action", action=line["action"], advice=line["advice"].capitalize())]
+        text += ["", say("card_examples"), ""]
         for row in line["examples"]:
             told = {word: legible(value) for word, value in row.items() if word != "error"}
             text += [f"- {word}: {value}" for word, value in told.items() if value is not None] + [""]
@@ -249,14 +250,7 @@ def write_plan(run: RunConfig, out_dir: Path, rows: ScoredRows, weaknesses: list
         for one in weaknesses
     ]  # fmt: skip
     body = yaml.safe_dump(plain({"overrides": keys, "weaknesses": told}), sort_keys=False, allow_unicode=True)
-    write_text(out_dir / "plan.yaml", HEAD + body)
-
-
-HEAD = """\
-# Written by stage=explore. Apply it with: llmstage stage=finetune plan=<this file>
-# overrides: keys below those that are typed. targeted.jsonl holds the training rows that are like the weak ones, repeated
-# until they are about as many as all others; new rows like them help more: add their file to data.train.
-"""
+    write_text(out_dir / "plan.yaml", say("plan_head") + body)
 
 
 def targeted(out_dir: Path, rows: ScoredRows, weaknesses: list[Weakness]) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmstage.explore.slices import Slice, Table
+from llmstage.explore.wording import say
 from llmstage.report.files import read_lines
 
 THIN = 0.34
@@ -21,15 +22,6 @@ SURE = 0.8
 """Mean confidence in wrong answers from which on a model is called confident and wrong."""
 SMALL_NATS = 0.1
 """Nats a token, against the rest, under which the right text is as likely as elsewhere."""
-
-ACTIONS = {
-    "data": "more training rows like these",
-    "train": "train longer",
-    "structure": "a larger model, or one that reads further",
-    "tokenizer": "another tokenizer",
-    "decode": "how answers are decoded or written down, not training",
-    "undecided": "undecided",
-}
 
 
 @dataclass(slots=True)
@@ -108,26 +100,24 @@ def sentences_of(reason: Reason, score: Any) -> list[str]:
     """The evidence in words. `score`: an error as the reader knows the metric."""
     told = []
     if reason.coverage is not None and reason.expected is not None:
-        told.append(
-            f"coverage: {reason.coverage:.2%} of training rows match (of the scored rows: {reason.expected:.2%})"
-        )
+        told.append(say("why_coverage", coverage=reason.coverage, expected=reason.expected))
     for number, error in reason.elicited.items():
-        verb = "elicits" if error <= reason.rest + 0.5 * (reason.error - reason.rest) else "does not elicit"
-        told.append(f"{verb}: {number} examples → {score(error):.2f} (from {score(reason.error):.2f}, the rest {score(reason.rest):.2f})")  # fmt: skip
+        key = "why_elicits" if error <= reason.rest + 0.5 * (reason.error - reason.rest) else "why_elicits_not"
+        told.append(say(key, number=number, score=score(error), was=score(reason.error), rest=score(reason.rest)))
     if reason.elicit_note:
         told.append(reason.elicit_note)
     for name, error in reason.bigger.items():
-        told.append(f"size: the larger model {name} scores {score(error):.2f} here")
+        told.append(say("why_size", name=name, score=score(error)))
     if reason.slope is not None:
-        told.append(f"still learning: {reason.slope:+.3f} in 100 steps at the end of training")
+        told.append(say("why_slope", slope=reason.slope))
     if reason.pieces is not None and reason.pieces >= PIECES:
-        told.append(f"tokenisation: {reason.pieces:.1f} times as many tokens per character as elsewhere")
+        told.append(say("why_pieces", pieces=reason.pieces))
     if reason.sure is not None and reason.sure >= SURE:
-        told.append(f"confident and wrong: mean confidence {reason.sure:.2f} in wrong answers")
+        told.append(say("why_sure", sure=reason.sure))
     if reason.unseen is not None and reason.unseen[0] >= 2 * max(reason.unseen[1], 0.05):
-        told.append(f"rare words: {reason.unseen[0]:.0%} of its rows have a word that training never shows (the rest: {reason.unseen[1]:.0%})")  # fmt: skip
+        told.append(say("why_unseen", mine=reason.unseen[0], rest=reason.unseen[1]))
     if reason.nats is not None:
-        told.append(f"the right text costs {reason.nats:+.2f} nats a token more than elsewhere")
+        told.append(say("why_nats", nats=reason.nats))
     return told
 
 
@@ -135,17 +125,8 @@ def advice(reason: Reason, action: str) -> str:
     """What the action means here, in a sentence."""
     if action == "data":
         few = reason.ratio is not None and reason.ratio < THIN
-        why = "the training rows hardly hold such rows" if few else "a few steps on such rows mend it"
-        return f"{why}: add training rows like these"
-    if action == "train":
-        return "validation was still getting better when training ended: train longer"
-    if action == "structure":
-        return "more rows like these do not mend it: take a larger model, or a longer data.context"
-    if action == "tokenizer":
-        return "the tokenizer cuts these texts into many pieces: train one on such texts"
-    if action == "decode":
-        return "the right text is as likely here as elsewhere: look at the form of the answer before training anything"
-    return "no test told why; it would take rows of the slice to train on (data.train) or a larger model (stage.why.bigger)"
+        return say("advice_data_few" if few else "advice_data_learned")
+    return say(f"advice_{action}")
 
 
 def matching(conditions: Mapping[str, str], pool: Table) -> np.ndarray | None:

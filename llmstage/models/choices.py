@@ -40,15 +40,10 @@ class Item:
         return sum(len(choice) - 1 for choice in self.choices)
 
 
-def choice_log_probs(model: Any, pad_id: int, items: Sequence[Item]) -> list[list[float]]:
-    """log p(choice | prompt) in nats for every choice of every item, summed over its tokens; in the order given."""
-    return [[told.total for told in found] for found in tell_choices(model, pad_id, items)]
-
-
 @torch.no_grad()
 def tell_choices(model: Any, pad_id: int, items: Sequence[Item], at_once: int = AT_ONCE) -> list[list[Told]]:
-    """The same token by token. `at_once`: tokens of prompts and choices that go through the model together; it bounds the
-    cache and the mask."""
+    """What the model makes of every choice of every item, token by token, in the order given. `at_once`: tokens of prompts
+    and choices that go through the model together; it bounds the cache and the mask."""
     out: list[list[Told]] = [[] for _ in items]
     cached = takes_cache(model)
     shared = common_beginning([item.prompt[:-1] for item in items]) if len(items) > 1 else []

@@ -57,7 +57,8 @@ class ReportWords:
     """How the report is written."""
 
     language: Literal["auto", "en", "zh"] = "auto"
-    """en or zh; auto: Chinese where the names in the data are Chinese or the locale is, else English."""
+    """en or zh, of all parts of this stage; auto: Chinese where the names in the data (columns, classes, models) are Chinese
+    or the locale is, else English."""
 
 
 def check_columns(columns: Mapping[str, str]) -> list[str]:

@@ -71,6 +71,9 @@ class Gold:
     """grokking: 0 is the control that never generalises."""
     layers: Annotated[int, Range(1, 8), INDUCTION] = 2
     """induction: attention layers; 1 is the control in which no induction head can form."""
+    grow: Annotated[bool, INDUCTION] = False
+    """induction: where the plan asks for depth, as it does for the control, add a layer that changes nothing at first and train as
+    many steps again."""
 
 
 @dataclass(slots=True)
@@ -96,6 +99,8 @@ def check_ladder(ladder: Ladder, gold: Gold, probes: list[str], run: RunConfig) 
     if any(p % factor == 0 for factor in range(2, int(p**0.5) + 1)):
         near = next(n for n in range(p + 1, 2 * p) if all(n % k for k in range(2, int(n**0.5) + 1)))
         wrong.append(f"stage.gold.modulus={p} is no prime, and its waves would not be apart. Next prime: {near}.")
+    if gold.grow and gold.kind == "induction" and gold.layers > 1:
+        wrong.append("stage.gold.grow=true adds a layer to the control that has one: add stage.gold.layers=1.")
     if ladder.kind == "auto" and (ladder.runs or ladder.models):
         wrong.append("stage.ladder.kind=auto trains a ladder of its own; leave out stage.ladder.runs and models.")
     if ladder.kind == "auto" and len(set(ladder.sizes)) < len(ladder.sizes):

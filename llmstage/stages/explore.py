@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from llmstage.engine.runfolder import name_the_model, write_run_yaml
 from llmstage.engine.session import run_lock, session
 from llmstage.errors import DataError, NotImproved
 from llmstage.explore.findings import Findings
+from llmstage.explore.wording import current_language, report_language, speaking
+from llmstage.places import find_model
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -25,7 +28,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     assert isinstance(stage, Explore)
     clock = time.perf_counter()
     cfg = name_the_model(cfg)
-    with run_lock(out_dir), console.logged(out_dir / "run.log"):
+    with run_lock(out_dir), console.logged(out_dir / "run.log"), speaking(language_of(cfg)):
         write_json(out_dir / "environment.json", environment())
         machine = resolve_machine(cfg.trainer)
         parts: list[Findings] = []
@@ -61,7 +64,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             "explore": {part.name: part.block for part in parts},
             "sentences": [line for part in parts for line in part.sentences],
             "limits": [line for part in parts for line in part.limits],
-            "language": next((part.block["language"] for part in parts if "language" in part.block), "en"),
+            "language": current_language(),
             "heading": heading(cfg),
             "exhibits": [exhibit for part in parts for exhibit in part.exhibits],
         }
@@ -74,6 +77,34 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     if unmeasured and len(unmeasured) == len(measured):
         raise DataError("\n".join(unmeasured))
     return None
+
+
+def language_of(cfg: RunConfig) -> str:
+    """Of the whole page, before anything is looked at. auto goes by the names that a reader will meet: columns, the classes
+    that the model knows, the models and scores of a table."""
+    stage = cfg.stage
+    assert isinstance(stage, Explore)
+    wanted = stage.report.language
+    if wanted != "auto":
+        return wanted
+    names = list(cfg.data.columns.values())
+    if stage.curves:
+        from llmstage.explore.scores_table import load_scores
+
+        table = load_scores(stage.curves, stage.columns)
+        names += [*table.metrics, *table.columns.values(), *table.words.get("model", [])]
+    if cfg.model.path:
+        names += classes_of(find_model(cfg.model.path).model_dir)
+    return report_language(wanted, names)
+
+
+def classes_of(folder: Path | None) -> list[str]:
+    """The classes that a model's config names; one that cannot be read is complained of where the model is loaded."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder is not None else {}
+    except (OSError, ValueError):
+        return []
+    return [str(name) for name in (config.get("id2label") or {}).values()]
 
 
 def heading(cfg: RunConfig) -> str:

@@ -11,6 +11,7 @@ from llmstage.explore.chance import chance_of, constant, unigram_log_probs
 from llmstage.explore.items import Item
 from llmstage.explore.score import score_items
 from llmstage.explore.subject import Subject, untrained
+from llmstage.explore.wording import say
 from llmstage.models.build import build_model
 from llmstage.models.tokenizer import train_processor
 from llmstage.schema import ModelConfig
@@ -56,6 +57,10 @@ def test_an_untrained_model_that_does_better_than_both_is_the_bar():
     fresh = answered([int(pick or 0) for pick in half], items)
     found = chance_of(items, answered([0] * 80, items), fresh, permutations=20, seed=0)
     assert found.how == "untrained model" and found.value > 0.5
+    assert set(found.ways) == {"constant answer", "permuted answers", "untrained model"}
+    assert found.ways["constant answer"] == 0.25 and all(
+        say(f"by_{way.replace(' ', '_')}") == way for way in found.ways
+    )
 
 
 def test_free_answers_are_permuted_where_text_was_written():

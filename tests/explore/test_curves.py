@@ -12,6 +12,7 @@ import pytest
 from llmstage.explore.curves import Curve, breakthroughness, improvement, linearity, p_of_breakthroughness
 from llmstage.explore.families import compare, coordinate
 from llmstage.explore.verdicts import Rules, Verdict, agree, correct, judge
+from llmstage.explore.wording import speaking
 
 RULES = Rules(trials=300)
 
@@ -202,5 +203,6 @@ def test_a_break_must_survive_many_curves_and_be_shared_by_the_models() -> None:
 
 
 def test_verdicts_speak_chinese() -> None:
-    one = judge(curve(np.where(np.arange(14) < 7, 0.05, 0.85)), replace(RULES, language="zh"))
+    with speaking("zh"):
+        one = judge(curve(np.where(np.arange(14) < 7, 0.05, 0.85)), RULES)
     assert "即使用连续指标也发生突变" in one.text

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from llmstage.cli import main
 from llmstage.explore.gold import fourier
+from llmstage.explore.gold.deeper import plan_of
 from llmstage.explore.gold.grokking import explore_grokking, judge_delay, world_of
 from llmstage.explore.gold.heads_form import explore_induction
-from llmstage.explore.gold.induction import InductionWorld, draw_rows
+from llmstage.explore.gold.induction import InductionWorld, draw_rows, grown, train_induction
 from llmstage.explore.gold.modular import ModularModel, ModularWorld, split_pairs
+from llmstage.explore.reduce.heads import HeadFindings
 from llmstage.schema.explore_ladder import Gold
 
 
@@ -116,6 +120,73 @@ def test_a_short_run_of_each_world_says_what_it_saw():
     json.dumps(found.block)
 
 
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_worlds_by_command_with_their_keys_in_both_languages(workplace, speaks, language):
+    def run(*words: str) -> dict:
+        base = ["stage=explore", "trainer.threads=1", "hydra.run.dir=run", f"stage.report.language={language}"]
+        assert main([*base, *words]) == 0
+        report = json.loads((workplace / "run" / "report.json").read_text(encoding="utf-8"))
+        speaks(report, language)
+        return report["explore"]["gold"]
+
+    keys = {"steps": 5, "modulus": 11, "train_share": 0.6, "weight_decay": 0.5}
+    told = run(
+        "stage.gold.kind=grokking", "stage.gold.seeds=2", *(f"stage.gold.{key}={value}" for key, value in keys.items())
+    )
+    assert told["world"] == keys and [one["seed"] for one in told["runs"]] == [0, 1]
+    told = run("stage.gold.kind=induction", "stage.gold.steps=6", "stage.gold.layers=1", "stage.gold.grow=true")
+    assert told["world"] == {"layers": 1, "steps": 6} and len(told["runs"]) == 1
+
+
+def test_an_added_layer_changes_no_logit_and_learns():
+    run = train_induction(InductionWorld(layers=1, steps=4, every=4), 0)
+    old, new = run.model(1), grown(run)
+    ids, _ = draw_rows(run.world, 8, torch.Generator().manual_seed(0))
+    logits, patterns = new(ids, patterns=True)
+    assert len(patterns) == 2 and torch.allclose(logits, old(ids)[0], atol=1e-5)
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    assert float(new.layers[1].o_proj.weight.grad.abs().max()) > 0
+    longer = train_induction(replace(run.world, layers=2), 0, start=new)
+    assert torch.allclose(longer.model(0)(ids)[0], old(ids)[0], atol=1e-5)
+    assert not torch.allclose(longer.model(1)(ids)[0], old(ids)[0], atol=1e-2)
+
+
+def heads_of(previous: list[list[float]], prefix: list[list[float]]) -> HeadFindings:
+    found = [[layer, head] for layer, own in enumerate(prefix) for head, value in enumerate(own) if value >= 0.3]
+    groups = {"induction": {"heads": found, "cost": 0.0, "share": 0.0}}
+    return HeadFindings(np.array(previous), np.array(prefix), 3.7, 0.16, -1.4, np.zeros((len(prefix), 2)), groups)
+
+
+def test_the_plan_asks_for_depth_where_one_layer_has_nothing_to_match_with():
+    falling = [{"loss": 4.0}, {"loss": 3.9}, {"loss": 3.8}, {"loss": 3.7}, {"loss": 3.5}]
+    still = [{"loss": 3.7}] * 5
+    plan = plan_of(falling, heads_of([[0.03, 0.02]], [[0.08, 0.05]]))
+    assert plan is not None and plan["action"] == "structure: depth"
+    assert "best 0.03" in " ".join(plan["why"]) and "right in 16%" in " ".join(plan["why"])
+    two = heads_of([[0.6, 0.1], [0.1, 0.1]], [[0.05, 0.1], [0.1, 0.1]])
+    early, stuck = plan_of(falling, two), plan_of(still, two)
+    assert early is not None and early["action"] == "train" and "token before" not in " ".join(early["why"])
+    assert stuck is not None and stuck["action"] == "undecided"
+    assert plan_of(still, heads_of([[0.6, 0.1], [0.1, 0.1]], [[0.05, 0.1], [0.9, 0.1]])) is None
+
+
+def test_a_short_run_grows_where_the_plan_asks_for_depth_and_shows_before_after_and_control():
+    found = explore_induction(Gold(kind="induction", steps=50, layers=1, grow=True), 0)
+    [run] = found.block["runs"]
+    assert run["plan"]["action"] == "structure: depth"
+    grown_run = run["grown"]
+    assert (
+        grown_run["layers"] == 2 and grown_run["logits_moved"] <= 1e-5 and len(grown_run["heads"]["ablation_cost"]) == 2
+    )
+    assert grown_run["lines"][0]["loss"] == pytest.approx(run["lines"][-1]["loss"], abs=1e-3)
+    assert grown_run["more_of_same"]["step"] == 50 and grown_run["more_of_same"] != grown_run["lines"][-1]
+    assert any("2 layers" in line and "without the layer" in line for line in found.sentences)
+    assert found.exhibits[0]["series"][0]["x"][-1] == 100
+    json.dumps(found.block)
+    plain = explore_induction(Gold(kind="induction", steps=50, layers=1), 0)
+    assert "grown" not in plain.block["runs"][0] and any("stage.gold.grow=true" in line for line in plain.sentences)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_grokking(seed):
@@ -150,6 +221,11 @@ def test_grokking_control():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_induction(seed):
     [run] = explore_induction(Gold(kind="induction"), seed).block["runs"]
+    holds_the_bar_of_two_layers(run)
+
+
+def holds_the_bar_of_two_layers(run):
+    """EMERGENCE.md 4.2."""
     lines = {line["step"]: line for line in run["lines"]}
     assert lines[600]["accuracy"] > 0.5 and lines[800]["accuracy"] > 0.85
     assert lines[800]["prefix_matching"] > 0.7 and lines[800]["context_gain"] < -3.5
@@ -159,6 +235,17 @@ def test_induction(seed):
     assert run["verdict"] == "break"
     layer, head = run["heads"]["previous_token_head"]
     assert layer == 0 and run["heads"]["ablation_cost"][0][head] == np.max(run["heads"]["ablation_cost"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_layer_is_told_to_grow_and_the_grown_model_holds_the_bar_of_two(seed):
+    [run] = explore_induction(Gold(kind="induction", layers=1, grow=True), seed).block["runs"]
+    assert run["lines"][-1]["accuracy"] < 0.25 and run["lines"][-1]["prefix_matching"] < 0.15
+    assert run["plan"]["action"] == "structure: depth"
+    assert run["grown"]["logits_moved"] <= 1e-5
+    holds_the_bar_of_two_layers(run["grown"])
+    assert run["grown"]["more_of_same"]["accuracy"] < 0.25
 
 
 @pytest.mark.slow

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmstage.explore.guard import Scores, discordance_of, gain, judge, margin_for
+from llmstage.explore.guard import Scores, discordance_of, gain, judge, margin_for, rows_for
 
 
-def verdict(before, after, families=None, margins=None, nats=(None, None), lm_loss=0.02):
+def verdict(before, after, families=None, margins=None, nats=(None, None), lm_loss=0.02, needed=None):
     before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     everything = np.ones(len(before), dtype=bool)
     families = families or {"all": everything}
     return judge(
         Scores(before, nats[0]), Scores(after, nats[1]), families, margins or dict.fromkeys(families, 0.01),
-        delta=0.01, lm_loss=lm_loss, rest=everything,
+        delta=0.01, lm_loss=lm_loss, rest=everything, needed=needed,
     )  # fmt: skip
 
 
@@ -62,6 +62,19 @@ def test_the_margin_widens_with_luck_and_with_few_rows():
         assert margin_for(n, discordance, 0.01, share=True) == pytest.approx(0.01, abs=1e-4)
     assert margin_for(100, 0.0, 0.01, share=True) == pytest.approx(1 - 0.05 ** (1 / 100))  # what 0 of 100 excludes
     assert margin_for(100, 0.0, 0.02, share=False) == 0.02
+
+
+def test_a_refusal_says_how_many_rows_it_would_take():
+    """0 of n lost excludes 1 - .05 ** (1 / n): 3 % takes 99 rows; EMERGENCE.md 2.6 for rows that change by luck."""
+    assert rows_for(0.0, 0.01, share=True) == 99 and margin_for(99, 0.0, 0.01, share=True) <= 0.03
+    assert margin_for(98, 0.0, 0.01, share=True) > 0.03
+    assert rows_for(0.05, 0.01 / 3, share=True) in (3091, 3092) and rows_for(0.0, 0.5, share=True) == 30
+    assert rows_for(0.0, 0.01, share=False) == 30
+    few = verdict(np.zeros(29), np.zeros(29), needed={"all": 99})
+    assert "fewer than 30 rows; it takes 99" in few.why and few.families[0].undecided
+    lost = verdict(np.zeros(400), wrong(400, 0.005))  # two rows: a loss of .01 is not excluded, and may not be there
+    assert not lost.passed and "; 1,237 rows would exclude it" in lost.why and not lost.families[0].undecided
+    assert "would exclude" not in verdict(wrong(1000, 0.02), wrong(1000, 0.5)).why
 
 
 def test_discordance_is_the_share_of_rows_that_two_seeds_tell_apart():

@@ -7,12 +7,17 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file
+from scipy.stats import binomtest
 
 from llmstage.cli import main
 from llmstage.data.splits import row_hash
+from llmstage.explore import improve as improve_module
+from llmstage.explore.guard import Scores
+from llmstage.explore.improve_report import changed_by_luck
 
 IDENTITY = ("text", "text_pair")
 """What a row of a classifier is, for the hash that sets half of the rows aside."""
@@ -61,6 +66,7 @@ def test_a_planted_weakness_is_mended_and_nothing_else_is_lost(improved):
     assert row["after"] > 0.9 > 0.7 > row["before"]
     assert row["gain"]["low"] > 0 and row["gain_over_more_of_same"]["low"] > 0
     assert row["after"] - row["before"] == pytest.approx(row["gain"]["value"])
+    assert row["mcnemar_p"] < 1e-6 and told["weak"]["mcnemar_p"] == row["mcnemar_p"]
     family = told["guard"]["families"][0]
     assert family["passed"] and family["change"] > -0.01 and family["n"] > 300
 
@@ -69,6 +75,7 @@ def test_the_report_shows_before_and_after_with_control_and_guard(improved):
     report = json.loads((improved.folder / "improved" / "report.json").read_text(encoding="utf-8"))
     assert report["explore"]["improvement"]["promoted"]
     assert any("as many steps on the old mix gave" in line for line in report["sentences"])
+    assert any("McNemar p = " in line for line in report["sentences"])
     assert any(line.startswith("Nothing else was lost") for line in report["sentences"])
     titles = [exhibit["title"] for exhibit in report["exhibits"]]
     assert titles == ["Before and after (accuracy)", "Guard", "What was tried"]
@@ -237,6 +244,24 @@ def test_structure_grows_the_model_only_when_it_is_to_be_applied(planted, how, l
     assert bool(result(planted, how)["structure"]) is (how != "off")
 
 
+def test_changes_of_right_and_wrong_rows_are_tested_exactly_and_those_of_losses_are_not():
+    before, after = np.r_[np.ones(12), np.zeros(58)], np.r_[np.zeros(12), np.ones(2), np.zeros(56)]
+    rows = np.ones(70, dtype=bool)
+    found = changed_by_luck(Scores(before, None), Scores(after, None), rows)
+    assert found == pytest.approx(binomtest(12, 14).pvalue)
+    assert changed_by_luck(Scores(before + 0.5, None), Scores(after, None), rows) is None
+    assert changed_by_luck(Scores(before, None), Scores(after, None), ~rows) is None
+
+
+def test_the_loss_that_may_be_lost_reaches_the_guard(planted, monkeypatch):
+    """What it does there: tests/explore/test_guard.py."""
+    seen = []
+    judge = improve_module.judge
+    monkeypatch.setattr(improve_module, "judge", lambda *told, **keys: seen.append(keys) or judge(*told, **keys))
+    explore(planted, "lm_loss", *QUICK, "stage.improve.guard.lm_loss=0.5")
+    assert [keys["lm_loss"] for keys in seen] == [0.5] and set(seen[0]["needed"]) == {"all other rows"}
+
+
 def test_rows_that_are_learned_and_compared_on_are_refused(planted, capsys):
     test = planted.folder / "test.jsonl"
     assert main(planted.words("leak", f"stage.improve.data={test}")) == 3
@@ -283,3 +308,43 @@ def test_no_weakness_is_no_work(planted, tmp_path):
     empty.write_text("", encoding="utf-8")
     assert main(planted.words("none", f"stage.improve.weaknesses={empty}")) == 0
     assert not (planted.folder / "none" / "before_after.json").exists()
+
+
+def test_a_few_new_examples_that_are_compared_on_are_left_out_and_told(planted):
+    test = [
+        line for line in (planted.folder / "test.jsonl").read_text(encoding="utf-8").splitlines() if "slang" in line
+    ]
+    both = planted.folder / "both.jsonl"
+    both.write_text((planted.folder / "new.jsonl").read_text(encoding="utf-8") + "\n".join(test[:4]) + "\n", "utf-8")
+    explore(planted, "few", *QUICK, f"stage.improve.data={both}")
+    explore(planted, "none_shared", *QUICK, f"stage.improve.data={planted.folder / 'new.jsonl'}")
+    report = json.loads((planted.folder / "few" / "report.json").read_text(encoding="utf-8"))
+    assert any("stand in stage.improve.data too and were left out" in line for line in report["limits"])
+    compared = [result(planted, out)["weak"]["n"] for out in ("none_shared", "few")]
+    spent = sum(row_hash(json.loads(line), IDENTITY, 1) % 2 == 0 for line in test[:4])
+    assert compared[0] - compared[1] == spent
+
+
+def test_slices_by_hand_have_borders_of_their_own(planted):
+    """No row is ever said to have `>= 12.5 tokens`: what is said of rows are quantiles. Its number says it."""
+    weak = planted.folder / "long.jsonl"
+    weak.write_text('{"slice": {"length": ">= 12.5 tokens"}}\n', encoding="utf-8")
+    status = main(planted.words("by_hand", *QUICK, f"stage.improve.weaknesses={weak}"))
+    assert status in (0, 9)
+    told = result(planted, "by_hand")
+    n = told["weak"]["n"], told["guard"]["families"][0]["n"]
+    assert min(n) > 30 and sum(n) == sum(
+        row_hash(row, IDENTITY, 1) % 2 == 0 for row in map(json.loads, (planted.folder / "test.jsonl").open())
+    )
+
+
+def test_a_row_that_cannot_be_scored_shifts_no_other(planted):
+    """A label that training never showed, in the first row of the file: it is quarantined, and the rest is as without it."""
+    test = (planted.folder / "test.jsonl").read_text(encoding="utf-8")
+    strange = planted.folder / "strange.jsonl"
+    strange.write_text('{"text": "dope", "label": "martian", "style": "slang"}\n' + test, encoding="utf-8")
+    explore(planted, "plain_rows", *QUICK)
+    explore(planted, "strange_rows", *QUICK, f"data.test={strange}", "data.on_bad_row=quarantine")
+    assert "martian" in next((planted.folder / "strange_rows").rglob("quarantine.jsonl")).read_text(encoding="utf-8")
+    before, after = (result(planted, out)["weak"] for out in ("plain_rows", "strange_rows"))
+    assert (before["n"], before["before"]) == (after["n"], after["before"])

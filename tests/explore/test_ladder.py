@@ -11,10 +11,12 @@ import pytest
 
 from llmstage.errors import UserError
 from llmstage.explore.items import Item
-from llmstage.explore.ladder import Family, Scored, judge_families, product_law, products_of, sentences_of
-from llmstage.explore.ladder_auto import steps_to_save
-from llmstage.explore.rungs import Rung, axis_of, rungs_of_runs
+from llmstage.explore.ladder import Family, Scored, by_family, judge_families, product_law, products_of, sentences_of
+from llmstage.explore.ladder_auto import items_of, steps_to_save, text_of, write_corpus
+from llmstage.explore.rungs import HeldOut, Rung, axis_of, examine, rungs_of_runs
+from llmstage.explore.subject import Subject
 from llmstage.explore.verdicts import Rules
+from llmstage.schema.explore import Explore
 from llmstage.schema.explore_ladder import Gold, Ladder, check_ladder
 
 
@@ -83,6 +85,23 @@ def test_seeds_of_a_step_become_one_point_and_sizes_a_curve_over_scale():
     assert all("too few points" in one.verdict.text for one in judged)
 
 
+def test_a_point_of_several_seeds_has_the_interval_of_its_seeds():
+    """Two seeds far apart, each certain of its own score: the items say little about the next seed."""
+    rungs = [rung(step, seed=seed, lm_loss=3 - 0.1 * step) for seed in (0, 1) for step in (1, 2)]
+    draw = np.random.default_rng(0)
+
+    def family(share: float) -> Family:
+        right = (draw.random(400) < share).astype(float)
+        return Family(right.mean(), 0.02, -1.0, 0.01, 400, 3, 0.8, right, -draw.random(400))
+
+    families = [{"copy": family(0.2 + 0.6 * one.seed)} for one in rungs]
+    row = judge_families(Scored(rungs, families), "steps", Rules(trials=400))[0].row()
+    assert all(low < 0.25 and high > 0.75 for low, high in zip(row["low"], row["high"], strict=True))
+    alone = judge_families(Scored(rungs[:2], families[:2]), "steps", Rules(trials=400))[0].row()
+    assert all(0.05 < high - low < 0.1 for low, high in zip(alone["low"], alone["high"], strict=True))
+    assert all(low < y < high for low, y, high in zip(alone["low"], alone["y"], alone["high"], strict=True))
+
+
 def test_product_law_counts_cells():
     items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(40)]
     scores = [
@@ -99,9 +118,15 @@ def test_product_law_counts_cells():
 
 def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
     run = compose_run(["stage=explore", "task=causal_lm"])
-    told = check_ladder(Ladder(kind="auto", models=["a"], sizes=["xs", "xs"], steps=3), Gold(modulus=54), [], run)
+    told = check_ladder(
+        Ladder(kind="auto", models=["a"], sizes=["xs", "xs"], steps=3),
+        Gold(modulus=54, kind="induction", grow=True),
+        [],
+        run,
+    )
     for words in (
         "no prime",
+        "stage.gold.layers=1",
         "Next prime: 59",
         "a ladder of its own",
         "a size twice",
@@ -112,7 +137,7 @@ def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
     assert check_ladder(Ladder(), Gold(), [], run) == []
 
 
-def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplace, monkeypatch):
+def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplace, speaks):
     from llmstage.cli import main
 
     words = [
@@ -125,7 +150,8 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
     assert [one["step"] for one in rungs] == [1, 3, 8]
     assert rungs[0]["lm_loss"] > rungs[-1]["lm_loss"]
     before = {path: path.stat().st_mtime_ns for path in (workplace / "first/ladder").rglob("*.safetensors")}
-    assert main(words) == 0
+    assert main([*words, "stage.report.language=zh"]) == 0
+    speaks(json.loads((workplace / "first/report.json").read_text(encoding="utf-8")), "zh")
     assert before == {path: path.stat().st_mtime_ns for path in (workplace / "first/ladder").rglob("*.safetensors")}
     read = [
         "stage=explore",
@@ -140,6 +166,7 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
         == 0
     )
     block = json.loads((workplace / "second/report.json").read_text())["explore"]["ladder"]
+    speaks(json.loads((workplace / "second/report.json").read_text(encoding="utf-8")), "en")
     assert block["axis"] == "tokens"
     assert [one["lm_loss"] for one in block["rungs"]] == pytest.approx([one["lm_loss"] for one in rungs], abs=0.5)
     one = [
@@ -151,3 +178,93 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
     assert main(one) == 0
     limits = json.loads((workplace / "third/report.json").read_text())["limits"]
     assert any("A ladder of one: no statement about emergence" in line for line in limits)
+    assert main([*one, "stage.probes=[copying]", "stage.items_per_cell=4", "stage.report.language=zh"]) == 0
+    speaks(json.loads((workplace / "third/report.json").read_text(encoding="utf-8")), "zh")
+    chinese = [
+        *read,
+        "stage.probes=[copying]",
+        "stage.items_per_cell=4",
+        "stage.stats.bootstrap=20",
+        "trainer.threads=1",
+    ]
+    assert main([*chinese, "stage.report.language=zh"]) == 0
+    speaks(json.loads((workplace / "second/report.json").read_text(encoding="utf-8")), "zh")
+
+
+def test_no_text_that_is_asked_is_trained_on_not_even_as_a_part_of_another(tmp_path):
+    """`3 + 4 =` is an addition of one digit and a part of longer ones; as a part it may be of another split."""
+    stage = Explore("explore", probes=["addition"], items_per_cell=20)
+    asked = {text_of(one) for one in items_of(stage, 20, 0, ("discover",))}
+    parts = {text_of(one) for one in items_of(stage, 800, 0, ("train",))}
+    assert asked & parts  # so that there is something to leave out
+    train, held_out = (
+        {json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()}
+        for path in write_corpus(stage, tmp_path, 0)
+    )
+    assert not train & asked and not held_out & asked and not train & held_out
+
+
+def answered(rung_number: int, share: float, *, together: bool) -> tuple[list[Item], list[dict[str, object]]]:
+    """Answers of 2, 5 and 10 tokens and their end, each token right with this probability: by itself, or all of an answer
+    together."""
+    rng = np.random.default_rng(rung_number)
+    items, scores = [], []
+    for length in (2, 5, 10):
+        for n in range(200):
+            right = np.full(length + 1, rng.random() < share) if together else rng.random(length + 1) < share
+            items.append(Item(f"{length}-{n}", "copying", "p", answer="a", meta={"len": length}))
+            logp = math.log(share) + 0.1 * rng.standard_normal()
+            scores.append({
+                "unscored": None, "acc": None, "em": float(right.all()), "tok": float(right.mean()), "num_tokens": length + 1,
+                "logp_per_token": logp,
+            })  # fmt: skip
+    return items, scores
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_mirage_in_short(together):
+    """Tokens that are ever more often right, by themselves: exact match jumps, the product of token accuracies says how, and
+    the verdict is an artefact. Tokens that are right together are not explained by the product, and that is told."""
+    found = Scored([rung(n, lm_loss=-math.log(0.05 * n + 0.05)) for n in range(1, 19)])
+    for one in found.rungs:
+        items, scores = answered(one.step or 0, 0.05 * (one.step or 0) + 0.05, together=together)
+        found.families.append(by_family(items, scores))
+        found.products += products_of(one, items, scores)
+    em, logp = judge_families(found, "lm_loss", Rules(trials=300))
+    assert logp.verdict.name == "smooth"
+    law = product_law(found)
+    assert law is not None and law["cells"] == 54 and law["telling"] >= 20
+    [told] = sentences_of([], law)
+    if together:
+        assert law["within_05"] < 0.8 and "does not everywhere explain" in told and em.verdict.name == "smooth"
+    else:
+        assert law["within_05"] >= 0.95 and "accuracies explains" in told
+        assert em.verdict.name == "metric_artefact" and "what p^L predicts" in em.verdict.text
+
+
+def test_answers_of_several_lengths_are_foretold_each_by_its_own():
+    items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(40)]
+    scores = [
+        {"unscored": None, "em": 0.0, "tok": 0.5, "num_tokens": 1 + n % 2, "acc": None, "logp_per_token": -1.0}
+        for n in range(40)
+    ]
+    [cell] = products_of(rung(1), items, scores)
+    assert cell["predicted"] == pytest.approx((0.5 + 0.25) / 2) and cell["length"] == 1.5
+
+
+def test_none_right_of_many_is_no_certainty():
+    items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(96)]
+    scores = [{"unscored": None, "em": 0.0, "tok": 0.5, "num_tokens": 2, "acc": None, "logp_per_token": -1.0}] * 96
+    assert by_family(items, scores)["copy"].em_error == pytest.approx(math.sqrt(0.02 * 0.98 / 100))
+
+
+def test_the_loss_of_a_held_out_text_is_read_behind_what_is_given(tiny_task):
+    """What a model says of the answer is the same whether or not the prompt's own loss is counted."""
+    made = tiny_task("causal_lm")
+    subject = Subject("tiny", made.model(), made.processor, "gpt", made.context, False)
+    whole, behind, alone = rung(1), rung(1), rung(1)
+    examine(whole, subject, [HeldOut("the second parcel came")])
+    examine(behind, subject, [HeldOut(" came", "the second parcel")])
+    examine(alone, subject, [HeldOut("the second parcel")])
+    ids = [len(made.processor.plain_ids([text])[0]) for text in ("the second parcel", " came")]
+    assert whole.lm_loss * sum(ids) == pytest.approx(alone.lm_loss * ids[0] + behind.lm_loss * ids[1], rel=1e-4)

@@ -14,6 +14,7 @@ from llmstage.explore.matching import fulfils, matching
         (">= 6", "7", 7, True), (">=6", "5", 5, False), ("< 3", None, 2, True), ("<= 3", None, 4, False), ("> 3", None, "4", True),
         ("rev", "rev", "rev", True), ("rev", "copy", "copy", False), (6, "6", 6, True), ("a", None, ["a", "b"], True),
         (">= 10 tokens", (">= 10 tokens", ">= 20 tokens"), None, True), (">= 30 tokens", (">= 10 tokens",), None, False),
+        (">= 12 tokens", (">= 10 tokens",), 12.0, True), (">= 12 tokens", (">= 10 tokens",), 11.0, False),  # borders of other rows
         ("退货", "退货", "退货", True), (">= 6", None, "six", False), (">= 6", None, None, False),
     ],
 )  # fmt: skip

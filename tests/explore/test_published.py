@@ -223,13 +223,38 @@ def test_a_broken_law_along_training_is_fitted_when_asked_for(workplace: Path) -
     assert explore(table, "stage.fit.law=chinchilla") == 2
 
 
-def test_the_page_is_chinese_where_the_names_are_or_it_is_asked_for(workplace: Path) -> None:
+def test_the_page_is_chinese_where_the_names_are_or_it_is_asked_for(workplace: Path, speaks: Any) -> None:
     rows = own_rows()
     assert explore(save("own.csv", "模型,参数量,阅读.logp,阅读.logp_stderr", rows), "stage.report.language=auto") == 0
     page = Path("run/report.html").read_text(encoding="utf-8")
     assert '<html lang="zh">' in page and "无法下结论之处" in page and "能力地图" in page and "阅读.logp" in page
+    speaks(written("report.json"), "zh")
     assert explore("own.csv", "stage.report.language=en") == 0
     assert "Capability map" in Path("run/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_what_is_left_out_of_a_table_is_told_in_its_language(workplace: Path, speaks: Any, language: str) -> None:
+    """A column of words, an empty one, a missing score; a score without a continuous one beside it."""
+    rows = [
+        [f"m{k}", 2**k * 10**6, "" if k == 3 else round(0.26 + 0.5 * (k > 6), 2), 0.02, "good", ""] for k in range(12)
+    ]
+    table = save("own.csv", "model,params,quiz.acc,quiz.acc_stderr,remark,nothing", rows)
+    assert explore(table, f"stage.report.language={language}") == 0
+    speaks(written("report.json"), language)
+    told = " ".join(written("report.json")["limits"])
+    words = ("remark", "nothing", "quiz.acc", "(m3)")
+    assert all(word in told for word in words)
+
+
+def test_the_margin_of_a_break_is_set_by_its_key(workplace: Path) -> None:
+    rows = [[f"m{k}", 2**k * 10**6, 0.1 + 0.5 * (k > 6) + 0.01 * (k % 2), 0.01] for k in range(14)]
+    table = save("own.csv", "model,params,quiz.logp,quiz.logp_stderr", rows)
+    found = []
+    for margin in (6, 1_000_000):
+        assert explore(table, f"stage.stats.delta_aicc={margin}") == 0
+        found.append(written("curves.json")[0]["verdict"])
+    assert found[0] == "break" != found[1]
 
 
 def test_what_a_metric_name_says() -> None:

@@ -94,6 +94,8 @@ def test_independent_parts_explain_their_composite_and_a_gap_is_seen():
     assert broken.gap == pytest.approx(0.5, abs=0.08)
     assert "below resolution: 0 of 600" in compose(np.zeros(600).tolist(), np.zeros((600, 2)).tolist()).text
     assert compose(np.ones(600).tolist(), parts.tolist()).text.startswith("more than its parts")
+    perfect = compose(np.ones(40).tolist(), np.ones((40, 2)).tolist())  # nothing wrong anywhere is no shortcut
+    assert perfect.residual == 0 and perfect.text.startswith("explained by parts: 1.000 against 1.000")
 
 
 def test_scores_of_heads_that_look_exactly_where_they_should():

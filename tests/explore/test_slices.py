@@ -174,3 +174,16 @@ def test_few_rows_and_no_errors_are_no_accident():
     assert find_slices({"a": ["x", "y"] * 100}, [0.0] * 200).confirmed == []
     with pytest.raises(ValueError, match="finite"):
         find_slices({"a": ["x"]}, [float("nan")])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_class_of_many_is_told_that_is_hardly_ever_right(seed):
+    """Of 77 classes of 40 rows: its score is below 0, for it is small and the mean error is not; the test is sure of it."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([f"intent {number:02}" for number in range(77)], 40)
+    rates = np.repeat([1.0] * 4 + [0.85] + [0.15] * 72, 40)
+    errors = (rng.random(len(labels)) < rates).astype(float)
+    table = {"label": labels.tolist(), "length": rng.choice(["short", "long"], len(labels)).tolist()}
+    found = find_slices(table, errors, strata=table["label"], min_support=10, seed=seed)
+    assert [one.conditions for one in found.confirmed] == [{"label": f"intent {number:02}"} for number in range(5)]
+    assert found.confirmed[-1].error < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,30 @@ def test_the_keys_of_slices_and_why_change_what_is_told(place, tmp_path):
     assert all(set(line["slice"]) == {"topic"} for line in lines(tmp_path / "c"))
 
 
+def test_a_copy_that_trains_longer_learns_more_of_the_slice(place, tmp_path):
+    def learned(steps: int) -> float:
+        out = tmp_path / str(steps)
+        keys = "stage.why.elicit=[64]", f"stage.why.elicit_steps={steps}", "stage.slices.features=[label]"
+        assert explore(place, out, "planted", *keys) == 0
+        one = next(line for line in lines(out) if line["slice"] == {"label": "refund"})
+        return float(re.search(r"\d+ examples → ([\d.]+)", " ".join(one["why"])).group(1))
+
+    assert learned(60) > learned(1) + 0.2
+
+
+def test_every_key_of_the_search_reaches_it(place, tmp_path, monkeypatch):
+    """What each does there: tests/explore/test_slices.py."""
+    from llmstage.explore import weak
+
+    seen: dict[str, Any] = {}
+    search = weak.find_slices
+    monkeypatch.setattr(weak, "find_slices", lambda *told, **keys: seen.update(keys) or search(*told, **keys))
+    given = {"max_order": 1, "min_support": 40, "alpha": 0.5, "min_gap": 0.3, "top_k": 2, "fdr": 0.01, "level": 0.001}
+    words = [f"stage.slices.{key}={value}" for key, value in given.items()]
+    assert explore(place, tmp_path / "out", "planted", "stage.why.elicit=[]", *words) == 0
+    assert {key: seen[key] for key in given} == given
+
+
 def test_slices_can_be_switched_off_and_their_keys_are_then_not_read(place, tmp_path, capsys):
     assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false") == 2
     assert "leaves nothing to look at" in capsys.readouterr().err
@@ -141,7 +166,8 @@ def test_rows_that_the_model_has_seen_are_refused_and_can_be_dropped(place, tmp_
 
 def test_what_is_missing_or_too_little_is_told(place, tmp_path, capsys):
     assert explore(place, tmp_path / "a", "planted", "stage.slices.features=[labels]") == 2
-    assert "nothing is known of labels" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "nothing is known of labels" in err and "topic" in err
     test = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     assert explore(place, tmp_path / "b", "planted", f"data.test={write(tmp_path / 'few.jsonl', test[:20])}") == 0
     report = json.loads((tmp_path / "b" / "report.json").read_text(encoding="utf-8"))
@@ -171,3 +197,24 @@ def test_what_is_new_in_logs(place, tmp_path):
     assert report["measured_by"].startswith("1 - confidence")
     assert explore(place, tmp_path / "few", "planted", *words, "stage.collect.max_items=7") == 0
     assert len((tmp_path / "few" / "collected.jsonl").read_text(encoding="utf-8").splitlines()) == 7
+
+
+def test_groups_of_hidden_states_can_be_improved_on(place, tmp_path, capsys):
+    quick = (
+        "stage.why.elicit=[]",
+        "stage.improve.steps=1",
+        "stage.improve.target_share=[0.5]",
+        "stage.improve.control=false",
+    )
+    words = (*quick, "stage.improve.enabled=true", "stage.improve.guard.fallback=[]")
+    assert explore(place, tmp_path / "out", "planted", *words, "stage.slices.features=[topic]") in (0, 9)
+    told = json.loads((tmp_path / "out" / "before_after.json").read_text(encoding="utf-8"))
+    found = lines(tmp_path / "out")
+    assert found and [one["slice"] for one in told["slices"]] == [one["slice"] for one in found]
+    # The rows of the halves, of which one was compared on, are those that the search counted.
+    assert 0 < told["slices"][0]["n"] < found[0]["n"]
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text((tmp_path / "out" / "weaknesses.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    off = "stage.slices.enabled=false", f"stage.improve.weaknesses={alone}"
+    assert explore(place, tmp_path / "other", "planted", *words[1:], *off) == 3
+    assert "groups.json, which tells the groups apart" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 from llmstage.explore.slices import find_slices
 from llmstage.explore.why import Reason, action_of, advice, matching, pieces_ratio, sentences_of, slope_of
+from llmstage.explore.wording import say
 
 LABEL, LONG = {"label": "a"}, {"length": ">= 40 tokens"}
 CASES = [
@@ -34,7 +35,7 @@ CASES = [
 def test_evidence_decides_the_action(action, conditions, evidence):
     reason = Reason(error=0.8, rest=0.1, **evidence)
     assert action_of(reason, conditions) == action
-    assert len(advice(reason, action)) > 20
+    assert len(advice(reason, action)) > 20 and say(f"action_{action}")
     told = sentences_of(reason, lambda error: 1 - error)
     assert ("coverage" in evidence) == any(line.startswith("coverage:") for line in told)
     assert sum("elicit" in line for line in told) == len(evidence.get("elicited", {}))

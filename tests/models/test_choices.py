@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from llmstage.models import choices
 from llmstage.models import told as told_module
-from llmstage.models.choices import Item, batches, choice_log_probs, tell_choices
+from llmstage.models.choices import Item, batches, tell_choices
 
 
 def llama() -> LlamaForCausalLM:
@@ -66,7 +66,7 @@ def test_a_shared_beginning_is_read_once_and_each_prompt_once(monkeypatch: pytes
     monkeypatch.setattr(
         choices, "read", lambda model, ids, *a, **k: seen.append(ids.numel()) or original(model, ids, *a, **k)
     )
-    choice_log_probs(model, 0, told)
+    tell_choices(model, 0, told)
     assert len(seen) == 3 and seen[0] == 40
     brute = sum(len(item.prompt) + len(choice) for item in told for choice in item.choices)
     assert sum(seen) < brute / 4
@@ -82,7 +82,7 @@ def test_batches_are_sorted_and_within_the_budget() -> None:
 
 
 def test_nothing_asked_nothing_said() -> None:
-    assert choice_log_probs(llama(), 0, []) == []
+    assert tell_choices(llama(), 0, []) == []
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])

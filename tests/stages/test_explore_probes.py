@@ -121,6 +121,16 @@ def test_every_scoring_key_changes_what_it_says(model: Path, workplace: Path) ->
     with gzip.open("usual/scores.csv.gz", "rt") as lines:
         assert not any(",ted," in line for line in lines)
     assert written["cells"][0]["value"] == cell["value"]
+    longer = run("longer", "stage.scoring.end=none", "stage.scoring.generate=all", "stage.scoring.max_new_tokens=16")
+    assert longer["cells"][0]["value"] == cell["value"]
+    similar = {}
+    for out in ("all", "longer"):
+        with gzip.open(f"{out}/scores.csv.gz", "rt") as lines:
+            similar[out] = [float(row["value"]) for row in csv.DictReader(lines) if row["metric"] == "ted"]
+    assert sum(similar["longer"]) < sum(similar["all"])  # one token is not the whole answer, sixteen are far beyond it
+    dealt = run("dealt", "stage.scoring.end=none", "stage.scoring.generate=all", "stage.scoring.permutations=50")
+    undealt = run("undealt", "stage.scoring.end=none", "stage.scoring.generate=all", "stage.scoring.permutations=0")
+    assert set(dealt["cells"][0]["chance"]["ways"]) - set(undealt["cells"][0]["chance"]["ways"]) == {"permuted answers"}
     few = model / "few.jsonl"  # of a cell so small even all right is no certainty
     few.write_text("".join((model / "taught.jsonl").read_text("utf-8").splitlines(keepends=True)[:4]), "utf-8")
     file = f"stage.phenomena=[{few}]"
@@ -133,6 +143,71 @@ def test_every_scoring_key_changes_what_it_says(model: Path, workplace: Path) ->
     file = f"stage.phenomena=[{model / 'taught.jsonl'}]"
     more = run("more", "stage.probes=[modular]", "stage.items_per_cell=5")
     assert sum(one["count"] for one in more["cells"] if one["family"] == "modular") == 20
+
+
+def with_parts(folder: Path) -> Path:
+    """Each of the taught questions as a whole whose parts are two of them again: all are right, so parts explain the whole."""
+    lines = [json.loads(line) for line in (folder / "taught.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = [{**line, "id": f"p{n}", "family": "taught.part"} for n, line in enumerate(lines)]
+    asked += [{**line, "parts": [f"p{n}", f"p{(n + 1) % len(lines)}"]} for n, line in enumerate(lines)]
+    path = folder / "parts.jsonl"
+    path.write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
+    return path
+
+
+def test_each_reduction_is_told_where_its_key_asks_for_it(
+    model: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmstage.explore.reduce import of_model
+
+    file = f"stage.phenomena=[{with_parts(model)}]"
+
+    def run(out: str, *words: str) -> dict[str, Any]:
+        assert explore(model, file, "stage.scoring.end=none", *words, out=out) == 0
+        found: dict[str, Any] = report(out)["explore"]["reduction"]
+        return found
+
+    usual = run("usual")
+    assert usual["skills"]["taught"]["text"].startswith("explained by parts: 1.000") and "information" not in usual
+    assert set(usual["layers"]["taught"]) == {"lens", "additive"} and len(usual["heads"]["prefix_matching"]) == 2
+    told = run("no_lens", "stage.reduce.info=true", "stage.reduce.lens=false")
+    assert "information" in told and set(told["layers"]["taught"]) == {"additive"} and "skills" in told
+    told = run("no_sums", "stage.reduce.skills=false", "stage.reduce.additive=false")
+    assert "skills" not in told and set(told["layers"]["taught"]) == {"lens"}
+    told = run("neither", "stage.reduce.lens=false", "stage.reduce.additive=false", "stage.reduce.heads=off")
+    assert "layers" not in told and "heads" not in told
+    monkeypatch.setattr(of_model, "LARGEST", 10)  # a model that is not looked at unless it is asked for
+    assert "heads" not in run("auto") and any("stage.reduce.heads=on" in line for line in report("auto")["limits"])
+    assert "heads" in run("on", "stage.reduce.heads=on")
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_probes_and_reductions_speak_one_language(model: Path, workplace: Path, speaks: Any, language: str) -> None:
+    words = [f"stage.phenomena=[{with_parts(model)}]", "stage.probes=[copying,negation]", "stage.items_per_cell=12"]
+    words += ["stage.scoring.end=none", "stage.reduce.info=true", f"stage.report.language={language}"]
+    assert explore(model, *words) == 0
+    speaks(report(), language)
+    assert {"probes", "reduction"} == set(report()["explore"]) and report()["explore"]["reduction"]["information"]
+    assert ("能力地图" in Path("looked/report.html").read_text(encoding="utf-8")) is (language == "zh")
+
+
+def test_why_an_item_is_not_asked_is_told_in_the_language_of_the_report(model: Path, workplace: Path) -> None:
+    """Also where the scores of the others were kept from an earlier run in another language."""
+    lines = (model / "taught.jsonl").read_text(encoding="utf-8") + "\n"
+    lines += json.dumps({"id": "long", "family": "taught", "prompt": "a and b " * 600, "answer": " x"})
+    (model / "long.jsonl").write_text(lines, encoding="utf-8")
+    for language, told in (
+        ("en", "more than the model's 1024"),
+        ("zh", "超过模型的 1024 个"),
+        ("en", "more than the model's 1024"),
+    ):
+        explore(
+            model,
+            f"stage.phenomena=[{model / 'long.jsonl'}]",
+            "stage.scoring.end=none",
+            f"stage.report.language={language}",
+        )
+        assert any(told in line for line in report()["limits"])
 
 
 def test_nothing_measurable_ends_with_status_3_and_a_report(

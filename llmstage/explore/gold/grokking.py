@@ -14,12 +14,15 @@ from llmstage.explore.gold import fourier
 from llmstage.explore.gold.modular import ModularWorld, Snapshots, norm_of, states_of, train_modular
 from llmstage.explore.gold.snapshots import chart
 from llmstage.explore.reduce.additive import interaction_share
+from llmstage.explore.wording import say
 from llmstage.schema.explore_ladder import Gold
 
 LEARNED, UNDERSTOOD, HIDDEN = 0.999, 0.99, 0.15
 """Accuracy on training pairs; on held-out pairs; below which what happens is hidden from the score."""
 PUBLISHED_ABOVE = 60
 """Modulus above which the published sizes are taken."""
+COLUMNS = {"train_accuracy": "training_pairs", "held_out_accuracy": "held_out_pairs"}
+"""Measures whose curve has another name than they."""
 
 
 def world_of(gold: Gold) -> ModularWorld:
@@ -88,22 +91,18 @@ def judge_delay(lines: list[dict[str, float]]) -> Delay:
     hidden = hidden_progress(lines)
     last = lines[-1]
     if learned is None:
-        text = f"not learned by heart in {int(last['step'])} steps (training accuracy {last['train_accuracy']:.3f})."
+        text = say("not_learned", steps=int(last["step"]), accuracy=last["train_accuracy"])
         return Delay(None, understood, hidden, "undecided", text)
     if understood is None:
-        moved = "; its key frequencies still gain weight, so more steps may do it" if still_moving(lines) else ""
-        text = (
-            f"learned by heart by step {learned}, held-out accuracy {last['held_out_accuracy']:.3f} after "
-            f"{int(last['step'])} steps (chance {1 / modulus:.3f}): no generalisation{moved}."
-        )
+        text = say(
+            "no_generalisation", learned=learned, accuracy=last["held_out_accuracy"], steps=int(last["step"]),
+            chance=1 / modulus, moved=say("still_moving") if still_moving(lines) else "",
+        )  # fmt: skip
         return Delay(learned, None, hidden, "no_generalisation", text)
     if understood < 2 * learned or hidden is None:
-        text = f"learned by heart by step {learned}, generalised by step {understood}: no delay to speak of."
+        text = say("prompt_generalisation", learned=learned, understood=understood)
         return Delay(learned, understood, hidden, "prompt_generalisation", text)
-    text = (
-        f"delayed generalisation: hidden progress from step ~{hidden}. Learned by heart by step {learned}, held-out pairs "
-        f"right from step {understood} on; in between, excluded loss rises while the score shows nothing."
-    )
+    text = say("delayed_generalisation", hidden=hidden, learned=learned, understood=understood)
     return Delay(learned, understood, hidden, "delayed_generalisation", text)
 
 
@@ -151,16 +150,11 @@ def explore_grokking(gold: Gold, seed: int) -> Findings:
         runs.append((at, lines, delay, shares_by_layer(kept, len(kept.steps) - 1)))
     sentences, limits = [], []
     for at, _, delay, shares in runs:
-        sentences.append(f"seed {at}: {delay.text}")
         where = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
-        sentences.append(
-            f"seed {at}: share of each layer's state that stands in the combination of a and b: {where}. "
-            f"It says where the whole exceeds its parts, not whether by rule or by heart."
-        )
+        for text in (delay.text, say("interaction_by_layer", where=where)):
+            sentences.append(say("of_seed", seed=at, text=text))
     if gold.seeds == 1:
-        limits.append(
-            "One seed: when it generalises differs between seeds by a factor of two or more; stage.gold.seeds=3."
-        )
+        limits.append(say("one_seed"))
     block = {
         "world": {"modulus": world.modulus, "train_share": world.train_share, "weight_decay": world.weight_decay, "steps": world.steps},
         "runs": [
@@ -175,17 +169,11 @@ def explore_grokking(gold: Gold, seed: int) -> Findings:
 
 
 def exhibits_of(lines: list[dict[str, float]]) -> list[dict[str, Any]]:
+    def drawn(title: str, unit: str, *names: str) -> dict[str, Any]:
+        return chart(say(title), lines, {name: say(COLUMNS.get(name, name)) for name in names}, say(unit))
+
     return [
-        chart(
-            "Right answers", lines, {"train_accuracy": "training pairs", "held_out_accuracy": "held-out pairs"}, "share"
-        ),
-        chart(
-            "Hidden progress", lines, {"excluded_loss": "excluded loss", "restricted_loss": "restricted loss"}, "nats"
-        ),
-        chart(
-            "Key frequencies",
-            lines,
-            {"key_share": "share of logit variance", "gini": "Gini of the embeddings"},
-            "share",
-        ),
+        drawn("right_answers", "share", "train_accuracy", "held_out_accuracy"),
+        drawn("hidden_progress", "nats", "excluded_loss", "restricted_loss"),
+        drawn("key_frequencies", "share", "key_share", "gini"),
     ]

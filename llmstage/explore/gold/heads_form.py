@@ -11,6 +11,7 @@ import torch
 from llmstage import console
 from llmstage.explore.curves import Curve
 from llmstage.explore.findings import Findings
+from llmstage.explore.gold.deeper import DEPTH, charts_of, grow, plan_of, told_of_growth, told_of_plan
 from llmstage.explore.gold.induction import Attention, InductionRun, InductionWorld, draw_rows, train_induction
 from llmstage.explore.gold.snapshots import chart
 from llmstage.explore.reduce.heads import (
@@ -22,6 +23,7 @@ from llmstage.explore.reduce.heads import (
     repeated_loss,
 )
 from llmstage.explore.verdicts import Rules, Verdict, judge
+from llmstage.explore.wording import say, verdict_name
 from llmstage.schema.explore_ladder import Gold
 
 HELD_OUT_ROWS = 128
@@ -67,7 +69,7 @@ def fastest(lines: list[dict[str, float]], name: str, sign: int) -> int:
 def judge_steps(lines: list[dict[str, float]]) -> Verdict:
     """The verdict on minus the loss of repeated tokens, a continuous score, along the steps."""
     x, y = (np.array([line[name] for line in lines], dtype=np.float64) for name in ("step", "loss"))
-    curve = Curve("log-probability of repeated tokens", x, -y, np.full(len(x), np.nan), "step", "training")
+    curve = Curve(say("repeated_logp"), x, -y, np.full(len(x), np.nan), "step", "training")
     return judge(curve, Rules())
 
 
@@ -79,57 +81,68 @@ def note(every: int, step: int, loss: float) -> None:
 def told(at: int, lines: list[dict[str, float]], heads: HeadFindings, verdict: Verdict) -> list[str]:
     last = lines[-1]
     layer, head = heads.previous_token_head
-    sentences = [f"seed {at}: {verdict.name} along the steps: {verdict.text}"]
+    found = [say("along_steps", verdict=verdict_name(verdict.name), text=verdict.text)]
     if heads.groups["induction"]["heads"] and heads.cost[layer, head] > 0:
-        named = ", ".join(f"{one[0]}.{one[1]}" for one in heads.groups["induction"]["heads"])
-        sentences.append(
-            f"seed {at}: head {layer}.{head} (layer.head) looks at the token before; without it repeated tokens cost "
-            f"{heads.cost[layer, head]:+.2f} nats. Heads {named} find what followed the last time: together "
-            f"{heads.groups['induction']['cost']:+.2f} nats, {heads.groups['induction']['share']:.0%} of what all heads give; "
-            f"any one alone at most {heads.cost[1:].max():+.2f}, because they stand in for each other."
-        )
-        sentences.append(
-            f"seed {at}: context helps fastest at step ~{fastest(lines, 'context_gain', -1)}, prefix matching rises fastest "
-            f"at step ~{fastest(lines, 'prefix_matching', 1)}."
-        )
+        group = heads.groups["induction"]
+        found += [
+            say(
+                "heads_found", head=f"{layer}.{head}", cost=heads.cost[layer, head],
+                heads=", ".join(f"{one[0]}.{one[1]}" for one in group["heads"]), together=group["cost"], share=group["share"],
+                alone=heads.cost[1:].max(),
+            ),
+            say("fastest_steps", context=fastest(lines, "context_gain", -1), prefix=fastest(lines, "prefix_matching", 1)),
+        ]  # fmt: skip
     else:
-        sentences.append(
-            f"seed {at}: no induction head (best prefix matching {last['prefix_matching']:.2f}); repeated tokens are right in "
-            f"{last['accuracy']:.0%}. One layer cannot match what came before a token; a second one can."
-            if heads.cost.shape[0] == 1
-            else f"seed {at}: no induction head yet (best prefix matching {last['prefix_matching']:.2f}); train longer."
-        )
-    return sentences
+        key = "one_layer" if heads.cost.shape[0] == 1 else "no_head_yet"
+        found.append(say(key, prefix=last["prefix_matching"], accuracy=last["accuracy"]))
+    return [say("of_seed", seed=at, text=text) for text in found]
 
 
 def explore_induction(gold: Gold, seed: int) -> Findings:
-    """Train, measure and judge `gold.seeds` runs."""
+    """Train, measure and judge `gold.seeds` runs; with `gold.grow`, add a layer where the plan asks for one, and train on."""
     world = InductionWorld(layers=gold.layers, steps=gold.steps or InductionWorld().steps)
     sentences: list[str] = []
-    blocks, exhibits = [], []
+    blocks: list[dict[str, Any]] = []
+    exhibits: list[dict[str, Any]] = []
     for at in range(seed, seed + gold.seeds):
         layers = f"{world.layers} attention layer{'s' if world.layers > 1 else ''}"
         console.note(f"induction: {layers} on repeated random tokens, seed {at}")
         run = train_induction(world, at, partial(note, 100))
         lines, heads = measure(run)
-        verdict = judge_steps(lines)
-        sentences += told(at, lines, heads, verdict)
-        blocks.append(
-            {
-                "seed": at, "verdict": verdict.name, "verdict_text": verdict.text, "evidence": verdict.evidence,
-                "heads": heads.as_dict(), "lines": lines,
-            }
-        )  # fmt: skip
-        if at == seed:
-            exhibits = exhibits_of(lines)
+        block, said = judged(at, lines, heads)
+        plan = plan_of(lines, heads)
+        shown = exhibits_of(lines)
+        if plan is not None:
+            said.append(told_of_plan(at, plan, gold.grow))
+            block["plan"] = plan
+        if gold.grow and plan is not None and plan["action"] == DEPTH:
+            after, heads, growth = grow(run, measure, partial(note, 100))
+            deeper, more = judged(at, after, heads)
+            block["grown"] = {**growth, **deeper}
+            said += [told_of_growth(at, lines[-1], after[-1], growth), *more]
+            shown = [*charts_of(lines, after), *exhibits_of(after)]
+        sentences += said
+        blocks.append(block)
+        exhibits = exhibits or shown
     return Findings(
         "gold", {"world": {"layers": world.layers, "steps": world.steps}, "runs": blocks}, sentences, [], exhibits
     )
 
 
+def judged(at: int, lines: list[dict[str, float]], heads: HeadFindings) -> tuple[dict[str, Any], list[str]]:
+    """A run's block of report.json, and its sentences."""
+    verdict = judge_steps(lines)
+    block = {
+        "seed": at, "verdict": verdict.name, "verdict_text": verdict.text, "evidence": verdict.evidence,
+        "heads": heads.as_dict(), "lines": lines,
+    }  # fmt: skip
+    return block, told(at, lines, heads, verdict)
+
+
 def exhibits_of(lines: list[dict[str, float]]) -> list[dict[str, Any]]:
-    looks = {"prefix_matching": "best prefix matching", "previous_token": "best look one back", "accuracy": "accuracy"}
+    looks = {"prefix_matching": say("best_prefix"), "previous_token": say("best_previous"), "accuracy": say("accuracy")}
+    losses = {"loss": say("loss"), "context_gain": say("late_minus_early")}
     return [
-        chart("Copying appears", lines, looks, "share"),
-        chart("Loss of repeated tokens", lines, {"loss": "loss", "context_gain": "late minus early loss"}, "nats"),
+        chart(say("copying_appears"), lines, looks, say("share")),
+        chart(say("repeated_loss"), lines, losses, say("nats")),
     ]

@@ -6,12 +6,16 @@ a rule about positions would win. Tokens of a segment are distinct, so what come
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+CONTINUED = 20_011
+"""Added to the seed of the rows on which a trained model goes on, so that it meets none of its old ones in their old order."""
 
 
 @dataclass(slots=True)
@@ -101,13 +105,30 @@ def draw_rows(world: InductionWorld, num_rows: int, generator: torch.Generator) 
     return order.gather(1, place), period
 
 
-def train_induction(world: InductionWorld, seed: int, log: Any = None) -> InductionRun:
-    """AdamW on all next tokens, fresh rows at each step. `log(step, loss)` at each snapshot."""
+def grown(run: InductionRun) -> AttentionOnly:
+    """The last model of a run with one more layer behind the others, logits unchanged: as in models/growth.py, a copy of the
+    last layer that writes nothing yet."""
+    model = run.model(len(run.steps) - 1)
+    layer = copy.deepcopy(model.layers[-1])
+    assert isinstance(layer, Attention)
+    nn.init.zeros_(layer.o_proj.weight)
+    model.norms.insert(len(model.layers), copy.deepcopy(model.norms[len(model.layers) - 1]))
+    model.layers.append(layer)
+    return model
+
+
+def train_induction(
+    world: InductionWorld, seed: int, log: Any = None, start: AttentionOnly | None = None
+) -> InductionRun:
+    """AdamW on all next tokens, fresh rows at each step, from random weights or from those of `start`. `log(step, loss)` at
+    each snapshot."""
     run = InductionRun(world, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AttentionOnly(world)
-    generator = torch.Generator().manual_seed(seed)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    generator = torch.Generator().manual_seed(seed if start is None else seed + CONTINUED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=world.lr, fused=True)
     for step in range(world.steps + 1):
         ids, _ = draw_rows(world, world.batch, generator)

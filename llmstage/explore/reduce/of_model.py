@@ -22,6 +22,7 @@ from llmstage.explore.reduce.lens import answer_layer, hidden_states, logit_lens
 from llmstage.explore.reduce.skills import compose
 from llmstage.explore.score import score_items
 from llmstage.explore.subject import Subject, load_subject
+from llmstage.explore.wording import named, say
 from llmstage.models.build import count_parameters
 from llmstage.places import cache_dir
 from llmstage.schema import RunConfig
@@ -50,19 +51,19 @@ def reduce_model(cfg: RunConfig, machine: Machine, able: Collection[str]) -> Fin
     items = [item for item in items if item.family.partition(".")[0] in able]  # copying.symbol: a part of copying
     found = Findings("reduction", {"families": sorted(able)})
     if not items:
-        found.limits.append("No family rises above chance, so there is no score to explain by its parts.")
+        found.limits.append(say("nothing_to_explain"))
     if wanted.skills or wanted.info:
         scores = score_items(
             subject, items, end=stage.scoring.end, generate="none", batch_tokens=cfg.trainer.eval_batch_tokens,
             precision=partial(machine.autocast, cfg.trainer.eval_precision), kept=Kept(cache_dir(cfg.data.cache)),
         )  # fmt: skip
-        right = {item.id: one["acc"] if item.choices else one["em"] for item, one in zip(items, scores, strict=True)}
+        right = {item.id: one.get("acc" if item.choices else "em") for item, one in zip(items, scores, strict=True)}
         if wanted.skills:
             add_skills(found, items, right, cfg.seed)
         if wanted.info:
             add_information(found, items, right)
     if subject.kind != "gpt":
-        found.limits.append(f"A model of family {subject.kind}: layers and heads are looked at in decoders only.")
+        found.limits.append(say("decoders_only", kind=subject.kind))
         return found
     if wanted.lens or wanted.additive:
         add_layers(found, subject, items, cfg.seed, lens=wanted.lens, additive=wanted.additive)
@@ -89,7 +90,7 @@ def add_skills(found: Findings, items: Sequence[Item], right: dict[str, float | 
             seed=seed,
         )
         block[name] = made.as_dict()
-        found.sentences.append(f"{name}: {made.text}")
+        found.sentences.append(named(name, made.text))
     found.block["skills"] = block
 
 
@@ -106,10 +107,7 @@ def add_information(found: Findings, items: Sequence[Item], right: dict[str, flo
         if len(rows) < FEWEST:
             continue
         block[name] = decomposition(joint_of(rows))
-        told = ", ".join(f"{key} {block[name][key]:.3f}" for key in ("redundancy", "unique_1", "unique_2", "synergy"))
-        found.sentences.append(
-            f"{name}: what two of its parts tell about it, in bits: {told} (of {len(rows)} items, upwards biased)."
-        )
+        found.sentences.append(say("information", family=name, num=len(rows), **block[name]))
     found.block["information"] = block
 
 
@@ -133,22 +131,21 @@ def add_layers(
             ]
             lines = logit_lens(subject.model, states, [answer[0] for answer in rights])
             if lines is None:
-                found.limits.append("The norm before this model's head is not known by name: no logit lens.")
+                found.limits.append(say("no_lens_norm"))
             else:
                 told["lens"] = lines
                 found.sentences.append(
-                    f"{name}: the answer's first token has probability {lines[-1]['probability']:.2f} at the end; half of it "
-                    f"is there from layer {answer_layer(lines)} of {len(lines) - 1} on (logit lens)."
-                )
+                    say(
+                        "lens_of_answer", family=name, probability=lines[-1]["probability"], layer=answer_layer(lines),
+                        layers=len(lines) - 1,
+                    )
+                )  # fmt: skip
         if additive:
             shares = shares_of_words(states, [one.prompt for one in encoded], seed)
             told["additive"] = shares
             if shares:
-                last = shares[-1]
-                found.sentences.append(
-                    f"{name}: words and their places explain {max(0.0, last['additive']):.0%} of the last layer's state on held-out prompts "
-                    f"(states dealt to other prompts: {last['shuffled']:.2f}); the rest stands in their combination."
-                )
+                share, shuffled = max(0.0, shares[-1]["additive"]), shares[-1]["shuffled"]
+                found.sentences.append(say("words_explain", family=name, share=share, shuffled=shuffled))
         block[name] = told
     found.block["layers"] = block
 
@@ -173,13 +170,11 @@ def add_heads(found: Findings, subject: Subject, wanted: str, seed: int) -> None
     if wanted == "off":
         return
     if wanted == "auto" and size > LARGEST:
-        found.limits.append(
-            f"Heads are not looked at by themselves above 50 M parameters ({size:,} here): stage.reduce.heads=on."
-        )
+        found.limits.append(say("heads_too_large", size=size))
         return
     projections = projections_of(model)
     if projections is None:
-        found.limits.append(f"{type(model).__name__}: its attention heads are not found by name, so none is taken out.")
+        found.limits.append(say("heads_unnamed", model=type(model).__name__))
         return
     rng = np.random.default_rng(seed)
     special = set(subject.processor.tokenizer.all_special_ids)
@@ -206,15 +201,13 @@ def add_heads(found: Findings, subject: Subject, wanted: str, seed: int) -> None
     group = heads.groups["induction"]
     chance = float(np.log(len(words)))
     if group["heads"] and heads.groups["all"]["cost"] > 0:
-        named = ", ".join(f"{layer}.{head}" for layer, head in group["heads"])
+        members = ", ".join(f"{layer}.{head}" for layer, head in group["heads"])
         layer, head = heads.previous_token_head
         found.sentences.append(
-            f"Repeated random tokens: loss {heads.loss:.2f} nats (a guess: {chance:.2f}). Induction heads {named} (layer.head) "
-            f"carry {group['share']:.0%} of what all heads give; previous-token head {layer}.{head} alone "
-            f"{heads.cost[layer, head]:+.2f} nats."
-        )
+            say(
+                "induction_heads", loss=heads.loss, chance=chance, heads=members, share=group["share"],
+                previous=f"{layer}.{head}", cost=heads.cost[layer, head],
+            )
+        )  # fmt: skip
     else:
-        found.sentences.append(
-            f"No induction head: best prefix matching {heads.prefix.max():.2f}, loss of repeated random tokens {heads.loss:.2f} "
-            f"nats (a guess: {chance:.2f}). It does not copy from its context by matching."
-        )
+        found.sentences.append(say("no_induction_head", prefix=heads.prefix.max(), loss=heads.loss, chance=chance))

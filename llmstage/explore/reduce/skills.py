@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmstage.explore.wording import say
+
 RESAMPLES = 2000
 FEWEST_HITS = 5
 """Right answers, seen or foretold, below which a logarithm of them says nothing."""
@@ -39,17 +41,16 @@ class Composition:
     @property
     def text(self) -> str:
         if max(self.accuracy, self.product) * self.num < FEWEST_HITS:
-            return (
-                f"below resolution: {self.accuracy * self.num:.0f} of {self.num} right and {self.product * self.num:.1f} foretold by "
-                f"the parts' product: whether parts explain it cannot be told."
-            )
-        where = f"log residual {self.residual:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+            right, foretold = self.accuracy * self.num, self.product * self.num
+            return say("parts_unresolved", right=right, num=self.num, foretold=foretold)
+        where = say("log_residual", residual=self.residual, low=self.low, high=self.high)
+        values = {"accuracy": self.accuracy, "product": self.product, "where": where}
         if self.low <= 0 <= self.high:
-            return f"explained by parts: {self.accuracy:.3f} against {self.product:.3f} by their product ({where})."
+            return say("parts_explain", **values)
         if self.high < 0:
-            gap = "" if self.gap is None else f" Of {self.known} items with every part right, {self.gap:.0%} are wrong."
-            return f"composition gap: {self.accuracy:.3f} against {self.product:.3f} by the product ({where}).{gap}"
-        return f"more than its parts: {self.accuracy:.3f} against {self.product:.3f} ({where}): a shortcut or a shared mechanism."
+            gap = "" if self.gap is None else say("gap_of_ready", known=self.known, gap=self.gap)
+            return say("composition_gap", gap=gap, **values)
+        return say("more_than_parts", **values)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -59,21 +60,26 @@ class Composition:
 
 def compose(whole: Sequence[float], parts: Sequence[Sequence[float]], *, seed: int = 0) -> Composition:
     """Okawa et al. 2023 (arXiv 2310.09336): `whole` [N] right (1) or wrong (0), `parts` [N][K_n] the same of each item's
-    parts. A part's accuracy is that of all parts at the same place; half a hit is added, so that a logarithm exists. Items
-    are drawn in the bootstrap, each with its parts."""
+    parts. A part's accuracy is that of all parts at the same place; where none is right half a hit stands, so that a logarithm
+    exists. Items are drawn in the bootstrap, each with its parts."""
     right = np.asarray(whole, dtype=np.float64)
     most = max(map(len, parts))
     table = np.full((len(right), most), np.nan)
     for row, own in enumerate(parts):
         table[row, : len(own)] = own
 
+    def rate(hits: Any, num: Any) -> Any:
+        return np.maximum(hits, 0.5) / np.maximum(
+            num, 1
+        )  # half a hit more everywhere would favour the whole over its parts
+
     def logs(rows: NDArray[np.int64]) -> tuple[float, float]:
         drawn = table[rows]
         counts = (~np.isnan(drawn)).sum(0)
-        rates = (np.nansum(drawn, 0) + 0.5) / (counts + 1)
+        rates = rate(np.nansum(drawn, 0), counts)
         by_item = np.where(np.isnan(drawn), 0.0, np.log(rates))
         product = np.log(np.exp(by_item.sum(1)).mean())
-        return float(np.log((right[rows].sum() + 0.5) / (len(rows) + 1))), float(product)
+        return float(np.log(rate(right[rows].sum(), len(rows)))), float(product)
 
     rng = np.random.default_rng(seed)
     num = len(right)

@@ -1,12 +1,6 @@
-"""The sentences of verdicts and reports, in English and Chinese; numbers are put in, nothing else is decided here."""
+"""What is said of curves: the names and meanings of verdicts, the sentence of each, and those of a table of scores."""
 
 from __future__ import annotations
-
-import re
-from collections.abc import Iterable
-from typing import Any
-
-from llmstage.schema.stage import spoken
 
 NAMES = {
     "below_resolution": ("below resolution", "低于分辨率"),
@@ -50,8 +44,8 @@ SENTENCES = {
         "{metric}，{num} 个模型中的 {same} 个（此处 {model}）：{text}",
     ),
     "below_counted": (
-        "Curves that never rise clearly above chance: {num}, among them",
-        "{num} 条曲线从未明显高于随机水平，其中",
+        "Curves that never rise clearly above chance: {num}, among them {told}.",
+        "{num} 条曲线从未明显高于随机水平，其中 {told}。",
     ),
     "below_resolution": (
         "below resolution ({seen}): {items} items cannot tell this score from chance {chance}.",
@@ -179,6 +173,15 @@ SENTENCES = {
         "One seed a model: how far another seed would differ is estimated from the scatter around each curve, not measured.",
         "每个模型只有一个种子：换种子的差异由曲线周围的波动估计，并非实测。",
     ),
+    "words_column": (
+        "Column '{column}' holds words such as '{word}' and is left out.",
+        "列“{column}”的内容是文字（如“{word}”），已略去。",
+    ),
+    "empty_column": ("Column '{column}' is empty and is left out.", "列“{column}”为空，已略去。"),
+    "scores_missing": (
+        "{column}: {gone} of {num} scores are missing{names}, the first at {place}; its curves rest on the others, and a jump where a score is missing cannot be seen.",
+        "{column}：{num} 个得分中缺 {gone} 个{names}，首个在 {place}；其曲线只依据其余得分，缺失之处若有跳变则看不到。",
+    ),
 }
 
 SHAPES = {
@@ -186,38 +189,3 @@ SHAPES = {
     "exponential": ("an exponential", "指数"), "shifted_power": ("a power law with a start", "带起点的幂律"),
     "sigmoid": ("a wide S-curve", "宽 S 形曲线"),
 }  # fmt: skip
-
-
-def say(key: str, language: str, **values: Any) -> str:
-    """A sentence with its numbers."""
-    return SENTENCES[key][language == "zh"].format(**values)
-
-
-def meaning(verdict: str, language: str) -> str:
-    return MEANINGS[verdict][language == "zh"]
-
-
-def verdict_name(verdict: str, language: str) -> str:
-    return NAMES[verdict][language == "zh"]
-
-
-def shape_name(shape: str, language: str) -> str:
-    return SHAPES[shape][language == "zh"]
-
-
-def figure(value: float) -> str:
-    """Three digits; sizes and steps in full or with a unit."""
-    size = abs(value)
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if size >= limit:
-            return f"{value / limit:.3g}{unit}"
-    if size >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def report_language(wanted: str, names: Iterable[str]) -> str:
-    """auto: Chinese where the names in the data, or else the locale, are; the same files give the same on one machine."""
-    if wanted == "auto" and any(re.search("[\u3400-\u9fff]", name) for name in names):
-        return "zh"
-    return spoken(wanted)

@@ -1,0 +1,90 @@
+"""Every sentence of stage=explore in two languages, and which of them a report speaks."""
+
+from __future__ import annotations
+
+import json
+import re
+from string import Formatter
+
+import pytest
+
+from llmstage.cli import main
+from llmstage.explore import wording
+from llmstage.explore.wording import SENTENCES, curves, headings, say, speaking
+from llmstage.stages.explore import classes_of
+
+PARTS = (wording.COMMON, *(getattr(wording, name).SENTENCES for name in (
+    "collect", "curves", "gold", "improve", "ladder", "probes", "reduce", "weak",
+)))  # fmt: skip
+CJK = re.compile("[\u3400-\u9fff，。；：（）“”、]")
+
+
+def places(text: str) -> set[tuple[str, str, str]]:
+    """The numbers that are put in, with their form."""
+    return {(name, form or "", how or "") for _, name, form, how in Formatter().parse(text) if name is not None}
+
+
+@pytest.mark.parametrize("key", sorted(SENTENCES))
+def test_both_languages_say_the_same_numbers(key: str) -> None:
+    english, chinese = SENTENCES[key]
+    assert places(english) == places(chinese)
+    assert english.count("|") == chinese.count("|")
+    assert not CJK.search(english)
+    assert not re.search(r"[\u3400-\u9fff] ?[,;:?!](?![\d\w])|[\u3400-\u9fff]\.$", chinese), (
+        "Chinese has its own punctuation"
+    )
+
+
+def test_no_two_parts_use_one_key_and_all_verdicts_have_names() -> None:
+    assert sum(map(len, PARTS)) == len(SENTENCES)
+    assert set(curves.NAMES) == set(curves.MEANINGS)
+    for pairs in (curves.NAMES, curves.MEANINGS, curves.SHAPES):
+        assert all(CJK.search(chinese) and not CJK.search(english) for english, chinese in pairs.values())
+
+
+def test_a_language_is_spoken_for_a_while_and_english_otherwise() -> None:
+    with speaking("zh"):
+        assert say("no_ladder") == "没有阶梯：无法就涌现下结论" and headings("groups_columns")[0] == "组"
+        with speaking("en"):
+            assert say("no_ladder").startswith("no ladder")
+        assert say("yes") == "是"
+    assert say("yes") == "yes"
+
+
+def test_classes_with_chinese_names_make_the_page_chinese(tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "退款", "1": "other"}}', encoding="utf-8")
+    assert classes_of(tmp_path) == ["退款", "other"] and wording.report_language("auto", classes_of(tmp_path)) == "zh"
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")  # told where the model is loaded
+    assert classes_of(tmp_path) == [] == classes_of(None)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_slices_logs_and_improvement_speak_one_language(planted, speaks, language: str) -> None:
+    """The three in one command. The plan asks for one step, and the guard refuses: more is said of a refusal."""
+    out = planted.folder / f"spoken_{language}"
+    status = main([
+        "stage=explore", f"model.path={planted.run}", f"data.test={planted.folder / 'test.jsonl'}", "trainer.threads=1",
+        f"stage.report.language={language}", "stage.why.elicit=[16]", "stage.why.elicit_steps=2",
+        f"stage.collect.logs={planted.rows('logs.jsonl', 5, 60, 0.5)}", "stage.improve.enabled=true", "stage.improve.steps=3",
+        f"stage.improve.data={planted.folder / 'new.jsonl'}", "stage.improve.target_share=[0.5,1.0]",
+        "stage.improve.guard.delta=0.0001", "stage.improve.guard.fallback=[wise_ft]", f"hydra.run.dir={out}",
+    ])  # fmt: skip
+    assert status == 9
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    speaks(report, language)
+    assert set(report["explore"]) == {"slices", "collect", "improvement"}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    plan, card = (
+        (out / "plan.yaml").read_text(encoding="utf-8"),
+        next((out / "cards").glob("*.md")).read_text(encoding="utf-8"),
+    )
+    if language == "zh":
+        assert '<html lang="zh">' in page and "已完成" in page and "种子 0" in page and "无法下结论之处" in page
+        assert "由 stage=explore 写成" in plan and "## 原因" in card and "措施：" in card
+        assert "未改进：守卫拒绝" in report["sentences"][-1] or any(
+            "未改进：守卫拒绝" in line for line in report["sentences"]
+        )
+    else:
+        assert (
+            '<html lang="en">' in page and "seed 0" in page and "Written by stage=explore" in plan and "## Why" in card
+        )
