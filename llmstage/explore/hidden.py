@@ -117,7 +117,8 @@ class Groups:
                 f"Name the weaknesses.jsonl in the folder of the run that found it: stage.improve.weaknesses=<run>/weaknesses.jsonl."
             )
         told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(*(np.array(told[name]) for name in ("centre", "scale", "middles")), told["names"])
+        centre, scale, middles = (np.array(told[name]) for name in ("centre", "scale", "middles"))
+        return cls(centre, scale, middles, told["names"])
 
 
 def group_rows(vectors: Vectors, texts: Sequence[str], seed: int, wanted: int | None = None) -> Groups | None:
