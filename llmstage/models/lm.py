@@ -146,3 +146,16 @@ def sum_by_segment(values: Tensor, where: Tensor, segments: Tensor, num_segments
     owner = segments.reshape(-1).index_select(0, where)
     total = torch.zeros(num_segments, dtype=torch.float64, device=values.device)
     return [float(value) for value in total.index_add_(0, owner, values.double()).tolist()]
+
+
+def right_places(losses: TokenLosses, segments: Tensor, num_segments: int) -> list[set[int]]:
+    """For each feature of the batch the positions (within it) whose token was the likeliest one. `segments` [B, T]."""
+    owner = segments.reshape(-1).cpu()
+    first: dict[int, int] = {}
+    for place, number in enumerate(owner.tolist()):
+        first.setdefault(number, place)
+    right: list[set[int]] = [set() for _ in range(num_segments)]
+    for place in losses.where[losses.correct].tolist():
+        number = int(owner[place])
+        right[number].add(place - first[number])
+    return right

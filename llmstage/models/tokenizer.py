@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmstage.errors import ModelError
 from llmstage.models.eyes import Eyes, load_images, whole_processor
-from llmstage.models.pieces import FEWEST, GPT2, PieceIds, cuts_at_spaces
+from llmstage.models.pieces import GPT2, PieceIds, cuts_at_spaces, is_much
 
 BOS, EOS, PAD, MASK = "<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -82,7 +82,7 @@ class Processor:
 
     def plain_ids(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; nothing is added, and no text becomes a control token."""
-        if len(texts) >= FEWEST:
+        if is_much(texts):
             if self._by_pieces is None:
                 self._by_pieces = cuts_at_spaces(self._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
                 self._pieces = PieceIds(self._plain) if self._by_pieces else None

@@ -22,7 +22,7 @@ from llmstage.metrics.score import Score
 from llmstage.metrics.unigram import Unigram
 from llmstage.models.chat import TemplateRefused, Turn, conversation, reply_prompt
 from llmstage.models.generate import generate_replies
-from llmstage.models.lm import TokenLosses, sum_by_segment, token_losses
+from llmstage.models.lm import right_places, sum_by_segment, token_losses
 from llmstage.schema.task import Dialogue as DialogueConfig
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
 from llmstage.tasks.base_errors import Errors, errors_by_loss
@@ -206,7 +206,7 @@ class Dialogue(Task):
         )
         items = [{"nll": a, "correct": int(b), "tokens": int(c)} for a, b, c in zip(nll, correct, tokens, strict=True)]
         if generate:
-            self._generate(model, batch, items, right_places(losses, batch))
+            self._generate(model, batch, items, right_places(losses, batch.segments, count))
         return items
 
     def _generate(self, model: nn.Module, batch: Batch, items: list[dict[str, Any]], right: list[set[int]]) -> None:
@@ -342,20 +342,6 @@ class Dialogue(Task):
     @property
     def generate_rows(self) -> int:
         return self.cfg.generate_rows
-
-
-def right_places(losses: TokenLosses, batch: Batch) -> list[set[int]]:
-    """For each feature the positions (within it) whose token was the likeliest one."""
-    assert batch.segments is not None
-    owner = batch.segments.reshape(-1).cpu()
-    first: dict[int, int] = {}
-    for place, number in enumerate(owner.tolist()):
-        first.setdefault(number, place)
-    right: list[set[int]] = [set() for _ in batch.refs]
-    for place in losses.where[losses.correct].tolist():
-        number = int(owner[place])
-        right[number].add(place - first[number])
-    return right
 
 
 def recalled(reply: str, recall: dict[str, Any]) -> bool:

@@ -23,6 +23,11 @@ def texts(number: int, seed: int = 0) -> list[str]:
     return ["".join(rng.choices(ATOMS, k=rng.randrange(30))) for _ in range(number)]
 
 
+@pytest.fixture(autouse=True)
+def few_are_much(monkeypatch) -> None:
+    monkeypatch.setattr(pieces, "LEAST", 0)
+
+
 @pytest.fixture(scope="module", params=["gpt", "t5"])
 def processor(request) -> Processor:
     """Of either pattern: Chinese characters joined or one by one."""
@@ -62,6 +67,15 @@ def test_each_part_is_encoded_once_and_few_are_kept(processor: Processor, monkey
         more = ["a b c d the"] * FEWEST
         assert ids(more) == own(processor, more)
         assert len(ids.places) == pieces.MOST
+
+
+def test_few_texts_do_not_load_arrow(processor: Processor, monkeypatch) -> None:
+    given = texts(200, 5)
+    monkeypatch.setattr(pieces, "LEAST", sum(map(len, given)) + 1)
+    fresh = Processor(processor.tokenizer)
+    assert fresh.plain_ids(given) == own(processor, given) and fresh._pieces is None
+    monkeypatch.setattr(pieces, "LEAST", sum(map(len, given)))
+    assert fresh.plain_ids(given) == own(processor, given) and fresh._pieces is not None
 
 
 def byte_level(before: pre_tokenizers.PreTokenizer) -> Tokenizer:

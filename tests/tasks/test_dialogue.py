@@ -249,7 +249,7 @@ def test_replies_taken_over_from_teacher_forcing_are_those_of_full_generation(it
 
     monkeypatch.setattr("llmstage.tasks.dialogue.generate_replies", counting)
     short = it.task.predict(half_learned, batch, generate=True)
-    monkeypatch.setattr("llmstage.tasks.dialogue.right_places", lambda losses, batch: [set() for _ in batch.refs])
+    monkeypatch.setattr("llmstage.tasks.dialogue.right_places", lambda losses, segments, count: [set()] * count)
     full = it.task.predict(half_learned, batch, generate=True)
     assert [item["replies"] for item in short] == [item["replies"] for item in full]
     assert [item["ended"] for item in short] == [item["ended"] for item in full]
