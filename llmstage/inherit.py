@@ -25,7 +25,9 @@ def folder_of(path: Any) -> Path | None:
 def choose_task(words: Words) -> None:
     """The task of a command line that names none: that of its run folder, or no task where the stage can do without."""
     stage = stage_config(words.choice("stage"))
-    if "task" in words.typed or not (stage.inherits or not stage.needs_task):
+    alone = any(words.typed.get(stage.alone, [])) and not any(words.typed.get("model.path", []))
+    can_do_without = not stage.needs_task or alone
+    if "task" in words.typed or not (stage.inherits or can_do_without):
         return
     run_dir = folder_of((words.typed.get("model.path") or [None])[0]) if stage.inherits else None
     if run_dir is not None:
@@ -36,7 +38,7 @@ def choose_task(words: Words) -> None:
             words.typed["task"] = [name]
             words.for_hydra.append(f"task={name}")
             return
-    if not stage.needs_task:
+    if can_do_without:
         words.without_task = True
         words.for_hydra += ["~task", "hydra.run.dir=outputs/${stage.name}/${now:%Y-%m-%d_%H-%M-%S-%f}"][
             : 1 if any(line.startswith("hydra.run.dir=") for line in words.for_hydra) else 2

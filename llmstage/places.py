@@ -12,6 +12,8 @@ import yaml
 from llmstage.errors import ModelError
 
 PACKAGE = Path(__file__).resolve().parent
+MONITOR_STORE = "monitor.db"
+"""In the run folder of stage=monitor: counts, verdicts and alerts."""
 
 
 def conf_dir() -> Path:

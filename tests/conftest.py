@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +235,46 @@ def speaks() -> Callable[..., None]:
         assert all(CHINESE.search(line) for line in [*report["sentences"], *report["limits"]])
 
     return check
+
+
+SMALL_CLASSIFIER = [
+    "trainer=smoke", "trainer.max_steps=40", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "model.vocab_size=400", "data.demo_rows=200", "data.max_lost=1", "data.context=48", "trainer.threads=1",
+    "trainer.baselines=false", "optim.lr=0.01",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def stream_of_moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run `cls`, what it says of some texts (`said.json`), and a stream `in.jsonl` with a planted surge."""
+    folder, before = tmp_path_factory.mktemp("moods"), Path.cwd()
+    os.chdir(folder)
+    try:
+        from llmstage.cli import main
+
+        assert main(["stage=finetune", "task=classification", *SMALL_CLASSIFIER, "hydra.run.dir=cls"]) == 0
+        lines = [json.loads(line) for line in Path("cls/predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+        said = {line["text"]: line["prediction"] for line in lines}
+        labels = sorted(set(said.values()), key=lambda label: -list(said.values()).count(label))
+        assert len(labels) >= 2, "the model has learned to tell something from something"
+        Path("said.json").write_text(json.dumps({"said": said, "negative": labels[1]}), encoding="utf-8")
+        write_moods(Path("in.jsonl"), said, labels[1])
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def write_moods(path: Path, said: dict[str, str], negative: str) -> None:
+    """Eight days of 15 to 25 items an hour, a tenth of them negative; at 15 o'clock of the last day nine in ten."""
+    import numpy as np
+
+    rng, begin = np.random.default_rng(0), datetime(2026, 3, 2, tzinfo=UTC)
+    bad = [text for text, label in said.items() if label == negative]
+    good = [text for text, label in said.items() if label != negative]
+    with path.open("w", encoding="utf-8") as file:
+        for hour in range(8 * 24):
+            surge = hour == 7 * 24 + 15
+            for number in range(count := 60 if surge else int(rng.integers(15, 26))):
+                text = str(rng.choice(bad if rng.random() < (0.9 if surge else 0.1) else good))
+                when = begin + timedelta(hours=hour, seconds=3600 * number / count)
+                file.write(json.dumps({"time": when.isoformat(), "text": text}, ensure_ascii=False) + "\n")

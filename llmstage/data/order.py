@@ -141,3 +141,23 @@ def scoring_batches(
         else:
             batches.append([[index]])
     return batches
+
+
+def alike(batch: Rows, lengths: np.ndarray, call: int) -> list[Rows]:
+    """Rows of one feature each, longest first, in the parts that cost least together where each part is padded to its longest row
+    and calls cost as much as `call` tokens more: the shortest path over the places where a batch may be cut."""
+    sizes = np.array([lengths[row[0]] for row in batch], dtype=np.int64)
+    if len(batch) * sizes[0] - sizes.sum() <= call:
+        return [batch]  # no cut saves what it costs
+    cost = np.zeros(len(batch) + 1, dtype=np.int64)  # of the first so many rows
+    begin = np.zeros(len(batch) + 1, dtype=np.int64)  # of the part that ends there
+    for stop in range(1, len(batch) + 1):
+        total = cost[:stop] + call + np.arange(stop, 0, -1) * sizes[:stop]
+        begin[stop] = total.argmin()
+        cost[stop] = total[begin[stop]]
+    parts: list[Rows] = []
+    stop = len(batch)
+    while stop:
+        parts.append(batch[begin[stop] : stop])
+        stop = int(begin[stop])
+    return parts[::-1]

@@ -12,7 +12,7 @@ from torch import nn
 
 from llmstage.data.asked import open_asked
 from llmstage.data.leaks import Leaks
-from llmstage.data.order import scoring_batches
+from llmstage.data.order import alike, scoring_batches
 from llmstage.data.pictures import Pictures
 from llmstage.data.quarantine import BadRows
 from llmstage.data.rows import Row
@@ -25,6 +25,9 @@ from llmstage.naming import load_module
 from llmstage.places import find_model
 from llmstage.schema import RunConfig
 from llmstage.tasks.base import Features, RowError, Task
+
+CALL = 40
+"""Tokens of a batch that cost as much as one more call of a model on a CPU does beside its tokens."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,8 @@ class Ready:
             if features
             else []
         )
+        if not pieces.packing and not self.model.can_generate() and self.machine.device.type == "cpu":
+            batches = [part for whole in batches for part in alike(whole, lengths, CALL)]
         for batch_rows in batches:
             batch = task.collate([[features[index] for index in row] for row in batch_rows]).to(self.machine.device)
             with self.machine.autocast(run.trainer.eval_precision):

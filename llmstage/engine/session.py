@@ -66,6 +66,20 @@ def session(seed: int, threads: int, *, deterministic: bool) -> Iterator[StopFla
         random.setstate(states[2])
 
 
+def is_held(out_dir: Path) -> bool:
+    """Whether another process holds the run folder (`run_lock`). It is only asked: who wants the folder meanwhile gets it."""
+    try:
+        file = (out_dir / ".lock").open("rb")
+    except OSError:
+        return False
+    with file:
+        try:
+            os.lockf(file.fileno(), os.F_TEST, 0)
+        except OSError:
+            return True
+    return False
+
+
 @contextlib.contextmanager
 def run_lock(out_dir: Path) -> Iterator[None]:
     """One process a run folder: two writers would tear each other's checkpoints."""

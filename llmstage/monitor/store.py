@@ -4,6 +4,7 @@ that a run that is killed anywhere counts each item once."""
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,12 +27,13 @@ WRITE = (
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def told(path: Path, what: str = "written") -> Iterator[None]:
     """Errors of the database in a user's words."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise DiskError(f"{path} cannot be written ({error}). Free space; the same command goes on.") from None
+        mend = "Free space; the same command goes on." if what == "written" else "Check that the folder may be read."
+        raise DiskError(f"{path} cannot be {what} ({error}). {mend}") from None
     except sqlite3.DatabaseError as error:
         raise ModelError(
             f"{path} is damaged ({error}). Begin anew in another folder: hydra.run.dir=<folder>; alerts.jsonl stays."
@@ -123,25 +125,46 @@ def encoded(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def read_series(path: Path) -> dict[str, Any]:
+TOTALS = "SELECT topic, SUM(items) AS items, SUM(negative) AS negative, SUM(above) AS above FROM counts GROUP BY topic"
+
+
+def read_series(path: Path, *, last: int | None = None) -> dict[str, Any]:
     """Counts, verdicts and alerts so far as JSON data, for a page; the monitor may be writing meanwhile.
 
-    `{settings, items, topics: {topic: [{start, items, negative, expected, p_value, above}]}, alerts: [{…, delivery}]}`, `start`
-    in seconds since 1970.
+    `{settings, shown, items, late, bad, newest, topics: {topic: [{start, items, negative, expected, p_value, above}]},
+    totals: {topic: {items, negative, above}}, alerts: [{…, delivery}]}`, times in seconds since 1970. All of it is of one moment.
+    A store that is just being made has no settings. `last`: of `topics` only windows that begin in so many seconds before the newest one. Raises DiskError, ModelError.
     """
-    with told(path):
-        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    with told(path, "read"):
+        # Not the path as it is: a # or ? in it would end the name.
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
             db.row_factory = sqlite3.Row
+            db.execute("BEGIN")  # one snapshot for all that follows; under WAL it holds no writer up
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'alerts'").fetchone() is None:
+                return {
+                    "settings": {},
+                    "items": 0,
+                    "topics": {},
+                    "totals": {},
+                    "alerts": [],
+                }  # it is being made just now
             kept = {row["key"]: json.loads(row["value"]) for row in db.execute("SELECT key, value FROM kept")}
             topics: dict[str, list[dict[str, Any]]] = {}
-            for row in db.execute("SELECT * FROM counts ORDER BY start"):
+            newest = db.execute("SELECT MAX(start) FROM counts").fetchone()[0]
+            first = -(1 << 60) if last is None or newest is None else newest - last
+            for row in db.execute("SELECT * FROM counts WHERE start >= ? ORDER BY start", [first]):
                 one = dict(row)
                 topics.setdefault(one.pop("topic"), []).append(one)
+            totals = {one.pop("topic"): one for one in map(dict, db.execute(TOTALS))}
             alerts = [
                 json.loads(row["line"]) | {"delivery": json.loads(row["delivery"] or "null")}
                 for row in db.execute("SELECT * FROM alerts ORDER BY id")
             ]
         finally:
             db.close()
-    return {"settings": kept.get("settings", {}), "items": kept.get("items", 0), "topics": topics, "alerts": alerts}
+    moment = kept.get("newest")
+    return {
+        "settings": kept.get("settings", {}), "shown": kept.get("shown", {}), **{key: kept.get(key, 0) for key in ("items", "late", "bad")},
+        "newest": moment if moment is not None and math.isfinite(moment) else None, "topics": topics, "totals": totals, "alerts": alerts,
+    }  # fmt: skip

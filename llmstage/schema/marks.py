@@ -40,7 +40,13 @@ def _scratch(run: RunConfig) -> str | None:
 
 
 def _generates(run: RunConfig) -> str | None:
+    if run.stage.writes and not run.task.name:
+        return "there is no model to write"
     return None if run.task.writes() or run.stage.writes else f"task={run.task.name} generates no text as it is set"
+
+
+def _serves(run: RunConfig) -> str | None:
+    return None if run.model.path else "no model is served"
 
 
 def _timed(run: RunConfig) -> str | None:
@@ -90,6 +96,7 @@ SCRATCH = ReadBy(_scratch)
 GENERATES = ReadBy(_generates)
 TIMED = ReadBy(_timed)
 SHUFFLED = ReadBy(_shuffled)
+SERVES = ReadBy(_serves)
 ADAPTER = ReadBy(_adapter)
 ITEMS = ReadBy(_items)
 SEES = ReadBy(_sees)

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from llmstage.naming import did_you_mean
+from llmstage.places import MONITOR_STORE, read_run_yaml
+from llmstage.schema.marks import SERVES
 from llmstage.schema.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
 
 if TYPE_CHECKING:
@@ -37,6 +41,8 @@ class StageConfig:
     """Whether rows come from a file that the stage itself names, and not from the `data` group's."""
     needs_task: ClassVar[bool] = True
     """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
+    alone: ClassVar[str] = ""
+    """A key with which there is something to do even without a task and a model."""
 
     def check(self, run: RunConfig) -> list[str]:
         """Complaints about what this stage needs of the other groups."""
@@ -134,28 +140,37 @@ class Serve(StageConfig):
     token_path: str | None = None
     """A file, readable by nobody else, with the token that requests must bring; null: LLMSTAGE_API_KEY of the environment,
     where it is set."""
-    name_of_model: str | None = None
+    monitor: str | None = None
+    """The run folder of a stage=monitor, whose counts and alerts are shown on /monitor as they come; with it model.path may be
+    left out."""
+    name_of_model: Annotated[str, SERVES] | None = None
     """What clients call the model; null: the name of its run folder."""
-    slots: Annotated[int, Range(1, 1024)] = 16
+    slots: Annotated[int, Range(1, 1024), SERVES] = 16
     """Texts that are written at once."""
-    queue: Annotated[int, AT_LEAST_1] = 128
+    queue: Annotated[int, AT_LEAST_1, SERVES] = 128
     """Requests that may wait; more are answered 429."""
-    max_tokens: Annotated[int, AT_LEAST_1] = 1024
+    max_tokens: Annotated[int, AT_LEAST_1, SERVES] = 1024
     """Tokens that one request may have written at most, and has where it does not say."""
     max_body_mb: Annotated[float, POSITIVE] = 1.0
     """Largest request, in megabytes."""
     read_timeout: Annotated[float, POSITIVE] = 10.0
     """Seconds in which a request must have arrived."""
-    timeout: Annotated[float, POSITIVE] = 60.0
+    timeout: Annotated[float, POSITIVE, SERVES] = 60.0
     """Seconds after which a text is ended as it stands (finish_reason length)."""
 
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
     writes: ClassVar[bool] = True
     retrieves: ClassVar[bool] = True
+    alone: ClassVar[str] = "stage.monitor"
 
     def check(self, run: RunConfig) -> list[str]:
-        return [*needs_model("serve", run), *run.retrieval.check()]
+        wrong = []
+        if not self.monitor or run.task.name:
+            wrong += needs_model("serve", run)
+        elif run.retrieval.path and not run.model.path:
+            wrong.append("retrieval.path is not read here: a monitor's page answers no questions. Leave it out.")
+        return [*wrong, *run.retrieval.check(), *(no_monitor(self.monitor) if self.monitor else [])]
 
 
 @dataclass(slots=True)
@@ -214,6 +229,21 @@ def needs_model(stage: str, run: RunConfig) -> list[str]:
     if run.model.path:
         return []
     return [f"stage={stage} needs a model: model.path=outputs/latest, a Hugging Face directory or a hub id."]
+
+
+def no_monitor(path: str) -> list[str]:
+    """A complaint where a folder cannot hold what a monitor counts. One that has begun and not counted yet will."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        near = did_you_mean(folder.name, [item.name for item in folder.parent.glob("*") if item.is_dir()])
+        return [f"stage.monitor={path}: there is no such folder (seen from {Path.cwd()}).{near}"]
+    begun = "The folder is what hydra.run.dir= names, or what stage=monitor prints when it begins."
+    stage = (read_run_yaml(folder).get("stage") or {}).get("name") if (folder / "run.yaml").is_file() else None
+    if stage not in (None, "monitor"):
+        return [f"stage.monitor={path} is a run of stage={stage}, and no monitor. {begun}"]
+    if stage is None and not (folder / MONITOR_STORE).is_file() and not (folder / ".hydra").is_dir():
+        return [f"stage.monitor={path} is no run folder of stage=monitor: there is no {MONITOR_STORE} in it. {begun}"]
+    return []
 
 
 def spoken(wanted: str) -> str:

@@ -1,9 +1,11 @@
-"""The routes: OpenAI's for models that write, one for each other task, /health, and what goes wrong in OpenAI's form."""
+"""The routes: OpenAI's for models that write, one for each other task, a monitor's, /health, and what goes wrong in OpenAI's
+form."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -18,32 +20,53 @@ from llmstage.serve.answers import ModelFailed
 from llmstage.serve.chat import Chat
 from llmstage.serve.forms import ChatForm, CompletionForm, RowsForm, TextsForm
 from llmstage.serve.limits import problem
-from llmstage.serve.page.routes import add_page
+from llmstage.serve.live import Live, add_monitor
+from llmstage.serve.page.routes import add_pages
 from llmstage.serve.rows import Rows
 from llmstage.serve.writer import QueueFull
 
 
-def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: bool) -> FastAPI:
-    """`chat`: of models that write on; `rows`: of every task. `exposed`: reached from elsewhere, so that nothing is shown that
-    is not asked for with a token."""
+def build_app(
+    chat: Chat | None, rows: Rows | None, live: Live | None, cfg: Serve, name: str, pages: dict[str, Path], *, exposed: bool
+) -> FastAPI:  # fmt: skip
+    """`chat`: of models that write on; `rows`: of every model; `live`: a monitor that is shown. `exposed`: reached from
+    elsewhere, so that nothing is shown that is not asked for with a token."""
     closed: dict[str, Any] = {"docs_url": None, "redoc_url": None} if exposed else {}
     app = FastAPI(title=f"llmstage: {name}", **closed)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    if rows is None:
+
+        @app.get("/v1/models")
+        async def no_models() -> dict[str, Any]:
+            return {"object": "list", "data": []}
+
+    else:
+        add_model(app, chat, rows, name, also=[] if live is None else ["/v1/monitor"])
+    if live is not None:
+        add_monitor(app, live)
+    add_pages(app, pages)
+    add_troubles(app, cfg)
+    return app
+
+
+def add_model(app: FastAPI, chat: Chat | None, rows: Rows, name: str, also: list[str]) -> None:
+    """The routes of a model; `also`: what else this server has."""
     started = int(time.time())
 
     def check_model(asked: str | None) -> None:
         if asked is not None and asked != name:
             raise HTTPException(404, f"There is no model '{asked[:80]}' here; this server has '{name}'.")
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
     writes = [] if chat is None else ["/v1/chat/completions", "/v1/completions"]
     about: dict[str, Any] = {
         **{"id": name, "object": "model", "created": started, "owned_by": "llmstage"},
         # Beside OpenAI's words: what a page or a program must know to ask this model something.
         **{"task": rows.task, "row": rows.described(), "max_model_len": rows.ready.longest},
-        "routes": rows.routes() + (writes if rows.converses else writes[::-1]),
+        "routes": rows.routes() + (writes if rows.converses else writes[::-1]) + also,
     }
 
     @app.get("/v1/models")
@@ -94,7 +117,9 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
             check_model(form.model)
             return await rows.embed(form)
 
-    add_page(app)
+
+def add_troubles(app: FastAPI, cfg: Serve) -> None:
+    """What goes wrong, in OpenAI's form."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -117,7 +142,7 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
         if error.status_code not in (404, 405):
             return JSONResponse(problem("The body cannot be read as JSON."), error.status_code, headers=error.headers)
         known = ", ".join(route.path for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema)
-        told = problem(f"There is no {request.method} {request.url.path[:80]} here. This model has: {known}.")
+        told = problem(f"There is no {request.method} {request.url.path[:80]} here. This server has: {known}.")
         return JSONResponse(told, error.status_code, headers=error.headers)
 
     @app.exception_handler(ModelFailed)
@@ -128,5 +153,3 @@ def build_app(chat: Chat | None, rows: Rows, cfg: Serve, name: str, *, exposed: 
     async def full(request: Request, error: QueueFull) -> JSONResponse:
         told = problem(f"{cfg.queue} requests wait already. Try again.", "rate_limit_error", code="queue_full")
         return JSONResponse(told, 429, headers={"Retry-After": "1"})
-
-    return app

@@ -21,7 +21,8 @@ from llmstage.serve.answers import Answers
 from llmstage.serve.app import build_app
 from llmstage.serve.chat import Chat
 from llmstage.serve.limits import Limits, timed_protocol
-from llmstage.serve.page.routes import FILES
+from llmstage.serve.live import Live
+from llmstage.serve.page.routes import pages
 from llmstage.serve.retrieval.grounding import make_grounding
 from llmstage.serve.rows import Rows
 from llmstage.serve.writer import Writer
@@ -70,7 +71,8 @@ class Prepared:
     bound: socket.socket
     url: str
     writer: Writer | None
-    answers: Answers
+    answers: Answers | None
+    """Of a model; None where only a monitor is shown."""
 
     def run(self) -> None:
         """Until a signal comes, or `server.should_exit` is set."""
@@ -78,22 +80,30 @@ class Prepared:
 
 
 @contextmanager
-def prepared(ready: Ready, cfg: Serve, name: str) -> Iterator[Prepared]:
-    """`name`: what clients call the model. The threads that answer end with the context."""
+def prepared(ready: Ready | None, cfg: Serve, name: str) -> Iterator[Prepared]:
+    """`name`: what clients call the model; `ready`: None where a monitor is shown and no model served. The threads that answer
+    end with the context."""
     token = read_token(cfg)
-    grounding = make_grounding(ready)
+    live = Live(Path(cfg.monitor).expanduser().resolve()) if cfg.monitor else None
+    grounding = make_grounding(ready) if ready is not None else None
     bound = bind(cfg)
-    answers, writer = Answers(ready, cfg.queue), make_writer(ready, cfg)
-    chat = None
-    if writer is not None:
-        told, system = ready.run.generation, getattr(ready.run.task, "system", None)
-        usual = {"temperature": told.temperature, "top_p": told.top_p}
-        chat = Chat(writer, ready.pieces.processor, cfg, name, system=system, grounding=grounding, **usual)
-    app = build_app(chat, Rows(ready, answers, name), cfg, name, exposed=not is_loopback(cfg.host))
+    chat: Chat | None = None
+    rows: Rows | None = None
+    answers: Answers | None = None
+    writer: Writer | None = None
+    if ready is not None:
+        answers, writer = Answers(ready, cfg.queue), make_writer(ready, cfg)
+        rows = Rows(ready, answers, name)
+        if writer is not None:
+            told, system = ready.run.generation, getattr(ready.run.task, "system", None)
+            usual = {"temperature": told.temperature, "top_p": told.top_p}
+            chat = Chat(writer, ready.pieces.processor, cfg, name, system=system, grounding=grounding, **usual)
+    shown = pages(model=rows is not None, monitor=live is not None)
+    app = build_app(chat, rows, live, cfg, name, shown, exposed=not is_loopback(cfg.host))
     hosts = None if token else {"localhost", "127.0.0.1", "::1", cfg.host}
     size = int(cfg.max_body_mb * (1 << 20))
     limits = Limits(
-        app, token=token, open_to_all={"/health", *FILES}, hosts=hosts, body_bytes=size, read_seconds=cfg.read_timeout
+        app, token=token, open_to_all={"/health", *shown}, hosts=hosts, body_bytes=size, read_seconds=cfg.read_timeout
     )
     config = uvicorn.Config(
         limits, http=timed_protocol(cfg.read_timeout), ws="none", lifespan="off", log_config=None, access_log=False,
@@ -105,7 +115,8 @@ def prepared(ready: Ready, cfg: Serve, name: str) -> Iterator[Prepared]:
         yield Prepared(uvicorn.Server(config), bound, url, writer, answers)
     finally:
         bound.close()
-        answers.close()
+        if answers is not None:
+            answers.close()
         if writer is not None:
             writer.close()
 
@@ -117,12 +128,14 @@ def make_writer(ready: Ready, cfg: Serve) -> Writer | None:
     return Writer(ready.model, ready.pieces.processor, slots=cfg.slots, queue=cfg.queue, longest=ready.longest)
 
 
-def serve(ready: Ready, cfg: Serve, name: str) -> None:
+def serve(ready: Ready | None, cfg: Serve, name: str) -> None:
     """Answer until a signal comes."""
     with prepared(ready, cfg, name) as it:
         console.note(
             f"serving '{name}' on {it.url} (a page in the browser, /v1 for programs; GET /health says when it is ready; Ctrl-C ends)"
         )
+        if cfg.monitor:
+            console.note(f"what {cfg.monitor} counts: {it.url}/monitor")
         it.run()
 
 

@@ -22,12 +22,11 @@ from llmstage.monitor.page import page_of
 from llmstage.monitor.store import Store, read_series
 from llmstage.monitor.watch import Watch, cut_quarantine, tally_of
 from llmstage.monitor.windows import Windows
+from llmstage.places import MONITOR_STORE
 from llmstage.report.files import write_json
 from llmstage.report.html import write_html
 from llmstage.schema import RunConfig
 from llmstage.schema.monitor import Monitor, seconds, zone
-
-STORE = "monitor.db"
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
@@ -49,7 +48,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 cfg, stage=replace(cfg.stage, webhook=shown(cfg.stage.webhook) if cfg.stage.webhook else None)
             )
             write_run_yaml(out_dir, secret, {"negative": roles.negative, "topics": roles.topics})
-            store = Store(out_dir / STORE, roles.topics)
+            store = Store(out_dir / MONITOR_STORE, roles.topics)
             try:
                 watch_until_end(cfg, out_dir, about, Answers(found, roles), settings, store, delivery, stop)
             finally:
@@ -72,19 +71,21 @@ def watch_until_end(
         stage.alpha, stage.min_items, local,
     )  # fmt: skip
     reading, tally = Reading.from_dict(kept["reading"]) if "reading" in kept else Reading(), tally_of(kept)
-    bad_rows = BadRows(cfg.data.on_bad_row, out_dir, goes_on=bool(kept))
+    begun = "newest" in kept  # a run that was stopped before its first item has left its settings only
+    bad_rows = BadRows(cfg.data.on_bad_row, out_dir, goes_on=begun)
     cut_quarantine(bad_rows.path, tally.quarantined)
     size = int(cfg.data.max_row_mb * (1 << 20))
     feed = Feed(str(stage.input), reading.place, follow=stage.follow, poll=stage.poll, max_bytes=size)
     items = Items(feed, reading, cfg.data, answers.columns, stage.time_format, local, bad_rows)
     items.num_bad, before = tally.bad, tally.items
-    if kept:
+    if begun:
         store.load(windows, kept["newest"], kept["closed"])
         console.note(
             f"resumed after {tally.items:,} items ({store.path}, line {reading.place.line:,} of {stage.input})"
         )
-    else:
-        store.save({"settings": settings}, windows, [], [])
+    # What a page beside the counts says; unlike `settings` it may change when the run goes on.
+    shown_with = {"input": str(stage.input), "min_items": stage.min_items}
+    store.save({"settings": settings, "shown": shown_with}, windows, [], [])
 
     def report() -> dict[str, Any]:
         numbers = {**asdict(tally), "undelivered": watch.undelivered}

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from llmstage.data.order import BatchOrder, best_fit, micro_batches, scoring_batches
+from llmstage.data.order import BatchOrder, alike, best_fit, micro_batches, scoring_batches
 
 CONTEXT = 128
 LENGTHS = np.random.default_rng(7).integers(2, CONTEXT + 1, size=700)
@@ -112,3 +112,25 @@ def test_scoring_batches_hold_what_was_chosen_within_the_budget(packing):
         width = max(LENGTHS[row].sum() for row in batch)
         assert len(batch) * width <= 512 and width <= CONTEXT
     assert batches == scoring_batches(LENGTHS, chosen, 512, packing=packing, context=CONTEXT)
+
+
+def test_rows_of_unlike_length_are_parted_where_that_costs_least():
+    from itertools import combinations
+
+    rng = np.random.default_rng(0)
+    for call in (1, 30, 200):
+        for _ in range(20):
+            lengths = np.sort(rng.integers(1, 100, 9))[::-1]
+            batch = [[index] for index in range(len(lengths))]
+
+            def cost(parts, lengths=lengths, call=call):
+                return sum(call + len(part) * lengths[part[0][0]] for part in parts)
+
+            every = (
+                [batch[start:stop] for start, stop in zip((0, *cuts), (*cuts, len(batch)), strict=True)]
+                for count in range(len(batch))
+                for cuts in combinations(range(1, len(batch)), count)
+            )
+            parts = alike(batch, lengths, call)
+            assert [row for part in parts for row in part] == batch
+            assert cost(parts) == min(cost(found) for found in every)

@@ -43,10 +43,10 @@ class Stop:
 
 
 def watch(folder: Path, source: str | Path, *, says: Any = None, stop: Any = None, on_bad_row: str = "quarantine",
-          columns: dict[str, str] | None = None, **keys: Any) -> Watch:  # fmt: skip
+          columns: dict[str, str] | None = None, header: Any = "auto", **keys: Any) -> Watch:  # fmt: skip
     """One part of a run, as stages/monitor.py wires it, with a stand-in for the models."""
     cfg = Monitor(name="monitor", input=str(source), **{"retries": 0, "poll": 0.01, **keys})
-    data = DataConfig(on_bad_row=on_bad_row, columns=columns or {}, format=keys.pop("format", "auto"))
+    data = DataConfig(on_bad_row=on_bad_row, columns=columns or {}, header=header)
     folder.mkdir(exist_ok=True)
     store, local = Store(folder / "monitor.db", TOPICS), zone(cfg.timezone)
     assert local

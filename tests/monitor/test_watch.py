@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,12 +171,54 @@ def test_late_says_how_long_a_window_waits(tmp_path: Path) -> None:
 
 def test_a_page_can_read_while_the_monitor_writes_and_a_damaged_store_is_told(whole: Path, tmp_path: Path) -> None:
     series = read_series(whole / "monitor.db")
-    assert set(series) == {"settings", "items", "topics", "alerts"} and set(series["topics"]) == {"oil", "银行", "tech"}
+    assert set(series["topics"]) == set(series["totals"]) == {"oil", "银行", "tech"}
+    for topic, rows in series["topics"].items():
+        assert series["totals"][topic] == {key: sum(row[key] for row in rows) for key in ("items", "negative", "above")}
+    assert series["items"] == sum(total["items"] for total in series["totals"].values())
+    short = read_series(whole / "monitor.db", last=3600)
+    assert {row["start"] for rows in short["topics"].values() for row in rows} == {
+        newest(series),
+        newest(series) - 3600,
+    }
+    assert short["totals"] == series["totals"], "of the whole run"
     json.dumps(series, allow_nan=False)
     shutil.copy(whole / "monitor.db", tmp_path / "monitor.db")
     (tmp_path / "monitor.db").write_bytes(b"this is no database, and longer than its header of a hundred bytes" * 9)
     with pytest.raises(ModelError, match="is damaged"):
         Store(tmp_path / "monitor.db", ["oil"])
+
+
+def newest(series: dict[str, Any]) -> int:
+    return max(row["start"] for rows in series["topics"].values() for row in rows)
+
+
+def test_poll_is_the_pause_between_looks_at_an_input_that_has_nothing_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stop, slept = write(tmp_path / "in.jsonl", [{"time": "2026-03-02 10:00", "text": "oil good"}]), Stop(), []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            path.write_text(path.read_text() + '{"time": "2026-03-02 10:01", "text": "oil bad"}\n')
+        stop.name = "SIGTERM" if len(slept) == 4 else None
+
+    monkeypatch.setattr("llmstage.monitor.feed.time", SimpleNamespace(sleep=sleep))
+    with pytest.raises(Interrupted):
+        watch(tmp_path / "run", path, stop=stop, follow=True, poll=7.5)
+    assert slept == [7.5] * 4 and items_in(tmp_path / "run") == 2
+
+
+def test_header_says_whether_the_first_line_of_a_table_is_an_item(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    # A header of numbers looks like a row: columns would be counted from 0.
+    path.write_text("7,8\n2026-03-02 10:00,oil good\n2026-03-02 10:01,oil bad\n")
+    named = {"time": "7", "text": "8"}
+    assert watch(tmp_path / "named", path, columns=named, header=True).tally.items == 2
+    with pytest.raises(DataError, match="there is no column"):
+        watch(tmp_path / "guessed", path, columns=named)
+    numbered = watch(tmp_path / "numbered", path, columns={"time": "0", "text": "1"}, header=False)
+    assert (numbered.tally.items, numbered.tally.bad) == (2, 1), "the first line is an item, and a bad one"
 
 
 def test_the_chart_shows_a_running_day_and_only_windows_that_are_large_enough() -> None:

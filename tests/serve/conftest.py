@@ -48,19 +48,14 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def serving(run_of: Callable[[str], Path], compose_run: Any) -> Callable[..., Any]:
-    """`with serving("dialogue", queue=2) as it`: a server that answers; `it.url`, `it.writer`, `it.answers`. A key with a dot
-    is one of another group than `stage`."""
+def answering() -> Callable[..., Any]:
+    """`with answering(ready, cfg, name) as it`: a server that answers."""
 
     @contextmanager
-    def opened(task: str, **changes: Any) -> Iterator[Any]:
+    def opened(ready: Any, cfg: Any, name: str) -> Iterator[Any]:
         from llmstage.serve.server import prepared
 
-        keys = {key if "." in key else f"stage.{key}": value for key, value in {"port": 0, **changes}.items()}
-        words = [f"{key}={value}" for key, value in keys.items()]
-        run = compose_run(["stage=serve", f"task={task}", f"model.path={run_of(task)}", "trainer.threads=1", *words])
-        ready = make_ready(run, resolve_machine(run.trainer), BadRows("error", None))
-        with prepared(ready, run.stage, task) as it:
+        with prepared(ready, cfg, name) as it:
             thread = threading.Thread(target=it.run, daemon=True)
             thread.start()
             until = time.monotonic() + 60
@@ -73,6 +68,23 @@ def serving(run_of: Callable[[str], Path], compose_run: Any) -> Callable[..., An
             yield it
             it.server.should_exit = True
             thread.join(timeout=30)
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def serving(run_of: Callable[[str], Path], compose_run: Any, answering: Callable[..., Any]) -> Callable[..., Any]:
+    """`with serving("dialogue", queue=2) as it`: a server that answers; `it.url`, `it.writer`, `it.answers`. A key with a dot
+    is one of another group than `stage`."""
+
+    @contextmanager
+    def opened(task: str, **changes: Any) -> Iterator[Any]:
+        keys = {key if "." in key else f"stage.{key}": value for key, value in {"port": 0, **changes}.items()}
+        words = [f"{key}={value}" for key, value in keys.items()]
+        run = compose_run(["stage=serve", f"task={task}", f"model.path={run_of(task)}", "trainer.threads=1", *words])
+        ready = make_ready(run, resolve_machine(run.trainer), BadRows("error", None))
+        with answering(ready, run.stage, task) as it:
+            yield it
 
     return opened
 

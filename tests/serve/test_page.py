@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from llmstage.serve.chat import Chat, event
-from llmstage.serve.page.routes import FILES
+from llmstage.serve.page.routes import pages
 
 SOURCE = {
     "id": "returns",
@@ -183,7 +183,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
     monkeypatch.setenv("LLMSTAGE_API_KEY", "open sesame".replace(" ", "-"))
     with serving("dialogue", max_tokens=3) as it:
         assert httpx.get(f"{it.url}/v1/models").status_code == 401
-        for address in FILES:
+        for address in pages(model=True, monitor=False):
             shown = httpx.get(f"{it.url}{address}")
             assert shown.status_code == 200 and "default-src 'none'" in shown.headers["content-security-policy"]
         page = visit(it.url)

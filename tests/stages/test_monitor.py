@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
@@ -23,43 +22,11 @@ from llmstage.errors import UserError
 from llmstage.monitor.classifiers import find_roles
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = [
-    "trainer=smoke", "trainer.max_steps=40", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
-    "model.vocab_size=400", "data.demo_rows=200", "data.max_lost=1", "data.context=48", "trainer.threads=1",
-    "trainer.baselines=false", "optim.lr=0.01",
-]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run `cls`, what it says of some texts (`said.json`), and a stream `in.jsonl` with a planted surge."""
-    folder, before = tmp_path_factory.mktemp("monitor"), Path.cwd()
-    os.chdir(folder)
-    try:
-        assert main(["stage=finetune", "task=classification", *SMALL, "hydra.run.dir=cls"]) == 0
-        lines = [json.loads(line) for line in Path("cls/predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-        said = {line["text"]: line["prediction"] for line in lines}
-        labels = sorted(set(said.values()), key=lambda label: -list(said.values()).count(label))
-        assert len(labels) >= 2, "the model has learned to tell something from something"
-        Path("said.json").write_text(json.dumps({"said": said, "negative": labels[1]}), encoding="utf-8")
-        write_stream(Path("in.jsonl"), said, labels[1])
-    finally:
-        os.chdir(before)
-    return folder
-
-
-def write_stream(path: Path, said: dict[str, str], negative: str) -> None:
-    """Eight days of 15 to 25 items an hour, a tenth of them negative; at 15 o'clock of the last day nine in ten."""
-    rng, begin = np.random.default_rng(0), datetime(2026, 3, 2, tzinfo=UTC)
-    bad = [text for text, label in said.items() if label == negative]
-    good = [text for text, label in said.items() if label != negative]
-    with path.open("w", encoding="utf-8") as file:
-        for hour in range(8 * 24):
-            surge = hour == 7 * 24 + 15
-            for number in range(count := 60 if surge else int(rng.integers(15, 26))):
-                text = str(rng.choice(bad if rng.random() < (0.9 if surge else 0.1) else good))
-                when = begin + timedelta(hours=hour, seconds=3600 * number / count)
-                file.write(json.dumps({"time": when.isoformat(), "text": text}, ensure_ascii=False) + "\n")
+@pytest.fixture
+def place(stream_of_moods: Path) -> Path:
+    return stream_of_moods
 
 
 def words(place: Path, *more: str) -> list[str]:
@@ -108,6 +75,37 @@ def test_topics_come_from_the_other_classifiers(place: Path, workplace: Path) ->
     names = {name for (name,) in db.execute("SELECT DISTINCT topic FROM counts")}
     db.close()
     assert {name.partition("=")[0] for name in names} == {"topic", "other"}
+
+
+def test_report_every_says_how_often_the_report_is_made_while_the_run_goes_on(
+    place: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import llmstage.stages.monitor as stage
+
+    drawn: list[str] = []
+    write = stage.write_html
+
+    def noted(folder: Path, report: dict[str, Any]) -> Path:
+        drawn.append(report["status"])
+        return write(folder, report)
+
+    monkeypatch.setattr(stage, "write_html", noted)
+    assert main(words(place, "hydra.run.dir=seldom", "stage.batch=500", "stage.report_every=3600")) == 0
+    assert drawn == []
+    assert main(words(place, "hydra.run.dir=often", "stage.batch=500", "stage.report_every=0.000001")) == 0
+    batches = -(-len((place / "in.jsonl").read_text(encoding="utf-8").splitlines()) // 500)
+    assert drawn == ["in progress"] * (batches - 1), (
+        "after each batch but the last, which is followed by the final report"
+    )
+
+
+def test_a_run_that_was_stopped_before_its_first_item_goes_on(place: Path, workplace: Path) -> None:
+    typed = [word for word in words(place, "hydra.run.dir=run") if not word.startswith("stage.input=")]
+    Path("in.jsonl").touch()
+    assert main([*typed, "stage.input=in.jsonl"]) == 0
+    shutil.copy(place / "in.jsonl", "in.jsonl")
+    assert main([*typed, "stage.input=in.jsonl"]) == 0
+    assert items(Path("run")) == len(Path("in.jsonl").read_text(encoding="utf-8").splitlines())
 
 
 @pytest.mark.slow

@@ -42,11 +42,13 @@ function askToken(wrong) {
   return asking;
 }
 
-/** The answer to a request; a body makes it a POST. Throws Problem. */
-export async function call(path, body = null, signal = null) {
+/** The answer to a request; a body makes it a POST. `known`: the tag of what is known already, where 304 is an answer, too.
+ * Throws Problem. */
+export async function call(path, body = null, signal = null, known = null) {
   for (;;) {
     // A header holds no letters beyond these; such a token is wrong in any case.
     const headers = token && /^[\x21-\x7e]+$/.test(token) ? { authorization: `Bearer ${token}` } : {};
+    if (known) headers["if-none-match"] = known;
     if (body) headers["content-type"] = "application/json";
     const given = body ? { method: "POST", body: JSON.stringify(body) } : {};
     let answer;
@@ -59,7 +61,7 @@ export async function call(path, body = null, signal = null) {
       await askToken(Boolean(token));
       continue;
     }
-    if (answer.ok) return answer;
+    if (answer.ok || (known && answer.status === 304)) return answer;
     let told = {};
     try {
       told = (await answer.json()).error ?? {};

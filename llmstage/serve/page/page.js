@@ -18,7 +18,7 @@ const VIEWS = { "/v1/chat/completions": "chat", "/v1/completions": "write", "/v1
 function show(view) {
   problem("");
   for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== view;
-  for (const button of byId("views").children) button.setAttribute("aria-current", button.dataset.view === view ? "page" : "false");
+  for (const button of byId("views").querySelectorAll("button")) button.setAttribute("aria-current", button.dataset.view === view ? "page" : "false");
   byId(view).querySelector("textarea:not(details textarea), input")?.focus();
 }
 
@@ -32,6 +32,12 @@ function offerViews(about) {
     button.dataset.say = view === "rows" ? "try" : view;
     button.addEventListener("click", () => show(view));
     byId("views").append(button);
+  }
+  if (about.routes.includes("/v1/monitor")) {
+    const link = make("a", "", say("monitor"));
+    link.href = "monitor";
+    link.dataset.say = "monitor";
+    byId("views").append(link);
   }
   byId("views").hidden = byId("views").children.length < 2;
   return views;

@@ -1,4 +1,4 @@
-"""The page of the server: files of this folder, which know nothing of the model. What they show they ask of /v1."""
+"""The pages of the server: files of this folder, which know nothing of the model. What they show they ask of /v1."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from fastapi.responses import Response
 
 HERE = Path(__file__).parent
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-FILES = {
-    "/" if path.name == "index.html" else f"/page/{path.name}": path
-    for path in sorted(HERE.iterdir())
-    if path.suffix in KINDS
-}
-"""Address and file. They are given without a token, since the page is where it is typed."""
+MODEL, MONITOR = HERE / "index.html", HERE / "monitor.html"
 
 HEADERS = {
     # Nothing but the page's own files runs or is loaded, wherever a text of a user or a model might end up.
@@ -27,8 +22,14 @@ HEADERS = {
 }
 
 
-def add_page(app: FastAPI) -> None:
-    for address, path in FILES.items():
+def pages(*, model: bool, monitor: bool) -> dict[str, Path]:
+    """Address and file, by what the server has. They are given without a token, since the page is where it is typed."""
+    parts = {f"/page/{path.name}": path for path in sorted(HERE.iterdir()) if path.suffix in (".css", ".js")}
+    return {"/": MODEL if model else MONITOR, **({"/monitor": MONITOR} if monitor else {}), **parts}
+
+
+def add_pages(app: FastAPI, shown: dict[str, Path]) -> None:
+    for address, path in shown.items():
         app.get(address, include_in_schema=False)(giving(path))
 
 

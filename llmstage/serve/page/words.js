@@ -19,6 +19,14 @@ const WORDS = {
     token_note: "It is kept in this tab until the tab is closed.", token_go: "Go on", token_needed: "Nothing can be asked without the token.",
     offline: "The server cannot be reached.", broken: "The reply was cut off: the server has ended or the connection is gone.",
     again: "Try again", unreadable: "This picture cannot be read.", log_probability: "log-probability", alternatives: "Alternatives",
+    monitor: "Monitor", pages: "Pages", model_page: "The model", alerts: "Alerts", topics: "Topics", other_topics: "Topics without a chart",
+    no_alerts: "No alert so far.", new_alert: "New alert:", items: "items", negative: "negative", negative_share: "negative share",
+    expected: "expected", above: "above what is expected", of_window: "of a window", of_day: "of the last 24 hours", of_week: "of the last 7 days",
+    last_item: "time of the last item", late: "came too late", bad_rows: "bad rows", watching: "The monitor is running.",
+    loading: "The monitor is beginning.", loading_long: "The monitor is loading its models. What it counts appears here by itself. Its folder:",
+    not_begun: "Nothing has been counted yet, and no monitor is running. This page shows what it counts once it does. Its folder:",
+    stopped: "The monitor is not running; its command goes on with the same folder.", completed: "The input has ended; everything is counted.",
+    failed: "The monitor has stopped:",
     field_text: "Text", field_text_pair: "Second text", field_question: "Question", field_context: "Text that holds the answer",
     field_document: "Text", field_source: "Text", field_prompt: "Beginning of the caption", field_image: "Picture",
     field_caption: "Captions to choose from, one a line", field_tokens: "Words, with spaces between them", field_user: "User", field_item: "Items that the user has had, one a line, the latest last",
@@ -41,6 +49,14 @@ const WORDS = {
     token_note: "令牌只保存在本标签页中，关闭后即清除。", token_go: "继续", token_needed: "没有令牌无法提问。",
     offline: "无法连接服务器。", broken: "回复中断：服务器已停止或连接已断开。",
     again: "重试", unreadable: "无法读取此图片。", log_probability: "对数概率", alternatives: "其他答案",
+    monitor: "监控", pages: "页面", model_page: "模型", alerts: "警报", topics: "主题", other_topics: "未绘图的主题",
+    no_alerts: "至今没有警报。", new_alert: "新警报：", items: "条", negative: "负面", negative_share: "负面占比",
+    expected: "预期", above: "超出预期", of_window: "单个窗口", of_day: "此前 24 小时", of_week: "此前 7 天",
+    last_item: "最新条目的时间", late: "来得太晚", bad_rows: "有误的行", watching: "监控正在运行。",
+    loading: "监控正在启动。", loading_long: "监控正在加载模型，统计结果会自动出现在这里。其文件夹：",
+    not_begun: "尚未统计任何条目，也没有监控在运行；一旦开始，结果会显示在这里。其文件夹：",
+    stopped: "监控未在运行；用同一文件夹再次执行命令即可继续。", completed: "输入已结束，全部已统计。",
+    failed: "监控已停止：",
     field_text: "文本", field_text_pair: "第二个文本", field_question: "问题", field_context: "包含答案的文本",
     field_document: "文本", field_source: "原文", field_prompt: "描述的开头", field_image: "图片",
     field_caption: "备选描述，每行一个", field_tokens: "词语，以空格分隔", field_user: "用户", field_item: "用户已有的物品，每行一个，最近的在最后",
@@ -62,6 +78,7 @@ function chosen() {
 }
 
 export const say = (word) => WORDS[language][word];
+export const spoken = () => language;
 
 /** The name of a field of a row: in words, where there are any. */
 export const fieldName = (word) => say(`field_${word}`) ?? word;
