@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from llmstage.serve.chat import Chat, event
+from llmstage.serve.page import routes as page_routes
 from llmstage.serve.page.routes import pages
 
 SOURCE = {
@@ -243,3 +245,13 @@ def test_a_server_that_looks_things_up_shows_what_it_found(
         page.click(".sources summary")
         assert "A refund takes five days." in page.inner_text(".sources details")
         assert "faq.jsonl" in page.inner_text(".sources details")
+
+
+def test_every_word_of_the_pages_stands_once_in_each_language_and_is_there() -> None:
+    folder = Path(page_routes.__file__).parent
+    english, chinese = (folder / "words.js").read_text(encoding="utf-8").split("  zh: {")
+    keys = [re.findall(r'\b([a-z_]+): "', part) for part in (english, chinese.split("};")[0])]
+    assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0]), "a second one would silently replace the first"
+    told = "".join(path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".js", ".html"))
+    asked = set(re.findall(r'\bsay\("([a-z_]+)"\)|data-(?:say|label|hint)="([a-z_]+)"', told))
+    assert {word for pair in asked for word in pair if word} <= set(keys[0])

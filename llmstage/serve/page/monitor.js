@@ -36,7 +36,7 @@ function stateOf() {
   if (about.running) return say(about.begun ? "watching" : "loading");
   if (about.ended?.status === "completed") return say("completed");
   if (about.ended?.status === "failed") return `${say("failed")} ${about.ended.error ?? ""}`;
-  return about.begun ? say("stopped") : "";
+  return about.begun ? say("not_running") : "";
 }
 
 function fact(word, value) {
