@@ -1,23 +1,33 @@
 """The server beside one-at-a-time generation: tokens per second of 16 clients, time to the first token of one, rows per second.
 
-python benchmarks/serve.py <run of task=dialogue> <run of task=classification> [--threads 2]
+python benchmarks/serve.py <run of task=dialogue or -> <run of task=classification> [--threads 2]
 
 The peer is transformers' own `model.generate` (or one forward a text) on the same weights in this process, one request after
-another. Clients are the `openai` package against the running server. Prints a line a figure, ratios last.
+another. Clients are the `openai` package against the running server, for labels the load tool wrk (apt-get install wrk) or, where
+there is none, httpx. Prints a line a figure, ratios last. Labels are asked for texts of one length and of many (2 to 100 words),
+and are also told in processor time a text, which other work on the machine changes less than rows a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import random
+import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 CLIENTS, REQUESTS, TOKENS = 16, 64, 48
+SECONDS = 20
+"""That wrk asks for labels."""
 
 
 def started(path: str, threads: int, *more: str) -> tuple[subprocess.Popen[str], str]:
@@ -100,25 +110,59 @@ def alone(path: str, threads: int) -> float:
     return tokens / (time.perf_counter() - clock)
 
 
-def classified(path: str, threads: int, precision: str) -> float:
-    """Rows per second of 16 clients that send one text a request."""
+def texts(count: int, *, mixed: bool) -> list[str]:
+    if not mixed:
+        return [messages[0]["content"] for messages in prompts(count)]
+    rng = random.Random(0)
+    words = ["where", "is", "my", "order", "refund", "please", "hello", "parcel", "never", "came", "number", "again"]
+    return [" ".join(rng.choices(words, k=min(100, max(2, int(rng.lognormvariate(3, 0.9)))))) for _ in range(count)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far (Linux)."""
+    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def ask_many(url: str, bodies: list[str]) -> int:
+    """Send them over and over from 16 clients; the number of answers."""
+    if wrk := shutil.which("wrk"):
+        lines = ",".join(json.dumps(body) for body in bodies)
+        script = f'wrk.method="POST" wrk.headers["Content-Type"]="application/json" local bodies={{{lines}}} local n=0 request=function() n=n+1 return wrk.format(nil,nil,nil,bodies[n%#bodies+1]) end'
+        with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+            file.write(script)
+            file.flush()
+            words = [wrk, "-t1", f"-c{CLIENTS}", f"-d{SECONDS}s", "--timeout", "30s", "-s", file.name, url]
+            told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert "Non-2xx" not in told and "Socket errors" not in told, told
+        return int(re.search(r"(\d+) requests in", told)[1])  # type: ignore[index]
+    import httpx
+
+    headers = {"content-type": "application/json"}
+    with httpx.Client(limits=httpx.Limits(max_connections=CLIENTS)) as api, ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(lambda body: api.post(url, content=body, headers=headers).raise_for_status(), bodies))
+    return len(bodies)
+
+
+def classified(path: str, threads: int, precision: str, *, mixed: bool) -> tuple[float, float]:
+    """(rows per second, milliseconds of processor time a row) of 16 clients that send one text a request."""
     import httpx
 
     server, url = started(path, threads, f"trainer.eval_precision={precision}")
     try:
-        with httpx.Client(limits=httpx.Limits(max_connections=CLIENTS)) as api, ThreadPoolExecutor(CLIENTS) as pool:
-            bodies = [{"input": messages[0]["content"]} for messages in prompts(1000)]
-            api.post(f"{url}/v1/classify", json=bodies[0]).raise_for_status()
-            clock = time.perf_counter()
-            list(pool.map(lambda body: api.post(f"{url}/v1/classify", json=body).raise_for_status(), bodies))
-            return len(bodies) / (time.perf_counter() - clock)
+        bodies = [json.dumps({"input": text}) for text in texts(1000, mixed=mixed)]
+        with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as api:  # it listens a moment after it says so
+            api.post(f"{url}/v1/classify", content=bodies[0]).raise_for_status()
+        clock, own = time.perf_counter(), cpu_seconds(server.pid)
+        rows = ask_many(f"{url}/v1/classify", bodies)
+        return rows / (time.perf_counter() - clock), 1000 * (cpu_seconds(server.pid) - own) / rows
     finally:
         server.terminate()
         server.wait()
 
 
-def one_by_one(path: str, threads: int) -> float:
-    """Rows per second of one forward a text."""
+def one_by_one(path: str, threads: int, *, mixed: bool) -> tuple[float, float]:
+    """The same of one forward a text."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -128,12 +172,41 @@ def one_by_one(path: str, threads: int) -> float:
         AutoModelForSequenceClassification.from_pretrained(folder).eval(),
         AutoTokenizer.from_pretrained(folder),
     )
-    texts = [messages[0]["content"] for messages in prompts(200)]
-    clock = time.perf_counter()
+    asked = texts(200, mixed=mixed)
+    clock, own = time.perf_counter(), time.process_time()
     with torch.no_grad():
-        for text in texts:
+        for text in asked:
             model(**tokenizer(text, return_tensors="pt")).logits.argmax(-1).item()
-    return len(texts) / (time.perf_counter() - clock)
+    return len(asked) / (time.perf_counter() - clock), 1000 * (time.process_time() - own) / len(asked)
+
+
+def labels(path: str, threads: int) -> None:
+    for mixed in (False, True):
+        print("texts of 2 to 100 words" if mixed else "texts of one length")
+        for precision in ("fp32", "bf16"):
+            # The peer is measured before and after, since a machine is seldom as busy twice.
+            before = one_by_one(path, threads, mixed=mixed)
+            rate, cost = classified(path, threads, precision, mixed=mixed)
+            after = one_by_one(path, threads, mixed=mixed)
+            peer_rate, peer_cost = ((one + other) / 2 for one, other in zip(before, after, strict=True))
+            print(
+                f"one forward a text              {peer_rate:8.0f} rows/s   {peer_cost:8.2f} ms of processor time a text"
+            )
+            print(f"server, {CLIENTS} clients, {precision}        {rate:8.0f} rows/s   {cost:8.2f} ms")
+            print(
+                f"                                {rate / peer_rate:8.1f} times    {peer_cost / cost:8.1f} times",
+                flush=True,
+            )
+
+
+def replies(path: str, threads: int) -> None:
+    peer = alone(path, threads)
+    ours, first, length = served(path, threads)
+    print(f"model.generate, one at a time   {peer:8.0f} tokens/s")
+    print(
+        f"server, {CLIENTS} clients              {ours:8.0f} tokens/s   ({ours / peer:.1f} times, {length:.0f} tokens a reply)"
+    )
+    print(f"first token, one client         {first * 1000:8.0f} ms (median of 10)")
 
 
 def main() -> None:
@@ -142,21 +215,10 @@ def main() -> None:
     parser.add_argument("classification", nargs="?")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    peer = alone(given.dialogue, given.threads)
-    ours, first, length = served(given.dialogue, given.threads)
-    print(f"model.generate, one at a time   {peer:8.0f} tokens/s")
-    print(
-        f"server, {CLIENTS} clients              {ours:8.0f} tokens/s   ({ours / peer:.1f} times, {length:.0f} tokens a reply)"
-    )
-    print(f"first token, one client         {first * 1000:8.0f} ms (median of 10)")
+    if given.dialogue != "-":
+        replies(given.dialogue, given.threads)
     if given.classification:
-        for precision in ("fp32", "bf16"):
-            # The peer is measured before and after, since a machine is seldom as busy twice.
-            before = one_by_one(given.classification, given.threads)
-            ours = classified(given.classification, given.threads, precision)
-            peer = (before + one_by_one(given.classification, given.threads)) / 2
-            print(f"one forward a text              {peer:8.0f} rows/s")
-            print(f"server, {CLIENTS} clients, {precision}        {ours:8.0f} rows/s     ({ours / peer:.1f} times)")
+        labels(given.classification, given.threads)
 
 
 if __name__ == "__main__":
