@@ -17,7 +17,7 @@ from llmstage import console
 from llmstage.engine.ready import Ready
 from llmstage.errors import Refused, UserError
 from llmstage.schema.stage import Serve
-from llmstage.serve.answers import Answers
+from llmstage.serve.answers import Answers, enough_rows
 from llmstage.serve.app import build_app
 from llmstage.serve.chat import Chat
 from llmstage.serve.limits import Limits, timed_protocol
@@ -92,7 +92,7 @@ def prepared(ready: Ready | None, cfg: Serve, name: str) -> Iterator[Prepared]:
     answers: Answers | None = None
     writer: Writer | None = None
     if ready is not None:
-        answers, writer = Answers(ready, cfg.queue), make_writer(ready, cfg)
+        answers, writer = Answers(ready, cfg.queue, enough_rows(ready)), make_writer(ready, cfg)
         rows = Rows(ready, answers, name)
         if writer is not None:
             told, system = ready.run.generation, getattr(ready.run.task, "system", None)

@@ -227,3 +227,40 @@ def test_rows_of_clients_that_ask_again_at_once_meet_in_one_batch_and_one_client
         assert time.monotonic() - started < 0.1
     finally:
         answers.close()
+
+
+def test_a_batch_waits_for_no_more_rows_than_are_worth_it() -> None:
+    from llmstage.serve.answers import Answers
+
+    class Noting:
+        held, sizes = threading.Event(), []  # type: ignore[var-annotated]
+
+        def answer(self, rows: Any, numbers: Any) -> Any:
+            self.sizes.append(len(rows))
+            self.held.wait(30)
+            return [{"prediction": row["text"]} for row in rows]
+
+    ready: Any = Noting()
+    answers = Answers(ready, 64, enough=3)
+    asked: list[int] = []
+    gather = answers.gather
+
+    def noted(rows: int, seconds: float) -> Any:
+        asked.append(rows)
+        return gather(rows, seconds)
+
+    answers.gather = noted  # type: ignore[method-assign]
+    try:
+        first = answers.ask([{"text": "a"}])
+        while not ready.sizes:
+            time.sleep(0.005)
+        rest = answers.ask([{"text": str(number)} for number in range(10)])
+        ready.held.set()
+        assert [one.result(30)["prediction"] for one in rest] == [str(number) for number in range(10)] and first[
+            0
+        ].done()
+        answers.ask([{"text": "z"}])[0].result(30)
+        assert ready.sizes[:2] == [1, 10], "what waits already is taken at once"
+        assert max(asked) == 3, "and no batch waits for more than three"
+    finally:
+        answers.close()

@@ -50,7 +50,7 @@ const WORDS = {
     offline: "无法连接服务器。", broken: "回复中断：服务器已停止或连接已断开。",
     again: "重试", unreadable: "无法读取此图片。", log_probability: "对数概率", alternatives: "其他答案",
     monitor: "监控", pages: "页面", model_page: "模型", alerts: "警报", topics: "主题", other_topics: "未绘图的主题",
-    no_alerts: "至今没有警报。", new_alert: "新警报：", items: "条", negative: "负面", negative_share: "负面占比",
+    no_alerts: "至今没有警报。", new_alert: "新警报：", items: "条目", negative: "负面", negative_share: "负面占比",
     expected: "预期", above: "超出预期", of_window: "单个窗口", of_day: "此前 24 小时", of_week: "此前 7 天",
     last_item: "最新条目的时间", late: "来得太晚", bad_rows: "有误的行", watching: "监控正在运行。",
     loading: "监控正在启动。", loading_long: "监控正在加载模型，统计结果会自动出现在这里。其文件夹：",
