@@ -176,7 +176,7 @@ def one_by_one(path: str, threads: int, *, mixed: bool) -> tuple[float, float]:
     clock, own = time.perf_counter(), time.process_time()
     with torch.no_grad():
         for text in asked:
-            model(**tokenizer(text, return_tensors="pt")).logits.argmax(-1).item()
+            model(**tokenizer(text, truncation=True, return_tensors="pt")).logits.argmax(-1).item()
     return len(asked) / (time.perf_counter() - clock), 1000 * (time.process_time() - own) / len(asked)
 
 
