@@ -21,6 +21,7 @@ from llmstage.explore.kept import Kept
 from llmstage.explore.ladder_auto import items_of, train_ladder
 from llmstage.explore.ladders import never_certain
 from llmstage.explore.loaders import load_phenomena
+from llmstage.explore.loss_lens import WARM_UP
 from llmstage.explore.rungs import HeldOut, Rung, axis_of, examine, rungs_of_models, rungs_of_runs
 from llmstage.explore.score import score_items
 from llmstage.explore.stats import hierarchical
@@ -33,8 +34,15 @@ from llmstage.report.files import write_json
 from llmstage.schema import RunConfig, build_run
 from llmstage.schema.explore import Explore
 
-KINDS = {"params": "log", "flops": "log", "tokens": "training", "steps": "training"}
-"""Which shape of axis; a loss is plain."""
+KINDS = {
+    "params": "log",
+    "flops": "log",
+    "tokens": "training",
+    "steps": "training",
+    "lm_loss": "loss",
+    "lm_loss_per_byte": "loss",
+}
+"""Which shape of axis."""
 CORPUS_ROWS = 200
 MANY_SEEDS = 2
 MOST_DRAWS = 500
@@ -243,7 +251,12 @@ def judge_families(scored: Scored, axis: str, rules: Rules) -> list[Judged]:
     judged = []
     for family in dict.fromkeys(name for own in scored.families for name in own):
         for name, places in groups.items():
-            rows = [place for place in places if family in scored.families[place]]
+            last = max(scored.rungs[place].step or 0 for place in places)
+            rows = [
+                place
+                for place in places
+                if family in scored.families[place] and (scored.rungs[place].step or last) >= WARM_UP * last
+            ]
             if len({scored.rungs[place].step for place in rows}) > 1:
                 shown = name if len(name) < 12 else scored.rungs[rows[0]].id.split("/")[0]
                 judged += judge_one(scored, family, rows, axis, shown, rules, scale=False)
@@ -292,7 +305,7 @@ def judge_one(
         sd = float(np.sqrt(np.mean(np.square(spread)))) if many and spread else None
         end = [float(getattr(one, value)) for one in own[int(order[-1])]]
         return Curve(
-            metric, x[order], np.array(means)[order], np.array(errors)[order], axis, cast(AxisKind, KINDS.get(axis, "plain")),
+            metric, x[order], np.array(means)[order], np.array(errors)[order], axis, cast(AxisKind, KINDS[axis]),
             model, sd, min(one.num for same in own for one in same), tuple(end),
         )  # fmt: skip
 

@@ -145,7 +145,7 @@ def test_an_added_layer_changes_no_logit_and_learns():
     logits, patterns = new(ids, patterns=True)
     assert len(patterns) == 2 and torch.allclose(logits, old(ids)[0], atol=1e-5)
     torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-    assert float(new.layers[1].o_proj.weight.grad.abs().max()) > 0
+    assert float(new.layers[0].o_proj.weight.grad.abs().max()) > 0
     longer = train_induction(replace(run.world, layers=2), 0, start=new)
     assert torch.allclose(longer.model(0)(ids)[0], old(ids)[0], atol=1e-5)
     assert not torch.allclose(longer.model(1)(ids)[0], old(ids)[0], atol=1e-2)

@@ -21,7 +21,7 @@ from llmstage.schema.explore_ladder import Gold, Ladder, check_ladder
 
 
 def test_steps_are_evenly_spaced_in_their_logarithm_and_end_at_the_end():
-    assert steps_to_save(1000, 4) == [1, 10, 100, 1000]
+    assert steps_to_save(1000, 4) == [50, 136, 368, 1000]
     assert steps_to_save(3, 12) == [1, 2, 3]
 
 
@@ -268,3 +268,12 @@ def test_the_loss_of_a_held_out_text_is_read_behind_what_is_given(tiny_task):
     examine(alone, subject, [HeldOut("the second parcel")])
     ids = [len(made.processor.plain_ids([text])[0]) for text in ("the second parcel", " came")]
     assert whole.lm_loss * sum(ids) == pytest.approx(alone.lm_loss * ids[0] + behind.lm_loss * ids[1], rel=1e-4)
+
+
+def test_the_first_half_percent_of_a_training_is_not_judged():
+    rungs = [rung(step, lm_loss=6 - step / 400) for step in (1, 4, 5, *range(100, 1001, 100))]
+    families = [{"copy": Family(0.5, 0.02, -(one.lm_loss or 0), 0.01, 100, 3, 0.8)} for one in rungs]
+    em, _ = judge_families(Scored(rungs, families), "lm_loss", Rules(trials=20))
+    assert len(em.curve.y) == 11 and em.curve.axis_kind == "loss"
+    em, _ = judge_families(Scored(rungs, families), "steps", Rules(trials=20))
+    assert em.curve.x.min() == 5 and em.curve.axis_kind == "training"
