@@ -222,6 +222,8 @@ def test_grokking_control():
 def test_induction(seed):
     [run] = explore_induction(Gold(kind="induction"), seed).block["runs"]
     holds_the_bar_of_two_layers(run)
+    _, head = run["heads"]["previous_token_head"]
+    assert run["heads"]["ablation_cost"][0][head] == np.max(run["heads"]["ablation_cost"])
 
 
 def holds_the_bar_of_two_layers(run):
@@ -234,7 +236,8 @@ def holds_the_bar_of_two_layers(run):
     assert abs(steps[gain.argmin()] - steps[prefix.argmax()]) <= 100
     assert run["verdict"] == "break"
     layer, head = run["heads"]["previous_token_head"]
-    assert layer == 0 and run["heads"]["ablation_cost"][0][head] == np.max(run["heads"]["ablation_cost"])
+    # Of the lower layer it costs most. In a model that was grown two heads may share the look back, and none alone costs most of all.
+    assert layer == 0 and run["heads"]["ablation_cost"][0][head] == np.max(run["heads"]["ablation_cost"][0])
 
 
 @pytest.mark.slow
