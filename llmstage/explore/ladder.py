@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +20,8 @@ from llmstage.explore.kept import Kept
 from llmstage.explore.ladder_auto import items_of, train_ladder
 from llmstage.explore.ladders import never_certain
 from llmstage.explore.loaders import load_phenomena
+from llmstage.explore.loss_lens import WARM_UP
+from llmstage.explore.product_law import PREDICTED, product_law, products_of
 from llmstage.explore.rungs import HeldOut, Rung, axis_of, examine, rungs_of_models, rungs_of_runs
 from llmstage.explore.score import score_items
 from llmstage.explore.stats import hierarchical
@@ -33,18 +34,23 @@ from llmstage.report.files import write_json
 from llmstage.schema import RunConfig, build_run
 from llmstage.schema.explore import Explore
 
-KINDS = {"params": "log", "flops": "log", "tokens": "training", "steps": "training"}
-"""Which shape of axis; a loss is plain."""
+KINDS = {
+    "params": "log",
+    "flops": "log",
+    "tokens": "training",
+    "steps": "training",
+    "lm_loss": "loss",
+    "lm_loss_per_byte": "loss",
+}
+"""Which shape of axis."""
 CORPUS_ROWS = 200
 MANY_SEEDS = 2
 MOST_DRAWS = 500
 """Resamples behind the interval of a point, of which a ladder has hundreds."""
-PREDICTED = 0.05
-"""How far exact match may be from p^L in a cell that the product of token accuracies explains."""
 
 
-FEWEST_ITEMS = 20
-"""Of a cell whose exact match is compared with the product."""
+FEWEST_CLAIMED = 30
+"""Items of a family under which nothing is claimed of it."""
 
 
 @dataclass(slots=True)
@@ -127,7 +133,8 @@ def explore_ladder(cfg: RunConfig, out_dir: Path, machine: Machine, about: dict[
     judged = judge_families(scored, axis, rules)
     correct([one.verdict for one in judged], rules)
     write_json(out_dir / "curves.json", [one.row() for one in judged])
-    law = product_law(scored)
+    limits += too_few(scored)
+    law = product_law(scored.products)
     block: dict[str, Any] = {
         "axis": axis, "rungs": [rung.as_dict() for rung in scored.rungs],
         "families": [{key: value for key, value in one.row().items() if key not in ("x", "y", "low", "high")} for one in judged],
@@ -198,52 +205,20 @@ def by_family(items: Sequence[Item], scores: Sequence[dict[str, Any]]) -> dict[s
     return out
 
 
-def products_of(rung: Rung, items: Sequence[Item], scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Exact match of each cell beside (teacher-forced token accuracy)^L, L counting the token that ends the answer: what
-    independent errors of equal tokens would give (Schaeffer 2023, arXiv 2304.15004); the mean over answers where their
-    lengths differ."""
-    cells: dict[str, list[dict[str, Any]]] = {}
-    for item, one in zip(items, scores, strict=True):
-        if item.choices or one["unscored"] is not None or one["em"] is None:
-            continue
-        axes = {key: value for key, value in item.meta.items() if key not in ("carries",)}
-        cells.setdefault(f"{item.family} {json.dumps(axes, ensure_ascii=False)}", []).append(one)
-    out = []
-    for name, own in cells.items():
-        if len(own) >= FEWEST_ITEMS:
-            lengths = np.array([one["num_tokens"] for one in own])
-            token = float(np.average([one["tok"] for one in own], weights=lengths))
-            em, predicted = float(np.mean([one["em"] for one in own])), float(np.mean(token**lengths))
-            out.append(
-                {
-                    "rung": rung.id, "cell": name, "n": len(own), "length": float(lengths.mean()), "token_accuracy": token,
-                    "em": em, "predicted": predicted, "gap": abs(em - predicted),
-                }
-            )  # fmt: skip
-    return out
-
-
-def product_law(scored: Scored) -> dict[str, Any] | None:
-    if not scored.products:
-        return None
-    gaps = np.array([cell["gap"] for cell in scored.products])
-    # Where exact match and prediction are both zero they agree, and it shows nothing.
-    telling = sum(max(cell["em"], cell["predicted"]) > PREDICTED for cell in scored.products)
-    return {
-        "cells": len(gaps), "telling": telling, "within_05": float((gaps <= PREDICTED).mean()), "median_gap": float(np.median(gaps)),
-        "gap_95": float(np.quantile(gaps, 0.95)), "max_gap": float(gaps.max()),
-    }  # fmt: skip
-
-
 def judge_families(scored: Scored, axis: str, rules: Rules) -> list[Judged]:
     """Curves over training for each group of rungs, and over scale for each group's last rung."""
     groups: dict[str, list[int]] = {}
     for place, rung in enumerate(scored.rungs):
         groups.setdefault(rung.group, []).append(place)
     judged = []
-    for family in dict.fromkeys(name for own in scored.families for name in own):
+    for family in dict.fromkeys(name for own in scored.families for name in own if own[name].num >= FEWEST_CLAIMED):
         for name, places in groups.items():
-            rows = [place for place in places if family in scored.families[place]]
+            last = max(scored.rungs[place].step or 0 for place in places)
+            rows = [
+                place
+                for place in places
+                if family in scored.families[place] and (scored.rungs[place].step or last) >= WARM_UP * last
+            ]
             if len({scored.rungs[place].step for place in rows}) > 1:
                 shown = name if len(name) < 12 else scored.rungs[rows[0]].id.split("/")[0]
                 judged += judge_one(scored, family, rows, axis, shown, rules, scale=False)
@@ -256,6 +231,12 @@ def judge_families(scored: Scored, axis: str, rules: Rules) -> list[Judged]:
         if len({scored.rungs[place].group for place in lasts}) > 1:
             judged += judge_one(scored, family, lasts, axis, "*", rules, scale=True)
     return judged
+
+
+def too_few(scored: Scored) -> list[str]:
+    """Families of which nothing is claimed."""
+    few = {name: one.num for own in scored.families for name, one in own.items() if one.num < FEWEST_CLAIMED}
+    return [say("few_of_family", family=name, num=num, least=FEWEST_CLAIMED) for name, num in few.items()]
 
 
 def last_of_each_seed(scored: Scored, places: Sequence[int]) -> list[int]:
@@ -292,7 +273,7 @@ def judge_one(
         sd = float(np.sqrt(np.mean(np.square(spread)))) if many and spread else None
         end = [float(getattr(one, value)) for one in own[int(order[-1])]]
         return Curve(
-            metric, x[order], np.array(means)[order], np.array(errors)[order], axis, cast(AxisKind, KINDS.get(axis, "plain")),
+            metric, x[order], np.array(means)[order], np.array(errors)[order], axis, cast(AxisKind, KINDS[axis]),
             model, sd, min(one.num for same in own for one in same), tuple(end),
         )  # fmt: skip
 

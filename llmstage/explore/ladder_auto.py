@@ -33,8 +33,9 @@ TRAIN_SHARE = 40
 
 
 def steps_to_save(last: int, num: int) -> list[int]:
-    """`num` steps from 1 to `last`, evenly spaced in their logarithm; fewer where two would be the same step."""
-    return sorted({round(float(step)) for step in np.geomspace(1, last, num)} | {last})
+    """`num` steps from the end of the warm-up, a twentieth of the run, to `last`, evenly spaced in their logarithm; fewer where two
+    would be the same step."""
+    return sorted({round(float(step)) for step in np.geomspace(max(1, last // 20), last, num)} | {last})
 
 
 def train_ladder(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> tuple[list[Rung], list[HeldOut]]:

@@ -41,7 +41,8 @@ class Ladder:
     seeds: Annotated[int, AT_LEAST_1, AUTO] = 3
     """Runs of each size of an auto ladder."""
     checkpoints: Annotated[int, Range(2, 1000), AUTO] = 12
-    """Rungs of each run of an auto ladder, at steps spaced evenly in their logarithm."""
+    """Rungs of each run of an auto ladder, at steps spaced evenly in their logarithm, from a twentieth of the run on: before it the
+    rate still climbs."""
     steps: Annotated[int, AT_LEAST_1, AUTO] = 600
     """Optimizer steps of each run of an auto ladder."""
     x: Annotated[Literal["lm_loss", "params", "tokens", "flops", "steps"], LADDER] = "lm_loss"
@@ -72,8 +73,8 @@ class Gold:
     layers: Annotated[int, Range(1, 8), INDUCTION] = 2
     """induction: attention layers; 1 is the control in which no induction head can form."""
     grow: Annotated[bool, INDUCTION] = False
-    """induction: where the plan asks for depth, as it does for the control, add a layer that changes nothing at first and train as
-    many steps again."""
+    """induction: where the plan asks for depth, as it does for the control, add a layer below that changes nothing at first and
+    train as many steps again."""
 
 
 @dataclass(slots=True)

@@ -11,8 +11,16 @@ import pytest
 
 from llmstage.errors import UserError
 from llmstage.explore.items import Item
-from llmstage.explore.ladder import Family, Scored, by_family, judge_families, product_law, products_of, sentences_of
+from llmstage.explore.ladder import (
+    Family,
+    Scored,
+    by_family,
+    judge_families,
+    sentences_of,
+    too_few,
+)
 from llmstage.explore.ladder_auto import items_of, steps_to_save, text_of, write_corpus
+from llmstage.explore.product_law import product_law, products_of
 from llmstage.explore.rungs import HeldOut, Rung, axis_of, examine, rungs_of_runs
 from llmstage.explore.subject import Subject
 from llmstage.explore.verdicts import Rules
@@ -21,7 +29,7 @@ from llmstage.schema.explore_ladder import Gold, Ladder, check_ladder
 
 
 def test_steps_are_evenly_spaced_in_their_logarithm_and_end_at_the_end():
-    assert steps_to_save(1000, 4) == [1, 10, 100, 1000]
+    assert steps_to_save(1000, 4) == [50, 136, 368, 1000]
     assert steps_to_save(3, 12) == [1, 2, 3]
 
 
@@ -110,9 +118,9 @@ def test_product_law_counts_cells():
     ]
     [cell] = products_of(rung(1), items, scores)
     assert (cell["em"], cell["predicted"]) == (0.5, 0.75**2)
-    law = product_law(Scored([], [], [cell]))
+    law = product_law([cell])
     assert law["within_05"] == 0.0 and law["telling"] == 1 and sentences_of([], law)
-    nothing = product_law(Scored([], [], [{**cell, "em": 0.0, "predicted": 0.0, "gap": 0.0}]))
+    nothing = product_law([{**cell, "em": 0.0, "predicted": 0.0, "gap": 0.0}])
     assert nothing["within_05"] == 1.0 and sentences_of([], nothing) == []  # zero against zero explains nothing
 
 
@@ -232,7 +240,7 @@ def test_the_mirage_in_short(together):
         found.products += products_of(one, items, scores)
     em, logp = judge_families(found, "lm_loss", Rules(trials=300))
     assert logp.verdict.name == "smooth"
-    law = product_law(found)
+    law = product_law(found.products)
     assert law is not None and law["cells"] == 54 and law["telling"] >= 20
     [told] = sentences_of([], law)
     if together:
@@ -268,3 +276,21 @@ def test_the_loss_of_a_held_out_text_is_read_behind_what_is_given(tiny_task):
     examine(alone, subject, [HeldOut("the second parcel")])
     ids = [len(made.processor.plain_ids([text])[0]) for text in ("the second parcel", " came")]
     assert whole.lm_loss * sum(ids) == pytest.approx(alone.lm_loss * ids[0] + behind.lm_loss * ids[1], rel=1e-4)
+
+
+def test_the_first_half_percent_of_a_training_is_not_judged():
+    rungs = [rung(step, lm_loss=6 - step / 400) for step in (1, 4, 5, *range(100, 1001, 100))]
+    families = [{"copy": Family(0.5, 0.02, -(one.lm_loss or 0), 0.01, 100, 3, 0.8)} for one in rungs]
+    em, _ = judge_families(Scored(rungs, families), "lm_loss", Rules(trials=20))
+    assert len(em.curve.y) == 11 and em.curve.axis_kind == "loss"
+    em, _ = judge_families(Scored(rungs, families), "steps", Rules(trials=20))
+    assert em.curve.x.min() == 5 and em.curve.axis_kind == "training"
+
+
+def test_of_a_family_of_a_few_items_nothing_is_claimed():
+    rungs = [rung(n) for n in range(1, 5)]
+    one = Family(0.5, 0.02, -1.0, 0.01, 29, 3, 0.8)
+    found = Scored(rungs, [{"copy": one, "sort": replace(one, num=30)} for _ in rungs])
+    assert {judged.family for judged in judge_families(found, "lm_loss", Rules(trials=20))} == {"sort"}
+    [told] = too_few(found)
+    assert told.startswith("copy: 29 items, fewer than 30")

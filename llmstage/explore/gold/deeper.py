@@ -51,7 +51,7 @@ def plan_of(lines: Lines, heads: HeadFindings) -> dict[str, Any] | None:
 def grow(
     run: InductionRun, measure: Callable[[InductionRun], tuple[Lines, HeadFindings]], log: Any
 ) -> tuple[Lines, HeadFindings, dict[str, Any]]:
-    """What was measured along the run continued for as many steps with one more layer, its heads, and the comparison: how far the
+    """What was measured along the run continued for as many steps with one more layer below, its heads, and the comparison: how far the
     layer moved the logits at step 0, and where as many steps without it lead."""
     world, seed = run.world, run.seed
     old, model = run.model(len(run.steps) - 1), grown(run)

@@ -6,7 +6,6 @@ a rule about positions would win. Tokens of a segment are distinct, so what come
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,14 +105,16 @@ def draw_rows(world: InductionWorld, num_rows: int, generator: torch.Generator) 
 
 
 def grown(run: InductionRun) -> AttentionOnly:
-    """The last model of a run with one more layer behind the others, logits unchanged: as in models/growth.py, a copy of the
-    last layer that writes nothing yet."""
+    """The last model of a run with a new layer below the others that writes nothing yet, so that no logit changes: what a head
+    needs to match with is written below it. (A copy of the last layer at the end, as models/growth.py adds to models of many
+    layers, is no such thing: repeated tokens right in 30 % after 800 steps, where a new layer below gives 99 % after 300.)"""
     model = run.model(len(run.steps) - 1)
-    layer = copy.deepcopy(model.layers[-1])
-    assert isinstance(layer, Attention)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        layer = Attention(run.world)
     nn.init.zeros_(layer.o_proj.weight)
-    model.norms.insert(len(model.layers), copy.deepcopy(model.norms[len(model.layers) - 1]))
-    model.layers.append(layer)
+    model.layers.insert(0, layer)
+    model.norms.insert(0, nn.LayerNorm(run.world.width))
     return model
 
 

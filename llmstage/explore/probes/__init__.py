@@ -15,6 +15,8 @@ from llmstage.naming import load_module
 
 TRIES = 60
 """Draws for each item wanted, at most: easy cells hold few different items."""
+IN_VAIN = 5000
+"""Draws in a row without a new item after which a cell is taken to hold no more."""
 
 
 def families() -> list[str]:
@@ -79,13 +81,17 @@ def drawn(
     """Different questions of one cell, the languages in turn."""
     rng = random.Random(f"{family} {seed} {sorted(cell.items())}")
     known: set[str] = set()
-    for _ in range(wanted * TRIES):
+    last = 0
+    for draw in range(wanted * TRIES):
+        if draw - last > IN_VAIN:
+            return
         lang = module.LANGUAGES[len(known) % len(module.LANGUAGES)]
         asked = module.ask(rng, cell, lang)
         told = asked.told()
         if told in known or (splits is not None and split_of(family, asked.key, shares) not in splits):
             continue
         known.add(told)
+        last = draw
         yield asked, lang
         if len(known) == wanted:
             return

@@ -86,12 +86,12 @@ SENTENCES = {
     ),
     "plan": ("plan: {action}. {why}.{hint}", "计划：{action}。{why}。{hint}"),
     "plan_hint": (
-        " stage.gold.grow=true adds a layer and trains on.",
-        "stage.gold.grow=true 会加一层并继续训练。",
+        " stage.gold.grow=true adds a layer below and trains on.",
+        "stage.gold.grow=true 会在下方加一层并继续训练。",
     ),
     "growth": (
-        "with {layers} layers (logits moved by {moved:.1e} when the layer was added) and {steps} steps more: repeated tokens right in {before:.1%} before, {after:.1%} after; as many steps without the layer: {same:.1%}.",
-        "增至 {layers} 层（加层时 logit 变动 {moved:.1e}）并再训练 {steps} 步：重复词元答对由 {before:.1%} 变为 {after:.1%}；不加层训练同样步数：{same:.1%}。",
+        "with {layers} layers (the new one below; it moved logits by {moved:.1e} when it was added) and {steps} steps more: repeated tokens right in {before:.1%} before, {after:.1%} after; as many steps without the layer: {same:.1%}.",
+        "增至 {layers} 层（新层在下方；加层时 logit 变动 {moved:.1e}）并再训练 {steps} 步：重复词元答对由 {before:.1%} 变为 {after:.1%}；不加层训练同样步数：{same:.1%}。",
     ),
     "layer_added": ("A layer is added at step {step:g}", "第 {step:g} 步加入一层"),
     "copying_appears": ("Copying appears", "复制能力的出现"),

@@ -15,6 +15,10 @@ SENTENCES = {
         "No held-out loss for every rung (no common corpus, or models that give none): verdicts use {axis}. Losses on one corpus are the better axis: task=causal_lm data.test=<text>.",
         "并非每一级都有留出损失（没有共同语料，或模型给不出损失）：判定以 {axis} 为横轴。同一语料上的损失是更好的横轴：task=causal_lm data.test=<文本>。",
     ),
+    "few_of_family": (
+        "{family}: {num} items, fewer than {least}: nothing is claimed of it. stage.items_per_cell=<more> asks more.",
+        "{family}：{num} 题，少于 {least} 题：不对其下结论。stage.items_per_cell=<更多> 会提更多问题。",
+    ),
     "own_axis": (
         "The axis is the held-out loss of the answers, all families together; prompts are drawn at random, and no model foretells them. Along it a family breaks where it runs ahead of or behind the others, and one family by itself hardly can: whether training goes in phases is asked by stage.ladder.x=steps.",
         "横轴是答案的留出损失（所有题族合计）；提示是随机抽取的，任何模型都无法预知。沿此轴，一个题族在超前或落后于其他题族之处出现突变，而单独一个题族几乎不会：训练是否分阶段，应以 stage.ladder.x=steps 来问。",
