@@ -134,10 +134,19 @@ def find_slices(
     # What is claimed must still be as large as was asked for where nothing was searched.
     sure = [one.p_holm <= level and one.gap.value >= min_gap for one in told]
     return Search(
-        [one for one, holds in zip(told, sure, strict=True) if holds],
+        outermost([one for one, holds in zip(told, sure, strict=True) if holds]),
         [one for one, holds in zip(told, sure, strict=True) if not holds],
         looked_at, discover, confirm, min_support,
     )  # fmt: skip
+
+
+def outermost(told: list[Slice]) -> list[Slice]:
+    """Without those that lie wholly in a wider one: a wider one was chosen after them because it is weak outside of them too."""
+
+    def inside(one: Slice, other: Slice) -> bool:
+        return bool((other.rows & ~one.rows).any() and not (one.rows & ~other.rows).any())
+
+    return [one for one in told if not any(inside(one, other) for other in told)]
 
 
 def auto_support(num_rows: int) -> int:

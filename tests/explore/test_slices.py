@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import fisher_exact
 
 from llmstage.explore.slice_search import search
-from llmstage.explore.slices import auto_support, conditions_of, find_slices, halve, one_sided
+from llmstage.explore.slices import auto_support, conditions_of, find_slices, halve, one_sided, outermost
 
 
 def score(rows, errors, alpha):
@@ -187,3 +187,17 @@ def test_a_class_of_many_is_told_that_is_hardly_ever_right(seed):
     found = find_slices(table, errors, strata=table["label"], min_support=10, seed=seed)
     assert [one.conditions for one in found.confirmed] == [{"label": f"intent {number:02}"} for number in range(5)]
     assert found.confirmed[-1].error < 1
+
+
+def test_a_slice_that_lies_in_a_wider_one_is_not_told_beside_it():
+    rng = np.random.default_rng(0)
+    length = rng.integers(1, 40, 3000)
+    errors = (rng.random(3000) < np.where(length >= 34, 0.75, np.where(length >= 24, 0.5, 0.1))).astype(float)
+    cells = [tuple(f">= {border}" for border in (24, 34) if own >= border) for own in length]
+    found = find_slices({"length": cells}, errors, min_support=30)
+    assert [one.conditions for one in found.confirmed] == [{"length": ">= 24"}]
+    one, two = (
+        find_slices({"length": [cell if wanted in cell else () for cell in cells]}, errors).confirmed
+        for wanted in (">= 24", ">= 34")
+    )
+    assert outermost([*one, *two]) == outermost([*two, *one]) == one and outermost(two) == two
