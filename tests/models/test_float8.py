@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,10 @@ from llmstage.errors import UserError
 from llmstage.models import float8
 from llmstage.models.float8 import check_float8, use_float8
 
-pytest.importorskip("torchao")
+PACKAGE = pytest.mark.skipif(
+    importlib.util.find_spec("torchao") is None,
+    reason="torchao is not installed; it is not in dev, as transformers imports it wherever it is",
+)
 
 
 def model(inner: int = 64) -> LlamaForCausalLM:
@@ -35,6 +40,7 @@ def gradient(net: LlamaForCausalLM) -> torch.Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
 
 
+@PACKAGE
 def test_products_are_rounded_while_training_and_not_while_scoring() -> None:
     plain, net = model(), model()
     assert use_float8(net, "emulated") == 14, "seven products of each layer; not the head"
@@ -47,6 +53,7 @@ def test_products_are_rounded_while_training_and_not_while_scoring() -> None:
         assert torch.equal(net(input_ids=ids).logits, plain(input_ids=ids).logits)
 
 
+@PACKAGE
 def test_layers_that_the_hardware_does_not_take_stay_as_they_are() -> None:
     assert use_float8(model(inner=40), "emulated") == 8, "gate, up and down have a side of 40"
     frozen = model()
@@ -67,6 +74,12 @@ def test_a_machine_without_it_is_told(compose_run, monkeypatch) -> None:
     assert float8.LEAST == (8, 9)
 
 
+def test_without_torchao_the_package_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.float8", None)
+    with pytest.raises(UserError, match=r"pip install 'llmstage\[float8\]'"):
+        use_float8(model(), "emulated")
+
+
 SMALL = [
     "stage=pretrain", "task=causal_lm", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
     "model.vocab_size=320", "data.demo_rows=40", "data.context=96", "trainer.max_steps=4", "trainer.batch_size=4",
@@ -74,6 +87,7 @@ SMALL = [
 ]  # fmt: skip
 
 
+@PACKAGE
 def test_the_loss_of_a_run_is_that_of_the_rounded_products(workplace) -> None:
     losses = {}
     for setting in ("off", "emulated"):
