@@ -15,6 +15,7 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -186,6 +187,17 @@ def restart_with_allocator(command: Command, *, full_error: bool) -> None:
         # main() has set HYDRA_FULL_ERROR for Hydra's sake; the new process must see what the user wanted.
         extra["HYDRA_FULL_ERROR"] = "1" if full_error else "0"
         os.execve(sys.executable, [sys.executable, "-m", "llmstage", *command.arguments], {**os.environ, **extra})
+
+
+ASK_MODE = Hydra.get_mode
+
+
+def typed_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    """Hydra would compose the whole config once more to see whether it sets hydra.mode; only a typed word does."""
+    return ASK_MODE(hydra, config_name, overrides) if any("hydra.mode=" in word for word in overrides) else None
+
+
+Hydra.get_mode = typed_mode  # type: ignore[method-assign]
 
 
 def run_hydra(command: Command, hydra_arguments: list[str], *, sweep: bool) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,12 +27,19 @@ from llmstage.schema import RunConfig, build_run, task_config
 from llmstage.schema.checks import other_keys
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test and no fixture reads or fills the user's caches, and none asks a hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("LLMSTAGE_ENTRY", "test")  # no second start with another allocator
+        yield
+
+
 @pytest.fixture(autouse=True)
-def own_place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or fills the user's caches, and none asks a hub."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("LLMSTAGE_ENTRY", "test")  # no second start with another allocator
+def short_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the last run in this process left set."""
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
 
@@ -235,6 +245,65 @@ def speaks() -> Callable[..., None]:
         assert all(CHINESE.search(line) for line in [*report["sentences"], *report["limits"]])
 
     return check
+
+
+ALONE = """
+import json, sys
+sys.modules["llmstage"] = None  # an import of it fails
+import torch, transformers
+for line in sys.stdin:
+    told = {"torch": torch, "transformers": transformers, **json.loads(line)}
+    exec(told["code"], told)
+    print(json.dumps(told["out"]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def without_us() -> Iterator[Callable[..., Any]]:
+    """`without_us("out = ...", folder="x")`: what the code says where llmstage is not installed, with `torch`, `transformers` and
+    the given names. One process for all who ask: importing transformers takes longer than what they ask."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", ALONE], env=environment, **pipes) as asked:
+        assert asked.stdin and asked.stdout
+
+        def ask(code: str, **names: Any) -> Any:
+            asked.stdin.write(json.dumps({"code": code, **names}) + "\n")
+            asked.stdin.flush()
+            said = asked.stdout.readline()
+            assert said, "its error stands on standard error"
+            return json.loads(said)
+
+        yield ask
+        asked.stdin.close()
+
+
+@pytest.fixture
+def children_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`children_here()`: what stage=prove_resume would start runs in this process, but for what is killed;
+    `children_here(killed=True)`: that too, and unwinds instead. Importing torch takes longer than what they do."""
+    from llmstage.cli import main
+    from llmstage.engine import fault
+    from llmstage.stages import prove_resume
+
+    def replace(*, killed: bool = False) -> None:
+        def run(command: list[str], *, env: dict[str, str], **how: Any) -> Any:
+            if "LLMSTAGE_FAULT" in env and not killed:
+                return subprocess.run(command, env=env, **how)
+            with pytest.MonkeyPatch.context() as patch:
+                for key, value in env.items():
+                    patch.setenv(key, value.replace(":kill", ":die") if key == "LLMSTAGE_FAULT" else value)
+                fault.reset_faults()
+                try:
+                    status = main(command[3:])
+                except fault.Killed:
+                    status = -signal.SIGKILL
+            return SimpleNamespace(returncode=status, stderr="")
+
+        started = SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
+        monkeypatch.setattr(prove_resume, "subprocess", started)
+
+    return replace
 
 
 SMALL_CLASSIFIER = [

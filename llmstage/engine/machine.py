@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ def fast_bf16(device: torch.device) -> str:
     return ""
 
 
+@cache
 def product_rate(machine: Machine) -> float:
-    """Measured rate of a matrix product in the run's arithmetic, FLOP/s: the denominator of MFU.
+    """Measured rate of a matrix product in the run's arithmetic, FLOP/s, once a process: the denominator of MFU.
 
     Shown in the plan and the report; no decision hangs on it.
     """

@@ -33,7 +33,7 @@ def write_card(model_dir: Path, report: Mapping[str, Any]) -> Path:
     """
     report = plain(report)
     model, data = report.get("model") or {}, report.get("data") or {}
-    env = environment().overlay(autoescape=False)
+    env = environment(escape=False)
     env.filters["cell"] = cell
     body = env.get_template("card.md.j2").render(
         report=report, model=model, data=data, title=title(report),

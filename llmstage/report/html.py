@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,13 +79,14 @@ def page(run_dir: Path, report: Mapping[str, Any]) -> str:
     )
 
 
-def environment() -> Environment:
-    """Templates of this package, everything escaped unless it was drawn here."""
+@cache
+def environment(*, escape: bool = True) -> Environment:
+    """Templates of this package, everything escaped unless it was drawn here. They are compiled once a process."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     env = Environment(
         loader=PackageLoader("llmstage.report", "templates"),
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+        autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
     for name in ("number", "short", "interval", "seconds", "memory", "share", "label", "moment", "text", "language"):
         env.filters[name] = getattr(words, name)

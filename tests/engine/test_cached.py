@@ -115,47 +115,61 @@ def test_frozen_towers_take_no_gradient(it, frozen):
     assert (model.text_projection.weight.grad is None) is ("text" in frozen)
 
 
-def rank(number: int, share: list[int], port: int, loss: str, micro: int, folder: str) -> None:
-    """One of two processes with its share of the rows; writes the sum of both processes' gradients."""
+CASES = {
+    "infonce": ("infonce", [5, 3], 8),
+    "infonce in parts": ("infonce", [4, 4], 2),
+    "sigmoid": ("sigmoid", [3, 5], 2),
+}
+"""Loss, rows of each process, size of its micro-batches."""
+
+
+def rank(number: int, port: int, folder: str) -> None:
+    """One of two processes with its share of the rows; writes the sum of both processes' gradients, case by case."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "HF_HUB_OFFLINE": "1"}
     from tests.conftest import tiny
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=number, world_size=2)
-    it = tiny("contrastive", "clip", num_rows=ROWS, words=(f"task.loss={loss}",))
-    model = it.model().eval()
-    start = sum(share[:number])
-    parts = [it.batch(part) for part in cut(it.features[start : start + share[number]], micro)]
-    [made] = backward_parts(it.task, model, parts, nullcontext, same)
-    told = torch.tensor([float(made.total), made.count])
-    dist.all_reduce(told)
-    found = {}
-    for name, parameter in model.named_parameters():
-        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        dist.all_reduce(gradient)  # what data parallelism does: sums over ranks, divided by the count of all
-        found[name] = gradient / told[1]
-    if number == 0:
-        torch.save({"told": told, "gradients": found}, Path(folder) / "ranks.pt")
+    for name, (loss, share, micro) in CASES.items():
+        it = tiny("contrastive", "clip", num_rows=ROWS, words=(f"task.loss={loss}",))
+        model = it.model().eval()
+        start = sum(share[:number])
+        parts = [it.batch(part) for part in cut(it.features[start : start + share[number]], micro)]
+        [made] = backward_parts(it.task, model, parts, nullcontext, same)
+        told = torch.tensor([float(made.total), made.count])
+        dist.all_reduce(told)
+        found = {}
+        for key, parameter in model.named_parameters():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            dist.all_reduce(gradient)  # what data parallelism does: sums over ranks, divided by the count of all
+            found[key] = gradient / told[1]
+        if number == 0:
+            torch.save({"told": told, "gradients": found}, Path(folder) / f"{name}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("loss", "share", "micro"), [("infonce", [5, 3], 8), ("infonce", [4, 4], 2), ("sigmoid", [3, 5], 2)]
-)
-def test_two_processes_have_the_gradient_of_one(loss, share, micro, tiny_task, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The folder with what two processes found, a file a case: they are started once, as importing torch takes long."""
     import socket
 
-    # A spawned process takes over sys.path, not PYTHONPATH; where the package is installed, the root is in neither.
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
-
+    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(rank, (share, port, loss, micro, str(tmp_path)), nprocs=2, start_method="spawn")
-    both = torch.load(tmp_path / "ranks.pt")
-    it = tiny_task("contrastive", "clip", num_rows=ROWS, words=(f"task.loss={loss}",))
+    with pytest.MonkeyPatch.context() as patch:
+        # A spawned process takes over sys.path, not PYTHONPATH; where the package is installed, the root is in neither.
+        patch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+        mp.start_processes(rank, (port, str(folder)), nprocs=2, start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_have_the_gradient_of_one(name, both, tiny_task):
+    found = torch.load(both / f"{name}.pt")
+    it = tiny_task("contrastive", "clip", num_rows=ROWS, words=(f"task.loss={CASES[name][0]}",))
     model = it.model().eval()
     expected, total = whole_gradient(it, model, [it.batch()], seed=0)
-    assert both["told"].tolist() == [pytest.approx(total, rel=1e-5), ROWS]
-    for name, gradient in expected.items():
-        assert float((both["gradients"][name] - gradient).abs().max()) < 1e-5, name
+    assert found["told"].tolist() == [pytest.approx(total, rel=1e-5), ROWS]
+    for key, gradient in expected.items():
+        assert float((found["gradients"][key] - gradient).abs().max()) < 1e-5, key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,12 @@ def test_a_blind_run_is_no_control_of_itself(capsys: pytest.CaptureFixture[str])
     assert "task.control is not read here" in capsys.readouterr().err
 
 
-def test_prove_resume_leaves_the_control_out() -> None:
+def test_prove_resume_leaves_the_control_out(children_here: Callable[..., None]) -> None:
+    children_here(killed=True)
     words = [
-        word for word in WORDS if not word.startswith(("stage=", "trainer.eval", "trainer.save", "trainer.train_rows"))
+        word
+        for word in WORDS
+        if not word.startswith(("stage=", "trainer.eval_every", "trainer.save", "trainer.train_rows"))
     ]
     assert main(["stage=prove_resume", *words, "hydra.run.dir=proof", "stage.kill_at=[2]"]) == 0
     assert report("proof")["exact"] and not Path("proof/whole/blind").exists()

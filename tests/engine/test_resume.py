@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -51,15 +52,28 @@ def killed(monkeypatch: pytest.MonkeyPatch, task: str, run_dir: str, point: str,
     fault.reset_faults()
 
 
+SAVING = ("trainer.keep=2", "trainer.save_every=1", "trainer.eval_every=0")
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of a language model: `whole`; `killed`, after step 5; `saving`, one that saves after each step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("lm"))
+        patch.setenv("LLMSTAGE_ALLOW_FAULTS", "1")
+        run("causal_lm", "whole")
+        run("causal_lm", "saving", *SAVING)
+        killed(patch, "causal_lm", "killed", "step:5")
+        return Path.cwd()
+
+
 @pytest.mark.parametrize("task", options("task"))
 def test_a_killed_run_ends_as_the_undisturbed_one(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(task, "whole")
-    for kill in (1, 5, 8):
-        killed(monkeypatch, task, f"killed{kill}", f"step:{kill}")
-        assert compare(whole, run(task, f"killed{kill}")) is None
-    killed(monkeypatch, task, "twice", "step:5")
-    killed(monkeypatch, task, "twice", "step:4")  # counted by the resumed process: step 8
-    assert compare(whole, run(task, "twice")) is None
+    # Three times in one run: before its first checkpoint, after step 5, and after step 8 (each counts from where it goes on).
+    for kill in (1, 5, 4):
+        killed(monkeypatch, task, "killed", f"step:{kill}")
+    assert compare(whole, run(task, "killed")) is None
 
 
 @pytest.mark.parametrize("task", ["causal_lm", "masked_lm"])
@@ -71,22 +85,19 @@ def test_workers_do_not_change_a_bit(task: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("point", ["checkpoint_files:2", "before_rename:2", "after_rename:2", "before_delete:1"])
-def test_death_while_saving_loses_nothing(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = ("trainer.keep=2", "trainer.save_every=1", "trainer.eval_every=0")
-    whole = run("causal_lm", "whole", *more)
-    killed(monkeypatch, "causal_lm", "killed", point, *more)
-    assert compare(whole, run("causal_lm", "killed", *more)) is None
+def test_death_while_saving_loses_nothing(point: str, lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed(monkeypatch, "causal_lm", "killed", point, *SAVING)
+    assert compare(final(lm / "saving"), run("causal_lm", "killed", *SAVING)) is None
     assert not list(Path("killed/checkpoints").glob(".*")), "drafts of dead processes are removed"
 
 
-def test_a_real_sigkill(tmp_path: Path) -> None:
-    whole = run("causal_lm", "whole")
+def test_a_real_sigkill(lm: Path) -> None:
     environment = {**os.environ, "LLMSTAGE_FAULT": "step:5:kill"}
     ended = subprocess.run(
         [sys.executable, "-m", "llmstage", *words("causal_lm", "killed")], env=environment, check=False
     )
     assert ended.returncode == -signal.SIGKILL
-    assert compare(whole, run("causal_lm", "killed")) is None
+    assert compare(final(lm / "whole"), run("causal_lm", "killed")) is None
 
 
 def forget_rng(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,16 +117,15 @@ CURSOR = train_loop.cursor
 
 @pytest.mark.parametrize("forget", [forget_rng, forget_optimizer, forget_place])
 def test_the_comparison_sees_a_part_that_is_not_restored(
-    forget: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    forget: Callable[[pytest.MonkeyPatch], None], lm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run("causal_lm", "whole")
-    killed(monkeypatch, "causal_lm", "killed", "step:5")
+    copytree(lm / "killed", "killed")
     forget(monkeypatch)
-    assert compare(whole, run("causal_lm", "killed")) is not None
+    assert compare(final(lm / "whole"), run("causal_lm", "killed")) is not None
 
 
-def test_a_cold_start_gives_other_weights() -> None:
-    whole = run("causal_lm", "whole")
+def test_a_cold_start_gives_other_weights(lm: Path) -> None:
+    whole = final(lm / "whole")
     first = list_checkpoints(whole.parent)[-1]
     size = [word for word in SMALL if not word.startswith(("model.", "trainer.max_steps"))]
     command = [
@@ -131,8 +141,8 @@ def test_a_cold_start_gives_other_weights() -> None:
     assert found is not None and found.part == "model.safetensors"
 
 
-def test_resume_refuses_another_config(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    killed(monkeypatch, "causal_lm", "killed", "step:5")
+def test_resume_refuses_another_config(lm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copytree(lm / "killed", "killed")
     assert main(words("causal_lm", "killed", "optim.weight_decay=0.5", "seed=3")) == 4
     told = capsys.readouterr().err
     assert "optim.weight_decay: 0.1 -> 0.5" in told and "seed: 0 -> 3" in told
@@ -153,9 +163,8 @@ def test_resume_refuses_edited_data(capsys: pytest.CaptureFixture[str], monkeypa
 
 
 def test_signal_saves_and_the_same_command_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = run("causal_lm", "whole")
     monkeypatch.setenv("LLMSTAGE_FAULT", "step:3:term")
     fault.reset_faults()
     assert main(words("causal_lm", "stopped")) == 75
@@ -164,12 +173,13 @@ def test_signal_saves_and_the_same_command_goes_on(
         "saved at the step that was in progress, not at the last cadence"
     )
     assert '"interrupted"' in Path("stopped/report.json").read_text()
-    assert compare(whole, run("causal_lm", "stopped")) is None
+    assert compare(final(lm / "whole"), run("causal_lm", "stopped")) is None
     assert "resumed from step 3" in capsys.readouterr().err
 
 
-def test_never_begins_again_and_keeps_the_old_checkpoints_aside(capsys: pytest.CaptureFixture[str]) -> None:
-    first = run("causal_lm", "again")
+def test_never_begins_again_and_keeps_the_old_checkpoints_aside(lm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copytree(lm / "whole", "again")
+    first = final(Path("again"))
     assert first == run("causal_lm", "again", "trainer.resume=never", "seed=3")
     assert "resumed from" not in capsys.readouterr().err
     assert compare(first, Path("again/checkpoints.old1") / first.name) is not None

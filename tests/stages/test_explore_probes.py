@@ -105,9 +105,15 @@ def test_a_checkpoint_gets_its_map_scores_and_limits(model: Path, workplace: Pat
 
 def test_every_scoring_key_changes_what_it_says(model: Path, workplace: Path) -> None:
     file = f"stage.phenomena=[{model / 'taught.jsonl'}]"
+    no_looks = [
+        "stage.reduce.heads=off",
+        "stage.reduce.lens=false",
+        "stage.reduce.additive=false",
+        "stage.reduce.skills=false",
+    ]
 
     def run(out: str, *words: str) -> dict[str, Any]:
-        explore(model, file, *words, out=out)
+        explore(model, file, *no_looks, *words, out=out)
         found: dict[str, Any] = report(out)["explore"]["probes"]
         return found
 

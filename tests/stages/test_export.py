@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +38,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def logits(folder: Path, kind: str) -> Any:
-    """By transformers alone, in a process that cannot import llmstage."""
-    code = f"""
-import sys, json, torch
-from transformers import AutoTokenizer, {kind}
-tokenizer, model = AutoTokenizer.from_pretrained(sys.argv[1]), {kind}.from_pretrained(sys.argv[1]).eval()
-with torch.no_grad(): out = model(**tokenizer({TEXT!r}, return_tensors="pt")).logits
-assert not any(name.startswith("llmstage") for name in sys.modules)
-json.dump(out.tolist(), open("logits.json", "w"))
+LOGITS = """
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+model = getattr(transformers, kind).from_pretrained(folder).eval()
+with torch.no_grad():
+    out = model(**tokenizer(text, return_tensors="pt")).logits.tolist()
 """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env=environment, capture_output=True)
-    return np.array(json.loads(Path("logits.json").read_text()))
+
+
+def logits(without_us: Any, name: str, kind: str) -> Any:
+    """By transformers alone, in a process that cannot import llmstage."""
+    return np.array(without_us(LOGITS, folder=str(Path(name).resolve()), kind=kind, text=TEXT))
 
 
 def here(folder: Path, kind: str) -> Any:
@@ -65,15 +61,17 @@ def here(folder: Path, kind: str) -> Any:
         return model(**tokenizer(TEXT, return_tensors="pt")).logits.numpy()
 
 
-def test_a_directory_with_its_adapter_merged_loads_without_us(runs: Path, workplace: Path) -> None:
+def test_a_directory_with_its_adapter_merged_loads_without_us(runs: Path, workplace: Path, without_us: Any) -> None:
     assert main(["stage=export", f"model.path={runs / 'lora'}", "stage.output=out"]) == 0
     assert not list(Path("out").glob("adapter*")) and Path("out/config.json").is_file()
-    said = logits(Path("out"), "AutoModelForCausalLM")
+    said = logits(without_us, "out", "AutoModelForCausalLM")
     base = here(runs / "lm" / "model", "AutoModelForCausalLM")
     assert said.shape == base.shape and np.abs(said - base).max() > 0, "the updates are in it"
 
 
-def test_v4_files_hold_what_transformers_4_looks_for_and_still_load_in_5(runs: Path, workplace: Path) -> None:
+def test_v4_files_hold_what_transformers_4_looks_for_and_still_load_in_5(
+    runs: Path, workplace: Path, without_us: Any
+) -> None:
     for name, kind in (("lm", "AutoModelForCausalLM"), ("cls", "AutoModelForSequenceClassification")):
         assert main(["stage=export", f"model.path={runs / name}", f"stage.output={name}", "stage.compat=v4"]) == 0
         config, tokenizer = (
@@ -82,7 +80,7 @@ def test_v4_files_hold_what_transformers_4_looks_for_and_still_load_in_5(runs: P
         assert config["torch_dtype"] == "float32" and tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
         assert tokenizer["additional_special_tokens"] and "backend" not in tokenizer
         assert json.loads(Path(name, "special_tokens_map.json").read_text())["pad_token"] == tokenizer["pad_token"]
-        assert logits(Path(name), kind) == pytest.approx(here(runs / name / "model", kind), abs=1e-6)
+        assert logits(without_us, name, kind) == pytest.approx(here(runs / name / "model", kind), abs=1e-6)
     assert json.loads(Path("lm/config.json").read_text())["rope_theta"] > 0
     assert json.loads(Path("lm/tokenizer_config.json").read_text())["chat_template"].startswith("{{ bos_token }}")
     assert json.loads(Path("cls/config.json").read_text())["local_rope_theta"] > 0

@@ -164,12 +164,6 @@ def test_it_stands_in_a_pipe_with_nothing_else_on_standard_output(classifier: Pa
     assert ran.returncode == 0, ran.stderr
     said = [json.loads(line) for line in ran.stdout.splitlines()]
     assert [line["n"] for line in said] == list(range(300)) and "300 rows to standard output" in ran.stderr
-    table = io.StringIO()
-    csv.writer(table).writerows([["text"], ["one"], ["two"]])
-    ran = subprocess.run(
-        [*words, "data.format=csv"], input=table.getvalue(), capture_output=True, text=True, env=environment()
-    )
-    assert [json.loads(line)["text"] for line in ran.stdout.splitlines()] == ["one", "two"]
     # A reader that leaves: no traceback, and the status that says so.
     reader = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
@@ -181,6 +175,15 @@ def test_it_stands_in_a_pipe_with_nothing_else_on_standard_output(classifier: Pa
     told = reader.stderr.read()
     reader.wait(timeout=60)
     assert reader.returncode == 75 and "Traceback" not in told
+
+
+def test_a_table_may_stand_in_the_pipe(
+    classifier: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text\r\none\r\ntwo\r\n")))
+    words = [f"model.path={classifier}", "data.test=-", "data.format=csv", "stage.output=-"]
+    assert main(["stage=predict", *words]) == 0
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["one", "two"]
 
 
 def test_a_killed_run_goes_on_and_writes_what_a_whole_one_writes(classifier: Path, workplace: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,13 @@ from llmstage.stages import prove_resume
 WORDS = [
     "stage=prove_resume", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320",
     "data.demo_rows=40", "data.context=64", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.threads=1",
-    "hydra.run.dir=proof",
+    "trainer.eval_rows=4", "hydra.run.dir=proof",
 ]  # fmt: skip
 
 
-def test_the_verdict_on_an_exact_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verdict_on_an_exact_run(workplace: Path, children_here: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """One process is killed, and this one goes on. That each run is a process of its own is seen by .ci/run."""
+    children_here()
     assert main([*WORDS, "task=causal_lm", "stage.kill_at=[4]", "stage.train_stage=finetune"]) == 0
     told = capsys.readouterr().out
     assert (
