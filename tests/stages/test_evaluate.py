@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,36 +19,27 @@ SMALL = [
 ]  # fmt: skip
 
 
-def stage_of(task: str) -> str:
-    return "pretrain" if task == "causal_lm" else "finetune"
-
-
 def scores(run_dir: str) -> dict:
     return json.loads(Path(run_dir, "report.json").read_text())["scores"]
 
 
 @pytest.mark.parametrize("task", options("task"))
-def test_evaluate_repeats_what_training_reported(task: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = ["generation.max_new_tokens=4"] if task == "dialogue" else []
-    more.append("trainer.eval_batch_tokens=500")
-    assert main([f"stage={stage_of(task)}", f"task={task}", *SMALL, *more, "hydra.run.dir=trained"]) == 0
-    elsewhere = workplace / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    assert main(["stage=evaluate", "model.path=../trained", "hydra.run.dir=scored"]) == 0
-    trained, again = scores("../trained"), scores("scored")
+def test_evaluate_repeats_what_training_reported(task: str, trained: Callable[[str], Path], workplace: Path) -> None:
+    run = trained(task)  # in another directory
+    assert main(["stage=evaluate", f"model.path={os.path.relpath(run)}", "hydra.run.dir=scored"]) == 0
+    first_time, again = scores(str(run)), scores("scored")
     assert "eval_batch_tokens: 500" in Path("scored/run.yaml").read_text(), "scored in the same batches"
-    assert set(again) == {"validation", "test"} and set(trained) == {"train", "validation", "test"}
+    assert set(again) == {"validation", "test"} and set(first_time) == {"train", "validation", "test"}
     for split in again:
-        assert again[split].keys() == trained[split].keys()
+        assert again[split].keys() == first_time[split].keys()
         for name, score in again[split].items():
-            assert score["value"] == pytest.approx(trained[split][name]["value"], abs=1e-6, nan_ok=True)
-            assert score["low"] == pytest.approx(trained[split][name]["low"], abs=1e-6)
-    first, second = (Path(folder, "predictions.jsonl").read_text() for folder in ("../trained", "scored"))
+            assert score["value"] == pytest.approx(first_time[split][name]["value"], abs=1e-6, nan_ok=True)
+            assert score["low"] == pytest.approx(first_time[split][name]["low"], abs=1e-6)
+    first, second = (Path(folder, "predictions.jsonl").read_text() for folder in (run, "scored"))
     assert [json.loads(line)["prediction"] for line in first.splitlines()] == [
         json.loads(line)["prediction"] for line in second.splitlines()
     ]
-    report = json.loads(Path("../trained/report.json").read_text())
+    report = json.loads((run / "report.json").read_text())
     assert {json.loads(line)["split"] for line in first.splitlines()} == {"test"}
     assert report["status"] == "completed" and report["train"]["selected_step"] in (0, 3, 6)
 

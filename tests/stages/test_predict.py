@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,6 @@ from llmstage.naming import load_module
 from llmstage.places import options
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = [
-    "trainer=smoke", "trainer.max_steps=2", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
-    "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1", "data.context=96", "trainer.threads=1", "seed=5",
-    "trainer.baselines=false",
-]  # fmt: skip
 
 
 def lines(path: str | Path) -> list[dict[str, Any]]:
@@ -35,22 +31,9 @@ def write(path: str, rows: list[dict[str, Any]]) -> None:
     Path(path).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def train(task: str, *more: str) -> None:
-    stage = "pretrain" if task in ("causal_lm", "masked_lm", "contrastive") else "finetune"
-    assert main([f"stage={stage}", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run `classification`."""
-    folder = tmp_path_factory.mktemp("classifier")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        train("classification")
-    finally:
-        os.chdir(before)
-    return folder / "classification"
+@pytest.fixture
+def classifier(trained: Callable[[str], Path]) -> Path:
+    return trained("classification")
 
 
 def asked_rows(task: str, compose_run: Any) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
@@ -70,11 +53,9 @@ def asked_rows(task: str, compose_run: Any) -> tuple[list[dict[str, Any]], tuple
 
 
 @pytest.mark.parametrize("task", options("task"))
-def test_every_task_predicts_rows_that_have_no_answers(task: str, workplace: Path, compose_run: Any) -> None:
-    writes = (
-        ["generation.max_new_tokens=4"] if task in ("dialogue", "translation", "summarization", "captioning") else []
-    )
-    train(task, *writes)
+def test_every_task_predicts_rows_that_have_no_answers(
+    task: str, trained: Callable[[str], Path], workplace: Path, compose_run: Any
+) -> None:
     rows, asked_for = asked_rows(task, compose_run)
     if task == "dialogue":  # ends with what the user said
         rows = [{"id": row["id"], "messages": row["messages"][:-1]} for row in rows]
@@ -84,7 +65,7 @@ def test_every_task_predicts_rows_that_have_no_answers(task: str, workplace: Pat
         main(
             [
                 "stage=predict",
-                f"model.path={task}",
+                f"model.path={trained(task)}",
                 "data.test=rows.jsonl",
                 "stage.output=out.jsonl",
                 "trainer.threads=1",
@@ -105,11 +86,10 @@ def test_every_task_predicts_rows_that_have_no_answers(task: str, workplace: Pat
         assert line.get("prediction") is not None or "log_probability" in line
 
 
-def test_predictions_are_those_of_the_same_rows_with_references(workplace: Path, compose_run: Any) -> None:
-    train("classification")
-    rows = [json.loads(line) for line in Path("classification/predictions.jsonl").read_text().splitlines()]
+def test_predictions_are_those_of_the_same_rows_with_references(classifier: Path, workplace: Path) -> None:
+    rows = lines(classifier / "predictions.jsonl")
     write("rows.jsonl", [{"text": row["text"]} for row in rows])
-    assert main(["stage=predict", "model.path=classification", "data.test=rows.jsonl", "stage.output=out.jsonl"]) == 0
+    assert main(["stage=predict", f"model.path={classifier}", "data.test=rows.jsonl", "stage.output=out.jsonl"]) == 0
     said = lines("out.jsonl")
     assert [line["prediction"] for line in said] == [row["prediction"] for row in rows]
     for line, row in zip(said, rows, strict=True):

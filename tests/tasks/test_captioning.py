@@ -269,7 +269,8 @@ def test_evaluate_repeats_finetune(workplace, capsys):
     assert "data:image/png" in Path("run/report.html").read_text(encoding="utf-8")
 
 
-def test_resume_is_exact(workplace, capsys):
+def test_resume_is_exact(workplace, capsys, children_here):
+    children_here(killed=True)
     words = ["stage=prove_resume", "task=captioning", "trainer=smoke", "data.augment.crop=0.5", *SMALL]
     assert main([*words, "hydra.run.dir=proof"]) == 0, capsys.readouterr().err
     assert report("proof")["exact"]

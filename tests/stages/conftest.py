@@ -1,0 +1,34 @@
+"""One small model a task, for the tests of what is done with a trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmstage.cli import main
+
+SMALL = [
+    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1",
+    "data.context=96", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.threads=1", "trainer.train_rows_scored=8",
+    "trainer.eval_every=3", "trainer.eval_batch_tokens=500", "optim.lr=3e-3", "seed=5",
+]  # fmt: skip
+WRITES = ("dialogue", "translation", "summarization", "captioning")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`trained("dialogue")`: the run folder of a small model, trained once; it says little."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    def made(task: str) -> Path:
+        if not (folder / task).exists():
+            stage = "pretrain" if task in ("causal_lm", "masked_lm", "contrastive") else "finetune"
+            more = ["generation.max_new_tokens=4"] if task in WRITES else []
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                assert main([f"stage={stage}", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
+        return folder / task
+
+    return made
