@@ -192,9 +192,9 @@ def restart_with_allocator(command: Command, *, full_error: bool) -> None:
 ASK_MODE = Hydra.get_mode
 
 
-def typed_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+def typed_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
     """Hydra would compose the whole config once more to see whether it sets hydra.mode; only a typed word does."""
-    return ASK_MODE(hydra, config_name, overrides) if any("hydra.mode=" in word for word in overrides) else None
+    return ASK_MODE(self, config_name, overrides) if any("hydra.mode=" in word for word in overrides) else None
 
 
 Hydra.get_mode = typed_mode  # type: ignore[method-assign]
