@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,9 @@ FEWEST = 64
 LEAST = 2_000_000
 """Texts and characters in a call from which on it pays: Arrow takes half a second to load."""
 CUT = "\x00"
-ODD = re.compile(r"[\x00\x0b\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+ODD = r"[\x00\x0b\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 """The mark itself, and white space that Arrow's patterns do not know as such: texts with any of it are encoded as they are."""
-RUN = re.compile(r"\s\s(?:\s|$)")
+RUN = r"\s\s(?:\s|$)"
 """White space of which a piece may hold two characters: all of it but the last one that something visible follows."""
 BEGIN = re.compile(r"[ \n]\S")
 """How a part begins that may follow any other."""
@@ -67,33 +67,35 @@ class PieceIds:
         self.tokenizer = tokenizer
         self.places: dict[str, int] = {}
         """Part -> its number among the kept ones."""
-        self.starts, self.lengths, self.flat = (np.zeros(0, np.int64) for _ in range(3))
+        self.starts, self.lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.flat = np.zeros(0, np.int32)
         """Where the ids of each kept part begin in `flat`, and how many they are."""
         self.bytes = bytes_of(tokenizer)
 
-    def __call__(self, texts: list[str]) -> list[list[int]]:
-        plain = [number for number, text in enumerate(texts) if not ODD.search(text)]
-        if len(plain) < FEWEST:
-            return self.whole(texts)
-        out: list[list[int]] = [[]] * len(texts)
-        rest = sorted(set(range(len(texts))) - set(plain))
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        """Ids of each text. Those of texts that were cut are parts of one array."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        laid = pa.array(texts, pa.large_string())
+        odd = pc.match_substring_regex(laid, ODD).to_numpy(zero_copy_only=False)
+        rest, plain = np.flatnonzero(odd).tolist(), np.flatnonzero(~odd).tolist()
+        out = [np.zeros(0, np.int32)] * len(texts)
         for number, ids in zip(rest, self.whole([texts[number] for number in rest]), strict=True):
-            out[number] = ids
-        found, bounds = self.by_parts([texts[number] for number in plain])
-        for number, start, stop in zip(plain, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            out[number] = found[start:stop].tolist()
+            out[number] = np.asarray(ids, np.int32)
+        if plain:
+            for number, found in zip(plain, self.by_parts(laid.filter(pa.array(~odd))), strict=True):
+                out[number] = found
         return out
 
     def whole(self, texts: list[str]) -> list[list[int]]:
         return [coded.ids for coded in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def by_parts(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(ids of all texts [N], where each text begins in them [texts + 1])."""
-        import pyarrow as pa
+    def by_parts(self, laid: Any) -> list[np.ndarray]:
+        """Ids of each text of an Arrow array."""
         import pyarrow.compute as pc
 
-        laid = pa.array(texts, pa.large_string())
-        if any(map(RUN.search, texts)):  # a third slower
+        if pc.any(pc.match_substring_regex(laid, RUN)).as_py():  # a third slower
             marked = pc.replace_substring_regex(laid, pattern=r"([ \n]\S)", replacement=CUT + r"\1")
         else:
             marked = pc.replace_substring(pc.replace_substring(laid, " ", CUT + " "), "\n", CUT + "\n")
@@ -103,33 +105,32 @@ class PieceIds:
         order = counted.indices.to_numpy()
         sizes = lengths[order]
         ends = np.cumsum(sizes)
-        place = np.arange(ends[-1]) + np.repeat(starts[order] - (ends - sizes), sizes)
-        return flat[place], np.concatenate([[0], ends])[cut.offsets.to_numpy()]
+        place = np.repeat(starts[order] - (ends - sizes), sizes)
+        place += np.arange(len(place))
+        bounds = np.concatenate([[0], ends])[cut.offsets.to_numpy()].tolist()
+        found = flat[place]
+        return [found[start:stop] for start, stop in pairwise(bounds)]
 
     def ids_of(self, parts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(starts, lengths, flat): ids of part i are flat[starts[i] : starts[i] + lengths[i]]."""
-        new = [part for part in parts if part not in self.places]
-        kept = [part for part in new if len(part) <= LONGEST][: max(0, MOST - len(self.places))]
-        kept, lengths, flat = self.encoded(kept)
-        self.places.update(zip(kept, range(len(self.places), len(self.places) + len(kept)), strict=True))
+        number = np.fromiter(map(self.places.get, parts, repeat(-1)), np.int64, len(parts))
+        known, room = len(self.places), max(0, MOST - len(self.places))
+        kept = [place for place in np.flatnonzero(number < 0).tolist() if len(parts[place]) <= LONGEST][:room]
+        kept, lengths, flat = self.encoded(parts, kept)
+        number[kept] = range(known, known + len(kept))
+        self.places.update((parts[place], known + at) for at, place in enumerate(kept))
         self.starts = np.concatenate([self.starts, len(self.flat) + np.cumsum(lengths) - lengths])
         self.lengths, self.flat = np.concatenate([self.lengths, lengths]), np.concatenate([self.flat, flat])
-        once, lengths, flat = self.encoded([part for part in new if part not in self.places])
-        places = self.places
-        if once:
-            places = {
-                **{part: places[part] for part in parts if part in places},
-                **dict(zip(once, range(len(places), len(places) + len(once)), strict=True)),
-            }
-        number = np.fromiter((places[part] for part in parts), np.int64, len(parts))
+        once, lengths, flat = self.encoded(parts, np.flatnonzero(number < 0).tolist())
+        number[once] = range(len(self.places), len(self.places) + len(once))
         starts = np.concatenate([self.starts, len(self.flat) + np.cumsum(lengths) - lengths])
         return starts[number], np.concatenate([self.lengths, lengths])[number], np.concatenate([self.flat, flat])
 
-    def encoded(self, parts: list[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """(the parts in another order [N], how many ids each has [N], all ids, one behind the other)."""
-        joined = [part for part in parts if BEGIN.match(part)]
-        alone = [part for part in parts if not BEGIN.match(part)]
-        found = [self.joined(joined), laid_out(self.whole(alone))]
+    def encoded(self, parts: list[str], places: list[int]) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """(the places in another order [N], how many ids the part at each has [N], all ids, one behind the other)."""
+        joined = [place for place in places if BEGIN.match(parts[place])]
+        alone = sorted(set(places).difference(joined))
+        found = [self.joined([parts[at] for at in joined]), laid_out(self.whole([parts[at] for at in alone]))]
         lengths, flat = (np.concatenate(both) for both in zip(*found, strict=True))
         return joined + alone, lengths, flat
 
@@ -160,4 +161,4 @@ def bytes_of(tokenizer: Any) -> np.ndarray:
 
 def laid_out(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    return lengths, np.fromiter((value for one in lists for value in one), np.int64, int(lengths.sum()))
+    return lengths, np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum()))
