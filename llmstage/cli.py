@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llmstage import __version__, console
+from llmstage import __version__, allocator, console
 from llmstage.errors import DiskError, Interrupted, UserError
 from llmstage.help import help_text, overview
 from llmstage.inherit import choose_task, inherit
@@ -170,23 +170,13 @@ def typed_run(plain: Any, words: Words) -> tuple[RunConfig, list[str]]:
 
 
 def restart_with_allocator(command: Command, *, full_error: bool) -> None:
-    """Start again once with a better allocator (PERFORMANCE.md, point 2); only from the console entry."""
-    if os.environ.get("LLMSTAGE_ENTRY") != "console" or command.words.choice("stage") not in (
-        "pretrain",
-        "finetune",
-        "inspect",
-    ):
+    """Where only the words of a recipe or a plan tell that this run trains; the others have started again in entry()."""
+    stage = command.words.choice("stage")
+    if os.environ.get("LLMSTAGE_ENTRY") != "console" or stage not in allocator.STAGES:
         return
-    if "off" in command.words.typed.get("trainer.allocator", []):
-        return
-    from llmstage.allocator import preload_environment
-
-    extra = preload_environment()
-    if extra:
-        sys.stdout.flush()
+    if "off" not in command.words.typed.get("trainer.allocator", []):
         # main() has set HYDRA_FULL_ERROR for Hydra's sake; the new process must see what the user wanted.
-        extra["HYDRA_FULL_ERROR"] = "1" if full_error else "0"
-        os.execve(sys.executable, [sys.executable, "-m", "llmstage", *command.arguments], {**os.environ, **extra})
+        allocator.restart(command.arguments, HYDRA_FULL_ERROR="1" if full_error else "0")
 
 
 ASK_MODE = Hydra.get_mode
@@ -311,9 +301,3 @@ def sweep_table(outcomes: list[Outcome]) -> None:
         state = "completed" if outcome.status == 0 else f"failed ({outcome.status}): {outcome.message}"
         table.add_row(str(index), outcome.words, state, console.number(outcome.value), str(outcome.out_dir))
     console.result(table)
-
-
-def entry() -> None:
-    """The console script."""
-    os.environ.setdefault("LLMSTAGE_ENTRY", "console")
-    sys.exit(main())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes.util
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from llmstage.allocator import LIBRARIES, MARK, allocator_name, preload_environment
+from llmstage.allocator import LIBRARIES, MARK, TBB, allocator_name, preload_environment, trains
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="allocators are chosen on Linux only")
 VARIABLES = (
@@ -16,6 +19,7 @@ VARIABLES = (
     "GLIBC_TUNABLES",
     "OMP_WAIT_POLICY",
     "GOMP_SPINCOUNT",
+    "MALLOC_CONF",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
 )
 
@@ -30,10 +34,41 @@ def test_a_library_is_preloaded_where_there_is_one(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: "libjemalloc.so.2" if name == LIBRARIES[-1] else None)
     extra = preload_environment()
     assert extra["LD_PRELOAD"] == "libjemalloc.so.2" and extra[MARK] == "jemalloc" and "GLIBC_TUNABLES" not in extra
+    assert extra["MALLOC_CONF"].startswith("dirty_decay_ms:-1")
+    monkeypatch.setenv("MALLOC_CONF", "stats_print:true")
+    assert "MALLOC_CONF" not in preload_environment()
+
+
+def test_tbb_is_found_beside_the_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    (tmp_path / "lib").mkdir()
+    for name in TBB:
+        assert preload_environment()[MARK] == "tuned glibc"
+        (tmp_path / "lib" / name).touch()
+    extra = preload_environment()
+    assert extra["LD_PRELOAD"].split(":") == [str(tmp_path / "lib" / name) for name in TBB]
+    assert extra[MARK] == "tbbmalloc" and "GLIBC_TUNABLES" not in extra
+    (tmp_path / "a b").symlink_to(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "a b"))
+    assert preload_environment()[MARK] == "tuned glibc", "a space ends a path in LD_PRELOAD"
+
+
+def test_tbb_as_pip_installs_it_takes_the_place_of_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    extra = preload_environment()
+    if extra[MARK] != "tbbmalloc":
+        pytest.skip("needs the package tbb (pip install 'llmstage[speed]')")
+    told = "import ctypes; print(ctypes.CDLL(None).scalable_malloc is not None, open('/proc/self/maps').read().count('tbbmalloc_proxy') > 0)"
+    done = subprocess.run(
+        [sys.executable, "-c", told], env={**os.environ, **extra}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True True\n" and not done.stderr
 
 
 def test_else_glibc_is_tuned_and_old_tunables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(sys, "prefix", "/nowhere")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
     assert preload_environment()["GLIBC_TUNABLES"].startswith("glibc.malloc.check=0:glibc.malloc.mmap_threshold=")
 
@@ -46,3 +81,46 @@ def test_it_happens_once_and_respects_the_user(monkeypatch: pytest.MonkeyPatch) 
     assert not {"GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"} & preload_environment().keys()
     monkeypatch.setenv(MARK, "jemalloc")
     assert preload_environment() == {} and allocator_name() == "jemalloc"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("stage=finetune task=dialogue", True),
+        ("-m stage=pretrain task=causal_lm seed=1,2", True),
+        ("stage=inspect task=dialogue", True),
+        ("stage=evaluate model.path=outputs/latest", False),
+        ("stage=pretrain,evaluate task=causal_lm -m", False),
+        ("stage=finetune task=dialogue trainer.allocator=off", False),
+        ("stage=finetune task=dialogue plan=plan.yaml", False),  # which may turn it off
+        ("stage=finetune experiment=banking77", False),
+        ("stage=finetune task=dialogue --help", False),
+        ("stage=finetune task=dialogue --cfg job", False),
+    ],
+)
+def test_a_command_line_that_plainly_trains(words: str, told: bool) -> None:
+    assert trains(words.split()) is told
+
+
+def test_it_starts_again_before_anything_is_imported(tmp_path) -> None:
+    program = """if True:
+        import os, sys
+        def execve(program, words, environment):
+            print(words[1:], environment["LLMSTAGE_ALLOCATOR"], {"hydra", "torch"} & set(sys.modules))
+            sys.exit(0)
+        os.execve = execve
+        sys.argv = ["llmstage", "stage=finetune", "task=dialogue"]
+        from llmstage.__main__ import entry
+        entry()"""
+    environment = {**os.environ, "LLMSTAGE_ENTRY": "console"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.startswith("['-m', 'llmstage', 'stage=finetune', 'task=dialogue'] "), done.stderr
+    assert done.stdout.endswith(" set()\n")

@@ -66,13 +66,20 @@ def encode_split(
                 ledger.lost_ends += int(features.lost_end)
                 writer.add(features.arrays, number)
                 if refs_of_rows is None or number < refs_of_rows:
-                    writer.refs.append(features.ref)
+                    writer.refs.append(plain(features.ref))
             number += 1
     if not ledger.features:
         path = getattr(bad_rows_of(source), "path", None)
         told = f" See {path} for the reasons." if path and ledger.refused else ""
         raise DataError(f"data.{source.split}: no row of {source.described} could be encoded.{told}")
     return writer.finish()
+
+
+def plain(ref: Any) -> Any:
+    """As JSON has it: a task may leave ids as the tokenizer's arrays, and most refs of a training split are never kept."""
+    if not isinstance(ref, dict):
+        return ref
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in ref.items()}
 
 
 def encoded(source: RowSource, encode_many: Encode, on_row_error: type[Exception]) -> Iterator[list[list[Any] | None]]:

@@ -181,7 +181,7 @@ def greedy_ids(
     owners = list(range(len(ids)))  # which prompt each row of the batch belongs to
     writing = set(owners)
     for _ in range(cfg.max_new_tokens):
-        tokens = stepper.logits().argmax(-1)
+        tokens = stepper.logits().max(-1).indices  # as argmax(), which takes three times as long in bf16
         for owner, token in zip(owners, tokens.tolist(), strict=True):
             if owner in writing:
                 new[owner].append(token)

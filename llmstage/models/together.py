@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from llmstage.data.collate import pad
 from llmstage.models.generate import padded
 from llmstage.models.lean_steps import Layer, step_body
+from llmstage.models.products import head_for_rows
 
 
 class Together(Protocol):
@@ -47,7 +48,7 @@ class Slots:
     def __init__(self, model: Any, body: Any, pad_id: int, slots: int, longest: int) -> None:
         self.model, self.body, self.pad_id = model, body, pad_id
         self.layers = [Layer(layer, torch.float32) for layer in body.layers]
-        self.head = model.get_output_embeddings()
+        self.head = head_for_rows(model.get_output_embeddings(), torch.float32)
         config = body.config
         self.heads, self.eps, self.longest = config.num_attention_heads, config.rms_norm_eps, longest
         size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -67,7 +68,7 @@ class Slots:
         x = self.body.embed_tokens(ids).flatten(0, 1)  # [k * T, W]
         turn = self.turns(torch.arange(size)[None].expand(count, size))
         for layer, kept in zip(self.layers, self.kept, strict=True):
-            made = (self.norm(layer.first, x) @ layer.joint).view(count, size, 3, self.heads, -1)
+            made = layer.joint(self.norm(layer.first, x)).view(count, size, 3, self.heads, -1)
             placed = turned_by(made[:, :, :2], *turn)
             query, keys, values = placed[:, :, 0], placed[:, :, 1], made[:, :, 2]
             kept[0, first : first + count, :, :size] = keys.transpose(1, 2)
@@ -75,7 +76,7 @@ class Slots:
             looked = F.scaled_dot_product_attention(
                 query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True
             )
-            x = x + looked.transpose(1, 2).reshape(count * size, -1) @ layer.output
+            x = x + layer.output(looked.transpose(1, 2).reshape(count * size, -1))
             x = self.fed(layer, x)
         last = x.view(count, size, -1)[torch.arange(count), lengths - 1]
         self.last = torch.cat([self.last, self.body.norm(last)])
@@ -88,12 +89,11 @@ class Slots:
         return cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
 
     def fed(self, layer: Layer, x: Tensor) -> Tensor:
-        gate, up = (self.norm(layer.second, x) @ layer.inner).chunk(2, -1)
-        return x + F.silu(gate).mul_(up) @ layer.down
+        gate, up = layer.inner(self.norm(layer.second, x)).chunk(2, -1)
+        return x + layer.down(F.silu(gate).mul_(up))
 
     def logits(self) -> Tensor:
-        made: Tensor = self.head(self.last)
-        return made
+        return self.head(self.last)
 
     def leave(self, rows: list[int]) -> None:
         gone = set(rows)
@@ -113,12 +113,12 @@ class Slots:
         seen = torch.arange(stop)[None] <= self.lengths[:, None]  # [n, stop]
         bias = torch.zeros(count, 1, 1, stop).masked_fill_(~seen[:, None, None], torch.finfo(torch.float32).min)
         for layer, kept in zip(self.layers, self.kept, strict=True):
-            made = (self.norm(layer.first, x) @ layer.joint).view(count, 1, 3, self.heads, -1)
+            made = layer.joint(self.norm(layer.first, x)).view(count, 1, 3, self.heads, -1)
             placed = turned_by(made[:, :, :2], *turn)[:, 0]  # [n, 2, H, D]
             kept[0, rows, :, self.lengths], kept[1, rows, :, self.lengths] = placed[:, 1], made[:, 0, 2]
             keys, values = kept[0, :count, :, :stop], kept[1, :count, :, :stop]
             looked = F.scaled_dot_product_attention(placed[:, 0, :, None], keys, values, attn_mask=bias)
-            x = self.fed(layer, x + looked.reshape(count, -1) @ layer.output)
+            x = self.fed(layer, x + layer.output(looked.reshape(count, -1)))
         self.last = self.body.norm(x)
         self.lengths = self.lengths + 1
 

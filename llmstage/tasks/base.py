@@ -46,7 +46,7 @@ class Features:
 
     arrays: dict[str, list[Any]]
     """`input_ids` [T] always; other sequences [T], or [1] for a label of the whole. Whole numbers, or floats throughout
-    (kept as float32; an array that is ever float must be float in every feature)."""
+    (kept as float32; an array that is ever float must be float in every feature). Arrays where a task makes very many."""
     ref: Any = None
     """What score() compares with; JSON data. UNSCORED: scoring passes the feature over."""
     cut: int = 0

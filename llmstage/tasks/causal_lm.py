@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from llmstage.data.collate import labels_for, pack
@@ -46,12 +47,17 @@ class CausalLM(Task):
         return self.encode_many([row])[0]
 
     def encode_many(self, rows: list[Row]) -> list[list[Features]]:
-        coded = self.processor.plain_ids([row["text"] for row in rows])
+        coded = self.processor.many_ids([row["text"] for row in rows])
         return [self._windows(row["text"], ids) for row, ids in zip(rows, coded, strict=True)]
 
-    def _windows(self, text: str, ids: list[int]) -> list[Features]:
-        bos, eos = self.processor.bos_id, self.processor.eos_id
-        ids = ([bos] if bos is not None else []) + ids + ([eos] if eos is not None else [])
+    def _windows(self, text: str, ids: Any) -> list[Features]:
+        """Lists, or arrays where `ids` is one."""
+        bos, eos = ([] if token is None else [token] for token in (self.processor.bos_id, self.processor.eos_id))
+        ids = (
+            [*bos, *ids, *eos]
+            if isinstance(ids, list)
+            else np.concatenate([bos, ids, eos], dtype=np.int32, casting="unsafe")
+        )
         num_bytes = len(text.encode())
         stride = self.context - 1
         starts = range(0, max(1, len(ids) - 1), stride)
