@@ -4,8 +4,9 @@ python benchmarks/serve.py <run of task=dialogue or -> <run of task=classificati
 
 The peer is transformers' own `model.generate` (or one forward a text) on the same weights in this process, one request after
 another. Clients are the `openai` package against the running server, for labels the load tool wrk (apt-get install wrk) or, where
-there is none, httpx. Prints a line a figure, ratios last. Labels are asked for texts of one length and of many (2 to 100 words),
-and are also told in processor time a text, which other work on the machine changes less than rows a second.
+there is none, httpx. Labels are asked for texts of one length and of many (2 to 100 words), and are also told in processor time a
+text, which other work on the machine changes less than rows a second. The peer of labels runs in fp32, as one runs it who changes
+nothing, and in bf16 under autocast; the server in fp32 and in what trainer.eval_precision=auto comes to on this machine.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def classified(path: str, threads: int, precision: str, *, mixed: bool) -> tuple
         server.wait()
 
 
-def one_by_one(path: str, threads: int, *, mixed: bool) -> tuple[float, float]:
+def one_by_one(path: str, threads: int, precision: str, *, mixed: bool) -> tuple[float, float]:
     """The same of one forward a text."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -174,34 +175,44 @@ def one_by_one(path: str, threads: int, *, mixed: bool) -> tuple[float, float]:
     )
     asked = texts(200, mixed=mixed)
     clock, own = time.perf_counter(), time.process_time()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         for text in asked:
             model(**tokenizer(text, truncation=True, return_tensors="pt")).logits.argmax(-1).item()
     return len(asked) / (time.perf_counter() - clock), 1000 * (time.process_time() - own) / len(asked)
 
 
 def labels(path: str, threads: int) -> None:
+    from machine import load, peaks
+
+    told = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in peaks(threads).items())
+    print(f"matrix product of 2048 x 2048: {told}; {threads} threads, load {load()}")
     for mixed in (False, True):
         print("texts of 2 to 100 words" if mixed else "texts of one length")
-        for precision in ("fp32", "bf16"):
-            # The peer is measured before and after, since a machine is seldom as busy twice.
-            before = one_by_one(path, threads, mixed=mixed)
-            rate, cost = classified(path, threads, precision, mixed=mixed)
-            after = one_by_one(path, threads, mixed=mixed)
-            peer_rate, peer_cost = ((one + other) / 2 for one, other in zip(before, after, strict=True))
-            print(
-                f"one forward a text              {peer_rate:8.0f} rows/s   {peer_cost:8.2f} ms of processor time a text"
-            )
-            print(f"server, {CLIENTS} clients, {precision}        {rate:8.0f} rows/s   {cost:8.2f} ms")
-            print(
-                f"                                {rate / peer_rate:8.1f} times    {peer_cost / cost:8.1f} times",
-                flush=True,
-            )
+        # The peers are measured before and after, since a machine is seldom as busy twice.
+        peers = {name: [one_by_one(path, threads, name, mixed=mixed)] for name in ("fp32", "bf16")}
+        servers = {name: classified(path, threads, name, mixed=mixed) for name in ("auto", "fp32")}
+        for name, found in peers.items():
+            found.append(one_by_one(path, threads, name, mixed=mixed))
+            rate, cost = mean(found)
+            print(f"one forward a text, {name}    {rate:8.0f} rows/s   {cost:8.2f} ms of processor time a text")
+        for name, (rate, cost) in servers.items():
+            print(f"server, {CLIENTS} clients, {name}    {rate:8.0f} rows/s   {cost:8.2f} ms")
+            for peer, found in peers.items():
+                their_rate, their_cost = mean(found)
+                print(
+                    f"    beside one forward in {peer} {rate / their_rate:8.1f} times    {their_cost / cost:8.1f} times",
+                    flush=True,
+                )
+
+
+def mean(found: list[tuple[float, float]]) -> list[float]:
+    return [sum(part) / len(found) for part in zip(*found, strict=True)]
 
 
 def replies(path: str, threads: int) -> None:
-    peer = alone(path, threads)
+    before = alone(path, threads)
     ours, first, length = served(path, threads)
+    peer = (before + alone(path, threads)) / 2
     print(f"model.generate, one at a time   {peer:8.0f} tokens/s")
     print(
         f"server, {CLIENTS} clients              {ours:8.0f} tokens/s   ({ours / peer:.1f} times, {length:.0f} tokens a reply)"

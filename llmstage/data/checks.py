@@ -38,12 +38,21 @@ def complaint(row: Row, mapping: dict[str, str], columns: Columns, max_row_mb: f
             size += len(text)
             if "\0" in text:
                 return f"a NUL character in '{mapping.get(word, word)}'"
-            if not text.isascii():
-                try:
-                    text.encode("utf-8")
-                except UnicodeEncodeError as error:
-                    return f"a lone surrogate (U+{ord(text[error.start]):04X}) in '{mapping.get(word, word)}'"
+            if half := half_character(text):
+                return f"{half} in '{mapping.get(word, word)}'"
     return too_large(size, int(max_row_mb * (1 << 20)), "").reason if size > max_row_mb * (1 << 20) else None
+
+
+def half_character(text: str) -> str | None:
+    """What is wrong with a text that holds half of a character, as JSON's \\ud83d without its other half is: no tokenizer takes it,
+    and no file in UTF-8."""
+    if text.isascii():
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"a lone surrogate (U+{ord(text[error.start]):04X})"
+    return None
 
 
 def has_text(value: Any) -> bool:

@@ -46,6 +46,11 @@ class Machine:
         return f"{self.precision}{f' ({self.why})' if self.why else ''}"
 
 
+def scoring_precision(cfg: TrainerConfig) -> str:
+    """Of scores: the same number on every machine, where nothing else is asked for."""
+    return "fp32" if cfg.eval_precision == "auto" else cfg.eval_precision
+
+
 def resolve_machine(cfg: TrainerConfig, fixed: dict[str, Any] | None = None) -> Machine:
     """`fixed`: decisions of an earlier part of the same run, which a resumed run keeps."""
     fixed = fixed or {}

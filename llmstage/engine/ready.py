@@ -19,8 +19,9 @@ from llmstage.data.rows import Row
 from llmstage.data.rowsource import ListSource, RowSource
 from llmstage.data.tables import open_side_tables
 from llmstage.engine.assemble import Pieces, choose_processor, family, model_config, quiet_libraries, resolve_context
-from llmstage.engine.machine import Machine
+from llmstage.engine.machine import DTYPES, Machine, fast_bf16, scoring_precision
 from llmstage.errors import ModelError
+from llmstage.models.lean_encoder import plain_body, use_lean_encoder
 from llmstage.naming import load_module
 from llmstage.places import find_model
 from llmstage.schema import RunConfig
@@ -42,6 +43,8 @@ class Ready:
     """The rows of data.test as the task asks for them, where the stage reads rows."""
     asked: Any = None
     """The files behind `source`."""
+    precision: str = "fp32"
+    """Of answers that are not written: what trainer.eval_precision comes to here."""
 
     @property
     def task(self) -> Task:
@@ -88,7 +91,7 @@ class Ready:
             batches = [part for whole in batches for part in alike(whole, lengths, CALL)]
         for batch_rows in batches:
             batch = task.collate([[features[index] for index in row] for row in batch_rows]).to(self.machine.device)
-            with self.machine.autocast(run.trainer.eval_precision):
+            with self.machine.autocast(self.precision):
                 said = task.predict(self.model, batch, generate=True)
             found.update(zip([index for row in batch_rows for index in row], said, strict=True))
         own: dict[int, list[int]] = {}
@@ -101,7 +104,9 @@ class Ready:
 
 def round_once(model: nn.Module) -> None:
     """The weights of products in bf16, as autocast makes them anew for every forward: the same numbers, in half the time where
-    a batch is a few short texts. Weights that something else reads as well stay as they are."""
+    a batch is a few short texts. Weights that something else reads as well, and those of a task's own module, stay as they are."""
+    extra: Any = getattr(model, "extra", None)  # some tasks read it outside autocast
+    apart = set() if extra is None else set(extra.modules())
     others = {
         id(weight)
         for module in model.modules()
@@ -109,8 +114,15 @@ def round_once(model: nn.Module) -> None:
         for weight in module.parameters(recurse=False)
     }
     for module in model.modules():
-        if type(module) is nn.Linear and id(module.weight) not in others:
+        if type(module) is nn.Linear and module not in apart and id(module.weight) not in others:
             module.to(torch.bfloat16)
+
+
+def precision_of(run: RunConfig, machine: Machine, *, lean: bool) -> str:
+    """What trainer.eval_precision comes to. auto: fp32, in which numbers are the same on every machine, but for rows that many ask a
+    server for, where the processor multiplies bf16 fast and the encoder is one of models/lean_encoder.py (`lean`): what was measured."""
+    fast = run.trainer.eval_precision == "auto" and machine.device.type == "cpu" and fast_bf16(machine.device)
+    return "bf16" if fast and lean and run.stage.name == "serve" else scoring_precision(run.trainer)
 
 
 def encoded(task: Task, rows: Sequence[Row]) -> list[list[Features] | str]:
@@ -153,6 +165,10 @@ def make_ready(run: RunConfig, machine: Machine, bad_rows: BadRows) -> Ready:
     task.bind(processor, context)
     pieces = Pieces(task, processor, {}, {}, place, context, task.packs and run.trainer.packing != "off", Leaks())
     model = pieces.build(run, machine.device, training=False).eval()
-    if run.trainer.eval_precision == "bf16" and not model.can_generate():
+    body = plain_body(model)
+    precision = precision_of(run, machine, lean=body is not None)
+    if body is not None:
+        use_lean_encoder(body, DTYPES[precision])
+    elif precision == "bf16" and not model.can_generate():
         round_once(model)
-    return Ready(run, pieces, model, machine, source if asked else None, asked)
+    return Ready(run, pieces, model, machine, source if asked else None, asked, precision)

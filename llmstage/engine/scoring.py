@@ -12,7 +12,7 @@ from torch import nn
 
 from llmstage.engine.assemble import Pieces
 from llmstage.engine.eval_loop import Scored, fetch, score_split
-from llmstage.engine.machine import Machine
+from llmstage.engine.machine import Machine, scoring_precision
 from llmstage.errors import UserError
 from llmstage.metrics.score import Score
 from llmstage.schema import RunConfig
@@ -42,7 +42,7 @@ def score(
         pieces.task,
         pieces.stores[split],
         machine,
-        precision=run.trainer.eval_precision,
+        precision=scoring_precision(run.trainer),
         batch_tokens=run.trainer.eval_batch_tokens,
         packing=pieces.packing,
         num_rows=num_rows,

@@ -12,7 +12,7 @@ import numpy as np
 
 from llmstage import console
 from llmstage.engine.assemble import open_sources
-from llmstage.engine.machine import Machine
+from llmstage.engine.machine import Machine, scoring_precision
 from llmstage.explore.curves import AxisKind, Curve, Numbers, breakthroughness, improvement, linearity, told
 from llmstage.explore.findings import Findings
 from llmstage.explore.items import Item
@@ -178,7 +178,7 @@ def score_rungs(
         examine(rung, subject, texts)
         scores = score_items(
             subject, items, end=stage.scoring.end, generate="none", batch_tokens=cfg.trainer.eval_batch_tokens,
-            precision=partial(machine.autocast, cfg.trainer.eval_precision), kept=kept, pmi=False,
+            precision=partial(machine.autocast, scoring_precision(cfg.trainer)), kept=kept, pmi=False,
         )  # fmt: skip
         found.families.append(by_family(items, scores))
         found.products += products_of(rung, items, scores)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstage import console
-from llmstage.engine.machine import Machine
+from llmstage.engine.machine import Machine, scoring_precision
 from llmstage.explore.asking import Writer
 from llmstage.explore.cells import Cell, measure_cells
 from llmstage.explore.findings import Findings
@@ -68,7 +68,7 @@ def score(
     return score_items(
         subject, items, end=stage.scoring.end, generate=stage.scoring.generate,
         max_new_tokens=stage.scoring.max_new_tokens, batch_tokens=run.trainer.eval_batch_tokens,
-        precision=partial(machine.autocast, run.trainer.eval_precision), kept=kept,
+        precision=partial(machine.autocast, scoring_precision(run.trainer)), kept=kept,
     )  # fmt: skip
 
 

@@ -48,8 +48,11 @@ def head_is_plain(model: Any, device: torch.device) -> bool:
     ids = (torch.arange(1, 9, device=device) % model.get_input_embeddings().weight.shape[0])[None]
     was_training = model.training
     model.eval()
+    rounded = any(
+        weight.dtype == torch.bfloat16 for weight in model.parameters()
+    )  # and meant to be used under autocast
     try:
-        with torch.autocast(device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=rounded), torch.compiler.set_stance("force_eager"):
             hidden = model.base_model(input_ids=ids).last_hidden_state
             return torch.allclose(head_of(model)(hidden), model(input_ids=ids).logits, atol=1e-5)
     except (AttributeError, TypeError, NotImplementedError):

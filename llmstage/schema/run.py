@@ -95,8 +95,9 @@ class TrainerConfig:
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], TRAINING] = "auto"
     """auto: bf16 autocast where the hardware is fast at it (CPUs with AMX or AVX512-bf16 included), fp16 with loss
     scaling on GPUs without bf16, else fp32. Weights are fp32 in every case."""
-    eval_precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of scoring; fp32 gives the same number on every machine."""
+    eval_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of scoring and of answers. auto: fp32, which gives the same number on every machine; stage=serve answers in bf16
+    where the processor is fast at it, but for models that write."""
     eval_batch_tokens: Annotated[int, AT_LEAST_1] = 4096
     """Tokens in one batch when scoring; bounds memory."""
     device: str = "auto"

@@ -28,7 +28,7 @@ one half of the clients is answered while the other half asks again."""
 
 def enough_rows(ready: Ready) -> int:
     """Models that write, and products in bf16, gain from larger batches."""
-    in_full = ready.run.trainer.eval_precision == "fp32" and not ready.model.can_generate()
+    in_full = ready.precision == "fp32" and not ready.model.can_generate()
     return IN_FULL if in_full and ready.machine.device.type == "cpu" else AT_ONCE
 
 

@@ -118,7 +118,7 @@ class Chat:
             temperature = self.temperature if form.temperature is None else form.temperature
             job = Job(
                 prompt, min(wanted or self.cfg.max_tokens, room), tell, temperature, form.top_p or self.top_p, form.seed,
-                form.stops(), self.cfg.timeout,
+                form.stops(), self.cfg.timeout, bool(form.stream),
             )  # fmt: skip
             made.append((job, told))
         return made

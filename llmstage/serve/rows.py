@@ -96,7 +96,7 @@ class Rows:
         """(a vector of length 1 for each text, tokens read)"""
         task = self.ready.task
         ids = [task.processor.marked_ids(text, None, task.context)[0] for text in texts]
-        with self.ready.machine.autocast(self.ready.run.trainer.eval_precision):
+        with self.ready.machine.autocast(self.ready.precision):
             made = task.text_vectors(self.ready.model, ids)
         made = torch.nn.functional.normalize(made.float(), dim=-1)
         return made.cpu().tolist(), sum(map(len, ids))

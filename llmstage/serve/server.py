@@ -134,6 +134,10 @@ def serve(ready: Ready | None, cfg: Serve, name: str) -> None:
         console.note(
             f"serving '{name}' on {it.url} (a page in the browser, /v1 for programs; GET /health says when it is ready; Ctrl-C ends)"
         )
+        if ready is not None and ready.precision == "bf16" and ready.run.trainer.eval_precision == "auto":
+            console.note(
+                "answers are computed in bf16, which is fast here; trainer.eval_precision=fp32 has them as stage=predict has"
+            )
         if cfg.monitor:
             console.note(f"what {cfg.monitor} counts: {it.url}/monitor")
         it.run()

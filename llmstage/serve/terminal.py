@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstage import console
+from llmstage.data.checks import half_character
 from llmstage.errors import DataError, UserError
 from llmstage.models.chat import TemplateRefused, reply_prompt
 from llmstage.models.tokenizer import Processor
@@ -99,12 +100,19 @@ class Conversation:
 
 
 def typed() -> Iterator[str]:
-    """Turns from the keyboard, or from a pipe."""
+    """Turns from the keyboard, or from a pipe. Raises UserError for bytes that are no text."""
     while True:
         try:
-            yield input("> ") if sys.stdin.isatty() else input()
+            text = input("> ") if sys.stdin.isatty() else input()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"Standard input is not text in {error.encoding} ({error.reason}). Write it in UTF-8."
+            ) from None
+        if half := half_character(text):  # so Python keeps a byte that it cannot read where the locale is none of UTF-8
+            raise UserError(f"Standard input is not text in UTF-8: {half}. Write it in UTF-8, in a locale that has it.")
+        yield text
 
 
 def read_script(path: str) -> list[str]:

@@ -42,6 +42,8 @@ class Job:
     seed: int | None = None
     stop: list[str] = field(default_factory=list)
     timeout: float = 60.0
+    streamed: bool = True
+    """Told piece by piece; otherwise once, at its end: a piece for every token costs the server as much as a small model does."""
     new: list[int] = field(default_factory=list)
     """Tokens written, the end token included."""
     cancelled: bool = False
@@ -160,6 +162,8 @@ class Writer:
             return self.finish(job, "stop", whole=True)
         if len(job.new) >= job.max_tokens or now > job.deadline:
             return self.finish(job, "length")
+        if not job.streamed:
+            return False
         # What may be the beginning of a stop text waits until it is known not to be.
         held = max((len(stop) - 1 for stop in job.stop), default=0)
         upto = len(job.text) - held

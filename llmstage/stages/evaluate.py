@@ -14,7 +14,7 @@ from llmstage.engine.assemble import Pieces, assemble, ledger
 from llmstage.engine.baseline import baselines
 from llmstage.engine.checkpoint import TrainState
 from llmstage.engine.control import score_controls
-from llmstage.engine.machine import environment, resolve_machine
+from llmstage.engine.machine import environment, resolve_machine, scoring_precision
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import write_run_yaml
 from llmstage.engine.scoring import headline_split, score_all, scores_dict, stored, write_predictions
@@ -37,7 +37,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             write_run_yaml(
                 out_dir,
                 cfg,
-                {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision},
+                {"context": pieces.context, "threads": machine.threads, "precision": scoring_precision(cfg.trainer)},
             )
             model = pieces.build(cfg, machine.device, training=False)
             console.note(header(cfg, pieces, out_dir))

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from llmstage import console
-from llmstage.engine.machine import Machine, environment, resolve_machine
+from llmstage.engine.machine import Machine, environment, resolve_machine, scoring_precision
 from llmstage.engine.outcome import finish
 from llmstage.engine.runfolder import name_the_model, write_run_yaml
 from llmstage.engine.session import run_lock, session
@@ -127,7 +127,7 @@ def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> list[Findin
 
     pieces = assemble(cfg, out_dir, training=False, fixed={}, resume_from=None)
     model = pieces.build(cfg, machine.device, training=False)
-    resolved = {"context": pieces.context, "threads": machine.threads, "precision": cfg.trainer.eval_precision}
+    resolved = {"context": pieces.context, "threads": machine.threads, "precision": scoring_precision(cfg.trainer)}
     write_run_yaml(out_dir, cfg, resolved)
     console.note(header(cfg, pieces, out_dir))
     parts = [weak_slices(cfg, pieces, model, machine, out_dir)] if cfg.stage.slices.enabled else []

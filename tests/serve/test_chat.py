@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from llmstage.cli import main
+from llmstage.errors import UserError
+from llmstage.serve.terminal import typed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,3 +96,14 @@ def test_turns_come_from_a_pipe(run_of: Callable[[str], Path], workplace: Path) 
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(words, input="Hello\n退款\n", capture_output=True, text=True, env=environment)
     assert ran.returncode == 0 and len(ran.stdout.splitlines()) == 2, ran.stderr
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_bytes_that_are_no_text_are_said(errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads standard input in the first way in a locale of UTF-8, and in the second in C or POSIX."""
+    given = io.BytesIO("你好\n".encode() + b"caf\xe9\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given, encoding="utf-8", errors=errors))
+    turns = typed()
+    with pytest.raises(UserError, match=r"Standard input is not text in (utf-8|UTF-8: a lone surrogate)"):
+        assert next(turns) == "你好"
+        next(turns)

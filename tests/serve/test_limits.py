@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -264,3 +266,24 @@ def test_a_batch_waits_for_no_more_rows_than_are_worth_it() -> None:
         assert max(asked) == 3, "and no batch waits for more than three"
     finally:
         answers.close()
+
+
+def test_what_is_written_in_one_turn_of_the_loop_is_sent_together_and_before_the_end() -> None:
+    from llmstage.serve.limits import Joined
+
+    sent: list[bytes | str] = []
+    transport: Any = SimpleNamespace(write=sent.append, close=lambda: sent.append("closed"), is_closing=lambda: False)
+
+    async def replies() -> None:
+        joined = Joined(transport, asyncio.get_running_loop())
+        joined.write(b"head ")
+        joined.write(b"body")
+        assert not sent and not joined.is_closing()
+        await asyncio.sleep(0)
+        assert sent == [b"head body"]
+        joined.write(b"last")
+        joined.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(replies())
+    assert sent == [b"head body", b"last", "closed"], "nothing twice, and nothing lost at the end"

@@ -250,6 +250,13 @@ BAD: list[tuple[str, bytes, str]] = [
     ),
     ("a.jsonl", b'{"text": "fine"}\n{"answer": " "}\n', r"a\.jsonl:2: its 'answer' is empty"),
     ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: its 'text' is neither a text nor a list"),
+    ("a.jsonl", b'{"text": "fine"}\n{"text": "a\\ud800b"}\n', r"a\.jsonl:2: a lone surrogate \(U\+D800\) in 'text'"),
+    (
+        "a.jsonl",
+        b'{"text": "t", "questions": ["\\udc00"]}\n',
+        r"a\.jsonl:1: a lone surrogate \(U\+DC00\) in 'questions'",
+    ),
+    ("a.jsonl", b'{"text": "t", "id": "\\udc00"}\n', r"a\.jsonl:1: a lone surrogate \(U\+DC00\) in 'id'"),
     ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl:2: not JSON"),
     ("a.jsonl", b'["a"]\n', r"a\.jsonl:1: a JSON array"),
     ("a.txt", "退款说明：的是不了".encode("gb18030"), r"a\.txt:1: .*retrieval\.encoding=gb18030"),

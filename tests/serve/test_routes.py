@@ -40,7 +40,7 @@ def picture(colour: str = "red") -> str:
 def test_rows_of_unlike_length_are_not_all_padded_to_the_longest(
     serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving("classification") as it:
+    with serving("classification", **{"trainer.eval_precision": "fp32"}) as it:
         ready, shapes = it.answers.ready, []
         collate = ready.task.collate
 

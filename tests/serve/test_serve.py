@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ from llmstage.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 HELLO = [{"role": "user", "content": "Hello, where is order 3051? 退款要等多久？"}]
+FP32 = {"trainer.eval_precision": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +238,7 @@ def test_rows_of_a_task_are_answered_together(serving: Callable[..., Any], run_o
     from llmstage.data.growing import lines_of
 
     texts = [f"my parcel {number} is late" for number in range(40)]
-    with serving("classification") as it:
+    with serving("classification", **FP32) as it:
         one = httpx.post(f"{it.url}/v1/classify", json={"input": texts[0]}).json()
         assert one["data"][0]["prediction"] and one["data"][0]["probability"] > 0
         assert httpx.post(f"{it.url}/v1/classify", json={"input": [{"text": texts[0]}]}).json() == one
@@ -275,6 +277,30 @@ def test_rows_of_a_task_are_answered_together(serving: Callable[..., Any], run_o
         for path in Path().glob("rows.*"):
             path.unlink()
     assert [answer["data"][0]["prediction"] for answer in said] == wanted
+
+
+def test_labels_are_those_of_one_forward_a_text_in_fp32_and_near_them_in_bf16(
+    serving: Callable[..., Any], run_of: Callable[[str], Path]
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    texts = ["late", "where is my order " * 8, *(f"parcel {number} " * (number % 4 + 1) for number in range(14))]
+    folder = run_of("classification") / "model"
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    with torch.no_grad():
+        wanted = [model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in texts]
+    found = {}
+    for precision in ("fp32", "bf16"):
+        with serving("classification", **{"trainer.eval_precision": precision}) as it:
+            said = httpx.post(f"{it.url}/v1/classify", json={"input": texts}).json()["data"]
+        found[precision] = [[math.exp(log_p) for log_p in one["log_probabilities"].values()] for one in said]
+    for precision, most in (("fp32", 1e-5), ("bf16", 0.02)):
+        assert found[precision] == [pytest.approx(shares, abs=most) for shares in wanted]
+    assert found["bf16"] != found["fp32"]
 
 
 def test_the_command_answers_health_when_it_is_ready_and_ends_with_a_signal(

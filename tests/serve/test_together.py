@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 from llmstage.models.together import Padded, Slots, choose, write_together
+from llmstage.serve.writer import Job, Piece, Writer
 
 
 def alone(model: Any, prompt: list[int], count: int) -> list[int]:
@@ -69,3 +72,25 @@ def test_choosing_follows_temperature_and_top_p() -> None:
     assert drawn(300, 0.2, 1).count(0) > 250
     both = choose(logits.expand(2, 4), [0, 5], [1, 1], [None, torch.Generator().manual_seed(3)])
     assert both[0] == 0, "a row that draws nothing is not touched by one that does"
+
+
+def test_what_is_not_streamed_is_told_once_and_says_the_same(tiny_task: Callable[..., Any]) -> None:
+    it = tiny_task("causal_lm", "gpt")
+    writer = Writer(it.model().eval(), it.processor, slots=2, queue=4, longest=64)
+    told: dict[bool, list[Piece]] = {True: [], False: []}
+    ended = {streamed: threading.Event() for streamed in told}
+
+    def keep(streamed: bool, piece: Piece) -> None:
+        told[streamed].append(piece)
+        if piece.finish or piece.error:
+            ended[streamed].set()
+
+    try:
+        prompt = it.processor.plain_ids(["The"])[0]
+        for streamed in told:
+            writer.add(Job(prompt, 20, partial(keep, streamed), streamed=streamed))
+        assert all(event.wait(60) for event in ended.values())
+    finally:
+        writer.close()
+    assert [len(told[False]), len(told[True]) > 3] == [1, True]
+    assert told[False][0].text == "".join(piece.text for piece in told[True]) and told[False][0].text

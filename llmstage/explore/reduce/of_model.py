@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from llmstage.engine.machine import Machine
+from llmstage.engine.machine import Machine, scoring_precision
 from llmstage.explore.asking import Writer
 from llmstage.explore.findings import Findings
 from llmstage.explore.items import Item
@@ -55,7 +55,7 @@ def reduce_model(cfg: RunConfig, machine: Machine, able: Collection[str]) -> Fin
     if wanted.skills or wanted.info:
         scores = score_items(
             subject, items, end=stage.scoring.end, generate="none", batch_tokens=cfg.trainer.eval_batch_tokens,
-            precision=partial(machine.autocast, cfg.trainer.eval_precision), kept=Kept(cache_dir(cfg.data.cache)),
+            precision=partial(machine.autocast, scoring_precision(cfg.trainer)), kept=Kept(cache_dir(cfg.data.cache)),
         )  # fmt: skip
         right = {item.id: one.get("acc" if item.choices else "em") for item, one in zip(items, scores, strict=True)}
         if wanted.skills:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmstage.data.checks import half_character
 from llmstage.data.files import DataFile, NamingFile, expand, walk
 from llmstage.data.formats import load_reader
 from llmstage.data.lines import check_encoding
@@ -127,6 +128,8 @@ def of_row(record: dict[str, Any], name: str, line: int, shown: str, most: int) 
             title = " – ".join(part for part in (title, first.strip()) if part)
             also += [other for other in others if other.strip()]
     given = record.get("id")
+    if isinstance(given, str):
+        texts(given, "id", shown, line)  # it is told with the passage
     own = str(given) if isinstance(given, (str, int)) and str(given).strip() else f"{name}:{line}"
     whole = Passage(own, title, text, name, "\n".join(also))
     for number, (_, piece) in enumerate(cut(text, most), start=1):
@@ -135,13 +138,13 @@ def of_row(record: dict[str, Any], name: str, line: int, shown: str, most: int) 
 
 def texts(value: Any, column: str, shown: str, line: int) -> list[str]:
     """A text, or a list of texts."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
-    raise DataError(f"{shown}:{line}: its '{column}' is neither a text nor a list of texts. Mend the row.")
+    found = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(item, str) for item in found):
+        raise DataError(f"{shown}:{line}: its '{column}' is neither a text nor a list of texts. Mend the row.")
+    half = next(filter(None, map(half_character, found)), None)
+    if half:
+        raise DataError(f"{shown}:{line}: {half} in '{column}'. Mend the row.")
+    return found
 
 
 def of_article(text: str, name: str, markdown: bool, most: int) -> Iterator[Passage]:
