@@ -22,10 +22,8 @@ class Packed:
 
 def pad(sequences: Sequence[Sequence[int]], value: int, dtype: torch.dtype = torch.long) -> Tensor:
     """[B, T] with `value` on the right."""
-    out = torch.full((len(sequences), max(len(sequence) for sequence in sequences)), value, dtype=dtype)
-    for index, sequence in enumerate(sequences):
-        out[index, : len(sequence)] = torch.as_tensor(sequence, dtype=dtype)
-    return out
+    width = max(len(sequence) for sequence in sequences)
+    return torch.tensor([[*sequence, *[value] * (width - len(sequence))] for sequence in sequences], dtype=dtype)
 
 
 def pad_left(sequences: Sequence[Sequence[float]], width: int, value: float, dtype: torch.dtype = torch.long) -> Tensor:

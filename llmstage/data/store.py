@@ -58,7 +58,11 @@ class FeatureStore:
         refs: list[Any],
         ledger: Ledger,
     ) -> None:
-        self.arrays, self.offsets, self.rows, self.refs, self.ledger = arrays, offsets, rows, refs, ledger
+        # Plain views of what is mapped from files: every slice of an np.memmap passes through Python.
+        self.arrays, self.offsets = (
+            {name: np.asarray(one) for name, one in named.items()} for named in (arrays, offsets)
+        )
+        self.rows, self.refs, self.ledger = np.asarray(rows), refs, ledger
         self.lengths: np.ndarray = np.diff(offsets["input_ids"])
 
     def __len__(self) -> int:

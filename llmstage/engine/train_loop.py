@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -263,7 +262,12 @@ def account(state: TrainState, line: dict[str, Any], seconds: float) -> None:
 
 def is_spike(state: TrainState, loss: float, norm: float) -> bool:
     for value, past in ((loss, state.losses), (norm, state.norms)):
-        if len(past) >= SPIKE_WINDOW // 2 and value > statistics.fmean(past) + SPIKE_SIGMAS * statistics.pstdev(past):
+        if len(past) < SPIKE_WINDOW // 2:
+            continue
+        mean = sum(past) / len(past)
+        # statistics.pstdev() goes by exact fractions: 0.27 ms for 128 numbers instead of 0.02.
+        sigma = math.sqrt(sum((one - mean) ** 2 for one in past) / len(past))
+        if value > mean + SPIKE_SIGMAS * sigma:
             return True
     return False
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from llmstage import console
-from llmstage.engine.assemble import assemble
+from llmstage.engine.assemble import Pieces, assemble
 from llmstage.engine.machine import resolve_machine
 from llmstage.engine.scoring import headline_split
 from llmstage.engine.session import StopFlag, session
@@ -36,10 +36,11 @@ WISE = (0.75, 0.5, 0.25)
 """Shares of the new weights that are tried where the guard refuses the new model as it is."""
 
 
-def improve(run: RunConfig, out_dir: Path, about: dict[str, str]) -> Findings | None:
+def improve(run: RunConfig, out_dir: Path, about: dict[str, str], pieces: Pieces | None = None) -> Findings | None:
     """The part `improvement`; writes before_after.json and, where a model is promoted, improved/.
 
-    None is returned where there is no confirmed weakness to work on.
+    `pieces`: what was opened to look for weaknesses; None: it is opened here. None is returned where there is no confirmed
+    weakness to work on.
     """
     assert isinstance(run.stage, Explore)
     keys = run.stage.improve
@@ -51,7 +52,7 @@ def improve(run: RunConfig, out_dir: Path, about: dict[str, str]) -> Findings | 
     folder = out_dir / "improve"
     machine = resolve_machine(run.trainer)
     with session(run.seed, machine.threads, deterministic=run.trainer.deterministic) as stop:
-        pieces = assemble(run, folder, training=False, fixed={}, resume_from=None)
+        pieces = pieces or assemble(run, folder, training=False, fixed={}, resume_from=None)
         check_task(pieces)
         metric, split = Metric(), headline_split(pieces.stores)
         trial = Trial.of(run, pieces, machine, split, metric)

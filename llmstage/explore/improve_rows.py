@@ -25,7 +25,7 @@ from llmstage.explore.mix import JoinedSource
 from llmstage.explore.row_features import RowFeatures
 from llmstage.explore.scored_rows import encodable
 from llmstage.explore.stats import FEWEST_ITEMS
-from llmstage.explore.trial import Trial, families_of, known_to, masks_of, set_aside
+from llmstage.explore.trial import Trial, families_of, hashes_of, masks_of, set_aside
 from llmstage.explore.wording import say
 from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
@@ -175,17 +175,23 @@ def keep_apart(
     and told."""
     notes = []
     learned = (
-        (new, "stage.improve.data", "Take them out of one of the two."),
+        (hashes_of(new, words), "stage.improve.data", "new_rows", "Take them out of one of the two."),
         (
-            pool,
+            hashes_of(pool, words),
             "the training pool",
+            "pool_rows",
             "Take them out of data.train or data.test, or give new ones: stage.improve.test=<file>.",
         ),
     )
-    for trial, name in zip(trials, COMPARED, strict=True):
+    first, final = trials
+    own = hashes_of(first.rows, words)
+    last = (
+        own if final.rows is first.rows else hashes_of(final.rows, words)
+    )  # parts of one split, unless a file was given
+    for trial, name, said in zip(trials, COMPARED, (own, last), strict=True):
         whole = int(trial.use.sum())
-        for others, place, remedy in learned:
-            shared = known_to(trial.rows, others, words) & trial.use
+        for others, place, told, remedy in learned:
+            shared = np.isin(said, others) & trial.use
             count = int(shared.sum())
             if count > DOUBLE_ROWS * whole:
                 raise DataError(
@@ -193,10 +199,9 @@ def keep_apart(
                     f"learned by heart. {remedy}"
                 )
             if count:
-                notes.append(say(COMPARED[name], num=count, place=say("pool_rows" if others is pool else "new_rows")))
+                notes.append(say(COMPARED[name], num=count, place=say(told)))
                 trial.use &= ~shared
-    final = trials[-1].use
-    outcome.masks = [mask & final for mask in outcome.masks]
-    outcome.weak = outcome.weak & final
-    outcome.families = {name: mask & final for name, mask in outcome.families.items()}
+    outcome.masks = [mask & final.use for mask in outcome.masks]
+    outcome.weak = outcome.weak & final.use
+    outcome.families = {name: mask & final.use for name, mask in outcome.families.items()}
     return notes

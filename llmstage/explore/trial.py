@@ -131,10 +131,9 @@ def set_aside(rows: Sequence[Row], words: Sequence[str], among: Mask) -> Mask:
     return np.array([bool(used) and row_hash(row, words, 1) % 2 == 0 for row, used in zip(rows, among, strict=True)])
 
 
-def known_to(rows: Sequence[Row], others: Sequence[Row], words: Sequence[str]) -> Mask:
-    """[N] rows whose text stands in `others` too."""
-    known = {row_hash(row, words, 0) for row in others}
-    return np.array([row_hash(row, words, 0) in known for row in rows], dtype=bool)
+def hashes_of(rows: Sequence[Row], words: Sequence[str]) -> NDArray[np.uint64]:
+    """[N] a number for what each row says: rows that say the same have the same."""
+    return np.array([row_hash(row, words, 0) for row in rows], dtype=np.uint64)
 
 
 def families_of(rows: Sequence[Row], among: Mask, column: str | None) -> dict[str, Mask]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmstage import console
 from llmstage.engine.machine import Machine, environment, resolve_machine, scoring_precision
@@ -20,6 +21,9 @@ from llmstage.schema import RunConfig
 from llmstage.schema.explore import Explore
 from llmstage.schema.explore_slices import asks
 
+if TYPE_CHECKING:
+    from llmstage.engine.assemble import Pieces
+
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     """Everything the command line asks to look at, in the order curves, ladder, slices, improvement. Each part is imported
@@ -32,6 +36,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         write_json(out_dir / "environment.json", environment())
         machine = resolve_machine(cfg.trainer)
         parts: list[Findings] = []
+        pieces: Pieces | None = None
         if stage.curves:
             from llmstage.explore.published import explore_curves
 
@@ -53,12 +58,13 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 able = {cell["family"].partition(".")[0] for cell in asked.block["cells"] if cell["above_chance"]}
                 parts += [asked, reduce_model(cfg, machine, able)]
             elif cfg.model.path and cfg.task.name:
-                parts += look_at_rows(cfg, out_dir, machine)
+                found, pieces = look_at_rows(cfg, out_dir, machine)
+                parts += found
         if stage.improve.enabled:
             from llmstage.explore.improve import improve
 
-            found = improve(cfg, out_dir, about)
-            parts += [found] if found else []
+            better = improve(cfg, out_dir, about, pieces)
+            parts += [better] if better else []
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
@@ -115,11 +121,11 @@ def heading(cfg: RunConfig) -> str:
     return cfg.task.name.replace("_", " ") or "explore"
 
 
-def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> list[Findings]:
-    """Weak slices of a trained model on its task's rows, and what is new in logs."""
+def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[Findings], Pieces | None]:
+    """Weak slices of a trained model on its task's rows, and what is new in logs; with what was opened for it."""
     assert isinstance(cfg.stage, Explore)
     if not cfg.stage.slices.enabled and not cfg.stage.collect.logs:
-        return []
+        return [], None
     from llmstage.engine.about import header
     from llmstage.engine.assemble import assemble
     from llmstage.explore.collect import collect
@@ -133,4 +139,4 @@ def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> list[Findin
     parts = [weak_slices(cfg, pieces, model, machine, out_dir)] if cfg.stage.slices.enabled else []
     if cfg.stage.collect.logs:
         parts.append(collect(cfg, pieces, model, machine, out_dir))
-    return parts
+    return parts, pieces

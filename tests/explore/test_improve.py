@@ -348,3 +348,13 @@ def test_a_row_that_cannot_be_scored_shifts_no_other(planted):
     assert "martian" in next((planted.folder / "strange_rows").rglob("quarantine.jsonl")).read_text(encoding="utf-8")
     before, after = (result(planted, out)["weak"] for out in ("plain_rows", "strange_rows"))
     assert (before["n"], before["before"]) == (after["n"], after["before"])
+
+
+def test_rows_are_opened_once_where_weaknesses_are_looked_for_too(planted, monkeypatch):
+    def again(*args, **kwargs):
+        raise AssertionError("the rows are open already")
+
+    monkeypatch.setattr(improve_module, "assemble", again)
+    words = [word for word in planted.words("once", *QUICK) if word != "stage.slices.enabled=false"]
+    assert main([*words, "stage.why.elicit=[]"]) in (0, 9)
+    assert result(planted, "once")["weak"]["n"]
