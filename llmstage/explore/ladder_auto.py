@@ -124,8 +124,8 @@ def items_of(stage: Explore, per_cell: int, seed: int, splits: tuple[str, ...]) 
     """Items of the named families in these splits, in a fixed random order; of their parts, those in these splits."""
     items = [
         item
-        for family, full in chosen(stage.probes).items()
-        for item in generate(family, per_cell, seed, full=full, splits=splits)
+        for family, cells in chosen(stage.probes).items()
+        for item in generate(family, per_cell, seed, cells=cells, splits=splits)
         if item.split in splits and item.image is None
     ]
     order = np.random.default_rng(seed).permutation(len(items))

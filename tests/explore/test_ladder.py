@@ -113,15 +113,30 @@ def test_a_point_of_several_seeds_has_the_interval_of_its_seeds():
 def test_product_law_counts_cells():
     items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(40)]
     scores = [
-        {"unscored": None, "em": float(n % 2), "tok": 1.0 if n % 2 else 0.5, "num_tokens": 2, "acc": None}
+        {
+            "unscored": None,
+            "em": float(n % 2),
+            "tok": 1.0 if n % 2 else 0.5,
+            "num_tokens": 2,
+            "right": [n % 2, 1],
+            "acc": None,
+        }
         for n in range(40)
     ]
     [cell] = products_of(rung(1), items, scores)
-    assert (cell["em"], cell["predicted"]) == (0.5, 0.75**2)
+    assert (cell["em"], cell["predicted"], cell["predicted_by_place"]) == (0.5, 0.75**2, 0.5)
+    assert cell["places"] == [0.5, 1.0]
     law = product_law([cell])
-    assert law["within_05"] == 0.0 and law["telling"] == 1 and sentences_of([], law)
-    nothing = product_law([{**cell, "em": 0.0, "predicted": 0.0, "gap": 0.0}])
-    assert nothing["within_05"] == 1.0 and sentences_of([], nothing) == []  # zero against zero explains nothing
+    assert (law["within_05"], law["telling"], law["telling_within_05"]) == (0.0, 1, 0.0)
+    assert (law["within_05_by_place"], law["telling_within_05_by_place"]) == (1.0, 1.0)
+    unequal, apart = sentences_of(
+        [], law
+    )  # the end is always right, the letter half the time: unequal, and independent
+    assert "equal tokens do not everywhere explain it" in unequal and "independent tokens explain it" in apart
+    for same in (0.0, 1.0):
+        alike = {"em": same, "predicted": same, "predicted_by_place": same, "gap": 0.0, "gap_by_place": 0.0}
+        nothing = product_law([{**cell, **alike}])
+        assert nothing["within_05"] == 1.0 and sentences_of([], nothing) == []  # zero against zero explains nothing
 
 
 def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
@@ -224,6 +239,7 @@ def answered(rung_number: int, share: float, *, together: bool) -> tuple[list[It
             logp = math.log(share) + 0.1 * rng.standard_normal()
             scores.append({
                 "unscored": None, "acc": None, "em": float(right.all()), "tok": float(right.mean()), "num_tokens": length + 1,
+                "right": right.astype(int).tolist(),
                 "logp_per_token": logp,
             })  # fmt: skip
     return items, scores
@@ -242,18 +258,28 @@ def test_the_mirage_in_short(together):
     assert logp.verdict.name == "smooth"
     law = product_law(found.products)
     assert law is not None and law["cells"] == 54 and law["telling"] >= 20
-    [told] = sentences_of([], law)
+    told, by_place = sentences_of([], law)
     if together:
-        assert law["within_05"] < 0.8 and "does not everywhere explain" in told and em.verdict.name == "smooth"
+        assert law["within_05"] < 0.8 and law["within_05_by_place"] < 0.8 and em.verdict.name == "smooth"
+        assert "do not everywhere explain" in told and "do not everywhere explain" in by_place
     else:
-        assert law["within_05"] >= 0.95 and "accuracies explains" in told
+        assert law["within_05"] >= 0.95 and law["within_05_by_place"] >= 0.95
+        assert "equal tokens explain it" in told and "independent tokens explain it" in by_place
         assert em.verdict.name == "metric_artefact" and "what p^L predicts" in em.verdict.text
 
 
 def test_answers_of_several_lengths_are_foretold_each_by_its_own():
     items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(40)]
     scores = [
-        {"unscored": None, "em": 0.0, "tok": 0.5, "num_tokens": 1 + n % 2, "acc": None, "logp_per_token": -1.0}
+        {
+            "unscored": None,
+            "em": 0.0,
+            "tok": 0.5,
+            "num_tokens": 1 + n % 2,
+            "right": [0, 1][-1 - n % 2 :],
+            "acc": None,
+            "logp_per_token": -1.0,
+        }
         for n in range(40)
     ]
     [cell] = products_of(rung(1), items, scores)
