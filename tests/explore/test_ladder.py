@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +162,8 @@ def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
 
 
 def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplace, speaks):
+    from transformers import AutoTokenizer
+
     from llmstage.cli import main
 
     words = [
@@ -172,6 +175,8 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
     rungs = json.loads((workplace / "first/report.json").read_text())["explore"]["ladder"]["rungs"]
     assert [one["step"] for one in rungs] == [1, 3, 8]
     assert rungs[0]["lm_loss"] > rungs[-1]["lm_loss"]
+    spelled = AutoTokenizer.from_pretrained(workplace / "first/ladder/xs-seed0/model")
+    assert not [token for token in range(len(spelled)) if re.search("[\u4e00-\u9fff]{2}", spelled.decode([token]))]
     before = {path: path.stat().st_mtime_ns for path in (workplace / "first/ladder").rglob("*.safetensors")}
     assert main([*words, "stage.report.language=zh"]) == 0
     speaks(json.loads((workplace / "first/report.json").read_text(encoding="utf-8")), "zh")
