@@ -102,12 +102,15 @@ def assemble(
     fixed: dict[str, Any],
     resume_from: Path | None,
     rows: dict[str, RowSource] | None = None,
+    by_character: bool = False,
 ) -> Pieces:
     """Rows to features. `fixed` and `resume_from`: decisions and tokenizer of an earlier part of the same run. `rows`: the
-    splits, where they are not those that the config names; the model's labels then stay as they are."""
+    splits, where they are not those that the config names; the model's labels then stay as they are. `by_character`: a tokenizer that is
+    trained here joins no Chinese characters, whatever the task."""
     quiet_libraries(offline=run.offline)
     module = load_module("tasks", run.task.name, trusted=True)
     task = cast(Task, module.TASK(run.task, run.generation))
+    task.by_character = task.by_character or by_character
     sources = rows or open_sources(run, task, out_dir)
     if training and "train" not in sources:
         raise DataError("There are no training rows: data.train is missing. Give data.train=<files>.")

@@ -58,10 +58,11 @@ def fit_one(
     *,
     save_at: frozenset[int] = frozenset(),
     main: bool | None = None,
+    by_character: bool = False,
 ) -> tuple[float | None, dict[str, Scored]]:
     """fit(), with what was scored. `batches`: of a control, those of the run beside which it is trained. `arm`: what is
     other in a run that stage=explore trains. `save_at`: steps after which a checkpoint is written in any case. `main`: what
-    outputs/latest names; None: all but controls and arms."""
+    outputs/latest names; None: all but controls and arms. `by_character`: its tokenizer joins no Chinese characters."""
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         old = set_aside(out_dir) if run.trainer.resume == "never" else None
@@ -76,7 +77,9 @@ def fit_one(
                 check_same_run(run, saved["config"], found)
             write_json(out_dir / "environment.json", environment())
             rows = arm.rows if arm else None
-            pieces = assemble(run, out_dir, training=True, fixed=fixed, resume_from=found, rows=rows)
+            pieces = assemble(
+                run, out_dir, training=True, fixed=fixed, resume_from=found, rows=rows, by_character=by_character
+            )
             torch.manual_seed(run.seed)  # weights depend on the seed alone, not on what was encoded or cached
             model = pieces.build(run, machine.device, training=True)
             kernels = choose_kernels(run, machine, fixed, model)

@@ -28,7 +28,7 @@ from llmstage.explore.matching import words_of
 from llmstage.explore.mix import JoinedSource, KeepClose, MixedOrder, check_keeps_close
 from llmstage.explore.wording import say
 from llmstage.models.build import save_model
-from llmstage.models.growth import grow_depth
+from llmstage.models.growth import deepen
 from llmstage.places import find_model, read_run_yaml
 from llmstage.report.files import write_json
 from llmstage.schema import RunConfig
@@ -36,6 +36,7 @@ from llmstage.schema.explore import Explore
 from llmstage.schema.stage import StageConfig
 from llmstage.tasks.base import Task
 
+ADDED = "added_blocks.json"
 TAKEN = ("batch_size", "batch_tokens")
 """Of the trainer of the run that made the model: an arm sees batches of the same size."""
 
@@ -177,13 +178,15 @@ def starting_model(run: RunConfig, pieces: Pieces, folder: Path, slices: list[di
     grown = folder / "grown"
     if not (grown / "config.json").is_file():
         model = pieces.build(run, resolve_machine(run.trainer).device, training=False)
-        grow_depth(model, max(1, model.config.num_hidden_layers // 2))
+        where = deepen(model)
         draft = folder / ".tmp-grown"
         shutil.rmtree(draft, ignore_errors=True)
         save_model(model, pieces.processor, draft)
+        write_json(draft / ADDED, {"blocks": where})  # a resumed run says it again
         draft.rename(grown)
-    layers = json.loads((grown / "config.json").read_text(encoding="utf-8")).get("num_hidden_layers")
-    return grown, say("structure_grown", slices=named, layers=layers)
+    layers = json.loads((grown / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+    where = json.loads((grown / ADDED).read_text(encoding="utf-8"))["blocks"]
+    return grown, say("structure_grown", slices=named, layers=layers, where=say(f"blocks_{where}"))
 
 
 def promote(arms: Arms, pieces: Pieces, chosen: Candidate, out_dir: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmstage import console
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Kept:

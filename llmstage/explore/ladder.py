@@ -21,7 +21,7 @@ from llmstage.explore.ladder_auto import items_of, train_ladder
 from llmstage.explore.ladders import never_certain
 from llmstage.explore.loaders import load_phenomena
 from llmstage.explore.loss_lens import WARM_UP
-from llmstage.explore.product_law import PREDICTED, product_law, products_of
+from llmstage.explore.product_law import HELD, PREDICTED, product_law, products_of
 from llmstage.explore.rungs import HeldOut, Rung, axis_of, examine, rungs_of_models, rungs_of_runs
 from llmstage.explore.score import score_items
 from llmstage.explore.stats import hierarchical
@@ -104,7 +104,7 @@ class Scored:
     rungs: list[Rung]
     families: list[dict[str, Family]] = field(default_factory=list)
     products: list[dict[str, Any]] = field(default_factory=list)
-    """A cell of a rung each: exact match beside (token accuracy)^L."""
+    """A cell of a rung each: exact match beside (token accuracy)^L and the product by places."""
 
 
 def explore_ladder(cfg: RunConfig, out_dir: Path, machine: Machine, about: dict[str, str]) -> Findings:
@@ -313,14 +313,17 @@ def sentences_of(judged: Sequence[Judged], law: dict[str, Any] | None) -> list[s
         for one in judged
         if one.metric == "em"
     ]  # fmt: skip
-    if law is not None and law["telling"]:
-        told.append(
+    if law is not None:
+        told += [
             say(
-                "product_law", near=PREDICTED, share=law["within_05"], cells=law["cells"], telling=law["telling"],
-                median=law["median_gap"], largest=law["max_gap"],
-                explains=say("product_explains" if law["within_05"] >= 0.95 else "product_explains_not"),
+                key, near=PREDICTED, share=law[f"within_05{form}"], cells=law["cells"], telling=law[f"telling{form}"],
+                idle=law["cells"] - law[f"telling{form}"], known=law[f"telling_within_05{form}"], median=law[f"median_gap{form}"],
+                largest=law[f"max_gap{form}"],
+                explain=say("product_explains" if law[f"telling_within_05{form}"] >= HELD else "product_explains_not"),
             )
-        )  # fmt: skip
+            for key, form in (("product_law", ""), ("product_by_place", "_by_place"))
+            if law[f"telling{form}"]
+        ]  # fmt: skip
     return told
 
 

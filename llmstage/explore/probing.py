@@ -37,8 +37,8 @@ def gather(probes: Sequence[str], phenomena: Sequence[str], per_cell: int, seed:
     """Items of the families that are named and of the files; of the families, those to discover and confirm on."""
     items = [
         item
-        for family, full in chosen(probes).items()
-        for item in generate(family, per_cell, seed, full=full, splits=("discover", "confirm"))
+        for family, cells in chosen(probes).items()
+        for item in generate(family, per_cell, seed, cells=cells, splits=("discover", "confirm"))
     ]
     return items + (load_phenomena(phenomena) if phenomena else [])
 

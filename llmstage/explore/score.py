@@ -48,7 +48,8 @@ def score_items(
     precision: Callable[[], AbstractContextManager[None]] = nullcontext,
     kept: Kept | None = None,
 ) -> list[Scores]:
-    """One dict an item, in order: `id`, `family`, `split`, NUMBERS, `num_tokens`, `chosen`, `p` and `log_probs` (choices), `text` where it
+    """One dict an item, in order: `id`, `family`, `split`, NUMBERS, `num_tokens`, `right` (of each token, whether it was likeliest), `chosen`,
+    `p` and `log_probs` (choices), `text` where it
     was generated, `right_but_end`, and `unscored`, the reason why there are no numbers.
 
     `end`: what a free answer must be followed by (auto: the turn's end in a conversation, else the end of text; newline;
@@ -198,6 +199,7 @@ def numbers(item: Item, one: Encoded, told: list[Told], alone: list[float] | Non
         "tok": sum(best.best) / len(best.best),
         "rank": max(best.ranks),
         "num_tokens": len(best.log_probs),
+        "right": [int(one) for one in best.best],
     }
     if chain:
         right = told if not item.choices else [best]

@@ -23,25 +23,40 @@ SEQUENTIAL = {
 }
 """Model type to (its list of blocks, the matrices that write to the residual stream). Post-norm models (BERT, RoBERTa) are not
 here: they normalise after adding, so that no block hands its input on unchanged."""
+BEGINS_BARE = ("modernbert",)
+"""Families that normalise their embeddings, so that the first block has no norm before its attention. Nothing can be put below it: as
+the second block it would be given one when the model is loaded, and compute something else."""
 
 
-def grow_depth(model: Any, extra: int) -> Any:
-    """The same model with `extra` more blocks at its end, logits unchanged; changed in place and returned.
+def deepen(model: Any) -> str:
+    """Half as many blocks again, one at least, in place: `below` the only block of a decoder, else `behind` the last; returns which.
 
-    A new block is a copy of the last one, so that it starts from features that are in use, with its outputs at zero.
+    What a model of one layer lacks is a layer that writes of the tokens before for another to match with (induction heads: Olsson
+    2022, arXiv 2209.11895), and what it has learned reads the embeddings; a block behind it would be asked to do both anew.
+    """
+    num = model.config.num_hidden_layers
+    below = num == 1 and model.config.model_type not in BEGINS_BARE
+    grow_depth(model, max(1, num // 2), below=below)
+    return "below" if below else "behind"
+
+
+def grow_depth(model: Any, extra: int, *, below: bool = False) -> Any:
+    """The same model with `extra` more blocks at its end, or `below` all others, logits unchanged; changed in place and returned.
+
+    A new block is a copy of the one beside it, so that it starts from features that are in use, with its outputs at zero.
     Raises ModelError for a family that is not known to allow it.
     """
     kind = model.config.model_type
-    if kind not in SEQUENTIAL:
+    if kind not in SEQUENTIAL or (below and kind in BEGINS_BARE):
+        known = [name for name in SEQUENTIAL if not (below and name in BEGINS_BARE)]
         raise ModelError(
-            f"Blocks cannot be added to a model of type {kind} without changing what it computes; that is known for "
-            f"{', '.join(SEQUENTIAL)}. Set stage.improve.structure=suggest, or train a larger model from scratch."
+            f"Blocks cannot be added {'below' if below else 'to'} a model of type {kind} without changing what it computes; that is "
+            f"known for {', '.join(known)}. Set stage.improve.structure=suggest, or train a larger model from scratch."
         )
     name, writers = SEQUENTIAL[kind]
-    body = model.base_model
-    blocks: nn.ModuleList = getattr(body, name)
+    blocks: nn.ModuleList = getattr(model.base_model, name)
     for _ in range(extra):
-        block = copy.deepcopy(blocks[-1])
+        block = copy.deepcopy(blocks[0 if below else -1])
         with torch.no_grad():
             for path in writers:
                 for parameter in block.get_submodule(path).parameters():  # a bias is added too
@@ -49,14 +64,15 @@ def grow_depth(model: Any, extra: int) -> Any:
         if isinstance(getattr(block, "attn_norm", None), nn.Identity):
             # ModernBERT normalises its embeddings, so its first block has no norm of its own; every later one has.
             block.attn_norm = copy.deepcopy(block.mlp_norm)
+        blocks.insert(0 if below else len(blocks), block)
+    for number, block in enumerate(blocks):
         for part in block.modules():
             if isinstance(getattr(part, "layer_idx", None), int):
-                setattr(part, "layer_idx", len(blocks))  # noqa: B010 - typed as a module's part; where its keys and values stand in the cache
-        blocks.append(block)
+                setattr(part, "layer_idx", number)  # noqa: B010 - typed as a module's part; where its keys and values stand in the cache
     config = model.config
     pattern = getattr(config, "layer_types", None)
     config.num_hidden_layers = len(blocks)
     if pattern is not None:
-        # The copies attend as the last block does; a class would otherwise go on with its own pattern when it is loaded.
-        config.layer_types = [*pattern, *[pattern[-1]] * extra]
+        # The copies attend as the block beside them does; a class would otherwise go on with its own pattern when it is loaded.
+        config.layer_types = [*[pattern[0]] * extra, *pattern] if below else [*pattern, *[pattern[-1]] * extra]
     return model

@@ -51,7 +51,8 @@ class Explore(StageConfig):
     """Work on the weak slices, with a guard."""
 
     probes: list[str] = field(default_factory=list)
-    """Shipped probe families to ask of the model: [core], [full] (more levels), or names of families; []: none."""
+    """Shipped probe families to ask of the model: [core], [full] (more levels), or names of families, with values of their axes
+    where only such levels are wanted (copying:copy, addition:4:reversed); []: none."""
     phenomena: list[str] = field(default_factory=list)
     """Files with questions of your own: JSON lines, BIG-bench task.json, BIG-Bench-Hard JSON, BLiMP JSON lines; globs."""
     items_per_cell: Annotated[int, AT_LEAST_1] = 200
@@ -102,7 +103,7 @@ class Explore(StageConfig):
         wrong = [
             f"stage.probes: {unknown('probe family', name, ['core', 'full', *known])}"
             for name in self.probes
-            if name not in ("core", "full", *known)
+            if name not in ("core", "full") and name.split(":")[0] not in known
         ]
         if (self.probes or self.phenomena) and not run.model.path and not self.ladder.given:
             wrong.append(

@@ -54,8 +54,8 @@ class ImproveConfig:
     control: bool = True
     """Train more_of_same, twice: as many steps on the pool as it is. Without it, a gain is not told from more training."""
     structure: Literal["suggest", "apply", "off"] = "suggest"
-    """Where a weakness asks for `structure`: say so; or add blocks that change nothing at first, and train all arms with
-    them; or pass over it."""
+    """Where a weakness asks for `structure`: say so; or add blocks that change nothing at first (below the only one of a decoder, else
+    behind the last), and train all arms with them; or pass over it."""
     guard: GuardConfig = field(default_factory=GuardConfig)
     """What must not be lost."""
 

@@ -138,7 +138,7 @@ class Task(ABC):
     """Rows of like length share a training batch. False: batches are drawn evenly, where the batch is the objective."""
     lr_share: ClassVar[float] = 1.0
     """Share of the learning rate that optim.lr=auto takes for the model's width."""
-    by_character: ClassVar[bool] = False
+    by_character: bool = False
     """A tokenizer trained for it has no entry of several Chinese characters: for tasks that point at parts of a text."""
     asked_for: tuple[str, ...] = ()
     """Words of a row that hold what is to be predicted. A row that is only predicted need not have them."""

@@ -15,7 +15,8 @@ from llmstage.explore.gold.deeper import plan_of
 from llmstage.explore.gold.grokking import explore_grokking, judge_delay, world_of
 from llmstage.explore.gold.heads_form import explore_induction
 from llmstage.explore.gold.induction import InductionWorld, draw_rows, grown, train_induction
-from llmstage.explore.gold.modular import ModularModel, ModularWorld, split_pairs
+from llmstage.explore.gold.modular import ModularModel, ModularWorld, norm_of, split_pairs, states_of, train_modular
+from llmstage.explore.reduce.additive import interaction_share
 from llmstage.explore.reduce.heads import HeadFindings
 from llmstage.schema.explore_ladder import Gold
 
@@ -64,6 +65,15 @@ def test_the_short_way_through_attention_is_attention():
     assert torch.equal(model(torch.tensor([a * 11 + b]))["logits"][0], model()["logits"][a * 11 + b]) or torch.allclose(
         model(torch.tensor([a * 11 + b]))["logits"][0], model()["logits"][a * 11 + b], atol=1e-5
     )
+
+
+def test_untrained_weights_are_of_the_sizes_with_which_the_bars_were_measured():
+    """EMERGENCE.md 1.7 and 4.1, p = 53, seed 0 at step 0: interaction shares .000, .038, .025, .024 by layer, length of the weights 29.8."""
+    kept = train_modular(ModularWorld(train_share=0.7, steps=0), 0)
+    states = states_of(kept, 0)
+    shares = [interaction_share(states[name]) for name in ("attention", "mlp", "residual", "logits")]
+    assert shares == pytest.approx([0.0, 0.038, 0.025, 0.024], abs=6e-4)
+    assert norm_of(kept, 0) == pytest.approx(29.8, abs=0.05)
 
 
 def line(step: int, train: float, held: float, excluded: float, share: float) -> dict[str, float]:
@@ -200,6 +210,14 @@ def test_grokking(seed):
     last = run["lines"][-1]
     assert last["num_keys"] <= 6 and last["key_share"] >= 0.9 and last["gini"] > 0.6
     assert run["interaction_share"]["logits"] >= 0.97 and run["interaction_share"]["embeddings"] <= 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 2])
+def test_with_fewer_pairs_some_seeds_are_there_as_early(seed):
+    torch.set_flush_denormal(True)
+    [run] = explore_grokking(Gold(kind="grokking", train_share=0.7, steps=1500), seed).block["runs"]
+    assert run["learned"] <= 200 and run["understood"] is not None and run["verdict"] == "delayed_generalisation"
 
 
 @pytest.mark.slow

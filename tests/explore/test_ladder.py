@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -113,15 +114,30 @@ def test_a_point_of_several_seeds_has_the_interval_of_its_seeds():
 def test_product_law_counts_cells():
     items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(40)]
     scores = [
-        {"unscored": None, "em": float(n % 2), "tok": 1.0 if n % 2 else 0.5, "num_tokens": 2, "acc": None}
+        {
+            "unscored": None,
+            "em": float(n % 2),
+            "tok": 1.0 if n % 2 else 0.5,
+            "num_tokens": 2,
+            "right": [n % 2, 1],
+            "acc": None,
+        }
         for n in range(40)
     ]
     [cell] = products_of(rung(1), items, scores)
-    assert (cell["em"], cell["predicted"]) == (0.5, 0.75**2)
+    assert (cell["em"], cell["predicted"], cell["predicted_by_place"]) == (0.5, 0.75**2, 0.5)
+    assert cell["places"] == [0.5, 1.0]
     law = product_law([cell])
-    assert law["within_05"] == 0.0 and law["telling"] == 1 and sentences_of([], law)
-    nothing = product_law([{**cell, "em": 0.0, "predicted": 0.0, "gap": 0.0}])
-    assert nothing["within_05"] == 1.0 and sentences_of([], nothing) == []  # zero against zero explains nothing
+    assert (law["within_05"], law["telling"], law["telling_within_05"]) == (0.0, 1, 0.0)
+    assert (law["within_05_by_place"], law["telling_within_05_by_place"]) == (1.0, 1.0)
+    unequal, apart = sentences_of(
+        [], law
+    )  # the end is always right, the letter half the time: unequal, and independent
+    assert "equal tokens do not everywhere explain it" in unequal and "independent tokens explain it" in apart
+    for same in (0.0, 1.0):
+        alike = {"em": same, "predicted": same, "predicted_by_place": same, "gap": 0.0, "gap_by_place": 0.0}
+        nothing = product_law([{**cell, **alike}])
+        assert nothing["within_05"] == 1.0 and sentences_of([], nothing) == []  # zero against zero explains nothing
 
 
 def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
@@ -146,6 +162,8 @@ def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
 
 
 def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplace, speaks):
+    from transformers import AutoTokenizer
+
     from llmstage.cli import main
 
     words = [
@@ -157,6 +175,8 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
     rungs = json.loads((workplace / "first/report.json").read_text())["explore"]["ladder"]["rungs"]
     assert [one["step"] for one in rungs] == [1, 3, 8]
     assert rungs[0]["lm_loss"] > rungs[-1]["lm_loss"]
+    spelled = AutoTokenizer.from_pretrained(workplace / "first/ladder/xs-seed0/model")
+    assert not [token for token in range(len(spelled)) if re.search("[\u4e00-\u9fff]{2}", spelled.decode([token]))]
     before = {path: path.stat().st_mtime_ns for path in (workplace / "first/ladder").rglob("*.safetensors")}
     assert main([*words, "stage.report.language=zh"]) == 0
     speaks(json.loads((workplace / "first/report.json").read_text(encoding="utf-8")), "zh")
@@ -224,6 +244,7 @@ def answered(rung_number: int, share: float, *, together: bool) -> tuple[list[It
             logp = math.log(share) + 0.1 * rng.standard_normal()
             scores.append({
                 "unscored": None, "acc": None, "em": float(right.all()), "tok": float(right.mean()), "num_tokens": length + 1,
+                "right": right.astype(int).tolist(),
                 "logp_per_token": logp,
             })  # fmt: skip
     return items, scores
@@ -242,18 +263,28 @@ def test_the_mirage_in_short(together):
     assert logp.verdict.name == "smooth"
     law = product_law(found.products)
     assert law is not None and law["cells"] == 54 and law["telling"] >= 20
-    [told] = sentences_of([], law)
+    told, by_place = sentences_of([], law)
     if together:
-        assert law["within_05"] < 0.8 and "does not everywhere explain" in told and em.verdict.name == "smooth"
+        assert law["within_05"] < 0.8 and law["within_05_by_place"] < 0.8 and em.verdict.name == "smooth"
+        assert "do not everywhere explain" in told and "do not everywhere explain" in by_place
     else:
-        assert law["within_05"] >= 0.95 and "accuracies explains" in told
+        assert law["within_05"] >= 0.95 and law["within_05_by_place"] >= 0.95
+        assert "equal tokens explain it" in told and "independent tokens explain it" in by_place
         assert em.verdict.name == "metric_artefact" and "what p^L predicts" in em.verdict.text
 
 
 def test_answers_of_several_lengths_are_foretold_each_by_its_own():
     items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(40)]
     scores = [
-        {"unscored": None, "em": 0.0, "tok": 0.5, "num_tokens": 1 + n % 2, "acc": None, "logp_per_token": -1.0}
+        {
+            "unscored": None,
+            "em": 0.0,
+            "tok": 0.5,
+            "num_tokens": 1 + n % 2,
+            "right": [0, 1][-1 - n % 2 :],
+            "acc": None,
+            "logp_per_token": -1.0,
+        }
         for n in range(40)
     ]
     [cell] = products_of(rung(1), items, scores)

@@ -1,31 +1,55 @@
-"""The mirage on a ladder that is trained on the spot (EMERGENCE.md 4.3): whole answers jump, their tokens do not, and nothing is
-called a break. The short form is test_the_mirage_in_short."""
+"""The mirage on ladders that are trained on the spot (EMERGENCE.md 4.3): whole answers jump, their tokens do not. The short form is
+test_the_mirage_in_short."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmstage.cli import main
 
 
-@pytest.mark.slow
-def test_whole_answers_of_a_ladder_are_what_their_tokens_make_of_them(workplace):
-    """The command of docs/explore-bars.md."""
+def explored(workplace: Path, *words: str) -> dict[str, Any]:
+    """The report of the commands of docs/explore-bars.md."""
     status = main([
-        "stage=explore", "stage.ladder.kind=auto", "stage.probes=[copying]", "stage.ladder.sizes=[m]", "stage.ladder.seeds=1",
-        "stage.ladder.steps=800", "stage.ladder.checkpoints=20", "stage.items_per_cell=100", "trainer.threads=1",
-        "hydra.run.dir=mirage",
+        "stage=explore", "stage.ladder.kind=auto", "stage.ladder.sizes=[m]", "stage.ladder.seeds=1", "stage.ladder.checkpoints=20",
+        "trainer.threads=1", "hydra.run.dir=mirage", *words,
     ])  # fmt: skip
     assert status == 0
-    report = json.loads((workplace / "mirage/report.json").read_text(encoding="utf-8"))
+    report: dict[str, Any] = json.loads((workplace / "mirage/report.json").read_text(encoding="utf-8"))
+    assert any("copying.symbol" in line and "nothing is claimed" in line for line in report["limits"])
+    return report
+
+
+def told(report: dict[str, Any], start: str) -> str:
+    return next(line for line in report["sentences"] if line.startswith(start))
+
+
+@pytest.mark.slow
+def test_rows_that_are_copied_are_right_as_often_as_the_product_of_their_tokens(workplace):
+    """Every letter one token, every place as easy as the others: the law holds in 95 % of the cells, among them some that tell."""
+    report = explored(workplace, "stage.probes=[copying:copy:5,copying:copy:10]", "stage.ladder.steps=400")
+    block = report["explore"]["ladder"]
+    law = block["product_law"]
+    assert law["cells"] == 80 and law["telling"] >= 5
+    assert law["within_05"] >= 0.95 and law["within_05_by_place"] >= 0.95
+    assert {cell["length"] for cell in block["cells"]} == {6.0, 11.0}
+    assert max(cell["em"] for cell in block["cells"]) > 0.95  # trained until it can do it
+    assert f"{law['within_05']:.1%} of 80 cells" in told(report, "Exact match is within")
+
+
+@pytest.mark.slow
+def test_whole_answers_of_a_ladder_beside_what_their_tokens_make_of_them(workplace):
+    """Rows reversed, sorted and counted up too, whose places differ: exact match is an artefact, nothing is a break, and that the
+    bar of 95 % is missed (docs/explore-bars.md says why) is said."""
+    report = explored(workplace, "stage.probes=[copying]", "stage.items_per_cell=100", "stage.ladder.steps=800")
     block = report["explore"]["ladder"]
     verdicts = {row["metric"]: row["verdict"] for row in block["families"]}
     assert verdicts["copying_em"] == "metric_artefact" and "break" not in verdicts.values()
-    # 95 % of cells within 0.05 is the bar; it is missed (docs/explore-bars.md says why), and the sentence says so.
     law = block["product_law"]
     assert law["telling"] >= 100 and law["median_gap"] < 0.02 and law["within_05"] > 0.7
-    said = next(line for line in report["sentences"] if line.startswith("Exact match is within"))
-    assert f"{law['within_05']:.1%}" in said and ("does not everywhere" in said) == (law["within_05"] < 0.95)
-    assert any("copying.symbol" in line and "nothing is claimed" in line for line in report["limits"])
+    said = told(report, "Exact match is within")
+    assert f"{law['within_05']:.1%}" in said and ("do not everywhere" in said) == (law["telling_within_05"] < 0.95)

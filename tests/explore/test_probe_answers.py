@@ -13,7 +13,7 @@ from llmstage.data.demo import words
 from llmstage.data.demo.scene_words import SPEECHES
 from llmstage.data.demo.scenes import read_scene
 from llmstage.explore.items import Item
-from llmstage.explore.probes import families, generate
+from llmstage.explore.probes import families, generate, load
 from llmstage.explore.probes.base import STEMS
 
 
@@ -231,5 +231,5 @@ SOLVERS = {
 @pytest.mark.parametrize("family", families())
 def test_answers_are_right(family: str):
     """By a solver that reads the prompt's words alone; the parts as well."""
-    for item in generate(family, 6, 3, full=True):
+    for item in generate(family, 6, 3, cells=load(family).FULL):
         assert solve(item) == item.right.strip(" "), (item.prompt, item.right)

@@ -132,9 +132,31 @@ def test_a_small_cell_gives_what_it_has():
 
 
 def test_names_core_and_full_choose_families():
-    assert set(chosen(["core"])) == set(FAMILIES) and not any(chosen(["core"]).values())
-    assert all(chosen(["full"]).values()) and chosen(["copying"]) == {"copying": False}
-    many, few = (wholes(generate("copying", 1, 0, full=full), "copying") for full in (True, False))
+    assert chosen(["core"]) == {family: list(load(family).CORE) for family in FAMILIES}
+    assert chosen(["full", "copying"]) == {family: list(load(family).FULL) for family in FAMILIES}
+    assert chosen(["copying"]) == {"copying": list(load("copying").CORE)}
+    many, few = (
+        wholes(generate("copying", 1, 0, cells=cells), "copying")
+        for cells in (load("copying").FULL, load("copying").CORE)
+    )
     assert len(many) > len(few)
     with pytest.raises(UserError, match=r"explore\.probes\.nothing"):
         load("nothing")
+
+
+def test_values_behind_a_name_choose_levels():
+    assert chosen(["copying:copy"]) == {"copying": [{"op": "copy", "len": length} for length in (2, 5, 10)]}
+    assert chosen(["copying:copy:5", "copying:sort:5", "copying:5:copy"]) == {
+        "copying": [{"op": "copy", "len": 5}, {"op": "sort", "len": 5}]
+    }
+    assert chosen(["addition:4:reversed"]) == {"addition": [{"digits": 4, "order": "reversed", "spaced": False}]}
+    assert {cell["alphabet"] for cell in chosen(["copying:16"])["copying"]} == {
+        10,
+        22,
+    }  # of the full set: no usual one has it
+    items = wholes(generate("copying", 4, 0, cells=chosen(["copying:copy"])["copying"]), "copying")
+    assert len(items) == 12 and all(item.prompt.startswith(("copy", "照抄")) for item in items)
+    with pytest.raises(
+        UserError, match=r"no level of copying is copi\. Its axes are op: copy, reverse, sort, succ; len: 2, 5, 10"
+    ):
+        chosen(["copying:copi"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llmstage.errors import UserError
 from llmstage.explore.items import Item, MetaValue, check, split_of
 from llmstage.explore.probes.base import Asked
 from llmstage.naming import load_module
@@ -24,13 +25,34 @@ def families() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
 
 
-def chosen(names: Sequence[str]) -> dict[str, bool]:
-    """Families that `stage.probes` names, each with whether all of its cells are wanted: [core], [full], or names."""
-    found: dict[str, bool] = {}
+def chosen(names: Sequence[str]) -> dict[str, list[Mapping[str, MetaValue]]]:
+    """The cells of each family that `stage.probes` names: [core], [full], names, or a name with values of its axes behind it, of
+    which a cell must have all: `copying:copy`, `addition:4:reversed`."""
+    if "full" in names:
+        return {family: list(load(family).FULL) for family in families()}
+    found: dict[str, list[Mapping[str, MetaValue]]] = {}
     for name in names:
-        for family in families() if name in ("core", "full") else [name]:
-            found[family] = found.get(family, False) or name == "full"
+        asked, *values = name.split(":")
+        for family in families() if asked == "core" else [asked]:
+            own = found.setdefault(family, [])
+            own += [cell for cell in cells_with(family, values) if cell not in own]
     return found
+
+
+def cells_with(family: str, values: Sequence[str]) -> list[Mapping[str, MetaValue]]:
+    """The usual cells that have all of these values; where none has, those of the full set."""
+    module = load(family)
+    for cells in (module.CORE, module.FULL):
+        own = [cell for cell in cells if set(values) <= set(map(str, cell.values()))]
+        if own:
+            return own
+    axes: dict[str, list[str]] = {}
+    for axis, value in (pair for cell in (*module.CORE, *module.FULL) for pair in cell.items()):
+        axes[axis] = list(dict.fromkeys([*axes.get(axis, []), str(value)]))
+    known = "; ".join(f"{axis}: {', '.join(own)}" for axis, own in axes.items()) or "none, it has one level"
+    raise UserError(
+        f"stage.probes={':'.join([family, *values])}: no level of {family} is {' and '.join(values)}. Its axes are {known}."
+    )
 
 
 def load(family: str) -> ModuleType:
@@ -43,17 +65,17 @@ def generate(
     seed: int,
     *,
     splits: Collection[str] | None = None,
-    full: bool = False,
+    cells: Sequence[Mapping[str, MetaValue]] | None = None,
     shares: dict[str, float] | None = None,
 ) -> list[Item]:
-    """`per_cell` items of every cell of the family, or as many as there are, and the parts they are made of.
+    """`per_cell` items of each of these `cells` (None: the usual ones of the family), or as many as there are, and the parts they are made of.
 
     With `splits`, only items whose parameters belong to one of them; a part has a split of its own, which may be another.
     """
     module = load(family)
     items: dict[str, Item] = {}
     known: dict[str, Item] = {}
-    for cell in module.FULL if full else module.CORE:
+    for cell in module.CORE if cells is None else cells:
         for number, (asked, lang) in enumerate(drawn(family, module, cell, per_cell, seed, splits, shares)):
             name = ",".join(f"{axis}={value}" for axis, value in cell.items())
             item = made(f"{family}/{name}/{seed}-{number}", family, asked, cell, lang, shares)

@@ -123,7 +123,9 @@ SENTENCES = {
         "对 {slices} 的诊断需要更大的模型。stage.improve.structure=apply 会加入起初不改变任何输出的层，并让所有训练都带上它们。",
     ),
     "structure_grown": (
-        "Blocks were added for {slices}: all arms start from a model of {layers} layers that computed the same.",
-        "为 {slices} 加入了新层：所有训练都从一个 {layers} 层、输出与原来相同的模型开始。",
+        "Blocks were added for {slices}, {where}: all arms start from a model of {layers} layers that computed the same.",
+        "为 {slices} 加入了新层（{where}）：所有训练都从一个 {layers} 层、输出与原来相同的模型开始。",
     ),
+    "blocks_below": ("below the only block that there was", "在原有的唯一一层之下"),
+    "blocks_behind": ("behind the last one", "在最后一层之后"),
 }

@@ -31,9 +31,13 @@ SENTENCES = {
     "over_sizes": ("over sizes", "随规模"),
     "exact_match": ("exact match", "精确匹配"),
     "product_law": (
-        "Exact match is within {near} of (token accuracy)^L in {share:.1%} of {cells} cells, {telling} of them above {near} (median gap {median:.4f}, largest {largest:.3f}): the product of token accuracies {explains} it.",
-        "{cells} 个单元中有 {share:.1%} 的精确匹配与（词元准确率）^L 相差不超过 {near}，其中 {telling} 个高于 {near}（差距中位数 {median:.4f}，最大 {largest:.3f}）：词元准确率之积{explains}。",
+        "Exact match is within {near} of (token accuracy)^L in {share:.1%} of {cells} cells; {idle} of them are all but 0 or all but 1 on both sides, and of the other {telling} it is so in {known:.1%} (median gap of all {median:.4f}, largest {largest:.3f}): independent and equal tokens {explain} it.",
+        "{cells} 个单元中有 {share:.1%} 的精确匹配与（词元准确率）^L 相差不超过 {near}；其中 {idle} 个两边都近乎 0 或近乎 1，其余 {telling} 个中有 {known:.1%} 如此（全部差距的中位数 {median:.4f}，最大 {largest:.3f}）：彼此独立且同等难度的词元{explain}。",
     ),
-    "product_explains": ("explains", "可以解释它"),
-    "product_explains_not": ("does not everywhere explain", "并不能处处解释它"),
+    "product_by_place": (
+        "Of the product of the accuracies of its places, which need not be equal, it is within {near} in {share:.1%} of the cells, {known:.1%} of {telling} (largest gap {largest:.3f}): independent tokens {explain} it.",
+        "与各位置准确率之积（各位置不必同等难度）相差不超过 {near} 的单元占 {share:.1%}，{telling} 个中的 {known:.1%}（最大差距 {largest:.3f}）：彼此独立的词元{explain}。",
+    ),
+    "product_explains": ("explain", "可以解释它"),
+    "product_explains_not": ("do not everywhere explain", "并不能处处解释它"),
 }
