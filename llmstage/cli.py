@@ -20,7 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from llmstage import __version__, allocator, console
@@ -139,7 +139,11 @@ def check_all(command: Command, config_dirs: tuple[Path, ...]) -> None:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             search = [f"hydra.searchpath=[{config_dirs[0].resolve()}]"] if config_dirs else []
             kept = [line for line in words.for_hydra if not broken(line, words.wrong)]
-            config = compose("config", overrides=[line for line in kept if not line.startswith("hydra")] + search)
+            typed = [line for line in kept if not line.startswith("hydra")]
+            config = compose("config", overrides=typed + search, return_hydra_config=True)
+            with open_dict(config):
+                if config.pop("hydra").mode is not None:
+                    words.wrong.append("A YAML file of yours sets hydra.mode: leave that to -m on the command line.")
             plain = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         words.wrong.append(str(error).splitlines()[0])
@@ -183,7 +187,7 @@ ASK_MODE = Hydra.get_mode
 
 
 def typed_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-    """Hydra would compose the whole config once more to see whether it sets hydra.mode; only a typed word does."""
+    """Hydra would compose the whole config once more to see whether it sets hydra.mode. Only a typed word may: check_all."""
     return ASK_MODE(self, config_name, overrides) if any("hydra.mode=" in word for word in overrides) else None
 
 

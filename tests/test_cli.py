@@ -375,6 +375,13 @@ def test_own_yaml_with_a_wrong_key_is_refused(cli):
     assert status == 2 and "Unknown key 'data.demo_row'" in err
 
 
+def test_own_yaml_does_not_choose_hydras_mode(cli):
+    Path("mine/data").mkdir(parents=True)
+    Path("mine/data/shop.yaml").write_text("# @package _global_\nhydra:\n  mode: MULTIRUN\n")
+    status, _, err = cli("--config-dir", "mine", *GOOD, "data=shop")
+    assert status == 2 and "sets hydra.mode" in err
+
+
 def test_python_m_from_another_directory_and_a_pipe(tmp_path):
     env = {
         **os.environ,
