@@ -167,7 +167,7 @@ def make_ready(run: RunConfig, machine: Machine, bad_rows: BadRows) -> Ready:
     model = pieces.build(run, machine.device, training=False).eval()
     body = plain_body(model)
     precision = precision_of(run, machine, lean=body is not None)
-    if body is not None:
+    if body is not None and run.stage.name != "export":  # other runtimes are given transformers' own layers
         use_lean_encoder(body, DTYPES[precision])
     elif precision == "bf16" and not model.can_generate():
         round_once(model)
