@@ -2,9 +2,9 @@
 
 No torch here.
 
-Freed and re-taken activations cost page faults: about a fifth of a step on a CPU. tcmalloc, jemalloc and Intel's tbbmalloc (the
-package tbb) keep what was freed and find it again. glibc can be told to keep it, but cuts it into pieces that are of no use later: a
-causal model of 14 M weights peaked at 2.2 GB with glibc and at 1.4 GB with each of the others.
+Freed and re-taken activations cost page faults: about a fifth of a step on a CPU. tcmalloc and jemalloc keep what was freed and find
+it again. glibc can be told to keep it, but cuts it into pieces that are of no use later: a causal model of 14 M weights peaked at 2.2 GB
+with glibc and at 1.4 GB with either of the others. (Intel's tbbmalloc, which pip installs, peaked at 1.5 GB and took a sixth longer.)
 
 An allocator can only be chosen at start, so the process starts again once: before anything is imported where the command line
 alone tells that it trains, which saves most of a second.
@@ -21,8 +21,6 @@ STAGES = ("pretrain", "finetune", "inspect")
 """What is worth a second start."""
 SWEEPS = ("-m", "--multirun")
 LIBRARIES = ("tcmalloc_minimal", "tcmalloc", "jemalloc")
-TBB = ("libtbbmalloc.so.2", "libtbbmalloc_proxy.so.2")
-"""Of the package tbb, beside the interpreter; the second asks for the first, and does not say where it is."""
 JEMALLOC = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0"
 """Large blocks are kept like small ones, and nothing is given back: by default a step takes half as long again."""
 MARK = "LLMSTAGE_ALLOCATOR"
@@ -59,9 +57,6 @@ def preload_environment() -> dict[str, str]:
         if path:
             kept = {"MALLOC_CONF": JEMALLOC} if name == "jemalloc" and "MALLOC_CONF" not in os.environ else {}
             return {"LD_PRELOAD": path, MARK: name, **kept, **waiting}
-    tbb = [os.path.join(sys.prefix, "lib", name) for name in TBB]
-    if all(map(os.path.isfile, tbb)) and not {" ", ":"} & set(sys.prefix):  # which would end a path
-        return {"LD_PRELOAD": ":".join(tbb), MARK: "tbbmalloc", **waiting}
     if platform.libc_ver()[0] == "glibc":
         known = os.environ.get("GLIBC_TUNABLES")
         return {"GLIBC_TUNABLES": f"{known}:{GLIBC}" if known else GLIBC, MARK: "tuned glibc", **waiting}

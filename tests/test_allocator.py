@@ -6,11 +6,10 @@ import ctypes.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from llmstage.allocator import LIBRARIES, MARK, TBB, allocator_name, preload_environment, trains
+from llmstage.allocator import LIBRARIES, MARK, allocator_name, preload_environment, trains
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="allocators are chosen on Linux only")
 VARIABLES = (
@@ -39,36 +38,8 @@ def test_a_library_is_preloaded_where_there_is_one(monkeypatch: pytest.MonkeyPat
     assert "MALLOC_CONF" not in preload_environment()
 
 
-def test_tbb_is_found_beside_the_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    (tmp_path / "lib").mkdir()
-    for name in TBB:
-        assert preload_environment()[MARK] == "tuned glibc"
-        (tmp_path / "lib" / name).touch()
-    extra = preload_environment()
-    assert extra["LD_PRELOAD"].split(":") == [str(tmp_path / "lib" / name) for name in TBB]
-    assert extra[MARK] == "tbbmalloc" and "GLIBC_TUNABLES" not in extra
-    (tmp_path / "a b").symlink_to(tmp_path)
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "a b"))
-    assert preload_environment()[MARK] == "tuned glibc", "a space ends a path in LD_PRELOAD"
-
-
-def test_tbb_as_pip_installs_it_takes_the_place_of_malloc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
-    extra = preload_environment()
-    if extra[MARK] != "tbbmalloc":
-        pytest.skip("needs the package tbb (pip install 'llmstage[speed]')")
-    told = "import ctypes; print(ctypes.CDLL(None).scalable_malloc is not None, open('/proc/self/maps').read().count('tbbmalloc_proxy') > 0)"
-    done = subprocess.run(
-        [sys.executable, "-c", told], env={**os.environ, **extra}, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "True True\n" and not done.stderr
-
-
 def test_else_glibc_is_tuned_and_old_tunables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
-    monkeypatch.setattr(sys, "prefix", "/nowhere")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
     assert preload_environment()["GLIBC_TUNABLES"].startswith("glibc.malloc.check=0:glibc.malloc.mmap_threshold=")
 

@@ -109,8 +109,8 @@ class TrainerConfig:
     compile: Annotated[Literal["auto", "on", "off"], TRAINING] = "auto"
     """torch.compile of the training step; auto: on a GPU only."""
     allocator: Annotated[Literal["auto", "off"], TRAINING] = "auto"
-    """auto: start again once with tcmalloc, jemalloc or tbbmalloc (pip install tbb) preloaded where one is installed, else with
-    glibc tuned, and with OpenMP threads that spin only briefly (unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set)."""
+    """auto: start again once with tcmalloc or jemalloc preloaded where one is installed, else with glibc tuned, and with
+    OpenMP threads that spin only briefly (unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set)."""
     packing: Literal["auto", "on", "off"] = "auto"
     """Several features in one row behind a block-diagonal mask; auto: where the task allows it."""
     eval_every: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
