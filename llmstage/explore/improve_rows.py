@@ -185,9 +185,8 @@ def keep_apart(
     )
     first, final = trials
     own = hashes_of(first.rows, words)
-    last = (
-        own if final.rows is first.rows else hashes_of(final.rows, words)
-    )  # parts of one split, unless a file was given
+    # Both are parts of one split, unless a file was given.
+    last = own if final.rows is first.rows else hashes_of(final.rows, words)
     for trial, name, said in zip(trials, COMPARED, (own, last), strict=True):
         whole = int(trial.use.sum())
         for others, place, told, remedy in learned:

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from llmstage.models.products import turned
+
 HALF = torch.bfloat16
 
 
@@ -28,18 +30,13 @@ class Layer:
         look, feed = layer.attn, layer.mlp
         joint = look.Wqkv.weight.detach().view(3, heads, 2, -1, look.Wqkv.in_features)  # [3, H, halves, D / 2, W]
         neighbours = joint[:2].transpose(2, 3).flatten(0, 3)  # dimension d beside d + D / 2
-        self.joint = laid(torch.cat([neighbours, joint[2].flatten(0, 2)]), dtype)
-        self.output = laid(look.Wo.weight, dtype)
-        self.inner, self.gate = (laid(part, dtype) for part in feed.Wi.weight.chunk(2))
-        self.down = laid(feed.Wo.weight, dtype)
+        self.joint = turned(torch.cat([neighbours, joint[2].flatten(0, 2)]).to(dtype))
+        self.output = turned(look.Wo.weight.to(dtype))
+        self.inner, self.gate = (turned(part.to(dtype)) for part in feed.Wi.weight.chunk(2))
+        self.down = turned(feed.Wo.weight.to(dtype))
         self.first = None if isinstance(layer.attn_norm, nn.Identity) else layer.attn_norm
         self.second = layer.mlp_norm
         self.kind: str = layer.attention_type
-
-
-def laid(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """[in, out] of a weight [out, in], as it is multiplied fastest."""
-    return weight.detach().to(dtype).t().contiguous()
 
 
 class LeanEncoder:

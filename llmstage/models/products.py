@@ -59,8 +59,13 @@ def for_few_rows(parts: list[nn.Linear], dtype: torch.dtype) -> Callable[[Tensor
     weight = torch.cat([part.weight.detach() for part in parts]).to(dtype)
     if dtype == torch.bfloat16:
         return Packed(weight)
-    turned = weight.t().contiguous()
-    return lambda x: x @ turned
+    laid = turned(weight)
+    return lambda x: x @ laid
+
+
+def turned(weight: Tensor) -> Tensor:
+    """[in, out] of a weight [out, in]."""
+    return weight.detach().t().contiguous()
 
 
 def head_for_rows(head: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

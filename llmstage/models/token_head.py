@@ -48,9 +48,8 @@ def head_is_plain(model: Any, device: torch.device) -> bool:
     ids = (torch.arange(1, 9, device=device) % model.get_input_embeddings().weight.shape[0])[None]
     was_training = model.training
     model.eval()
-    rounded = any(
-        weight.dtype == torch.bfloat16 for weight in model.parameters()
-    )  # and meant to be used under autocast
+    # Weights that were rounded once are meant to be used under autocast.
+    rounded = any(weight.dtype == torch.bfloat16 for weight in model.parameters())
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=rounded), torch.compiler.set_stance("force_eager"):
             hidden = model.base_model(input_ids=ids).last_hidden_state
