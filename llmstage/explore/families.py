@@ -52,6 +52,12 @@ class Comparison:
         """By how much the broken shape is better; above 0 it is."""
         return self.smooth.aicc - self.broken.aicc
 
+    @property
+    def departure(self) -> float:
+        """The most by which the two shapes differ at a point, as a share of the broken shape's range; 0 where that is flat."""
+        span = float(np.ptp(self.broken.fitted))
+        return float(np.abs(self.smooth.fitted - self.broken.fitted).max()) / span if span > 0 else 0.0
+
 
 def compare(curve: Curve) -> Comparison:
     """All families on one curve of four points or more."""

@@ -126,10 +126,7 @@ def explore_ladder(cfg: RunConfig, out_dir: Path, machine: Machine, about: dict[
     axis, limits = axis_of(scored.rungs, ladder.x)
     if ladder.kind == "auto" and axis.startswith("lm_loss"):
         limits.append(say("own_axis"))
-    rules = Rules(
-        delta_aicc=stage.stats.delta_aicc, min_points=stage.stats.min_points, alpha=stage.stats.alpha, fdr=stage.stats.fdr,
-        trials=stage.stats.bootstrap, seed=cfg.seed,
-    )  # fmt: skip
+    rules = Rules.of(stage.stats, cfg.seed)
     judged = judge_families(scored, axis, rules)
     correct([one.verdict for one in judged], rules)
     write_json(out_dir / "curves.json", [one.row() for one in judged])

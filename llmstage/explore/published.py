@@ -77,18 +77,14 @@ def explore_curves(cfg: Explore, out_dir: Path, seed: int) -> Findings:
 def study_scores(cfg: Explore, seed: int = 0) -> Study:
     assert cfg.curves
     table = load_scores(cfg.curves, cfg.columns)
-    stats = cfg.stats
-    rules = Rules(
-        delta_aicc=stats.delta_aicc, min_points=stats.min_points, alpha=stats.alpha, fdr=stats.fdr, trials=stats.bootstrap,
-        seed=seed,
-    )  # fmt: skip
+    rules = Rules.of(cfg.stats, seed)
     loss = find_loss(table)
     lens = look(table, loss)
     chance = {metric: chance_of(metric, cfg.chance) for metric in table.metrics}
     judged = judge_all(table, placed_curves(table), loss if lens.preferred == "loss" else None, chance, rules)
     return Study(
         table, judged, loss, lens, audit(table, chance), forecasts(judged_scales(judged), rules),
-        fit_table(table, cfg.fit, stats.bootstrap, seed), rules, chance,
+        fit_table(table, cfg.fit, cfg.stats.bootstrap, seed), rules, chance,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from llmstage.explore.curves import Curve, Numbers, breakthroughness, improvemen
 from llmstage.explore.families import Comparison, compare
 from llmstage.explore.stats import below_resolution, benjamini_hochberg
 from llmstage.explore.wording import figure, say, shape_name
+from llmstage.schema.explore_curves import Stats
 
 FEWEST = 4
 """Points below which no shape is fitted."""
@@ -28,10 +29,22 @@ class Rules:
 
     delta_aicc: float = 6.0
     min_points: int = 10
+    min_departure: float = 0.05
     alpha: float = 0.05
     fdr: float = 0.05
     trials: int = 1000
     seed: int = 0
+
+    @classmethod
+    def of(cls, stats: Stats, seed: int) -> Rules:
+        """Those of a run."""
+        return cls(
+            stats.delta_aicc, stats.min_points, stats.min_departure, stats.alpha, stats.fdr, stats.bootstrap, seed
+        )
+
+    def prefer_break(self, found: Comparison) -> bool:
+        """Whether the broken shape fits so much better and lies so far from the smooth one that the curve may be called broken."""
+        return found.delta_aicc > self.delta_aicc and found.departure >= self.min_departure
 
 
 @dataclass(slots=True)
@@ -82,7 +95,7 @@ def judge(
         "axis": judged.axis, "at": figure(found.broken.at or 0.0), "delta": f"{found.delta_aicc:.1f}", "num": len(judged.y),
         "metric": curve.metric, "B": figure(big) if math.isfinite(big) else "∞", "p": f"{p_big:.3f}" if p_big >= 0.001 else "< 0.001",
     }  # fmt: skip
-    jumps = found.delta_aicc > rules.delta_aicc
+    jumps = rules.prefer_break(found)
     if found.smooth.name == "flat" and not jumps and stands_still(judged, rules):
         return Verdict("no_change", say("no_change", **words), evidence)
     if lottery is not None:
@@ -97,11 +110,14 @@ def judge(
         return Verdict("explained_by_parts", text, {**evidence, "parts": list(parts)})
     if jumps:
         return Verdict("break", say("break", **words), evidence)
+    slight = ""
+    if found.delta_aicc > rules.delta_aicc:
+        slight = " " + say("slight_bend", share=f"{found.departure:.1%}", **words)
     if sharp and continuous is not None and p_big < rules.alpha:
         key = "metric_artefact" if length is None else "metric_artefact_length"
-        return Verdict("metric_artefact", say(key, length=figure(length or 0), **words), evidence)
+        return Verdict("metric_artefact", say(key, length=figure(length or 0), **words) + slight, evidence)
     key = "smooth_continuous" if continuous is not None or not sharp else "smooth"
-    return Verdict("smooth", say(key, shape=shape_name(found.smooth.name), **words), evidence)
+    return Verdict("smooth", say(key, shape=shape_name(found.smooth.name), **words) + slight, evidence)
 
 
 def evidence_of(found: Comparison, judged: Curve, big: float, p_big: float) -> dict[str, Any]:
@@ -110,7 +126,7 @@ def evidence_of(found: Comparison, judged: Curve, big: float, p_big: float) -> d
     ratio = max(0.0, found.smooth.loss - found.broken.loss)
     return {
         "points": len(judged.y), "axis": judged.axis, "delta_aicc": told(found.delta_aicc), "smooth": found.smooth.name,
-        "broken": found.broken.name, "break_at": found.broken.at, "scatter": found.smooth.scatter,
+        "broken": found.broken.name, "break_at": found.broken.at, "departure": found.departure, "scatter": found.smooth.scatter,
         # A free place of the break counts as one more parameter.
         "p_break": float(distributions.chi2.sf(ratio, spare + 1)), "B": told(big), "B_p": p_big,
     }  # fmt: skip
@@ -155,7 +171,7 @@ def improves(curve: Curve, rules: Rules) -> bool:
     if len(np.unique(curve.x)) < FEWEST:
         return improvement(curve.y) != 0
     found = compare(curve)
-    return found.smooth.name != "flat" or found.delta_aicc > rules.delta_aicc
+    return found.smooth.name != "flat" or rules.prefer_break(found)
 
 
 def seed_lottery(curve: Curve) -> Verdict | None:

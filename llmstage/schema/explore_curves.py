@@ -50,6 +50,9 @@ class Stats:
     """By how much the best broken shape must beat the best smooth one."""
     min_points: Annotated[int, Range(5, 10_000)] = 10
     """Points of a curve below which a break is not told from curvature."""
+    min_departure: Annotated[float, Range(0, 1)] = 0.05
+    """How far the broken shape must lie from the smooth one somewhere, as a share of the curve's range: with small errors a bend of
+    any size beats every smooth shape, and is nothing abrupt."""
 
 
 @dataclass(slots=True)

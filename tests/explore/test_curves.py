@@ -189,6 +189,27 @@ def test_delta_aicc_and_alpha_are_what_a_claim_needs() -> None:
     assert judge(mild, replace(RULES, delta_aicc=margin + 0.5)).name != "break"
 
 
+def test_a_bend_that_hardly_moves_the_curve_is_no_break_however_small_the_errors() -> None:
+    x = np.linspace(1, 2, 20)
+    bent = replace(curve(1.0 * (x - 1) + 0.15 * np.maximum(x - 1.5, 0)), error=np.full(20, 1e-4), seed_sd=None)
+    one = judge(bent, RULES)
+    assert one.evidence["delta_aicc"] > 50 and one.evidence["departure"] < 0.05
+    assert one.name == "smooth" and "nothing abrupt" in one.text
+    assert judge(bent, replace(RULES, min_departure=one.evidence["departure"])).name == "break"
+    shown = np.where(x < 1.5, 0.0, 1.0)  # exact match beside it
+    sharp = judge(replace(bent, y=shown), RULES, continuous=bent, sharp=True)
+    assert sharp.name == "metric_artefact" and "nothing abrupt" in sharp.text
+    straight = judge(curve(np.linspace(0.1, 0.8, 20)), RULES)
+    assert straight.name == "smooth" and "nothing abrupt" not in straight.text
+
+
+@pytest.mark.parametrize("kind", ["onset", "step"])
+def test_shapes_that_are_broken_lie_far_from_every_smooth_one(kind: str) -> None:
+    """What the border of 5 % stands on: 10 % and more where something jumps, 3 to 5 % in ladders where nothing does."""
+    rng = np.random.default_rng(11)
+    assert min(compare(simulated(kind, 20, rng)).departure for _ in range(20)) > 0.1
+
+
 def test_a_break_must_survive_many_curves_and_be_shared_by_the_models() -> None:
     evidence = {"p_break": 0.01, "delta_aicc": 8.0, "axis": "step", "break_at": 5.0}
     one = Verdict("break", "…", dict(evidence))

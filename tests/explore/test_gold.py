@@ -94,6 +94,13 @@ def test_verdicts_on_constructed_runs():
         500,
     )
     assert "delayed generalisation: hidden progress from step ~500" in found.text
+    # While pairs are learned by heart the loss may fall, and rise again later to no more than it began with.
+    fallen = [start, line(150, 1, 0.01, 1.0, 0.1), line(700, 1, 0.03, 1.4, 0.3), line(3600, 1, 1.0, 3.9, 0.9)]
+    assert (judge_delay(fallen).verdict, judge_delay(fallen).hidden_from) == ("delayed_generalisation", 700)
+    unseen = [start, line(200, 1, 0.02, 3.9, 0.5), line(2000, 1, 1.0, 4.1, 0.96)]
+    assert judge_delay(unseen).verdict == "delayed_generalisation" and "no progress before" in judge_delay(unseen).text
+    prompt = [start, line(200, 1, 0.5, 5, 0.5), line(300, 1, 1.0, 9, 0.96)]
+    assert "no delay" in judge_delay(prompt).text
     control = [start, line(200, 1, 0.01, 5, 0.46), line(1000, 1, 0.01, 9, 0.5), line(3000, 1, 0.01, 12, 0.505)]
     assert judge_delay(control).verdict == "no_generalisation"
     assert "still gain" not in judge_delay(control).text
@@ -207,6 +214,10 @@ def test_grokking(seed):
     assert run["learned"] <= 200 and lines[200]["held_out_accuracy"] < 0.10
     assert run["understood"] is not None and run["understood"] <= 2000
     assert run["verdict"] == "delayed_generalisation"
+    assert any(
+        line["key_share"] > 0.5 and line["excluded_loss"] > 4 and line["held_out_accuracy"] < 0.15
+        for line in run["lines"]
+    )
     last = run["lines"][-1]
     assert last["num_keys"] <= 6 and last["key_share"] >= 0.9 and last["gini"] > 0.6
     assert run["interaction_share"]["logits"] >= 0.97 and run["interaction_share"]["embeddings"] <= 1e-9

@@ -30,7 +30,8 @@ def told(report: dict[str, Any], start: str) -> str:
 
 @pytest.mark.slow
 def test_rows_that_are_copied_are_right_as_often_as_the_product_of_their_tokens(workplace):
-    """Every letter one token, every place as easy as the others: the law holds in 95 % of the cells, among them some that tell."""
+    """Every letter one token, every place as easy as the others: the law holds in 95 % of the cells, among them some that tell, and
+    what looks like a jump is laid to the metric. A bend that moves the curve by 4 % of its range is told and is no break."""
     report = explored(workplace, "stage.probes=[copying:copy:5,copying:copy:10]", "stage.ladder.steps=400")
     block = report["explore"]["ladder"]
     law = block["product_law"]
@@ -38,6 +39,8 @@ def test_rows_that_are_copied_are_right_as_often_as_the_product_of_their_tokens(
     assert law["within_05"] >= 0.95 and law["within_05_by_place"] >= 0.95
     assert {cell["length"] for cell in block["cells"]} == {6.0, 11.0}
     assert max(cell["em"] for cell in block["cells"]) > 0.95  # trained until it can do it
+    verdicts = {row["metric"]: row["verdict"] for row in block["families"]}
+    assert verdicts["copying_em"] == "metric_artefact" and "break" not in verdicts.values()
     assert f"{law['within_05']:.1%} of 80 cells" in told(report, "Exact match is within")
 
 

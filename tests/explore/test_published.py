@@ -255,6 +255,10 @@ def test_the_margin_of_a_break_is_set_by_its_key(workplace: Path) -> None:
         assert explore(table, f"stage.stats.delta_aicc={margin}") == 0
         found.append(written("curves.json")[0]["verdict"])
     assert found[0] == "break" != found[1]
+    share = written("curves.json")[0]["evidence"]["departure"]
+    for border, verdict in ((share - 0.01, "break"), (share + 0.01, "smooth")):
+        assert explore(table, f"stage.stats.min_departure={border}") == 0
+        assert written("curves.json")[0]["verdict"] == verdict
 
 
 def test_what_a_metric_name_says() -> None:

@@ -99,23 +99,27 @@ def judge_delay(lines: list[dict[str, float]]) -> Delay:
             chance=1 / modulus, moved=say("still_moving") if still_moving(lines) else "",
         )  # fmt: skip
         return Delay(learned, None, hidden, "no_generalisation", text)
-    if understood < 2 * learned or hidden is None:
+    if understood < 2 * learned:
         text = say("prompt_generalisation", learned=learned, understood=understood)
         return Delay(learned, understood, hidden, "prompt_generalisation", text)
-    text = say("delayed_generalisation", hidden=hidden, learned=learned, understood=understood)
+    key = "delayed_generalisation" if hidden is not None else "delayed_unseen"
+    text = say(key, hidden=hidden, learned=learned, understood=understood)
     return Delay(learned, understood, hidden, "delayed_generalisation", text)
 
 
 def hidden_progress(lines: list[dict[str, float]]) -> int | None:
     """First step by which the excluded loss has made a tenth of its whole rise with the held-out score still near a guess.
 
-    The rise is counted from the untrained model; a model that learns by heart alone does not raise it.
+    The greatest rise from a point to a later one counts: while pairs are learned by heart the loss may fall first.
     """
-    start = lines[0]["excluded_loss"]
-    rise = max(line["excluded_loss"] for line in lines) - start
+    losses = np.array([line["excluded_loss"] for line in lines])
+    rises = losses - np.minimum.accumulate(losses)
+    rise, peak = float(rises.max()), int(rises.argmax())
+    lowest = int(losses[: peak + 1].argmin())
+    start = losses[lowest]
     if rise <= 1.0:  # nats: less is what noise between snapshots does
         return None
-    for line in lines:
+    for line in lines[lowest:]:
         if line["excluded_loss"] - start >= 0.1 * rise:
             return int(line["step"]) if line["held_out_accuracy"] < HIDDEN else None
     return None

@@ -64,6 +64,10 @@ SENTENCES = {
         "changes abruptly even under the continuous metric, at {axis} {at} (ΔAICc {delta}, {num} points).",
         "即使用连续指标也发生突变，位置 {axis} {at}（ΔAICc {delta}，{num} 个点）。",
     ),
+    "slight_bend": (
+        "A bend at {axis} {at} fits better (ΔAICc {delta}), but moves the curve by at most {share} of its range: nothing abrupt.",
+        "在 {axis} {at} 处带折点的形状拟合更好（ΔAICc {delta}），但与平滑曲线相差最多为其范围的 {share}：不算突变。",
+    ),
     "explained_by_parts": (
         "changes abruptly at {axis} {at}, and its parts explain it: the log residual over them is {low} to {high}.",
         "在 {axis} {at} 处突变，但可由其组成部分解释：对数残差为 {low} 到 {high}。",

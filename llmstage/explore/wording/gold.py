@@ -25,6 +25,10 @@ SENTENCES = {
         "delayed generalisation: hidden progress from step ~{hidden}. Learned by heart by step {learned}, held-out pairs right from step {understood} on; in between, excluded loss rises while the score shows nothing.",
         "延迟泛化：约从第 {hidden} 步起有隐藏的进展。第 {learned} 步时记住训练数据，第 {understood} 步起答对留出的数对；其间排除损失不断上升，而得分毫无显示。",
     ),
+    "delayed_unseen": (
+        "delayed generalisation: learned by heart by step {learned}, held-out pairs right from step {understood} on; excluded loss shows no progress before the score does.",
+        "延迟泛化：第 {learned} 步时记住训练数据，第 {understood} 步起答对留出的数对；排除损失并未先于得分显示进展。",
+    ),
     "interaction_by_layer": (
         "share of each layer's state that stands in the combination of a and b: {where}. It says where the whole exceeds its parts, not whether by rule or by heart.",
         "各层状态中由 a 与 b 的组合承载的份额：{where}。它说明整体在何处超出部分之和，但不说明靠的是规则还是死记。",
