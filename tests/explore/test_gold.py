@@ -113,6 +113,7 @@ def test_options_of_the_worlds_reach_them():
     assert world_of(Gold(modulus=113)).width == 128 and world_of(Gold(modulus=53)).width == 64
     assert (world_of(Gold(weight_decay=0.0)).weight_decay, world_of(Gold(steps=7)).steps) == (0.0, 7)
     assert world_of(Gold(train_share=0.6)).train_share == 0.6
+    assert world_of(Gold(ordered=True)).ordered and not world_of(Gold()).ordered
 
 
 def test_rows_repeat_with_a_period_of_their_own_and_nothing_is_ambiguous():
@@ -146,7 +147,7 @@ def test_worlds_by_command_with_their_keys_in_both_languages(workplace, speaks, 
         speaks(report, language)
         return report["explore"]["gold"]
 
-    keys = {"steps": 5, "modulus": 11, "train_share": 0.6, "weight_decay": 0.5}
+    keys = {"steps": 5, "modulus": 11, "train_share": 0.6, "ordered": True, "weight_decay": 0.5}
     told = run(
         "stage.gold.kind=grokking", "stage.gold.seeds=2", *(f"stage.gold.{key}={value}" for key, value in keys.items())
     )

@@ -31,6 +31,7 @@ def world_of(gold: Gold) -> ModularWorld:
     return ModularWorld(
         modulus=gold.modulus,
         train_share=gold.train_share,
+        ordered=gold.ordered,
         weight_decay=gold.weight_decay,
         steps=steps,
         every=200 if large else 50,
@@ -146,7 +147,7 @@ def explore_grokking(gold: Gold, seed: int) -> Findings:
     world, runs = world_of(gold), []
     for at in range(seed, seed + gold.seeds):
         console.note(
-            f"grokking: a + b mod {world.modulus}, {world.train_share:.0%} of the unordered pairs, weight decay {world.weight_decay:g}, seed {at}"
+            f"grokking: a + b mod {world.modulus}, {world.train_share:.0%} of the {'ordered' if world.ordered else 'unordered'} pairs, weight decay {world.weight_decay:g}, seed {at}"
         )
         kept = train_modular(world, at, partial(note, 500))
         lines = measure(kept)
@@ -160,7 +161,7 @@ def explore_grokking(gold: Gold, seed: int) -> Findings:
     if gold.seeds == 1:
         limits.append(say("one_seed"))
     block = {
-        "world": {"modulus": world.modulus, "train_share": world.train_share, "weight_decay": world.weight_decay, "steps": world.steps},
+        "world": {"modulus": world.modulus, "train_share": world.train_share, "ordered": world.ordered, "weight_decay": world.weight_decay, "steps": world.steps},
         "runs": [
             {
                 "seed": at, "verdict": delay.verdict, "verdict_text": delay.text, "learned": delay.learned,
