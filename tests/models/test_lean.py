@@ -81,6 +81,34 @@ def test_bf16_is_as_near_to_fp32_as_theirs(rows: str) -> None:
     assert off[1] < 1.3 * off[0], f"{off[1]:.4f} from fp32; transformers' own bf16 {off[0]:.4f}"
 
 
+@pytest.mark.parametrize("rows", ROWS)
+def test_long_rows_keep_no_weights_of_attention_and_learn_the_same_bits(
+    rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, inputs = model(), inputs_of(ROWS[rows])
+    use_products(net)
+    use_lean_blocks(net)
+    monkeypatch.setattr(lean, "QUERIES", 16)
+    made: list[tuple[int, int]] = []
+
+    def counted(*args: Any) -> Tensor:
+        made.append(args[-2:])
+        return weights_of(*args)
+
+    weights_of = lean.weights_of
+    monkeypatch.setattr(lean, "weights_of", counted)
+    kept = learn(net, inputs, bf16=True)
+    once = len(made)
+    monkeypatch.setattr(lean, "LONGEST", 39)
+    again = learn(net, inputs, bf16=True)
+    assert len(made) - once == 2 * once, "computed once more for the gradient"
+    assert again[0] == kept[0] and all(torch.equal(again[1][name], kept[1][name]) for name in kept[1])
+    monkeypatch.setattr(lean, "REACH", 39)
+    before = len(made)
+    learn(net, inputs, bf16=True)
+    assert len(made) == before, "longer ones are transformers' own"
+
+
 def test_scoring_fp32_and_dropout_are_transformers_to_the_bit() -> None:
     net, inputs = model(), inputs_of(ROWS["packed"])
     before = learn(net, inputs, bf16=False)
