@@ -135,7 +135,7 @@ def help_text(stage: str = "", task: str = "") -> str:
         "Exit status: 0 done, 1 bug or failed sweep, 2 config, 3 data, 4 model or resume, 5 diverged, 6 out of memory, 7 disk,"
     )
     lines.append(
-        "8 refused for safety, 9 improvement refused by its guard, 75 interrupted and resumable, 130 second Ctrl-C."
+        "8 refused for safety, 9 improvement refused by its guard, 75 interrupted and resumable, 130 Ctrl-C without saving."
     )
     return "\n".join(lines)
 

@@ -72,7 +72,7 @@ def fit_one(
         state, saved = read_state(found) if found else (TrainState(), {})
         fixed = saved.get("resolved", {})
         machine = resolve_machine(run.trainer, fixed)
-        with session(run.seed, machine.threads, deterministic=run.trainer.deterministic) as stop:
+        with session(run.seed, machine.threads, deterministic=run.trainer.deterministic, heeded=True) as stop:
             if found:
                 check_same_run(run, saved["config"], found)
             write_json(out_dir / "environment.json", environment())

@@ -14,31 +14,35 @@ from types import FrameType
 import numpy as np
 import torch
 
-from llmstage.errors import DiskError, UserError
+from llmstage.errors import DiskError, Interrupted, UserError
 from llmstage.models.rotary import give_back_turns
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopFlag:
-    """Set by a signal, read by the loop at a step's end. A second Ctrl-C ends the process at once."""
+    """Set by a signal, read by the loop at a step's end; a second Ctrl-C ends the process at once. Where nobody reads it (`heeded`
+    False) a signal ends the work where it stands: files are written whole, and there is nothing else to save."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, heeded: bool) -> None:
         self.name: str | None = None
+        self.heeded = heeded
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.name == "SIGINT" and number == signal.SIGINT:
+        if number == signal.SIGINT and (self.name == "SIGINT" or not self.heeded):
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
+        if not self.heeded:
+            raise Interrupted(f"Stopped by {self.name} before the work was done; the same command does it again.")
 
 
 @contextlib.contextmanager
-def session(seed: int, threads: int, *, deterministic: bool) -> Iterator[StopFlag]:
-    """Seeds, threads and kernels for one run; everything is put back at the end."""
+def session(seed: int, threads: int, *, deterministic: bool, heeded: bool = False) -> Iterator[StopFlag]:
+    """Seeds, threads and kernels for one run; everything is put back at the end. `heeded`: the caller reads the flag."""
     dtype, was_deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     old_threads = torch.get_num_threads()
-    flag, handlers = StopFlag(), {}
+    flag, handlers = StopFlag(heeded=heeded), {}
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         for number in STOPPING:
             handlers[number] = signal.signal(number, flag)

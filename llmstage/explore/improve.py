@@ -51,7 +51,7 @@ def improve(run: RunConfig, out_dir: Path, about: dict[str, str], pieces: Pieces
         return None
     folder = out_dir / "improve"
     machine = resolve_machine(run.trainer)
-    with session(run.seed, machine.threads, deterministic=run.trainer.deterministic) as stop:
+    with session(run.seed, machine.threads, deterministic=run.trainer.deterministic, heeded=True) as stop:
         pieces = pieces or assemble(run, folder, training=False, fixed={}, resume_from=None)
         check_task(pieces)
         metric, split = Metric(), headline_split(pieces.stores)

@@ -36,7 +36,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         write_json(out_dir / "environment.json", environment())
         machine = resolve_machine(cfg.trainer)
         delivery = Delivery(cfg.stage)  # a program that may not be run is refused before models are loaded
-        with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic) as stop:
+        with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic, heeded=True) as stop:
             found = [load_classifier(name, path, cfg, machine) for name, path in cfg.stage.models.items()]
             roles = find_roles(found, cfg.stage.negative)
             settings = {

@@ -26,7 +26,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     clock = time.perf_counter()
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         machine = resolve_machine(cfg.trainer)
-        with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic) as stop:
+        with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic, heeded=True) as stop:
             bad_rows = BadRows(cfg.data.on_bad_row, out_dir)
             ready = make_ready(cfg, machine, bad_rows)
             write_run_yaml(out_dir, cfg, {"context": ready.pieces.context})

@@ -28,15 +28,15 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     read_token(cfg.stage)  # refused before the model is loaded
     with run_lock(out_dir), console.logged(out_dir / "run.log"):
         machine = resolve_machine(cfg.trainer)
-        with session(cfg.seed, machine.threads, deterministic=False):
+        with session(cfg.seed, machine.threads, deterministic=False) as stop:
+            ready, name = None, Path(str(cfg.stage.monitor)).expanduser().resolve().name
             if cfg.model.path:
                 ready = make_ready(cfg, machine, BadRows("error", out_dir))
                 place = ready.pieces.place
                 home = place and (place.run_dir or place.model_dir)
                 name = cfg.stage.name_of_model or (home.name if home else str(cfg.model.path))
-                serve(ready, cfg.stage, name)
-            else:
-                serve(None, cfg.stage, Path(str(cfg.stage.monitor)).expanduser().resolve().name)
+            stop.heeded = True  # from here on the server ends with a signal, and raises it once more when it has
+            serve(ready, cfg.stage, name)
         report = {"status": "completed", "stage": cfg.stage.name, "task": cfg.task.name, **environment(), **about}
         write_json(out_dir / "report.json", {**report, "run_dir": str(out_dir.resolve())})
         link_latest(out_dir, cfg.stage.name)

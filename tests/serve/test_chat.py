@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,30 @@ def test_a_script_of_turns_is_answered_with_its_history(
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_the_first_ctrl_c_ends_a_reply_and_not_the_conversation(
+    run_of: Callable[[str], Path], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cutting:
+        """In the place of the pattern that takes control characters out of what is shown."""
+
+        shown = 0
+
+        def sub(self, _: str, text: str) -> str:
+            self.shown += 1
+            if self.shown == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return text
+
+    Path("turns.txt").write_text("Hello\nHello again\n")
+    words = ["stage=chat", f"model.path={run_of('dialogue')}", "stage.script=turns.txt", "generation.max_new_tokens=12"]
+    assert main([*words, "stage.save=whole.jsonl"]) == 0
+    monkeypatch.setattr("llmstage.serve.terminal.CONTROL", Cutting())
+    assert main([*words, "stage.save=cut.jsonl"]) == 0
+    whole, cut = (json.loads(Path(name).read_text())["messages"] for name in ("whole.jsonl", "cut.jsonl"))
+    assert [turn["role"] for turn in cut] == ["user", "assistant"] * 2
+    assert len(cut[1]["content"]) < len(whole[1]["content"]) and cut[3]["content"]
+
+
 def test_commands_change_what_is_said(
     run_of: Callable[[str], Path], workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,8 +93,8 @@ def test_a_conversation_longer_than_the_context_goes_on(
     run_of: Callable[[str], Path], workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("turns.txt").write_text("tell me about my order please " * 9 + "\nand the next one\n" + "word " * 900 + "\n")
-    capsys.readouterr()
     words = [f"model.path={run_of('dialogue')}", "stage.script=turns.txt", "generation.max_new_tokens=4"]
+    capsys.readouterr()
     assert main(["stage=chat", *words]) == 0
     assert len(said(capsys)) == 3
 

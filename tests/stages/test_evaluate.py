@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +44,29 @@ def test_evaluate_repeats_what_training_reported(task: str, trained: Callable[[s
     report = json.loads((run / "report.json").read_text())
     assert {json.loads(line)["split"] for line in first.splitlines()} == {"test"}
     assert report["status"] == "completed" and report["train"]["selected_step"] in (0, 3, 6)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_ends_work_that_saves_nothing_on_the_way(
+    number: signal.Signals,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: Callable[[str], Path],
+    workplace: Path,
+) -> None:
+    def assembled(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)  # handlers run between two lines of Python, so this is not reached
+        raise AssertionError("the signal was not heeded")
+
+    before = signal.getsignal(number)
+    words = ["stage=evaluate", f"model.path={trained('classification')}", "hydra.run.dir=scored"]
+    with monkeypatch.context() as patch:
+        patch.setattr("llmstage.stages.evaluate.assemble", assembled)
+        assert main(words) == status
+    assert json.loads(Path("scored/report.json").read_text())["status"] == "interrupted"
+    assert signal.getsignal(number) == before
+    assert main(words) == 0, "the same command does it again"
 
 
 def test_classification_numbers_equal_scikit_learn_on_the_predictions_file(workplace: Path) -> None:
