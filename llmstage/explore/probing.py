@@ -175,6 +175,8 @@ def limits(
         told.append(say("right_but_end", num=ends))
     if subject.kind == "bert":
         told.append(say("masked_scores"))
+    if subject.kind == "clip":
+        told.append(say("tower_scores"))
     return told
 
 

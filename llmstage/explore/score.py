@@ -20,6 +20,7 @@ from llmstage.explore.asking import Encoded, Writer
 from llmstage.explore.items import Item
 from llmstage.explore.kept import Kept
 from llmstage.explore.subject import Subject, digest_of
+from llmstage.explore.two_towers import nearness
 from llmstage.models.choices import SHARED, common_beginning, tell_choices
 from llmstage.models.choices import Item as Asked
 from llmstage.models.generate import generate_replies
@@ -96,6 +97,11 @@ def fresh_scores(
     *,
     pmi: bool,
 ) -> list[Scores]:
+    if subject.kind == "clip":
+        return [
+            {"unscored": one} if isinstance(one, str) else {"unscored": None, **compared_numbers(item, one)}
+            for item, one in zip(items, nearness(subject, items, batch_tokens), strict=True)
+        ]
     writer = Writer(subject, end)
     encoded = writer.write(items)
     scored = [index for index, one in enumerate(encoded) if one.unscored is None]
@@ -210,6 +216,15 @@ def numbers(item: Item, one: Encoded, told: list[Told], alone: list[float] | Non
         found |= choice_numbers(item, totals, alone)
         found["p_vocab"] = found["pass"]
     return found
+
+
+def compared_numbers(item: Item, log_shares: np.ndarray) -> Scores:
+    """Of a model of two towers, from the log-probabilities [K] of the choices: those of `numbers` that need no probability of a
+    text. logp is of the right one among the choices, an answer is one token, and tok whether it is the nearest."""
+    found: Scores = dict.fromkeys(NUMBERS) | choice_numbers(item, log_shares, None)
+    logp = float(log_shares[item.label or 0])
+    found |= {"acc_bytes": None, "logp": logp, "logp_per_token": logp, "tok": found["acc"]}
+    return found | {"num_tokens": 1, "right": [int(found["acc"])], "right_but_end": False}
 
 
 def choice_numbers(item: Item, totals: Any, alone: list[float] | None) -> Scores:

@@ -22,6 +22,7 @@ AUTO_MODELS = {
     "t5": "AutoModelForSeq2SeqLM",
     "bert": "AutoModelForMaskedLM",
     "vlm": "AutoModelForImageTextToText",
+    "clip": "AutoModel",
 }
 CHAT_TASKS = ("dialogue", "captioning", "visual_reasoning")
 """Tasks whose models answer a user's turn."""
@@ -29,13 +30,13 @@ CHAT_TASKS = ("dialogue", "captioning", "visual_reasoning")
 
 @dataclass(slots=True)
 class Subject:
-    """A language model with its tokenizer, and how it is spoken to."""
+    """A model with its tokenizer, and how it is spoken to."""
 
     name: str
     model: Any
     processor: Processor
     kind: str
-    """gpt, t5, bert or vlm."""
+    """gpt, t5, bert, vlm or clip (two towers, which compare pictures with texts)."""
     context: int
     """Tokens that it can read."""
     chat: bool
@@ -50,13 +51,8 @@ def load_subject(
     place = find_model(path)
     config = model_config(place, offline=offline)
     kind = family(config)
-    if kind not in AUTO_MODELS:
-        raise ModelError(
-            f"model.path={path} has two towers: it compares images with texts and gives no text a probability, so probes "
-            f"cannot be scored. Give a model of family {', '.join(AUTO_MODELS)}, or leave stage.probes out."
-        )
     local = offline or place.model_dir is not None
-    processor = load_processor(str(place.model_dir or place.hub_id), local=local, sees=kind == "vlm")
+    processor = load_processor(str(place.model_dir or place.hub_id), local=local, sees=kind in ("vlm", "clip"))
     if kind == "vlm":
         processor.eyes = eyes_of(config)
     most = getattr(config.get_text_config(), "max_position_embeddings", None) or 512
@@ -77,7 +73,7 @@ def untrained(subject: Subject, seed: int) -> Subject:
         torch.manual_seed(seed)
         model = type(subject.model)(copy.deepcopy(subject.model.config)).eval()
     model.split_head = getattr(subject.model, "split_head", False)
-    model.generation_config = subject.model.generation_config
+    model.generation_config = getattr(subject.model, "generation_config", None)
     device = next(subject.model.parameters()).device
     return Subject(
         f"untrained, seed {seed}", model.to(device), subject.processor, subject.kind, subject.context, subject.chat
@@ -89,5 +85,5 @@ def digest_of(model: Any) -> str:
     found = hashlib.sha256(str(sorted(model.config.to_diff_dict().items(), key=str)).encode())
     for name, value in sorted(model.state_dict().items()):
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

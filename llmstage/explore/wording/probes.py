@@ -36,6 +36,18 @@ SENTENCES = {
         "a masked language model has no order of writing: log-probabilities are pseudo ones (each token hidden in turn), and exact match, pass and p_vocab are not defined",
         "掩码语言模型没有书写次序：对数概率是伪对数概率（逐个遮住词元求得），精确匹配、pass 与 p_vocab 没有定义",
     ),
+    "tower_scores": (
+        "a model of two towers gives no text a probability: probabilities are those among the choices (softmax of scaled cosines), the log-probability is that of the right choice, and exact match, pass and p_vocab are not defined",
+        "双塔模型不给文本以概率：概率是在选项之间的概率（缩放余弦的 softmax），对数概率是正确选项的对数概率，精确匹配、pass 与 p_vocab 没有定义",
+    ),
+    "towers_no_picture": (
+        "it shows no picture, and this model compares pictures with texts",
+        "题目没有图片，而该模型只比较图片与文本",
+    ),
+    "towers_no_choices": (
+        "it has no choices, and this model writes nothing",
+        "题目没有选项，而该模型不会写出文本",
+    ),
     "nothing_told": (
         "No probe can tell {name} from a model that knows nothing{why}. Give easier probes, more items (stage.items_per_cell), or a model that was trained on such texts.",
         "没有探针能把 {name} 与一无所知的模型区分开{why}。请用更容易的探针、更多题目（stage.items_per_cell），或在这类文本上训练过的模型。",
