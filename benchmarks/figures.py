@@ -47,7 +47,8 @@ def pages(root: Path = HERE.parent) -> Iterator[tuple[Path, str]]:
     """(page, its text as it should be)"""
     from results import load_results
 
-    found = [load_results(path) for path in sorted((root / "benchmarks" / "results").glob("*.json"))]
+    files = sorted((root / "benchmarks" / "results").glob("*.json"))
+    found = [load_results(path) for path in files if not path.name.startswith("growth-")]  # those are a picture
     fullest = max(found, key=lambda one: len(one["rows"]), default=None)
     yield root / "README.md", placed(root / "README.md", short_table(fullest, "en"))
     yield root / "README.zh-CN.md", placed(root / "README.zh-CN.md", short_table(fullest, "zh"))

@@ -50,8 +50,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
         folder = Path(name)
         for axis in args.only:
-            told = found.setdefault(axis, {})
+            told, labels = found.setdefault(axis, {}), []
             for label, words in AXES[axis](args, folder):
+                labels.append(label)
                 if label in told:
                     continue
                 print(f"{axis} {label}: load {load()}", flush=True)
@@ -61,6 +62,8 @@ def main() -> int:
                     told[label] = {"failed": str(error)[-400:]}
                 print(f"{axis} {label}: {told[label]}", flush=True)
                 save_results(path, found)
+            found[axis] = {label: told[label] for label in labels}  # a point measured anew comes last
+    save_results(path, found)
     (args.out / "growth.svg" if args.out else PICTURE).write_text(picture(found), "utf-8")
     return 0
 
@@ -171,10 +174,10 @@ def picture(found: dict[str, Any]) -> str:
             drawn = line_chart(chart, (WIDE, HIGH))
             x, y = column * (WIDE + 10), row * (HIGH + 30) + 24
             parts.append(text(x + WIDE / 2, y - 6, title, "head"))
-            parts.append(drawn.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" ', 1))
+            parts.append(drawn.replace("<svg ", f'<svg x="{x}" y="{y}" overflow="visible" width="{WIDE}" height="{HIGH}" ', 1))
         row += 1
     machine = found["machine"]
-    wide, high = 2 * WIDE + 10, row * (HIGH + 30) + 24
+    wide, high = 2 * WIDE + 34, row * (HIGH + 30) + 24  # the last label of an axis stands out to the right
     told = f"{machine['cpu']} ({machine['bf16']}), {machine['threads']} threads, torch {machine['torch']}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" role="img" aria-label="growth">'
     return "".join([head, f"<style>{STYLE}</style>", *parts, text(wide / 2, high - 6, told), "</svg>\n"])
