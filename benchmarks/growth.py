@@ -174,7 +174,9 @@ def picture(found: dict[str, Any]) -> str:
             drawn = line_chart(chart, (WIDE, HIGH))
             x, y = column * (WIDE + 10), row * (HIGH + 30) + 24
             parts.append(text(x + WIDE / 2, y - 6, title, "head"))
-            parts.append(drawn.replace("<svg ", f'<svg x="{x}" y="{y}" overflow="visible" width="{WIDE}" height="{HIGH}" ', 1))
+            parts.append(
+                drawn.replace("<svg ", f'<svg x="{x}" y="{y}" overflow="visible" width="{WIDE}" height="{HIGH}" ', 1)
+            )
         row += 1
     machine = found["machine"]
     wide, high = 2 * WIDE + 34, row * (HIGH + 30) + 24  # the last label of an axis stands out to the right
