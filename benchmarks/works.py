@@ -261,9 +261,9 @@ WORKS = {
     "classification": Work(
         "bert", "rows/s", "hf_classify.py", labelled_rows, 128, padding=("max", "dynamic"), peer_ids=text_ids
     ),
-    # Sentences of one label in a row tell it so plainly that at the usual rate the loss falls within a pass, when is chance.
+    # Sentences of one label in a row tell it so plainly that at higher rates the loss falls within a pass, and when is chance.
     "classification_long": Work(
-        "bert", "rows/s", "hf_classify.py", review_rows, 512, 2e-5, padding=("dynamic", "max"), peer_ids=text_ids,
+        "bert", "rows/s", "hf_classify.py", review_rows, 512, 5e-6, padding=("dynamic", "max"), peer_ids=text_ids,
         task="classification",
     ),
     "dialogue": Work(
