@@ -56,6 +56,6 @@ class NotImproved(UserError):
 
 
 class Interrupted(UserError):
-    """Stopped by a signal after saving; the same command with the same run folder goes on."""
+    """Stopped by a signal; the same command with the same run folder goes on, or does it again where nothing was to be saved."""
 
     status = 75

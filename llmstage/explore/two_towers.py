@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -31,77 +30,69 @@ def compared(item: Item) -> list[str]:
     return [item.prompt + choice for choice in item.choices]
 
 
-class Towers:
-    """Reads pictures and texts once each; `nearness()` then says how the choices of an item lie to its picture."""
+def ids_of(subject: Subject, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Ids of each text with the marks around it, uncut."""
+    before, after = subject.processor.marks()
+    distinct = list(dict.fromkeys(texts))
+    return {
+        text: [*before, *own, *after] for text, own in zip(distinct, subject.processor.plain_ids(distinct), strict=True)
+    }
 
-    def __init__(self, subject: Subject, items: Sequence[Item], batch_tokens: int) -> None:
-        self.subject = subject
-        self.why = [self.complaint(item) for item in items]
-        known = [item for item, why in zip(items, self.why, strict=True) if why is None]
-        self.pictures = Pictures(subject.processor.images)
-        self.pictures.read(str(item.image) for item in known)
-        for place, item in enumerate(items):
-            if self.why[place] is None:
-                self.why[place] = self.cannot_be_read(item)
-        known = [item for item, why in zip(items, self.why, strict=True) if why is None]
-        self.scale = float(subject.model.logit_scale.exp())
-        self.text_of = {
-            text: place for place, text in enumerate(dict.fromkeys(t for one in known for t in compared(one)))
-        }
-        self.texts = self.read_texts(list(self.text_of), batch_tokens)
-        self.picture_of = {place: row for row, place in enumerate(dict.fromkeys(map(self.picture, known)))}
-        self.images = self.read_pictures(list(self.picture_of))
 
-    def complaint(self, item: Item) -> str | None:
-        if not isinstance(item.image, str):
-            return say("towers_no_picture")
-        return None if item.choices else say("towers_no_choices")
+def complaint(item: Item, pictures: Pictures, longest: int, context: int) -> str | None:
+    """Why an item cannot be asked; `longest`: tokens of its longest text."""
+    if not isinstance(item.image, str):
+        return say("towers_no_picture")
+    if not item.choices:
+        return say("towers_no_choices")
+    try:
+        pictures.index(item.image)
+    except BadImage as error:
+        return say("asked_bad_picture", error=error)
+    return say("asked_too_long", length=longest, context=context) if longest > context else None
 
-    def cannot_be_read(self, item: Item) -> str | None:
-        try:
-            self.picture(item)
-        except BadImage as error:
-            return say("asked_bad_picture", error=error)
-        length = max(len(self.ids(text)) for text in compared(item))
-        too_long = length > self.subject.context
-        return say("asked_too_long", length=length, context=self.subject.context) if too_long else None
 
-    def ids(self, text: str) -> list[int]:
-        """Uncut."""
-        before, after = self.subject.processor.marks()
-        return [*before, *self.subject.processor.plain_ids([text])[0], *after]
+def read_texts(subject: Subject, ids: dict[str, list[int]], batch_tokens: int) -> dict[str, np.ndarray]:
+    """The vector [D], of length 1, of each text."""
+    texts = list(ids)
+    found: dict[str, np.ndarray] = {}
+    for part in in_batches([len(ids[text]) for text in texts], batch_tokens):
+        batch = pad([ids[texts[place]] for place in part], subject.processor.pad_id).to(subject.model.device)
+        vectors = text_vectors(subject.model, batch).double().cpu().numpy()
+        found |= {texts[place]: vector for place, vector in zip(part, vectors, strict=True)}
+    return found
 
-    def picture(self, item: Item) -> int:
-        return self.pictures.index(str(item.image))
 
-    def read_texts(self, texts: Sequence[str], batch_tokens: int) -> np.ndarray:
-        """[N, D] of length 1."""
-        ids = [self.ids(text) for text in texts]
-        found: dict[int, np.ndarray] = {}
-        for part in in_batches([len(one) for one in ids], batch_tokens):
-            batch = pad([ids[place] for place in part], self.subject.processor.pad_id).to(self.subject.model.device)
-            found |= dict(zip(part, text_vectors(self.subject.model, batch).double().cpu().numpy(), strict=True))
-        return np.array([found[place] for place in range(len(ids))])
-
-    def read_pictures(self, numbers: Sequence[int]) -> np.ndarray:
-        """[N, D] of length 1."""
-        found = []
-        for start in range(0, len(numbers), PICTURES_AT_ONCE):
-            pixels = self.pictures.normalised(self.pictures.pixels(numbers[start : start + PICTURES_AT_ONCE]))
-            found.append(image_vectors(self.subject.model, pixels.to(self.subject.model.device)).double().cpu().numpy())
-        return np.concatenate(found) if found else np.zeros((0, 0))
-
-    def log_shares(self, item: Item) -> np.ndarray:
-        """Log of the choices' probabilities [K] in zero-shot classification: softmax of scaled cosines (Radford 2021, arXiv
-        2103.00020, section 3.1)."""
-        rows = [self.text_of[text] for text in compared(item)]
-        logits = self.scale * self.texts[rows] @ self.images[self.picture_of[self.picture(item)]]
-        shares: np.ndarray = logits - logsumexp(logits)
-        return shares
+def read_pictures(subject: Subject, pictures: Pictures, numbers: Iterable[int]) -> dict[int, np.ndarray]:
+    """The vector [D], of length 1, of each picture."""
+    distinct = list(dict.fromkeys(numbers))
+    found: dict[int, np.ndarray] = {}
+    for start in range(0, len(distinct), PICTURES_AT_ONCE):
+        part = distinct[start : start + PICTURES_AT_ONCE]
+        pixels = pictures.normalised(pictures.pixels(part)).to(subject.model.device)
+        found |= dict(zip(part, image_vectors(subject.model, pixels).double().cpu().numpy(), strict=True))
+    return found
 
 
 @torch.no_grad()
 def nearness(subject: Subject, items: Sequence[Item], batch_tokens: int) -> list[np.ndarray | str]:
-    """Of each item the log-probabilities of its choices [K], or why it cannot be asked."""
-    towers: Any = Towers(subject, items, batch_tokens)
-    return [towers.log_shares(item) if why is None else why for item, why in zip(items, towers.why, strict=True)]
+    """Of each item the log-probabilities of its choices [K], or why it cannot be asked.
+
+    They are those of zero-shot classification: softmax of scaled cosines (Radford 2021, arXiv 2103.00020, section 3.1).
+    """
+    pictures = Pictures(subject.processor.images)
+    pictures.read(item.image for item in items if isinstance(item.image, str))
+    told = [compared(item) for item in items]
+    ids = ids_of(subject, (text for own in told for text in own))
+    longest = [max((len(ids[text]) for text in own), default=0) for own in told]
+    why = [complaint(item, pictures, size, subject.context) for item, size in zip(items, longest, strict=True)]
+    asked = [place for place, reason in enumerate(why) if reason is None]
+    number = {place: pictures.index(str(items[place].image)) for place in asked}
+    wanted = {text: ids[text] for place in asked for text in told[place]}
+    texts, images = read_texts(subject, wanted, batch_tokens), read_pictures(subject, pictures, number.values())
+    scale = float(subject.model.logit_scale.exp())
+    found: list[np.ndarray | str] = [reason or "" for reason in why]
+    for place in asked:
+        logits = scale * np.stack([texts[text] for text in told[place]]) @ images[number[place]]
+        found[place] = logits - logsumexp(logits)
+    return found

@@ -39,8 +39,9 @@ class Rules:
     def of(cls, stats: Stats, seed: int) -> Rules:
         """Those of a run."""
         return cls(
-            stats.delta_aicc, stats.min_points, stats.min_departure, stats.alpha, stats.fdr, stats.bootstrap, seed
-        )
+            delta_aicc=stats.delta_aicc, min_points=stats.min_points, min_departure=stats.min_departure,
+            alpha=stats.alpha, fdr=stats.fdr, trials=stats.bootstrap, seed=seed,
+        )  # fmt: skip
 
     def prefer_break(self, found: Comparison) -> bool:
         """Whether the broken shape fits so much better and lies so far from the smooth one that the curve may be called broken."""

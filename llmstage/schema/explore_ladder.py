@@ -65,7 +65,7 @@ class Gold:
     steps: Annotated[int, AT_LEAST_1, GOLD] | None = None
     """Optimizer steps; null: 3,000 for grokking (20,000 above modulus 60), 800 for induction."""
     modulus: Annotated[int, Range(5, 211), GROKKING] = 53
-    """grokking: the prime p of a + b mod p; above 60 the sizes of the published model are taken (113 takes 6 minutes)."""
+    """grokking: the prime p of a + b mod p; above 60 the sizes of the published model are taken (113 takes a quarter of an hour and more)."""
     train_share: Annotated[float, Range(0, 1, open_low=True, open_high=True), GROKKING] = 0.8
     """grokking: share of the pairs that is trained on. With 0.7 of the unordered ones it takes 1,000 to more than 5,000 steps, by seed."""
     ordered: Annotated[bool, GROKKING] = False

@@ -1,9 +1,10 @@
 """Digits to be copied, reversed, sorted or counted up, with a weakness planted in the training rows (EMERGENCE.md 4.4).
 
-    python tests/explore/planted.py <folder> [seed]
+    python tests/explore/planted.py <folder> [seed] [ladder]
 
 writes train.jsonl (long reversals at 0.2 % of the normal rate), test.jsonl (all alike), new.jsonl (the rows that were left
-out) and weak.jsonl (the slice as stage=explore writes it). No row of one file stands in another.
+out) and weak.jsonl (the slice as stage=explore writes it). No row of one file stands in another. With `ladder` it writes the same
+world without a weakness as plain text, train.txt and validation.txt, and items.jsonl, 150 questions of each of the 28 cells.
 """
 
 from __future__ import annotations
@@ -66,5 +67,28 @@ def write(
     return folder
 
 
+def write_ladder(folder: Path, seed: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, own in (
+        ("train", rows(seed, 60_000, held_out=False)),
+        ("validation", rows(seed + 7, 600, held_out=True)),
+    ):
+        text = "".join(f"{row['source']}={row['target']}\n" for row in own)
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    rng = random.Random(seed + 1000)
+    asked = [draw(rng, op, length, held_out=True) for op in OPS for length in range(2, 9) for _ in range(150)]
+    items = [
+        {
+            "family": "rows",
+            "prompt": f"{row['source']}=",
+            "answer": row["target"],
+            "meta": {"op": row["op"], "len": row["len"]},
+        }
+        for row in asked
+    ]
+    (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    made = write_ladder if "ladder" in sys.argv[3:] else write
+    made(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

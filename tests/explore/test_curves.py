@@ -53,6 +53,7 @@ def simulated(kind: str, num: int, rng: np.random.Generator) -> Curve:
         "line": rng.uniform(0.05, 0.3) + rng.uniform(0.2, 0.6) * u,
         "power": 0.1 + rise * -np.expm1(-rng.uniform(1, 5) * u),
         "onset": 0.05 + rise * np.minimum(1, beyond / 0.25),
+        "slow onset": 0.05 + rise * beyond / (1 - start),
         "step": 0.05 + rise / (1 + np.exp(-(u - start) / 0.02)),
     }
     y = rng.binomial(200, np.clip(shapes[kind], 0, 1)) / 200 + 0.03 * rng.standard_normal(num)
@@ -203,11 +204,14 @@ def test_a_bend_that_hardly_moves_the_curve_is_no_break_however_small_the_errors
     assert straight.name == "smooth" and "nothing abrupt" not in straight.text
 
 
-@pytest.mark.parametrize("kind", ["onset", "step"])
-def test_shapes_that_are_broken_lie_far_from_every_smooth_one(kind: str) -> None:
-    """What the border of 5 % stands on: 10 % and more where something jumps, 3 to 5 % in ladders where nothing does."""
+@pytest.mark.parametrize(("kind", "least"), [("onset", 0.1), ("step", 0.1), ("slow onset", 0.05)])
+def test_shapes_that_are_broken_lie_far_from_every_smooth_one(kind: str, least: float) -> None:
+    """What the border of 5 % stands on: 10 % and more where something jumps, 3 to 5 % in ladders where nothing does. Of those alone
+    that AICc calls broken; a slow onset that it does not tell from a power law lies nearer."""
     rng = np.random.default_rng(11)
-    assert min(compare(simulated(kind, 20, rng)).departure for _ in range(20)) > 0.1
+    found = [compare(simulated(kind, 20, rng)) for _ in range(20)]
+    told = [one.departure for one in found if one.delta_aicc > RULES.delta_aicc]
+    assert len(told) >= 15 and min(told) > least
 
 
 def test_a_break_must_survive_many_curves_and_be_shared_by_the_models() -> None:
