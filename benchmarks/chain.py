@@ -26,8 +26,8 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from llmstage.data.demo.scene_questions import question_rows  # noqa: E402
-from llmstage.metrics.intervals import RESAMPLES  # noqa: E402
+from llmstage.demo.scene_questions import question_rows  # noqa: E402
+from llmstage.evaluation.metrics.intervals import RESAMPLES  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "recipes" / "shapes_reasoning.md"
 RESULTS = REPOSITORY / "docs" / "recipes" / "chain.json"

@@ -143,10 +143,10 @@ def made_model(folder: Path, items: list[dict[str, Any]]) -> Path:
     """gpt_small with the sizes of its preset, and a tokenizer of these texts and of English."""
     import torch
 
-    from llmstage.data.demo.prose import prose_rows
+    from llmstage.config import ModelConfig
+    from llmstage.demo.prose import prose_rows
     from llmstage.models.build import build_model, save_model
-    from llmstage.models.tokenizer import train_processor
-    from llmstage.schema import ModelConfig
+    from llmstage.tokenization.tokenizer import train_processor
 
     torch.manual_seed(0)
     texts = [item["question"] for item in items] + [str(row["text"]) for row in prose_rows(2000, 0)]

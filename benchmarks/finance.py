@@ -116,7 +116,7 @@ def planted() -> tuple[str, str]:
 
 
 def monitor(source: Path, sentiment: str, topic: str, folder: str) -> list[dict[str, Any]]:
-    from llmstage.cli import main as llmstage
+    from llmstage.cli.command import main as llmstage
 
     words = [f"stage.input={source}", f"stage.models.sentiment={sentiment}", f"stage.models.topic={topic}"]
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):

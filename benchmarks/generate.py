@@ -26,12 +26,12 @@ from machine import machine
 from train import write_row
 from works import text_documents
 
-from llmstage.cli import main as llmstage
-from llmstage.data.demo.translation import translation_rows
+from llmstage.cli.command import main as llmstage
+from llmstage.config import GenerationConfig
+from llmstage.demo.translation import translation_rows
 from llmstage.models.build import head_is_plain
-from llmstage.models.generate import generate_replies, takes_cache
-from llmstage.models.tokenizer import Processor, load_processor
-from llmstage.schema import GenerationConfig
+from llmstage.models.generation import generate_replies, takes_cache
+from llmstage.tokenization.tokenizer import Processor, load_processor
 
 BATCH = 16
 PROMPTS = range(33, 65)

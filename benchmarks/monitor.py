@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import scipy.stats  # noqa: F401 - its loading is no part of the rate
 
+from llmstage.config.data import DataConfig
+from llmstage.config.monitor import Monitor, seconds
 from llmstage.data.columns import Columns
 from llmstage.data.quarantine import BadRows
-from llmstage.monitor.deliver import Delivery
-from llmstage.monitor.feed import Feed
-from llmstage.monitor.items import Items, Reading
-from llmstage.monitor.store import Store
-from llmstage.monitor.watch import Tally, Watch
-from llmstage.monitor.windows import Windows
-from llmstage.schema.data import DataConfig
-from llmstage.schema.monitor import Monitor, seconds
+from llmstage.inference.monitor.aggregation import Windows
+from llmstage.inference.monitor.alerts import Delivery
+from llmstage.inference.monitor.records import Items, Reading
+from llmstage.inference.monitor.store import Store
+from llmstage.inference.monitor.tail import Feed
+from llmstage.inference.monitor.watch import Tally, Watch
 
 TOPICS = [f"topic {number}" for number in range(10)]
 AN_HOUR = 200

@@ -23,7 +23,7 @@ def scene_files(count: int) -> list[dict[str, str]]:
     import numpy as np
     from PIL import Image
 
-    from llmstage.data.demo.scenes import contrastive_rows, draw
+    from llmstage.demo.scenes import contrastive_rows, draw
 
     rows = contrastive_rows(count, 0, "seen")
     folder = kept(json.dumps([SIDE, DRAWN, GRAIN, EVERY_PNG, [row["image"] for row in rows]]))

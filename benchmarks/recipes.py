@@ -19,8 +19,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is run, installed or not
 
-from llmstage.places import conf_dir, options  # noqa: E402
-from llmstage.report import words  # noqa: E402
+from llmstage.paths import conf_dir, options  # noqa: E402
+from llmstage.report import formatting  # noqa: E402
 
 PAGES = REPOSITORY / "docs" / "recipes"
 RESULTS = PAGES / "results.json"
@@ -130,8 +130,8 @@ def render(results: dict[str, Any]) -> str:
     for row in results.values():
         score, simple = row["score"], row["simple"]
         name = f"[`experiment={row['experiment']}`]({row['experiment']}.md)"
-        told = f"{words.label(row['metric'])} **{words.number(score['value'])}**"
-        told += f" ({words.interval(score)})" if words.interval(score) else ""
+        told = f"{formatting.label(row['metric'])} **{formatting.number(score['value'])}**"
+        told += f" ({formatting.interval(score)})" if formatting.interval(score) else ""
         verdict = (
             "–"
             if simple is None
@@ -145,11 +145,11 @@ def render(results: dict[str, Any]) -> str:
             name + (", after pretraining" if row["pretrained"] else ""),
             row["task"],
             " / ".join(f"{count:,}" for count in row["rows"].values()),
-            f"{row['model'].partition('For')[0].removesuffix('Model')}, {words.short(row['parameters'])}",
+            f"{row['model'].partition('For')[0].removesuffix('Model')}, {formatting.short(row['parameters'])}",
             told if row["split"] == "test" else f"{told} on {row['split']}",
-            f"{words.number(simple['value'])} ({simple['name']})" if simple else "–",
+            f"{formatting.number(simple['value'])} ({simple['name']})" if simple else "–",
             verdict,
-            f"{words.seconds(row['train_seconds'])}, {row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+            f"{formatting.seconds(row['train_seconds'])}, {row['threads']} thread{'s' if row['threads'] != 1 else ''}"
             if row["train_seconds"]
             else "–",
         ]

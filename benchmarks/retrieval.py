@@ -26,12 +26,12 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # this checkout is run, installed or not
 
-from llmstage.metrics.intervals import mean, proportion  # noqa: E402
-from llmstage.metrics.score import Score  # noqa: E402
-from llmstage.schema.retrieval import RetrievalConfig  # noqa: E402
-from llmstage.serve.retrieval.encoder import Encoder  # noqa: E402
-from llmstage.serve.retrieval.index import Index, Kind  # noqa: E402
-from llmstage.serve.retrieval.passages import Passage, of_row  # noqa: E402
+from llmstage.config.retrieval import RetrievalConfig  # noqa: E402
+from llmstage.evaluation.metrics.intervals import mean, proportion  # noqa: E402
+from llmstage.evaluation.metrics.score import Score  # noqa: E402
+from llmstage.inference.retrieval.encoder import Encoder  # noqa: E402
+from llmstage.inference.retrieval.index import Index, Kind  # noqa: E402
+from llmstage.inference.retrieval.passages import Passage, of_row  # noqa: E402
 
 Search = Callable[[str], list[int]]
 """A question -> the rows of the passages found, best first."""

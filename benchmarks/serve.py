@@ -125,7 +125,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ask_many(url: str, bodies: list[str]) -> int:
+def encode_unlabeled(url: str, bodies: list[str]) -> int:
     """Send them over and over from 16 clients; the number of answers."""
     if wrk := shutil.which("wrk"):
         lines = ",".join(json.dumps(body) for body in bodies)
@@ -155,7 +155,7 @@ def classified(path: str, threads: int, precision: str, *, mixed: bool) -> tuple
         with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as api:  # it listens a moment after it says so
             api.post(f"{url}/v1/classify", json=json.loads(bodies[0])).raise_for_status()
         clock, own = time.perf_counter(), cpu_seconds(server.pid)
-        rows = ask_many(f"{url}/v1/classify", bodies)
+        rows = encode_unlabeled(f"{url}/v1/classify", bodies)
         return rows / (time.perf_counter() - clock), 1000 * (cpu_seconds(server.pid) - own) / rows
     finally:
         server.terminate()

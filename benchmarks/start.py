@@ -38,17 +38,17 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     import torch
     import transformers
 
-    from llmstage.data.pictures import Pictures
+    from llmstage.data.image_store import ImageStore
     from llmstage.models.build import preset_config
-    from llmstage.models.eyes import preset_images
-    from llmstage.models.tokenizer import load_processor, train_processor
+    from llmstage.tokenization.tokenizer import load_processor, train_processor
+    from llmstage.tokenization.vision import preset_images
 
     transformers.utils.logging.disable_progress_bar()
     work = WORKS[name]
     rows, source = work.rows()
     options = work.options(rows)
     task, preset, sees = task_of(work, work.task or name, size, options)
-    task.learn(iter(rows))
+    task.fit_labels(iter(rows))
     texts = (text for row in rows for text in task.texts(row))
     processor = train_processor(texts, preset.vocab_size, work.kind, length, by_character=task.by_character)
     work.prepare(processor.tokenizer)
@@ -56,9 +56,9 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     processor.save(folder / "model")
     processor = load_processor(str(folder / "model"), local=True, sees=sees)
     if sees:  # kept in no cache: what llmstage reads in the race, it reads itself
-        task.pictures = Pictures(processor.images)
+        task.pictures = ImageStore(processor.images)
         task.pictures.read(row["image"] for row in rows)
-    task.bind(processor, length)
+    task.attach_tokenizer(processor, length)
 
     ids = [[features.input_ids for features in task.encode(row)] for row in rows]
     if work.is_text:
@@ -91,9 +91,9 @@ def task_of(work: Work, name: str, size: str, options: dict[str, Any]) -> tuple[
     """(llmstage's task, as `task=<name>` with these options makes it; the preset; whether its rows hold pictures)."""
     import yaml
 
+    from llmstage.config import build_run
     from llmstage.naming import load_module
-    from llmstage.places import conf_dir
-    from llmstage.schema import build_run
+    from llmstage.paths import conf_dir
 
     preset = yaml.safe_load((conf_dir() / "model" / f"{work.kind}_{size}.yaml").read_text("utf-8"))
     wrong: list[str] = []

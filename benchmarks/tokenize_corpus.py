@@ -3,7 +3,7 @@
 python benchmarks/tokenize_corpus.py --mb 1000
 python benchmarks/tokenize_corpus.py --mb 60 --peer    # against datasets' map() as run_clm.py calls it
 
-Rows, splits, tokenizer and features are made by llmstage.engine.assemble with default options, in a process of its own.
+Rows, splits, tokenizer and features are made by llmstage.training.setup with default options, in a process of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORDS = 200_000
 """Different words of the corpus; their frequencies follow Zipf's law, as those of a language do."""
 PEER = "run_clm's map, then group"
 PHASES = ("open_sources", "choose_processor", "encode", "find_leaks")
-"""Functions of llmstage.engine.assemble that are timed."""
+"""Functions of llmstage.training.setup that are timed."""
 
 
 def main() -> int:
@@ -135,7 +135,7 @@ def corpus(args: argparse.Namespace) -> dict[str, Any]:
     """Write folder/corpus.txt: paragraphs of made words, a tenth of them Chinese characters, with numbers and marks."""
     import numpy as np
 
-    from llmstage.data.demo import words
+    from llmstage.demo import words
 
     path = args.folder / "corpus.txt"
     rng = np.random.default_rng(0)
@@ -163,9 +163,9 @@ def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
     """(pieces, seconds of each phase, seconds in all) of what a training run does before it builds its model."""
     import yaml
 
-    from llmstage.engine import assemble
-    from llmstage.places import conf_dir
-    from llmstage.schema import RunConfig, build_run
+    from llmstage.config import RunConfig, build_run
+    from llmstage.paths import conf_dir
+    from llmstage.training import setup as setup_run
 
     task, model = (
         yaml.safe_load((conf_dir() / name).read_text("utf-8"))
@@ -178,9 +178,9 @@ def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
     assert not wrong, wrong
     phases = dict.fromkeys(PHASES, 0.0)
     for name in PHASES:
-        setattr(assemble, name, timed(getattr(assemble, name), name, phases))
+        setattr(setup_run, name, timed(getattr(setup_run, name), name, phases))
     started = time.perf_counter()
-    pieces = assemble.assemble(run, args.folder, training=True, fixed={}, resume_from=None)
+    pieces = setup_run.setup_run(run, args.folder, training=True, fixed={}, resume_from=None)
     return pieces, phases, time.perf_counter() - started
 
 
@@ -198,10 +198,10 @@ def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) ->
 def encode(args: argparse.Namespace) -> dict[str, Any]:
     import resource
 
-    from llmstage.engine import assemble
+    from llmstage.training import setup as setup_run
 
     imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    del assemble
+    del setup_run
     pieces, phases, seconds = assembled(args)
     ledgers = [store.ledger for store in pieces.stores.values()]
     return {
@@ -212,12 +212,12 @@ def encode(args: argparse.Namespace) -> dict[str, Any]:
 
 def reopen(args: argparse.Namespace) -> dict[str, Any]:
     """The largest set of features opened by itself, then all that a second run on the same corpus does."""
-    from llmstage.data.store import FeatureStore
+    from llmstage.data.encoding.store import ExampleStore
 
     folders = [path.parent for path in (args.folder / "cache" / "features").glob("*/*/meta.json")]
     largest = max(folders, key=lambda folder: (folder / "input_ids.bin").stat().st_size)
     started = time.perf_counter()
-    FeatureStore.open(largest)
+    ExampleStore.open(largest)
     alone = time.perf_counter() - started
     _, phases, seconds = assembled(args)
     return {"map_seconds": alone, "phases": phases, "seconds": seconds}

@@ -90,7 +90,7 @@ def text_documents() -> Rows:
         pieces = [piece.strip() for line in lines for piece in line.split(" . ")]
         source = "WikiText-2 (test and validation files)"
     else:
-        from llmstage.data.demo.prose import prose_rows
+        from llmstage.demo.prose import prose_rows
 
         pieces, source = [row["text"] for row in prose_rows(8000, 0)], "the prose demo world"
     documents, parts, size = [], [], 0
@@ -110,7 +110,7 @@ def labelled_rows() -> Rows:
     if path.is_file():
         lines = (line.rstrip("\n").rpartition("\t") for line in path.open(encoding="utf-8"))
         return [{"text": text, "label": int(label)} for text, _, label in lines], "SST-2"
-    from llmstage.data.demo.classification import classification_rows
+    from llmstage.demo.classification import classification_rows
 
     rows = classification_rows(6000, 0)
     names = sorted({row["label"] for row in rows})
@@ -144,7 +144,7 @@ def dialogue_rows() -> Rows:
         ]
         rows, source = [{"messages": one} for one in turns], "Schema-Guided Dialogues"
     else:
-        from llmstage.data.demo import dialogue
+        from llmstage.demo import dialogue
 
         rows = [{"messages": row["messages"]} for row in dialogue.dialogue_rows(600, 0)]
         source = "the demo world"
@@ -160,7 +160,7 @@ def tagged_rows() -> Rows:
         rows = [{"tokens": [word for word, _ in block], "tags": [tag for _, tag in block]} for block in blocks if block]
         source = "WNUT-17"
     else:
-        from llmstage.data.demo.token_classification import entity_rows
+        from llmstage.demo.token_classification import entity_rows
 
         rows, source = entity_rows(3000, 0), "the demo world"
     random.Random(0).shuffle(rows)
@@ -186,7 +186,7 @@ def question_rows() -> Rows:
         ]
         source = "XQuAD (en)"
     else:
-        from llmstage.data.demo import questions
+        from llmstage.demo import questions
 
         rows, source = questions.question_rows(2000, 0), "the demo world"
     random.Random(0).shuffle(rows)

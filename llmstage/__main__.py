@@ -10,7 +10,7 @@ def entry() -> None:
     """The console script."""
     if os.environ.setdefault("LLMSTAGE_ENTRY", "console") == "console" and trains(sys.argv[1:]):
         restart(sys.argv[1:])
-    from llmstage.cli import main  # Hydra and all that; the process that starts again does without
+    from llmstage.cli.command import main  # Hydra and all that; the process that starts again does without
 
     sys.exit(main())
 

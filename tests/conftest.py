@@ -20,11 +20,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from llmstage.cli.overrides import read_words
+from llmstage.config import RunConfig, build_run, task_config
+from llmstage.config.checks import other_keys
 from llmstage.naming import load_module
-from llmstage.overrides import read_words
-from llmstage.places import conf_dir
-from llmstage.schema import RunConfig, build_run, task_config
-from llmstage.schema.checks import other_keys
+from llmstage.paths import conf_dir
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -141,8 +141,8 @@ def tiny(
     vocab_size: int = 600,
     words: tuple[str, ...] = (),
 ) -> TinyTask:
-    from llmstage.models.tokenizer import train_processor
     from llmstage.tasks.base import UNSCORED
+    from llmstage.tokenization.tokenizer import train_processor
 
     stage = composed_task(name)["stages"][0]
     words = (*words_to_take(name, kind), *words)
@@ -158,27 +158,27 @@ def tiny(
         small += [f"model.vision.{key}={value}" for key, value in tower.items()]
     run = composed([f"stage={stage}", f"task={name}", f"model={kind}_tiny", *small, *words])
     task = load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation)
-    task.suit(kind)
+    task.set_model_family(kind)
     rows = task.demo_rows(num_rows, 0)
-    task.learn(rows)
+    task.fit_labels(rows)
     texts = (text for row in task.demo_rows(64, 1) for text in task.texts(row))
     processor = train_processor(texts, vocab_size, kind, context, by_character=task.by_character)
     if run.task.reads_images:
         see(run, task, processor, [*rows, *task.demo_rows(64, 1)])
-    task.bind(processor, context)
+    task.attach_tokenizer(processor, context)
     features = [item for row in rows for item in task.encode(row) if item.ref != UNSCORED]
     return TinyTask(run, task, processor, rows, features, context)
 
 
 def see(run: RunConfig, task: Any, processor: Any, rows: list[dict[str, Any]]) -> None:
     """The pictures of the rows, as the engine reads them."""
-    from llmstage.data.pictures import Pictures
-    from llmstage.models.eyes import tower_images
+    from llmstage.data.image_store import ImageStore
     from llmstage.models.presets import preset_eyes
+    from llmstage.tokenization.vision import tower_images
 
     processor.images = tower_images(run.model.vision)
     processor.eyes = preset_eyes(run.model) if run.model.kind == "vlm" else None
-    task.pictures = Pictures(processor.images)
+    task.pictures = ImageStore(processor.images)
     task.pictures.read(place for row in rows for place in task.images(row))
 
 
@@ -282,9 +282,9 @@ def without_us() -> Iterator[Callable[..., Any]]:
 def children_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`children_here()`: what stage=prove_resume would start runs in this process, but for what is killed;
     `children_here(killed=True)`: that too, and unwinds instead. Importing torch takes longer than what they do."""
-    from llmstage.cli import main
-    from llmstage.engine import fault
+    from llmstage.cli.command import main
     from llmstage.stages import prove_resume
+    from llmstage.training import fault_injection
 
     def replace(*, killed: bool = False) -> None:
         def run(command: list[str], *, env: dict[str, str], **how: Any) -> Any:
@@ -293,10 +293,10 @@ def children_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             with pytest.MonkeyPatch.context() as patch:
                 for key, value in env.items():
                     patch.setenv(key, value.replace(":kill", ":die") if key == "LLMSTAGE_FAULT" else value)
-                fault.reset_faults()
+                fault_injection.reset_faults()
                 try:
                     status = main(command[3:])
-                except fault.Killed:
+                except fault_injection.Killed:
                     status = -signal.SIGKILL
             return SimpleNamespace(returncode=status, stderr="")
 
@@ -319,7 +319,7 @@ def stream_of_moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, before = tmp_path_factory.mktemp("moods"), Path.cwd()
     os.chdir(folder)
     try:
-        from llmstage.cli import main
+        from llmstage.cli.command import main
 
         assert main(["stage=finetune", "task=classification", *SMALL_CLASSIFIER, "hydra.run.dir=cls"]) == 0
         lines = [json.loads(line) for line in Path("cls/predictions.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from llmstage import __version__
-from llmstage.cli import main
-from llmstage.places import options
+from llmstage.cli.command import main
+from llmstage.paths import options
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = ["stage=finetune", "task=dialogue"]
@@ -48,8 +48,8 @@ def test_the_bare_command_is_an_overview(cli):
 
 
 def test_help_tells_every_key_of_the_schema(cli):
-    from llmstage.schema import FACTS, RunConfig
-    from llmstage.schema.typed import walk_fields
+    from llmstage.config import FACTS, RunConfig
+    from llmstage.config.typed import walk_fields
 
     status, out, err = cli("--help")
     assert status == 0 and err == ""
@@ -242,7 +242,7 @@ def test_answers_of_the_door_import_no_torch(tmp_path):
     """One process for all: what an earlier answer imported, it was not to import either."""
     code = f"""
 import sys
-from llmstage.cli import main
+from llmstage.cli.command import main
 for words, wanted in {DOOR!r}:
     status = main(words)
     heavy = {{"torch", "transformers", "datasets"}} & set(sys.modules)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from llmstage import schema
-from llmstage.help import about, field_docs
-from llmstage.places import PACKAGE, conf_dir, options
-from llmstage.schema import GROUPS, RunConfig, stage_config, task_config
-from llmstage.schema.checks import check_run
-from llmstage.schema.typed import hints, walk_fields
+from llmstage import config
+from llmstage.cli.help import about, field_docs
+from llmstage.config import GROUPS, RunConfig, stage_config, task_config
+from llmstage.config.checks import check_run
+from llmstage.config.typed import hints, walk_fields
+from llmstage.paths import PACKAGE, conf_dir, options
 
 CONF = conf_dir()
 CONFIGS = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF and "hydra" not in path.parts)
@@ -113,7 +113,7 @@ def test_a_task_yaml_names_what_exists_and_its_own_defaults(task):
     assert keys["stages"] and set(keys["stages"]) <= set(options("stage"))
     kinds = {OmegaConf.load(CONF / "model" / f"{name}.yaml").kind for name in options("model")}
     assert keys["kinds"] and set(keys["kinds"]) <= kinds
-    plain = {item.name for item in fields(schema.TaskConfig)}
+    plain = {item.name for item in fields(config.TaskConfig)}
     defaults = asdict(cls())
     assert {key: value for key, value in keys.items() if key not in plain} == {
         key: value for key, value in defaults.items() if key not in plain
@@ -170,7 +170,7 @@ def attributes_read() -> set[str]:
     """Names read as `something.name` (in the schema: `self.name`), through getattr, or as a typed key `group.name`."""
     found: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
-        inside = path.parent.name == "schema" and path.stem not in ("checks", "marks")
+        inside = path.parent.name == "config" and path.stem not in ("checks", "key_conditions")
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         reads = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
         found |= {node.attr for node in reads if not inside or ast.unparse(node.value) == "self"}

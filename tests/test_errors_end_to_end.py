@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 CLASSIFY = ["stage=finetune", "task=classification", "trainer=smoke", "hydra.run.dir=run"]
 TALK = ["stage=finetune", "task=dialogue", "trainer=smoke", "hydra.run.dir=run"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from llmstage.cli import Command, check_all, main
-from llmstage.experiment import choices_of, preset_words
-from llmstage.overrides import read_words
-from llmstage.places import options
+from llmstage.cli.command import Command, check_all, main
+from llmstage.cli.experiment import choices_of, preset_words
+from llmstage.cli.overrides import read_words
+from llmstage.paths import options
 
 RECIPES = options("experiment")
 

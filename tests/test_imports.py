@@ -15,12 +15,12 @@ UNUSED = {
 """Imported where they are needed, seconds later or never."""
 LOOK = """
 import json, os, sys
-import llmstage.engine.train_loop as loop
+import llmstage.training.loop as loop
 def look(*args):
     print(json.dumps(sorted({*sys.modules, *(name.partition(".")[0] for name in sys.modules)})), flush=True)
     os._exit(0)
 loop.take_step = look
-from llmstage.cli import main
+from llmstage.cli.command import main
 main(sys.argv[1:])
 """
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from llmstage.engine.runfolder import plain
-from llmstage.inherit import inherit
-from llmstage.overrides import read_words
-from llmstage.schema import RunConfig
+from llmstage.cli.inherit import inherit
+from llmstage.cli.overrides import read_words
+from llmstage.config import RunConfig
+from llmstage.training.run_folder import plain
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmstage.errors import ModelError
-from llmstage.places import cache_dir, conf_dir, find_model, name_in, options, read_run_yaml
+from llmstage.paths import cache_dir, conf_dir, locate_model, name_in, options, read_run_yaml
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def test_a_run_its_model_its_checkpoint_and_a_link_are_one_run(run_dir, tmp_path
     (tmp_path / "latest").symlink_to(run_dir)
     model = run_dir.resolve() / "model"
     for given in (run_dir, run_dir / "model", tmp_path / "latest"):
-        place = find_model(str(given))
+        place = locate_model(str(given))
         assert (place.model_dir, place.run_dir, place.hub_id) == (model, run_dir.resolve(), None)
-    place = find_model(str(run_dir / "checkpoints" / "step_000010"))
+    place = locate_model(str(run_dir / "checkpoints" / "step_000010"))
     assert place.run_dir == run_dir.resolve() and place.model_dir.name == "step_000010"
 
 
@@ -35,23 +35,23 @@ def test_a_plain_folder_a_hub_id_and_a_home(run_dir, tmp_path, monkeypatch):
     plain.mkdir()
     (plain / "config.json").write_text("{}")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert find_model("~/plain").model_dir == plain.resolve() and find_model("~/plain").run_dir is None
-    assert find_model("org/name").hub_id == "org/name" and find_model("org/name").model_dir is None
+    assert locate_model("~/plain").model_dir == plain.resolve() and locate_model("~/plain").run_dir is None
+    assert locate_model("org/name").hub_id == "org/name" and locate_model("org/name").model_dir is None
 
 
 def test_what_is_no_model_is_said(run_dir, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ModelError, match="it is empty"):
-        find_model(str(empty))
+        locate_model(str(empty))
     (empty / "notes.txt").write_text("")
     with pytest.raises(ModelError, match=r"no config\.json in it \(notes\.txt\)"):
-        find_model(str(empty))
+        locate_model(str(empty))
     with pytest.raises(ModelError, match="it is a file"):
-        find_model(str(empty / "notes.txt"))
+        locate_model(str(empty / "notes.txt"))
     (run_dir / "model" / "config.json").unlink()
     with pytest.raises(ModelError, match="without a finished model"):
-        find_model(str(run_dir))
+        locate_model(str(run_dir))
 
 
 def test_run_yaml_is_data_and_no_code(run_dir):
@@ -84,4 +84,4 @@ def test_options_are_files_the_users_own_included(tmp_path):
 def test_a_run_that_trained_nothing_names_the_model_it_used(tmp_path):
     (tmp_path / "run.yaml").write_text("stage: {name: explore}\nmodel: {path: /runs/first/model}\n")
     with pytest.raises(ModelError, match=r"stage=explore, which trains no model.*model\.path=/runs/first/model"):
-        find_model(str(tmp_path))
+        locate_model(str(tmp_path))

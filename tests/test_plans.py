@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmstage.cli import main
+from llmstage.cli.command import main
+from llmstage.cli.overrides import parse, read_words, values_of
+from llmstage.cli.plans import in_words, with_plan
 from llmstage.errors import Refused, UserError
-from llmstage.overrides import parse, read_words, values_of
-from llmstage.plans import in_words, with_plan
 
 
 def plan(folder: Path, overrides: object, **rest: object) -> Path:

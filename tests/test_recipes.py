@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmstage.cli import main
-from llmstage.places import options
+from llmstage.cli.command import main
+from llmstage.paths import options
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "recipes"

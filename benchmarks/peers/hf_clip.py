@@ -30,7 +30,7 @@ from transformers import (
 )
 
 
-class Pictures:
+class ImageStore:
     """run_clip.py's transforms: resize, scale to 0..1, normalise. Counts the seconds they take."""
 
     def __init__(self, model: str) -> None:
@@ -57,7 +57,7 @@ class Pictures:
 class Clock(TrainerCallback):
     """Wall time of the steps after the warm-up, of those after the first pass, and of the pictures in the latter."""
 
-    def __init__(self, warmup: int, pictures: Pictures) -> None:
+    def __init__(self, warmup: int, pictures: ImageStore) -> None:
         self.warmup, self.pictures = warmup, pictures
         self.started = self.seconds = 0.0
         self.first: tuple[float, float] | None = None
@@ -98,7 +98,7 @@ def main() -> None:
     data = Dataset.from_dict(
         {**columns, "image": [row["image"] for row in rows], "pad": [tokenizer.pad_token_id] * len(rows)}
     )
-    pictures = Pictures(args.model)
+    pictures = ImageStore(args.model)
     data.set_transform(pictures)
     clock = Clock(args.warmup, pictures)
     trainer = Trainer(

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from llmstage.engine.machine import Machine
 from llmstage.explore.items import Item
+from llmstage.explore.probed_model import load_subject
 from llmstage.explore.score import fresh_scores
-from llmstage.explore.subject import load_subject
+from llmstage.training.machine import Machine
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from llmstage.data.column_features import ColumnFeatures, parts
+from llmstage.data.column_vectors import ColumnFeatures, parts
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Row
-from llmstage.data.rowsource import RowSource
 from llmstage.errors import DataError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmstage.data.chat import PAIR_WORDS, find_form
+from llmstage.data.chat_formats import PAIR_WORDS, find_form
 from llmstage.data.rows import Columns
 from llmstage.errors import DataError, UserError
 from llmstage.naming import did_you_mean

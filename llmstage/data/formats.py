@@ -10,7 +10,8 @@ from types import ModuleType
 
 from llmstage.data import readers
 from llmstage.data.files import DataFile
-from llmstage.data.readers import conll, github_topics, image_folder, nlvr, webdataset
+from llmstage.data.readers import conll, datasets, image_folder, webdataset
+from llmstage.data.readers.datasets import github_topics, nlvr
 from llmstage.errors import DataError, UserError
 from llmstage.naming import load_module, unknown
 
@@ -20,15 +21,26 @@ BY_ENDING = ("text", "jsonl", "json", "csv", "tsv", "parquet", "conll")
 
 
 def reader_names() -> list[str]:
-    """The files in llmstage/data/readers."""
-    return sorted(item.name for item in pkgutil.iter_modules(readers.__path__))
+    """The files in llmstage/data/readers and llmstage/data/readers/datasets."""
+    return sorted([*general_reader_names(), *dataset_reader_names()])
+
+
+def general_reader_names() -> list[str]:
+    """Names of the readers of general formats."""
+    return [item.name for item in pkgutil.iter_modules(readers.__path__) if not item.ispkg]
+
+
+def dataset_reader_names() -> list[str]:
+    """Names of the readers that each know one published data set."""
+    return [item.name for item in pkgutil.iter_modules(datasets.__path__)]
 
 
 def load_reader(name: str, *, trusted: bool = True) -> ModuleType:
     """The reader module; UserError with the known names for another word."""
     if "." not in name and name not in reader_names():
         raise UserError(unknown("data.format", name, ["auto", *reader_names()]))
-    return load_module("data.readers", name, trusted=trusted)
+    package = "data.readers.datasets" if name in dataset_reader_names() else "data.readers"
+    return load_module(package, name, trusted=trusted)
 
 
 def known_endings(name: str = "auto", *, sees: bool = False) -> set[str]:

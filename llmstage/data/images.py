@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from llmstage.data.containers import INSIDE, member
+from llmstage.data.image_containers import INSIDE, member
 
 DEMO = "demo:"
 DATA_URI = "data:"
@@ -63,7 +63,7 @@ def open_image(place: str) -> Image.Image:
 
 
 def drawn(place: str) -> Image.Image:
-    from llmstage.data.demo.scenes import draw
+    from llmstage.demo.scenes import draw
 
     try:
         return draw(place)

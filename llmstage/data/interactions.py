@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from llmstage.data.interaction_words import as_list, clicked_at, parse_number, parse_time
+from llmstage.data.interaction_columns import as_list, clicked_at, parse_number, parse_time
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Row, digest_of
-from llmstage.data.rowsource import RowSource
 from llmstage.errors import DataError
 
 SPLITS = ("train", "validation", "test")

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmstage.data.marks import NO_MARK, Mark, Span
+from llmstage.config.data import DataConfig
 from llmstage.data.rows import Place, Row, digest_of
+from llmstage.data.split_keys import NO_MARK, Mark, Span
 from llmstage.errors import DataError, UserError
-from llmstage.places import cache_dir
-from llmstage.schema.data import DataConfig
+from llmstage.paths import cache_dir
 
 if TYPE_CHECKING:
-    from llmstage.data.rowsource import RowSource
+    from llmstage.data.row_source import RowSource
 
 TOP = 1 << 64
 ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, default=str)

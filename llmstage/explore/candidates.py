@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmstage.explore.comparison import Metric
 from llmstage.explore.guard import Guard, Mask, Scores
 from llmstage.explore.stats import Difference
-from llmstage.explore.trial import Metric
 from llmstage.explore.wording import say
 
 

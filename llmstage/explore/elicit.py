@@ -13,23 +13,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from llmstage.engine.machine import Machine
-from llmstage.engine.optim import auto_lr, build_optimizer, scale_gradients
-from llmstage.schema import OptimConfig
-from llmstage.tasks.base import UNSCORED, Features, Task
+from llmstage.config import OptimConfig
+from llmstage.tasks.base import UNSCORED, Example, Task
+from llmstage.training.machine import Machine
+from llmstage.training.optimizers import auto_lr, build_optimizer, scale_gradients
 
 BATCH = 32
 ROWS_SCORED = 200
 AT_ONCE = 16
 
 
-def encoded(task: Task, rows: Sequence[Any], most: int) -> list[list[Features]]:
+def encoded(task: Task, rows: Sequence[Any], most: int) -> list[list[Example]]:
     """Features of the first `most` rows."""
     return [[item for item in own if item.ref != UNSCORED] for own in task.encode_many(list(rows[:most]))]
 
 
 @torch.no_grad()
-def mean_error(task: Task, model: nn.Module, rows: Sequence[Sequence[Features]], machine: Machine) -> float | None:
+def mean_error(task: Task, model: nn.Module, rows: Sequence[Sequence[Example]], machine: Machine) -> float | None:
     """Mean over rows given by their features; None where the model predicts nothing for them."""
     was_training = model.training
     model.eval()
@@ -58,8 +58,8 @@ def mean_error(task: Task, model: nn.Module, rows: Sequence[Sequence[Features]],
 def trained_copy(
     task: Task,
     model: Any,
-    target: Sequence[Sequence[Features]],
-    replay: Sequence[Sequence[Features]],
+    target: Sequence[Sequence[Example]],
+    replay: Sequence[Sequence[Example]],
     machine: Machine,
     *,
     steps: int,

@@ -18,7 +18,7 @@ class Findings:
     """What a reader should know, the most important first; each stands by itself."""
     limits: list[str] = field(default_factory=list)
     """What could not be concluded, and what it would take."""
-    exhibits: list[dict[str, Any]] = field(default_factory=list)
+    report_items: list[dict[str, Any]] = field(default_factory=list)
     """Tables and charts of report.html, as Task.exhibits gives them."""
     refused: str | None = None
     """Why an improvement was refused; the run then ends with exit status 9, after its report is written."""

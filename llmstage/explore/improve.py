@@ -13,30 +13,32 @@ from pathlib import Path
 import numpy as np
 
 from llmstage import console
-from llmstage.engine.assemble import Pieces, assemble
-from llmstage.engine.machine import resolve_machine
-from llmstage.engine.scoring import headline_split
-from llmstage.engine.session import StopFlag, session
+from llmstage.config import RunConfig
+from llmstage.config.explore import Explore
+from llmstage.config.explore_improve import ImproveConfig
 from llmstage.errors import DataError, Interrupted
-from llmstage.explore.arms import Arms, promote, save_blend
+from llmstage.evaluation.scoring import headline_split
 from llmstage.explore.candidates import Candidate, Outcome
+from llmstage.explore.comparison import Metric, Trial
 from llmstage.explore.findings import Findings
 from llmstage.explore.guard import Mask, Scores, discordance_of, gain, judge, margin_for, rows_for
-from llmstage.explore.hidden import GROUPS, Groups
+from llmstage.explore.hidden_states import GROUPS, Groups
 from llmstage.explore.improve_report import findings_of
 from llmstage.explore.improve_rows import check_task, confirming, final_trial, prepare, read_weaknesses, weak_rows
 from llmstage.explore.row_features import TOPIC, UNSEEN
-from llmstage.explore.trial import Metric, Trial
+from llmstage.explore.variants import Arms, promote, save_blend
 from llmstage.explore.wording import say
-from llmstage.schema import RunConfig
-from llmstage.schema.explore import Explore
-from llmstage.schema.explore_improve import ImproveConfig
+from llmstage.training.machine import resolve_machine
+from llmstage.training.session import StopFlag, session
+from llmstage.training.setup import RunComponents, setup_run
 
 WISE = (0.75, 0.5, 0.25)
 """Shares of the new weights that are tried where the guard refuses the new model as it is."""
 
 
-def improve(run: RunConfig, out_dir: Path, about: dict[str, str], pieces: Pieces | None = None) -> Findings | None:
+def improve(
+    run: RunConfig, out_dir: Path, about: dict[str, str], pieces: RunComponents | None = None
+) -> Findings | None:
     """The part `improvement`; writes before_after.json and, where a model is promoted, improved/.
 
     `pieces`: what was opened to look for weaknesses; None: it is opened here. None is returned where there is no confirmed
@@ -52,7 +54,7 @@ def improve(run: RunConfig, out_dir: Path, about: dict[str, str], pieces: Pieces
     folder = out_dir / "improve"
     machine = resolve_machine(run.trainer)
     with session(run.seed, machine.threads, deterministic=run.trainer.deterministic, heeded=True) as stop:
-        pieces = pieces or assemble(run, folder, training=False, fixed={}, resume_from=None)
+        pieces = pieces or setup_run(run, folder, training=False, fixed={}, resume_from=None)
         check_task(pieces)
         metric, split = Metric(), headline_split(pieces.stores)
         trial = Trial.of(run, pieces, machine, split, metric)

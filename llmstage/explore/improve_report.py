@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmstage.config.explore_improve import ImproveConfig
 from llmstage.explore.candidates import Candidate, Outcome
 from llmstage.explore.findings import Findings
 from llmstage.explore.guard import Family, Mask, Scores, gain
@@ -15,7 +16,6 @@ from llmstage.explore.matching import words_of
 from llmstage.explore.stats import Difference, mcnemar
 from llmstage.explore.wording import headings, named, say
 from llmstage.report.files import write_json
-from llmstage.schema.explore_improve import ImproveConfig
 
 
 def findings_of(keys: ImproveConfig, out_dir: Path, outcome: Outcome) -> Findings:
@@ -42,7 +42,7 @@ def findings_of(keys: ImproveConfig, out_dir: Path, outcome: Outcome) -> Finding
     }
     write_json(out_dir / "before_after.json", block)
     return Findings(
-        "improvement", block, sentences(outcome, best), limits(outcome), list(exhibits(outcome, best)),
+        "improvement", block, sentences(outcome, best), limits(outcome), list(report_items(outcome, best)),
         None if outcome.chosen else say("old_stays_see", reason=reason(outcome), path=out_dir / "report.html"),
     )  # fmt: skip
 
@@ -151,7 +151,7 @@ def limits(outcome: Outcome) -> list[str]:
     return made
 
 
-def exhibits(outcome: Outcome, best: Candidate) -> Any:
+def report_items(outcome: Outcome, best: Candidate) -> Any:
     """Before and after with control, the guard, and all that was tried."""
     number = lambda value: "–" if value is None else f"{value:.3f}"  # noqa: E731
     spread = lambda one: "–" if one is None else ends(one)  # noqa: E731

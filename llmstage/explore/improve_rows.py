@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 
 from llmstage import console
+from llmstage.config import RunConfig
+from llmstage.config.explore import Explore
+from llmstage.config.explore_improve import ImproveConfig
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Row
-from llmstage.data.rowsource import RowSource
 from llmstage.data.splits import row_hash
-from llmstage.engine.assemble import Pieces, assemble, open_sources
-from llmstage.engine.scoring import headline_split
 from llmstage.errors import DataError, UserError
-from llmstage.explore.arms import Arms, starting_model
+from llmstage.evaluation.scoring import headline_split
 from llmstage.explore.candidates import Outcome
+from llmstage.explore.comparison import Trial, families_of, hashes_of, masks_of, set_aside
 from llmstage.explore.guard import Mask, Scores
 from llmstage.explore.matching import rows_with_columns, words_of
 from llmstage.explore.mix import JoinedSource
 from llmstage.explore.row_features import RowFeatures
 from llmstage.explore.scored_rows import encodable
 from llmstage.explore.stats import FEWEST_ITEMS
-from llmstage.explore.trial import Trial, families_of, hashes_of, masks_of, set_aside
+from llmstage.explore.variants import Arms, starting_model
 from llmstage.explore.wording import say
-from llmstage.schema import RunConfig
-from llmstage.schema.explore import Explore
-from llmstage.schema.explore_improve import ImproveConfig
+from llmstage.training.setup import RunComponents, open_sources, setup_run
 
 DOUBLE_ROWS = 0.01
 """Share of the compared rows that may stand in the pool, or in the new examples, too; they are left out, and more are refused."""
@@ -68,9 +68,9 @@ def confirming(path: Path, trial: Trial) -> Mask:
     return found if found.any() else ~found  # other rows than those of then
 
 
-def check_task(pieces: Pieces) -> None:
+def check_task(pieces: RunComponents) -> None:
     task = pieces.task
-    if task.cuts or task.tables:
+    if task.custom_splits or task.tables:
         raise UserError(
             f"stage.improve mixes rows, and the rows of task={task.cfg.name} are made of others (histories, tables). "
             f"Leave stage.improve.enabled out; the weak slices are found all the same."
@@ -89,7 +89,7 @@ def final_trial(trial: Trial, keys: ImproveConfig, folder: Path) -> Trial:
     data = replace(trial.run.data, path=None, train=None, validation=None, test=keys.test)
     run = replace(trial.run, data=data)
     return Trial.of(
-        run, assemble(run, folder, training=False, fixed={}, resume_from=None), trial.machine, "test", trial.metric
+        run, setup_run(run, folder, training=False, fixed={}, resume_from=None), trial.machine, "test", trial.metric
     )
 
 
@@ -126,7 +126,7 @@ def weak_rows(
 
 
 def prepare(
-    run: RunConfig, folder: Path, about: dict[str, str], pieces: Pieces, features: RowFeatures, outcome: Outcome,
+    run: RunConfig, folder: Path, about: dict[str, str], pieces: RunComponents, features: RowFeatures, outcome: Outcome,
     trials: Sequence[Trial],
 ) -> tuple[Arms, list[str]]:  # fmt: skip
     """What the arms learn from, with what must be told of it. Rows that are compared on are in none of it."""
@@ -160,7 +160,7 @@ def prepare(
     return Arms(run, folder, about, start, JoinedSource(pool, extra), target, new, weak), notes
 
 
-def new_examples(run: RunConfig, pieces: Pieces, folder: Path) -> RowSource:
+def new_examples(run: RunConfig, pieces: RunComponents, folder: Path) -> RowSource:
     assert isinstance(run.stage, Explore)
     given = run.stage.improve.data
     split = replace(run.data.split, validation=0.0, test=0.0, by="content")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llmstage.data.demo.scenes import GRID, PREFIX, Thing, read_scene
+from llmstage.demo.scenes import GRID, PREFIX, Thing, read_scene
 from llmstage.errors import DataError
 from llmstage.naming import did_you_mean
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Row
-from llmstage.data.rowsource import RowSource
 from llmstage.errors import DataError
 from llmstage.explore.slices import Table
 from llmstage.naming import did_you_mean

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from llmstage.data.order import BatchOrder
+from llmstage.data.encoding.order import BatchOrder
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Row, digest_of
-from llmstage.data.rowsource import RowSource
 from llmstage.errors import ModelError
-from llmstage.models.lm import decoder_inputs, targets_of
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Features, LossSum, Task
+from llmstage.models.lm_loss import decoder_inputs, targets_of
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, Task
 
 SHIFTED = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText")
 """Models whose logits at a position speak about the next one."""
@@ -90,7 +90,7 @@ class KeepClose:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         """`refs` say of each feature whether it is replayed: in training nobody else reads them."""
         batch = self.task.collate(rows)
         batch.refs = [not self.is_target[features.row] for row in rows for features in row]

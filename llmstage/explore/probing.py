@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from llmstage import console
-from llmstage.engine.machine import Machine, scoring_precision
-from llmstage.explore.asking import Writer
-from llmstage.explore.cells import Cell, measure_cells
+from llmstage.config import RunConfig
+from llmstage.config.explore import Explore
+from llmstage.explore.capability_map import Cell, measure_cells
 from llmstage.explore.findings import Findings
 from llmstage.explore.items import Item
-from llmstage.explore.kept import Kept
 from llmstage.explore.loaders import load_phenomena
+from llmstage.explore.probed_model import Subject, load_subject, untrained
 from llmstage.explore.probes import chosen, generate
+from llmstage.explore.prompts import Writer
 from llmstage.explore.score import NUMBERS, score_items
+from llmstage.explore.score_cache import Kept
 from llmstage.explore.stats import below_resolution, too_few_items
-from llmstage.explore.subject import Subject, load_subject, untrained
 from llmstage.explore.wording import headings, named, say
 from llmstage.models.build import count_parameters
-from llmstage.places import cache_dir
-from llmstage.schema import RunConfig
-from llmstage.schema.explore import Explore
+from llmstage.paths import cache_dir
+from llmstage.training.machine import Machine, scoring_precision
 
 FRESH_SEED = 1
 Scores = dict[str, Any]
@@ -119,10 +119,10 @@ def findings(
         "composition": composition(items, scores),
     }
     found = Findings("probes", block, sentences(whole), limits(subject, items, scores, whole, unscored))
-    found.exhibits = [capability_map(whole), table_of(say("probes_title"), whole)] if whole else []
+    found.report_items = [capability_map(whole), table_of(say("probes_title"), whole)] if whole else []
     parts = [cell for cell in cells if cell.part]
     if parts:
-        found.exhibits.append(table_of(say("parts_title"), parts))
+        found.report_items.append(table_of(say("parts_title"), parts))
     measurable = [cell for cell in whole if cell.above or (cell.informed is not None and cell.informed < 0.05)]
     if not measurable:
         why = say("all_at_chance", num=len(whole)) if whole else say("nothing_asked")

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from llmstage.data.file_source import OTHER_COLUMNS
 from llmstage.data.rows import Row
-from llmstage.data.source import OTHER_COLUMNS
+from llmstage.evaluation.metrics.generation import references_of
 from llmstage.explore.slices import Cell
-from llmstage.explore.terms import script_of, terms_of
-from llmstage.metrics.generation import references_of
+from llmstage.explore.term_statistics import script_of, terms_of
 
 UPPER, LOWER = (0.5, 0.7, 0.8, 0.9, 0.95), (0.1, 0.25)
 """Quantiles from which on, and below which, a number is called large or small."""

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmstage.explore.asking import Encoded, Writer
+from llmstage.config import GenerationConfig
 from llmstage.explore.items import Item
-from llmstage.explore.kept import Kept
-from llmstage.explore.subject import Subject, digest_of
+from llmstage.explore.probed_model import Subject, digest_of
+from llmstage.explore.prompts import Encoded, Writer
+from llmstage.explore.score_cache import Kept
 from llmstage.explore.two_towers import nearness
-from llmstage.models.choices import SHARED, common_beginning, tell_choices
-from llmstage.models.choices import Item as Asked
-from llmstage.models.generate import generate_replies
-from llmstage.models.told import AT_ONCE, Told, tell_decoder, tell_encoder_decoder, tell_masked
-from llmstage.schema import GenerationConfig
+from llmstage.models.choice_scoring import SHARED, common_beginning, tell_choices
+from llmstage.models.choice_scoring import Item as Asked
+from llmstage.models.generation import generate_replies
+from llmstage.models.loglikelihood import AT_ONCE, Told, tell_decoder, tell_encoder_decoder, tell_masked
 
 NUMBERS = (
     "em", "logp", "logp_per_token", "logp_per_byte", "pass", "tok", "rank",

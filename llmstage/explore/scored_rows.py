@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from llmstage.data.file_source import CheckedSource
+from llmstage.data.row_source import PartSource, RowSource
 from llmstage.data.rows import Row
-from llmstage.data.rowsource import PartSource, RowSource
-from llmstage.data.source import CheckedSource
 from llmstage.data.splits import row_hash
-from llmstage.engine.assemble import Pieces
-from llmstage.engine.eval_loop import Scored
-from llmstage.engine.scoring import headline_split
 from llmstage.errors import DataError
+from llmstage.evaluation.eval_loop import Scored
+from llmstage.evaluation.scoring import headline_split
 from llmstage.explore.slice_search import Numbers
 from llmstage.tasks.base import RowError
 from llmstage.tasks.base_errors import Errors
+from llmstage.training.setup import RunComponents
 
 FEW, HALF = 60, 30
 """Rows without which nothing is claimed: as many to find a slice on as to confirm it."""
@@ -65,7 +65,7 @@ def keep_columns(source: RowSource) -> None:
         source.keep_columns = True
 
 
-def rows_as_scored(pieces: Pieces, split: str) -> list[Row]:
+def rows_as_scored(pieces: RunComponents, split: str) -> list[Row]:
     """The raw rows of a split by the numbers that its features have: rows that could not be encoded have none."""
     source = pieces.sources[split]
     keep_columns(source)
@@ -74,12 +74,12 @@ def rows_as_scored(pieces: Pieces, split: str) -> list[Row]:
     return [row for row, _ in source if can_be_encoded(pieces, row)]
 
 
-def encodable(pieces: Pieces, rows: list[Row], on_bad_row: str) -> list[Row]:
+def encodable(pieces: RunComponents, rows: list[Row], on_bad_row: str) -> list[Row]:
     """The rows that features are numbered by: where bad rows are quarantined, those that cannot be encoded have no number."""
     return rows if on_bad_row == "error" else [row for row in rows if can_be_encoded(pieces, row)]
 
 
-def can_be_encoded(pieces: Pieces, row: Row) -> bool:
+def can_be_encoded(pieces: RunComponents, row: Row) -> bool:
     try:
         pieces.task.encode(row)
     except RowError:
@@ -87,7 +87,7 @@ def can_be_encoded(pieces: Pieces, row: Row) -> bool:
     return True
 
 
-def gather(pieces: Pieces, scored: Scored, split: str, overlap: str) -> ScoredRows:
+def gather(pieces: RunComponents, scored: Scored, split: str, overlap: str) -> ScoredRows:
     """Scored rows beside the training pool. `overlap`: what is done with rows that stand in both, see stage.slices.overlap."""
     rows = rows_as_scored(pieces, split)
     kind = pieces.task.errors(scored.predictions, scored.refs)
@@ -142,7 +142,7 @@ def complain(split: str, num: int, kept: int, silent: int, shared: int, overlap:
         )
 
 
-def pool_rows(pieces: Pieces, split: str) -> Iterator[Row]:
+def pool_rows(pieces: RunComponents, split: str) -> Iterator[Row]:
     """The training rows, unless it is they that were scored."""
     if split == "train" or "train" not in pieces.sources:
         return
@@ -151,12 +151,12 @@ def pool_rows(pieces: Pieces, split: str) -> Iterator[Row]:
         yield row
 
 
-def shared_rows(pieces: Pieces, rows: list[Row], pool: list[Row]) -> set[int]:
+def shared_rows(pieces: RunComponents, rows: list[Row], pool: list[Row]) -> set[int]:
     """Numbers of the rows whose text stands in the pool."""
     words = pieces.task.columns.identity
     known = {row_hash(row, words, 0) for row in pool}
     return {number for number, row in enumerate(rows) if known and row_hash(row, words, 0) in known}
 
 
-def split_to_score(pieces: Pieces) -> str:
+def split_to_score(pieces: RunComponents) -> str:
     return headline_split(pieces.stores)

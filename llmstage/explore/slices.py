@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmstage.evaluation.metrics.composition import gap_score
+from llmstage.evaluation.metrics.score import Score
 from llmstage.explore.slice_search import Candidate, Mask, Numbers, search, single
 from llmstage.explore.stats import benjamini_hochberg, fisher_worse, holm
-from llmstage.metrics.composition import gap_score
-from llmstage.metrics.score import Score
 
 Cell = str | tuple[str, ...] | None
 """A row's value of a column; several where it fulfils several (`>= 10 tokens` and `>= 20 tokens`)."""

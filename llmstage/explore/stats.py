@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from llmstage.evaluation.metrics.intervals import wilson
+from llmstage.evaluation.metrics.score import Score
 from llmstage.explore.wording import say
-from llmstage.metrics.intervals import wilson
-from llmstage.metrics.score import Score
 
 RESAMPLES = 2000
 CHUNK = 4_000_000

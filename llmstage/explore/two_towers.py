@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 
-from llmstage.data.collate import pad
+from llmstage.data.encoding.collate import pad
+from llmstage.data.image_store import ImageStore
 from llmstage.data.images import BadImage
-from llmstage.data.pictures import Pictures
 from llmstage.explore.items import Item
-from llmstage.explore.subject import Subject
+from llmstage.explore.probed_model import Subject
 from llmstage.explore.wording import say
-from llmstage.models.contrastive import image_vectors, text_vectors
-from llmstage.models.told import in_batches
+from llmstage.models.contrastive_loss import image_vectors, text_vectors
+from llmstage.models.loglikelihood import in_batches
 
 PICTURES_AT_ONCE = 64
 QUESTIONS = ("?", "？")
@@ -39,7 +39,7 @@ def ids_of(subject: Subject, texts: Iterable[str]) -> dict[str, list[int]]:
     }
 
 
-def complaint(item: Item, pictures: Pictures, longest: int, context: int) -> str | None:
+def complaint(item: Item, pictures: ImageStore, longest: int, context: int) -> str | None:
     """Why an item cannot be asked; `longest`: tokens of its longest text."""
     if not isinstance(item.image, str):
         return say("towers_no_picture")
@@ -63,7 +63,7 @@ def read_texts(subject: Subject, ids: dict[str, list[int]], batch_tokens: int) -
     return found
 
 
-def read_pictures(subject: Subject, pictures: Pictures, numbers: Iterable[int]) -> dict[int, np.ndarray]:
+def read_pictures(subject: Subject, pictures: ImageStore, numbers: Iterable[int]) -> dict[int, np.ndarray]:
     """The vector [D], of length 1, of each picture."""
     distinct = list(dict.fromkeys(numbers))
     found: dict[int, np.ndarray] = {}
@@ -80,7 +80,7 @@ def nearness(subject: Subject, items: Sequence[Item], batch_tokens: int) -> list
 
     They are those of zero-shot classification: softmax of scaled cosines (Radford 2021, arXiv 2103.00020, section 3.1).
     """
-    pictures = Pictures(subject.processor.images)
+    pictures = ImageStore(subject.processor.images)
     pictures.read(item.image for item in items if isinstance(item.image, str))
     told = [compared(item) for item in items]
     ids = ids_of(subject, (text for own in told for text in own))

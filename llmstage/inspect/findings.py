@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llmstage.inspect.words import LEVELS, MEND, SENTENCES
+from llmstage.inspect.wording import LEVELS, MEND, SENTENCES
 
 SHOWN = 3
 """Places that a sentence names; report.json holds PLACES of them."""

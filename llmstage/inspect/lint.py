@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmstage.data.checks import texts_of
-from llmstage.data.rowsource import RowSource
+from llmstage.config import RunConfig
+from llmstage.data.row_checks import texts_of
+from llmstage.data.row_source import RowSource
 from llmstage.data.splits import row_hash
-from llmstage.inspect.doubles import near_pairs
 from llmstage.inspect.findings import Finding, graded
-from llmstage.schema import RunConfig
+from llmstage.inspect.near_duplicates import near_pairs
 from llmstage.tasks.base import Task
 
 OUTSIDE = re.compile("does not stand in the context|points at .* not at the answer")

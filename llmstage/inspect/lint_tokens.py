@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from llmstage.data.store import FeatureStore
-from llmstage.engine.assemble import Pieces
+from llmstage.config import RunConfig
+from llmstage.data.encoding.store import ExampleStore
 from llmstage.errors import DataError
 from llmstage.inspect.findings import Finding, graded
 from llmstage.inspect.lint import Seen
-from llmstage.models.chat import TemplateRefused, conversation, text_of
-from llmstage.models.tokenizer import END, Processor
-from llmstage.schema import RunConfig
+from llmstage.tokenization.chat_template import TemplateRefused, conversation, text_of
+from llmstage.tokenization.tokenizer import END, Processor
+from llmstage.training.setup import RunComponents
 
 AFTER_END = 3
 """Tokens that may follow the end token in a learned answer, e.g. the line break of a template."""
@@ -23,7 +23,7 @@ ROUND_TRIPS = 2000
 """Texts of a split that are decoded again."""
 
 
-def check_features(run: RunConfig, pieces: Pieces, rows: Mapping[str, list[Seen]]) -> Iterator[Finding]:
+def check_features(run: RunConfig, pieces: RunComponents, rows: Mapping[str, list[Seen]]) -> Iterator[Finding]:
     """The stores of all splits, as training and scoring read them."""
     processor = pieces.processor
     for split, store in pieces.stores.items():
@@ -51,7 +51,7 @@ def check_features(run: RunConfig, pieces: Pieces, rows: Mapping[str, list[Seen]
                 yield templates(run, processor, split, rows[split])
 
 
-def counted(run: RunConfig, pieces: Pieces, split: str, store: FeatureStore) -> Iterator[Finding]:
+def counted(run: RunConfig, pieces: RunComponents, split: str, store: ExampleStore) -> Iterator[Finding]:
     """What the ledger says of cut tokens; more lost targets than data.max_lost stop a training."""
     ledger = store.ledger
     stops = ledger.lost_target_share > run.data.max_lost
@@ -75,7 +75,7 @@ def counted(run: RunConfig, pieces: Pieces, split: str, store: FeatureStore) -> 
     )
 
 
-def doubled_start(pieces: Pieces, split: str, store: FeatureStore) -> Finding:
+def doubled_start(pieces: RunComponents, split: str, store: ExampleStore) -> Finding:
     """Two start tokens in a row at the beginning: a template that writes one and a tokenizer that adds another."""
     start, flat, at = pieces.processor.bos_id, store.arrays["input_ids"], np.asarray(store.offsets["input_ids"])
     first = at[:-1][store.lengths > 1]
@@ -95,7 +95,7 @@ def doubled_start(pieces: Pieces, split: str, store: FeatureStore) -> Finding:
     )
 
 
-def targets(pieces: Pieces, split: str, store: FeatureStore) -> Iterator[Finding]:
+def targets(pieces: RunComponents, split: str, store: ExampleStore) -> Iterator[Finding]:
     """Learned stretches of a feature, each of which must hold an end token near its own end."""
     ends = sorted(end_tokens(pieces))
     wrong, bare, answers = [], [], 0
@@ -130,7 +130,7 @@ def targets(pieces: Pieces, split: str, store: FeatureStore) -> Iterator[Finding
     )
 
 
-def end_tokens(pieces: Pieces) -> set[int]:
+def end_tokens(pieces: RunComponents) -> set[int]:
     """Tokens at which generation stops (models/build.py: set_generation)."""
     processor = pieces.processor
     known: set[Any] = {processor.eos_id}
@@ -145,7 +145,7 @@ def end_tokens(pieces: Pieces) -> set[int]:
     return {int(end) for end in known if end is not None}
 
 
-def row_names(split: str, store: FeatureStore, features: np.ndarray) -> list[str]:
+def row_names(split: str, store: ExampleStore, features: np.ndarray) -> list[str]:
     return [f"{split} row {int(store.rows[number]) + 1}" for number in dict.fromkeys(features[:500].tolist())][:100]
 
 

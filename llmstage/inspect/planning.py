@@ -12,23 +12,23 @@ import torch
 
 from llmstage import console
 from llmstage.allocator import allocator_name
-from llmstage.data.order import BatchOrder, Rows
-from llmstage.engine.assemble import Pieces
-from llmstage.engine.batches import StepDataset
-from llmstage.engine.fit import probes_micro
-from llmstage.engine.kernels import choose_kernels, compile_body, use_kernels
-from llmstage.engine.machine import Machine, cpu_name, product_rate
-from llmstage.engine.micro import largest_batch, probe_micro
-from llmstage.engine.plan import SHARE_OF_PEAK, Plan, check_budget, make_order, make_plan, measure_epoch, plan_line
+from llmstage.config import RunConfig
+from llmstage.data.encoding.order import BatchOrder, Rows
 from llmstage.inspect.findings import Finding
-from llmstage.inspect.foresee import Foreseen, foresee
 from llmstage.inspect.history import Entry, Learned, learn, remember
-from llmstage.inspect.trial import Measured, measure
-from llmstage.inspect.words import PARTS, heads, say
-from llmstage.models.documents import reads_places
-from llmstage.places import cache_dir
-from llmstage.report import words
-from llmstage.schema import RunConfig
+from llmstage.inspect.measured_step import Measured, measure
+from llmstage.inspect.memory_estimate import Foreseen, foresee
+from llmstage.inspect.wording import PARTS, heads, say
+from llmstage.kernels.enable import choose_kernels, compile_body, use_kernels
+from llmstage.kernels.varlen_attention import reads_places
+from llmstage.paths import cache_dir
+from llmstage.report import formatting
+from llmstage.training.batch_size_finder import largest_batch, probe_micro
+from llmstage.training.batches import StepDataset
+from llmstage.training.fit import probes_micro
+from llmstage.training.machine import Machine, cpu_name, product_rate
+from llmstage.training.plan import SHARE_OF_PEAK, Plan, check_budget, make_order, make_plan, measure_epoch, plan_line
+from llmstage.training.setup import RunComponents
 
 MIB = 2**20
 
@@ -41,14 +41,14 @@ class Planned:
     block: dict[str, Any] = field(default_factory=dict)
     sentences: list[str] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
-    exhibits: list[dict[str, Any]] = field(default_factory=list)
+    report_items: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
 
 
-def plan_run(run: RunConfig, pieces: Pieces, machine: Machine, language: str, *, trial: bool) -> Planned:
+def plan_run(run: RunConfig, pieces: RunComponents, machine: Machine, language: str, *, trial: bool) -> Planned:
     """`trial`: do one step on the longest batch and time it."""
-    from llmstage.engine.about import model_about
+    from llmstage.training.summary import model_about
 
     store, task = pieces.stores["train"], pieces.task
     check_budget(run, store)
@@ -82,7 +82,7 @@ def plan_run(run: RunConfig, pieces: Pieces, machine: Machine, language: str, *,
             if str(error)
             else type(error).__name__
         )
-        out.limits.append(say("unforeseen", language, reason=reason, foreseen=words.memory(plan.memory_bytes)))
+        out.limits.append(say("unforeseen", language, reason=reason, foreseen=formatting.memory(plan.memory_bytes)))
     del model
     cache = cache_dir(run.data.cache)
     place = torch.cuda.get_device_name() if machine.device.type == "cuda" else cpu_name()
@@ -109,7 +109,7 @@ def plan_run(run: RunConfig, pieces: Pieces, machine: Machine, language: str, *,
 
 
 def try_step(
-    run: RunConfig, pieces: Pieces, machine: Machine, kernels: dict[str, Any], plan: Plan, dataset: StepDataset, rows: Rows,
+    run: RunConfig, pieces: RunComponents, machine: Machine, kernels: dict[str, Any], plan: Plan, dataset: StepDataset, rows: Rows,
     out: Planned,
 ) -> Measured | None:  # fmt: skip
     """The measured step; where memory runs out, a finding and nothing measured."""
@@ -137,7 +137,7 @@ def try_step(
 
 
 def brief(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else words.seconds(seconds)
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else formatting.seconds(seconds)
 
 
 def share_of_longest(order: BatchOrder, rows: Rows) -> float:
@@ -156,18 +156,24 @@ def tell(
     whole = step * share * plan.steps
     if measured:
         out.sentences.append(
-            say("time", language, step=brief(step), steps=f"{plan.steps:,}", whole=words.seconds(whole))
+            say("time", language, step=brief(step), steps=f"{plan.steps:,}", whole=formatting.seconds(whole))
         )
     else:
-        out.sentences.append(say("time_foreseen", language, steps=f"{plan.steps:,}", whole=words.seconds(whole)))
+        out.sentences.append(say("time_foreseen", language, steps=f"{plan.steps:,}", whole=formatting.seconds(whole)))
     at = 1 if language == "zh" else 0
     if foreseen and entry.foreseen_bytes:
-        told = ", ".join(f"{PARTS[name][at]} {words.memory(size)}" for name, size in foreseen.parts.items() if size)
-        values = {"tensors": words.memory(foreseen.peak), "parts": told, "foreseen": words.memory(entry.foreseen_bytes)}
+        told = ", ".join(
+            f"{PARTS[name][at]} {formatting.memory(size)}" for name, size in foreseen.parts.items() if size
+        )
+        values = {
+            "tensors": formatting.memory(foreseen.peak),
+            "parts": told,
+            "foreseen": formatting.memory(entry.foreseen_bytes),
+        }
         if entry.measured_bytes:
             ratio = f"{entry.measured_bytes / entry.foreseen_bytes:.2f} ×"
             out.sentences.append(
-                say("memory", language, **values, measured=words.memory(entry.measured_bytes), ratio=ratio)
+                say("memory", language, **values, measured=formatting.memory(entry.measured_bytes), ratio=ratio)
             )
         else:
             out.sentences.append(say("memory_foreseen", language, **values))
@@ -178,7 +184,7 @@ def tell(
             "labels": [row[0] for row in rows],
             "values": [row[1] for row in rows],
         }
-        out.exhibits.append(bars)
+        out.report_items.append(bars)
     if known.entries:
         errors = {
             name: "–" if error is None else f"{error:.0%}"
@@ -197,7 +203,7 @@ def tell(
             ]
             for one in reversed(entries)
         ]  # fmt: skip
-        out.exhibits.append(
+        out.report_items.append(
             {
                 "kind": "table",
                 "title": say("history_title", language),

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from llmstage.config.run import AdapterConfig
 from llmstage.errors import ModelError, UserError
-from llmstage.models.tokenizer import Processor
-from llmstage.schema.run import AdapterConfig
+from llmstage.tokenization.tokenizer import Processor
 
 HEADS = ("classifier", "score", "qa_outputs", "extra")
 """Parts of a model that belong to a task: small, and trained as a whole."""

@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig
 
+from llmstage.config import ModelConfig
 from llmstage.errors import ModelError
 from llmstage.models.adapter import CONFIG, adapter_base, load_adapter
-from llmstage.models.lm import last_hidden, masked_head
+from llmstage.models.lm_loss import last_hidden, masked_head
 from llmstage.models.packing import read_packed_rows
 from llmstage.models.presets import preset_config
-from llmstage.models.tokenizer import ASSISTANT, END, Processor
 from llmstage.models.towers import freeze_towers, take_tower
-from llmstage.places import ModelPlace
-from llmstage.schema import ModelConfig
+from llmstage.paths import ModelSource
+from llmstage.tokenization.tokenizer import ASSISTANT, END, Processor
 
 
 def build_model(
@@ -32,7 +32,7 @@ def build_model(
     processor: Processor,
     context: int,
     options: dict[str, Any],
-    place: ModelPlace | None,
+    place: ModelSource | None,
     *,
     offline: bool,
     extra: Callable[[Any], nn.Module | None] = lambda config: None,
@@ -89,7 +89,7 @@ def vocabulary_rows(model: Any) -> int:
 
 
 def load_model(
-    auto: Any, place: ModelPlace, options: dict[str, Any], dropout: float, *, offline: bool, quantized: dict[str, Any]
+    auto: Any, place: ModelSource, options: dict[str, Any], dropout: float, *, offline: bool, quantized: dict[str, Any]
 ) -> Any:
     source = str(place.model_dir) if place.model_dir is not None else str(place.hub_id)
     adapter = place.model_dir if place.model_dir is not None and (place.model_dir / CONFIG).is_file() else None
@@ -131,7 +131,7 @@ def load_model(
     return model
 
 
-def load_extra(model: Any, place: ModelPlace) -> None:
+def load_extra(model: Any, place: ModelSource) -> None:
     """The task's own weights, which lie beside the model's as `extra.*`; where there are none, they start anew."""
     files = sorted(place.model_dir.glob("*.safetensors")) if place.model_dir is not None else []
     saved = {name: value for file in files for name, value in load_file(file).items() if name.startswith("extra.")}
@@ -148,7 +148,7 @@ HEADS = ("classifier", "score", "head", "qa_outputs", "lm_head", "cls", "decoder
 """Weights that a task may start anew on a pretrained body."""
 
 
-def explain(source: str, place: ModelPlace, error: str, *, offline: bool) -> str:
+def explain(source: str, place: ModelSource, error: str, *, offline: bool) -> str:
     first = error.strip().splitlines()[0] if error.strip() else "unknown reason"
     if place.model_dir is not None:
         return f"No model can be loaded from {source}: {first}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmstage.data.collate import pad
+from llmstage.data.encoding.collate import pad
 
 CHUNK_TOKENS = 16_384
 """Padded tokens encoded at once; bounds memory."""

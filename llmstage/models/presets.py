@@ -15,10 +15,10 @@ from transformers import (
     T5Config,
 )
 
+from llmstage.config import ModelConfig
 from llmstage.errors import ModelError
-from llmstage.models.eyes import Eyes, tower_place
-from llmstage.models.tokenizer import Processor
-from llmstage.schema import ModelConfig
+from llmstage.tokenization.tokenizer import Processor
+from llmstage.tokenization.vision import Eyes, tower_place
 
 
 def preset_config(cfg: ModelConfig, processor: Processor, context: int, options: dict[str, Any]) -> PreTrainedConfig:

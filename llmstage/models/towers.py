@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llmstage.errors import ModelError
-from llmstage.models.eyes import tower_place
+from llmstage.tokenization.vision import tower_place
 
 if TYPE_CHECKING:
-    from llmstage.schema.run import VisionConfig
+    from llmstage.config.run import VisionConfig
 
 TOWERS = {
     "vision": ("vision_model", "vision_tower", "visual_projection"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from llmstage.report import words
+from llmstage.report import formatting
 from llmstage.report.curves import finite
 from llmstage.report.scale import Axis, cut, fit, thin, tick_label, wants_log, width
 from llmstage.report.svg import empty, open_svg, path, text, xml
@@ -51,13 +51,13 @@ def line_chart(chart: Mapping[str, Any], size: tuple[int, int] = (WIDTH, 300)) -
     if chart.get("x_label"):
         parts.append(text((left + wide) / 2, high - 6, chart["x_label"], "label"))
     if chart.get("y_label"):
-        parts.append(text(13, (top + bottom) / 2, words.label(str(chart["y_label"])), "label", turn=-90))
+        parts.append(text(13, (top + bottom) / 2, formatting.label(str(chart["y_label"])), "label", turn=-90))
     mark = finite(chart.get("mark"))
     if mark is not None and x_axis.low <= mark <= x_axis.high:
         at, near_end = x_axis.place(mark), x_axis.place(mark) > wide - 110
         parts.append(path("mark", f"M{at:.1f} {top}V{bottom}"))
         if chart.get("mark_label"):
-            word = f"{chart['mark_label']}: {words.number(chart['mark'])}"
+            word = f"{chart['mark_label']}: {formatting.number(chart['mark'])}"
             parts.append(text(at + (-6 if near_end else 6), top + 10, word, anchor="end" if near_end else "start"))
     for number, (one, curve) in enumerate(zip(series, curves, strict=True)):
         parts += draw_series(one, curve, one.get("colour", number % NUM_COLOURS), x_axis, y_axis)
@@ -99,7 +99,7 @@ def draw_series(one: Mapping[str, Any], curve: Sequence[Any], colour: int, x_axi
         if len(points) == 1 or (total <= 40 and not faint):
             for x, y, *_ in points:
                 cx, cy = place(x, y).split()
-                told = xml(f"{one.get('name', '')}: {words.number(y)} at {words.number(x)}")
+                told = xml(f"{one.get('name', '')}: {formatting.number(y)} at {formatting.number(x)}")
                 yield f'<circle class="dot s{colour}" cx="{cx}" cy="{cy}" r="3"><title>{told}</title></circle>'
 
 
@@ -111,7 +111,7 @@ def x_ticks(axis: Axis, names: Sequence[Any], bottom: float, wide: int) -> Itera
     else:
         ticks = axis.ticks(max(3, wide // 110))
         spots = [
-            (tick, words.short(int(tick) if tick == int(tick) else tick) if axis.log else tick_label(tick, ticks))
+            (tick, formatting.short(int(tick) if tick == int(tick) else tick) if axis.log else tick_label(tick, ticks))
             for tick in ticks
         ]
     for value, word in spots:
@@ -155,10 +155,10 @@ def bar_chart(chart: Mapping[str, Any]) -> str:
             parts.append(path("whisker", f"M{a:.1f} {middle}H{b:.1f}{ends}"))
             end = max(end, b)
         if mark is not None:
-            told = xml(f"{chart.get('mark_name', '')}: {words.number(mark)}")
+            told = xml(f"{chart.get('mark_name', '')}: {formatting.number(mark)}")
             parts.append(f'<path class="beside" d="M{axis.place(mark):.1f} {top - 3}v24"><title>{told}</title></path>')
             end = max(end, axis.place(mark))
-        parts.append(text(max(end, zero) + 8, middle + 4, words.number(value), anchor="start"))
+        parts.append(text(max(end, zero) + 8, middle + 4, formatting.number(value), anchor="start"))
     return "".join([*parts, path("axis", f"M{zero:.1f} 0V{tall}"), "</svg>"])
 
 

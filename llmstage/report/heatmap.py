@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmstage.report import words
+from llmstage.report import formatting
 from llmstage.report.charts import WIDTH
 from llmstage.report.curves import finite
 from llmstage.report.scale import cut, width
@@ -55,13 +55,13 @@ def heat_map(chart: Mapping[str, Any]) -> str:
             colour = 1 if (paired and at_row != at_column) or (value or 0) < 0 else 0
             # Square root: one mistake in fifty must still be seen.
             shade = round(min(1.0, part**0.5 if paired else part), 3)
-            told = f"{label} → {columns[at_column]}: {words.number(as_given(row[at_column]))}"
+            told = f"{label} → {columns[at_column]}: {formatting.number(as_given(row[at_column]))}"
             told += f" ({100 * part:.1f} % of the row)" if paired and value is not None else ""
             parts.append(
                 f'<rect class="cell s{colour}" x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell - 1:.1f}" '
                 f'height="{tall_cell - 1:.1f}" rx="2" fill-opacity="{shade}"><title>{xml(told)}</title></rect>'
             )
-            shown = words.number(as_given(value))
+            shown = formatting.number(as_given(value))
             if value and width(shown, size) <= cell - 4 and tall_cell >= 14:
                 kind = "in-cell on" if shade > 0.6 else "in-cell"
                 parts.append(text(x + cell / 2, line, shown, kind, size=size))

@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmstage.report import words
+from llmstage.report import formatting
 from llmstage.report.charts import bar_chart, interval_bar, line_chart
 from llmstage.report.curves import finite, loss_chart, metric_charts, train_charts
 from llmstage.report.files import plain, read_lines, write_text
 from llmstage.report.heatmap import heat_map
-from llmstage.report.page_words import page_words
-from llmstage.report.pictures import picture, picture_grid
+from llmstage.report.page_labels import page_words
+from llmstage.report.thumbnails import picture, picture_grid
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -89,7 +89,7 @@ def environment(*, escape: bool = True) -> Environment:
         autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
     for name in ("number", "short", "interval", "seconds", "memory", "share", "label", "moment", "text", "language"):
-        env.filters[name] = getattr(words, name)
+        env.filters[name] = getattr(formatting, name)
     env.tests["numeric"] = lambda value: finite(value) is not None
     return env
 
@@ -108,7 +108,7 @@ def tiles(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     before = (report.get("before") or {}).get(split) or {}
     scores, first = report["scores"][split], (report.get("baselines") or {}).get("metric")
     for name, score in sorted(scores.items(), key=lambda item: item[0] != first)[:NUM_TILES]:
-        step, verdict = words.change(before.get(name), score)
+        step, verdict = formatting.change(before.get(name), score)
         was = before.get(name)
         yield {"name": name, "split": split, "score": score, "before": was, "step": step, "verdict": verdict}
 
@@ -121,7 +121,7 @@ def score_tables(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         rows = []
         for name, score in scores[split].items():
             was = (before.get(split) or {}).get(name)
-            step, verdict = words.change(was, score)
+            step, verdict = formatting.change(was, score)
             shown = {"before": was, "step": step, "verdict": verdict, "bounds": scale_of(score, was)}
             rows.append({"name": name, "score": score, **shown})
         yield {"split": split, "rows": rows, "compared": any(row["before"] for row in rows)}
@@ -160,17 +160,17 @@ def facts(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the training was, in pairs of a word and a value."""
     train = report.get("train") or {}
     shown = {
-        "steps": words.number, "epochs": words.number, "tokens": words.short, "tokens_per_second": words.short,
-        "mfu": words.share, "peak_memory_bytes": words.memory, "real_share": words.share, "seconds": words.seconds,
+        "steps": formatting.number, "epochs": formatting.number, "tokens": formatting.short, "tokens_per_second": formatting.short,
+        "mfu": formatting.share, "peak_memory_bytes": formatting.memory, "real_share": formatting.share, "seconds": formatting.seconds,
     }  # fmt: skip
     names = {"tokens_per_second": "tokens per second", "mfu": "MFU", "peak_memory_bytes": "peak memory",
              "real_share": "real (unpadded) share"}  # fmt: skip
     for name, value in train.items():
         if name == "loss" and isinstance(value, dict):
             for part, loss in value.items():
-                yield f"loss, {words.label(part)}", words.number(loss)
+                yield f"loss, {formatting.label(part)}", formatting.number(loss)
         elif value is not None and not isinstance(value, (dict, list)):
-            yield names.get(name, name.replace("_", " ")), shown.get(name, words.text)(value)
+            yield names.get(name, name.replace("_", " ")), shown.get(name, formatting.text)(value)
 
 
 def ledger(report: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -184,7 +184,7 @@ def ledger(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
     def cell(key: str, value: Any) -> str:
         is_share = key in SHARES and isinstance(value, float)
-        return words.share(value) if is_share else words.number(value)
+        return formatting.share(value) if is_share else formatting.number(value)
 
     rows = [
         {"name": LEDGER.get(key, key.replace("_", " ")), "cells": [cell(key, of.get(key)) for of in splits.values()]}
@@ -198,14 +198,14 @@ def plan_rows(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     predicted, train = report.get("predicted") or {}, report.get("train") or {}
     took = train.get("seconds", report.get("seconds"))
     pairs = (
-        ("optimizer steps", predicted.get("steps"), train.get("steps"), words.number),
-        ("tokens", predicted.get("tokens"), train.get("tokens"), words.short),
-        ("time", predicted.get("seconds"), took, words.seconds),
-        ("peak memory", predicted.get("memory_bytes"), train.get("peak_memory_bytes"), words.memory),
+        ("optimizer steps", predicted.get("steps"), train.get("steps"), formatting.number),
+        ("tokens", predicted.get("tokens"), train.get("tokens"), formatting.short),
+        ("time", predicted.get("seconds"), took, formatting.seconds),
+        ("peak memory", predicted.get("memory_bytes"), train.get("peak_memory_bytes"), formatting.memory),
     )
     for name, plan, measured, shown in pairs:
         if plan is not None:
-            times = f"{measured / plan:.2f} ×" if plan and measured is not None else words.NOTHING
+            times = f"{measured / plan:.2f} ×" if plan and measured is not None else formatting.NOTHING
             yield {"name": name, "plan": shown(plan), "measured": shown(measured), "ratio": times}
 
 
@@ -213,7 +213,9 @@ def sample(one: Mapping[str, Any]) -> dict[str, Any]:
     """A prediction beside its reference; a prompt of messages becomes turns, and all other words stay below."""
     prompt = one.get("prompt")
     turns = prompt if is_messages(prompt) else None
-    rest = {name: words.text(value) for name, value in one.items() if name not in SAMPLE_WORDS and value is not None}
+    rest = {
+        name: formatting.text(value) for name, value in one.items() if name not in SAMPLE_WORDS and value is not None
+    }
     kept = {name: one.get(name) for name in SAMPLE_WORDS}
     seen = picture(one.get("picture"))
     return {**kept, "picture": seen, "turns": turns, "prompt": None if turns else prompt, "rest": rest}

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmstage import console
+from llmstage.config import RunConfig
+from llmstage.config.stage import Chat
 from llmstage.data.quarantine import BadRows
-from llmstage.engine.machine import environment, resolve_machine
-from llmstage.engine.outcome import link_latest
-from llmstage.engine.ready import make_ready
-from llmstage.engine.session import run_lock, session
 from llmstage.errors import ModelError
+from llmstage.inference.inference_session import make_ready
+from llmstage.inference.retrieval.grounding import make_grounding
+from llmstage.inference.server.generation_worker import Writer
+from llmstage.inference.terminal_chat import HELP, Conversation, read_script, talk, typed
 from llmstage.report.files import write_json
-from llmstage.schema import RunConfig
-from llmstage.schema.stage import Chat
-from llmstage.serve.retrieval.grounding import make_grounding
-from llmstage.serve.terminal import HELP, Conversation, read_script, talk, typed
-from llmstage.serve.writer import Writer
+from llmstage.training.finalize import link_latest
+from llmstage.training.machine import environment, resolve_machine
+from llmstage.training.session import run_lock, session
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from llmstage import console
-from llmstage.engine.about import described, header, mapping, model_about, warnings
-from llmstage.engine.assemble import Pieces, assemble, ledger
-from llmstage.engine.baseline import baselines
-from llmstage.engine.checkpoint import TrainState
-from llmstage.engine.control import score_controls
-from llmstage.engine.machine import environment, resolve_machine, scoring_precision
-from llmstage.engine.outcome import finish
-from llmstage.engine.runfolder import write_run_yaml
-from llmstage.engine.scoring import headline_split, score_all, scores_dict, stored, write_predictions
-from llmstage.engine.session import run_lock, session
+from llmstage.config import RunConfig
+from llmstage.config.stage import Evaluate
+from llmstage.evaluation.baselines import baselines
+from llmstage.evaluation.scoring import headline_split, score_all, scores_dict, stored, write_predictions
 from llmstage.report.files import plain, write_json
 from llmstage.report.lm_eval import command, write_results
-from llmstage.schema import RunConfig
-from llmstage.schema.stage import Evaluate
+from llmstage.training.checkpoint import TrainState
+from llmstage.training.control_runs import score_controls
+from llmstage.training.finalize import finish
+from llmstage.training.machine import environment, resolve_machine, scoring_precision
+from llmstage.training.run_folder import write_run_yaml
+from llmstage.training.session import run_lock, session
+from llmstage.training.setup import RunComponents, ledger, setup_run
+from llmstage.training.summary import described, header, mapping, model_about, warnings
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
@@ -33,7 +33,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         machine = resolve_machine(cfg.trainer)
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
             write_json(out_dir / "environment.json", environment())
-            pieces = assemble(cfg, out_dir, training=False, fixed={}, resume_from=None)
+            pieces = setup_run(cfg, out_dir, training=False, fixed={}, resume_from=None)
             write_run_yaml(
                 out_dir,
                 cfg,
@@ -53,7 +53,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "scores": scores_dict(scored),
                 **stored(scored),
                 "baselines": beside,
-                "exhibits": scored[split].exhibits,
+                "exhibits": scored[split].report_items,
                 "samples": write_predictions(out_dir / "predictions.jsonl", pieces, scored[split], split),
                 "warnings": warnings(pieces, TrainState(), beside, scored),
             }
@@ -64,7 +64,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             return chosen.value if chosen else None
 
 
-def tell_lm_eval(cfg: RunConfig, out_dir: Path, pieces: Pieces, report: dict[str, Any], device: str) -> None:
+def tell_lm_eval(cfg: RunConfig, out_dir: Path, pieces: RunComponents, report: dict[str, Any], device: str) -> None:
     """The same scores in lm-evaluation-harness's form, and its command line for the model."""
     place = pieces.place
     assert place is not None

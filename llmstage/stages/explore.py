@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmstage import console
-from llmstage.engine.machine import Machine, environment, resolve_machine, scoring_precision
-from llmstage.engine.outcome import finish
-from llmstage.engine.runfolder import name_the_model, write_run_yaml
-from llmstage.engine.session import run_lock, session
+from llmstage.config import RunConfig
+from llmstage.config.explore import Explore
+from llmstage.config.explore_slices import asks
 from llmstage.errors import DataError, NotImproved
 from llmstage.explore.findings import Findings
 from llmstage.explore.wording import current_language, report_language, speaking
-from llmstage.places import find_model
+from llmstage.paths import locate_model
 from llmstage.report.files import write_json
-from llmstage.schema import RunConfig
-from llmstage.schema.explore import Explore
-from llmstage.schema.explore_slices import asks
+from llmstage.training.finalize import finish
+from llmstage.training.machine import Machine, environment, resolve_machine, scoring_precision
+from llmstage.training.run_folder import name_the_model, write_run_yaml
+from llmstage.training.session import run_lock, session
 
 if TYPE_CHECKING:
-    from llmstage.engine.assemble import Pieces
+    from llmstage.training.setup import RunComponents
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
@@ -36,23 +36,23 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         write_json(out_dir / "environment.json", environment())
         machine = resolve_machine(cfg.trainer)
         parts: list[Findings] = []
-        pieces: Pieces | None = None
+        pieces: RunComponents | None = None
         if stage.curves:
-            from llmstage.explore.published import explore_curves
+            from llmstage.research.published import explore_curves
 
             parts.append(explore_curves(stage, out_dir, cfg.seed))
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
             if stage.gold.kind != "none":
-                from llmstage.explore.gold import explore_gold
+                from llmstage.research.toy_worlds import explore_gold
 
                 parts.append(explore_gold(stage.gold, cfg.seed))
             if stage.ladder.given:
-                from llmstage.explore.ladder import explore_ladder
+                from llmstage.research.ladder import explore_ladder
 
                 parts.append(explore_ladder(cfg, out_dir, machine, about))
             if asks(cfg) and cfg.model.path:
                 from llmstage.explore.probing import probe
-                from llmstage.explore.reduce import reduce_model
+                from llmstage.research.reduction import reduce_model
 
                 asked = probe(cfg, out_dir, machine)
                 able = {cell["family"].partition(".")[0] for cell in asked.block["cells"] if cell["above_chance"]}
@@ -72,7 +72,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             "limits": [line for part in parts for line in part.limits],
             "language": current_language(),
             "heading": heading(cfg),
-            "exhibits": [exhibit for part in parts for exhibit in part.exhibits],
+            "exhibits": [exhibit for part in parts for exhibit in part.report_items],
         }
         finish(cfg, out_dir, report, time.perf_counter() - clock)
     refused = [part.refused for part in parts if part.refused]
@@ -95,12 +95,12 @@ def language_of(cfg: RunConfig) -> str:
         return wanted
     names = list(cfg.data.columns.values())
     if stage.curves:
-        from llmstage.explore.scores_table import load_scores
+        from llmstage.research.scores_table import load_scores
 
         table = load_scores(stage.curves, stage.columns)
         names += [*table.metrics, *table.columns.values(), *table.words.get("model", [])]
     if cfg.model.path:
-        names += classes_of(find_model(cfg.model.path).model_dir)
+        names += classes_of(locate_model(cfg.model.path).model_dir)
     return report_language(wanted, names)
 
 
@@ -121,17 +121,17 @@ def heading(cfg: RunConfig) -> str:
     return cfg.task.name.replace("_", " ") or "explore"
 
 
-def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[Findings], Pieces | None]:
+def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[Findings], RunComponents | None]:
     """Weak slices of a trained model on its task's rows, and what is new in logs; with what was opened for it."""
     assert isinstance(cfg.stage, Explore)
     if not cfg.stage.slices.enabled and not cfg.stage.collect.logs:
         return [], None
-    from llmstage.engine.about import header
-    from llmstage.engine.assemble import assemble
-    from llmstage.explore.collect import collect
-    from llmstage.explore.weak import weak_slices
+    from llmstage.explore.novelty import collect
+    from llmstage.explore.weak_slices import weak_slices
+    from llmstage.training.setup import setup_run
+    from llmstage.training.summary import header
 
-    pieces = assemble(cfg, out_dir, training=False, fixed={}, resume_from=None)
+    pieces = setup_run(cfg, out_dir, training=False, fixed={}, resume_from=None)
     model = pieces.build(cfg, machine.device, training=False)
     resolved = {"context": pieces.context, "threads": machine.threads, "precision": scoring_precision(cfg.trainer)}
     write_run_yaml(out_dir, cfg, resolved)

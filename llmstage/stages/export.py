@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 
 from llmstage import console
+from llmstage.config import RunConfig
+from llmstage.config.stage import Export
 from llmstage.data.quarantine import BadRows
-from llmstage.engine.machine import environment, resolve_machine
-from llmstage.engine.outcome import link_latest
-from llmstage.engine.ready import make_ready
-from llmstage.engine.session import run_lock, session
 from llmstage.errors import ModelError, UserError
-from llmstage.models.portable import answers, difference, export_hf, export_onnx, questions
+from llmstage.inference.inference_session import make_ready
+from llmstage.models.export import answers, difference, export_hf, export_onnx, questions
 from llmstage.report.files import write_json
-from llmstage.schema import RunConfig
-from llmstage.schema.stage import Export
+from llmstage.training.finalize import link_latest
+from llmstage.training.machine import environment, resolve_machine
+from llmstage.training.session import run_lock, session
 
 TOLERANCE = {"hf": 1e-5, "onnx": 1e-3, "int8": 0.1}
 """Most that may differ (models/portable.py: difference) where stage.tolerance=auto."""

@@ -12,26 +12,26 @@ from rich.table import Table
 from rich.text import Text
 
 from llmstage import console
-from llmstage.engine.about import described, header, mapping
-from llmstage.engine.assemble import Pieces, assemble, ledger
-from llmstage.engine.machine import environment, resolve_machine
-from llmstage.engine.outcome import finish
-from llmstage.engine.runfolder import name_the_model, write_run_yaml
-from llmstage.engine.session import run_lock, session
+from llmstage.config import RunConfig
+from llmstage.config.stage import Inspect, spoken
 from llmstage.errors import DataError
 from llmstage.inspect.findings import Finding
 from llmstage.inspect.lint import Seen, bad_rows, check_rows, read_rows
+from llmstage.inspect.lint_rows import check_words, told_leaks
 from llmstage.inspect.lint_tokens import check_features
-from llmstage.inspect.lint_words import check_words, told_leaks
 from llmstage.inspect.planning import Planned, plan_run
-from llmstage.inspect.shown import Shown, show_rows
-from llmstage.inspect.words import CHECKS, LEVELS, heads, say
-from llmstage.places import find_model
-from llmstage.report import words
+from llmstage.inspect.token_view import Shown, show_rows
+from llmstage.inspect.wording import CHECKS, LEVELS, heads, say
+from llmstage.paths import locate_model
+from llmstage.report import formatting
 from llmstage.report.files import write_json
 from llmstage.report.html import ledger as ledger_table
-from llmstage.schema import RunConfig
-from llmstage.schema.stage import Inspect, spoken
+from llmstage.training.finalize import finish
+from llmstage.training.machine import environment, resolve_machine
+from llmstage.training.run_folder import name_the_model, write_run_yaml
+from llmstage.training.session import run_lock, session
+from llmstage.training.setup import RunComponents, ledger, setup_run
+from llmstage.training.summary import described, header, mapping
 
 ORDER = {"major": 0, "minor": 1, "ok": 2}
 
@@ -77,7 +77,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 "plan": planned.line,
                 "sentences": [summary(findings, language), *(one.sentence(language) for one in findings if one.level != "ok"), *planned.sentences],
                 "limits": planned.limits,
-                "exhibits": [lint_table(findings, language), *(one.exhibit(language) for one in shown), *planned.exhibits],
+                "exhibits": [lint_table(findings, language), *(one.exhibit(language) for one in shown), *planned.report_items],
             }  # fmt: skip
             show(report, shown, planned, language)
             finish(cfg, out_dir, report, time.perf_counter() - clock)
@@ -93,25 +93,25 @@ def trainable(cfg: RunConfig) -> bool:
     return cfg.data.is_demo or bool(cfg.data.train or cfg.data.path)
 
 
-def open_all(cfg: RunConfig, out_dir: Path) -> tuple[Pieces, DataError | None]:
+def open_all(cfg: RunConfig, out_dir: Path) -> tuple[RunComponents, DataError | None]:
     """Rows to features, and why training would stop at them: bad rows are then left out and all of them are told."""
     kept = replace(cfg, data=replace(cfg.data, max_lost=1.0))  # what is cut is a finding here
     if not trainable(cfg):
-        find_model(str(cfg.model.path))
+        locate_model(str(cfg.model.path))
     try:
-        return assemble(kept, out_dir, training=trainable(cfg), fixed={}, resume_from=None), None
+        return setup_run(kept, out_dir, training=trainable(cfg), fixed={}, resume_from=None), None
     except DataError as error:
         if cfg.data.is_demo or cfg.data.on_bad_row != "error":
             raise
         first = error
     careful = replace(kept, data=replace(kept.data, on_bad_row="quarantine"))
-    pieces = assemble(careful, out_dir, training=trainable(cfg), fixed={}, resume_from=None)
+    pieces = setup_run(careful, out_dir, training=trainable(cfg), fixed={}, resume_from=None)
     console.warn(f"training would stop here, so rows like it are left out and told below: {first}")
     return pieces, first
 
 
 def lint(
-    cfg: RunConfig, pieces: Pieces, rows: dict[str, list[Seen]], out_dir: Path, stopped: DataError | None
+    cfg: RunConfig, pieces: RunComponents, rows: dict[str, list[Seen]], out_dir: Path, stopped: DataError | None
 ) -> list[Finding]:
     stage = cfg.stage
     assert isinstance(stage, Inspect)
@@ -188,5 +188,5 @@ def show(report: dict[str, Any], shown: list[Shown], planned: Planned, language:
             console.result(f"  {say('template', language)}: {one.template}")
     if planned.block:
         block = planned.block
-        line = f"{words.short(block['flops'])} FLOPs, {words.short(block['flops_longest_batch'])} of them in a step on the longest batch"
+        line = f"{formatting.short(block['flops'])} FLOPs, {formatting.short(block['flops_longest_batch'])} of them in a step on the longest batch"
         console.result(planned.line, line)

@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from llmstage import console
+from llmstage.config import RunConfig
+from llmstage.config.monitor import Monitor, seconds, zone
 from llmstage.data.quarantine import BadRows
-from llmstage.engine.machine import environment, resolve_machine
-from llmstage.engine.outcome import finish
-from llmstage.engine.runfolder import write_run_yaml
-from llmstage.engine.session import StopFlag, run_lock, session
 from llmstage.errors import Interrupted, ModelError
-from llmstage.monitor.classifiers import Answers, find_roles, load_classifier
-from llmstage.monitor.deliver import Delivery, shown
-from llmstage.monitor.feed import Feed
-from llmstage.monitor.items import Items, Reading
-from llmstage.monitor.page import page_of
-from llmstage.monitor.store import Store, read_series
-from llmstage.monitor.watch import Watch, cut_quarantine, tally_of
-from llmstage.monitor.windows import Windows
-from llmstage.places import MONITOR_STORE
+from llmstage.inference.monitor.aggregation import Windows
+from llmstage.inference.monitor.alerts import Delivery, shown
+from llmstage.inference.monitor.classifiers import Answers, find_roles, load_classifier
+from llmstage.inference.monitor.records import Items, Reading
+from llmstage.inference.monitor.report import page_of
+from llmstage.inference.monitor.store import Store, read_series
+from llmstage.inference.monitor.tail import Feed
+from llmstage.inference.monitor.watch import Watch, cut_quarantine, tally_of
+from llmstage.paths import MONITOR_STORE
 from llmstage.report.files import write_json
 from llmstage.report.html import write_html
-from llmstage.schema import RunConfig
-from llmstage.schema.monitor import Monitor, seconds, zone
+from llmstage.training.finalize import finish
+from llmstage.training.machine import environment, resolve_machine
+from llmstage.training.run_folder import write_run_yaml
+from llmstage.training.session import StopFlag, run_lock, session
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:

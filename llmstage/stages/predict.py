@@ -7,17 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llmstage import console
-from llmstage.data.growing import Growing, Pipe
+from llmstage.config import RunConfig
+from llmstage.config.stage import Predict
 from llmstage.data.quarantine import BadRows
-from llmstage.engine.machine import environment, resolve_machine
-from llmstage.engine.outcome import link_latest
-from llmstage.engine.predicting import key_of, predict, reads_standard_input
-from llmstage.engine.ready import make_ready
-from llmstage.engine.runfolder import write_run_yaml
-from llmstage.engine.session import run_lock, session
+from llmstage.data.resumable_output import Growing, Pipe
+from llmstage.inference.inference_session import make_ready
+from llmstage.inference.predict import key_of, predict, reads_standard_input
 from llmstage.report.files import write_json
-from llmstage.schema import RunConfig
-from llmstage.schema.stage import Predict
+from llmstage.training.finalize import link_latest
+from llmstage.training.machine import environment, resolve_machine
+from llmstage.training.run_folder import write_run_yaml
+from llmstage.training.session import run_lock, session
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:

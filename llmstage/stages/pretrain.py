@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmstage.engine.fit import fit
-from llmstage.schema import RunConfig
+from llmstage.config import RunConfig
+from llmstage.training.fit import fit
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from llmstage import console
-from llmstage.engine.checkpoint import WALL_CLOCK, list_checkpoints, read_state
-from llmstage.engine.outcome import link_latest
-from llmstage.engine.runfolder import write_run_yaml
-from llmstage.engine.session import run_lock
+from llmstage.config import ProveResume, RunConfig
 from llmstage.errors import ModelError, UserError
 from llmstage.report.files import write_json
-from llmstage.schema import ProveResume, RunConfig
+from llmstage.training.checkpoint import WALL_CLOCK, list_checkpoints, read_state
+from llmstage.training.finalize import link_latest
+from llmstage.training.run_folder import write_run_yaml
+from llmstage.training.session import run_lock
 
 OWN_WORDS = (
     "stage", "hydra.", "-m", "--multirun", "trainer.resume", "trainer.save_every", "trainer.eval_every", "trainer.keep",

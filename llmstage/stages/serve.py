@@ -5,22 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmstage import console
+from llmstage.config import RunConfig
+from llmstage.config.stage import Serve
 from llmstage.data.quarantine import BadRows
-from llmstage.engine.machine import environment, resolve_machine
-from llmstage.engine.outcome import link_latest
-from llmstage.engine.ready import make_ready
-from llmstage.engine.session import run_lock, session
 from llmstage.errors import UserError
+from llmstage.inference.inference_session import make_ready
 from llmstage.report.files import write_json
-from llmstage.schema import RunConfig
-from llmstage.schema.stage import Serve
+from llmstage.training.finalize import link_latest
+from llmstage.training.machine import environment, resolve_machine
+from llmstage.training.session import run_lock, session
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     """Serves until it is told to end."""
     assert isinstance(cfg.stage, Serve)
     try:
-        from llmstage.serve.server import read_token, serve
+        from llmstage.inference.server.server import read_token, serve
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "pydantic"):
             raise

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from llmstage.config import GenerationConfig, TaskConfig
+from llmstage.config.data import AugmentConfig, DataConfig
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns, Row
-from llmstage.data.rowsource import RowSource
-from llmstage.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score
 from llmstage.models.pooling import text_vectors
-from llmstage.models.tokenizer import Processor
-from llmstage.schema import GenerationConfig, TaskConfig
-from llmstage.schema.data import AugmentConfig, DataConfig
 from llmstage.tasks.base_errors import Errors, errors_by_record
+from llmstage.tokenization.tokenizer import Processor
 
 if TYPE_CHECKING:
-    from llmstage.data.pictures import Pictures
+    from llmstage.data.image_store import ImageStore
 
 IGNORE_INDEX = -100
 """Label of a position that is no target; the value cross-entropy skips by default."""
@@ -32,7 +32,7 @@ IGNORE_INDEX = -100
 UNSCORED = "unscored"
 """The `ref` of a feature that is learned from and never scored: a second way of saying what its row says."""
 
-Exhibit = dict[str, Any]
+ReportItem = dict[str, Any]
 """Something the report shows beside the scores: {"kind": "text|table|matrix|lines|bars|images", "title": ..., ...}."""
 
 
@@ -41,7 +41,7 @@ class RowError(ValueError):
 
 
 @dataclass(slots=True)
-class Features:
+class Example:
     """One encoded example: what the model sees of a row, or of a window of it. No padding."""
 
     arrays: dict[str, list[Any]]
@@ -140,9 +140,9 @@ class Task(ABC):
     """Share of the learning rate that optim.lr=auto takes for the model's width."""
     by_character: bool = False
     """A tokenizer trained for it has no entry of several Chinese characters: for tasks that point at parts of a text."""
-    asked_for: tuple[str, ...] = ()
+    target_columns: tuple[str, ...] = ()
     """Words of a row that hold what is to be predicted. A row that is only predicted need not have them."""
-    compared: ClassVar[tuple[str, ...]] = ("reference", "correct")
+    reference_columns: ClassVar[tuple[str, ...]] = ("reference", "correct")
     """Keys of records() that say something of the reference."""
     route: ClassVar[str] = ""
     """The route under which stage=serve answers rows: /v1/<route>; empty: none."""
@@ -160,7 +160,7 @@ class Task(ABC):
         self.cfg = cfg
         self.generation = generation
 
-    def suit(self, kind: str) -> None:
+    def set_model_family(self, kind: str) -> None:
         """Called once, first: the family of the model. A task that takes several may set auto_model and packs by it."""
         self.kind = kind
 
@@ -178,23 +178,23 @@ class Task(ABC):
 
     augment: AugmentConfig | None = None
     """Changes of images in training; None where the run does not train."""
-    pictures: Pictures | None = None
-    """The pictures of all splits; set before bind() where the model sees."""
+    pictures: ImageStore | None = None
+    """The pictures of all splits; set before attach_tokenizer() where the model sees."""
 
     def check_row(self, row: Row) -> str | None:
         """The reason why a row cannot be used, or None. Called for every row of every split."""
         return None
 
     tables: dict[str, Columns] = {}  # noqa: RUF012 - replaced, never changed
-    """Side tables by the `data` key that names them, e.g. {"items": Columns(...)}; arrange() gets their rows."""
-    cuts: ClassVar[bool] = False
-    """Whether arrange() cuts the splits that are missing; they are then not cut by content, and data.limit is its own."""
+    """Side tables by the `data` key that names them, e.g. {"items": Columns(...)}; build_splits() gets their rows."""
+    custom_splits: ClassVar[bool] = False
+    """Whether build_splits() cuts the splits that are missing; they are then not cut by content, and data.limit is its own."""
 
     def check_table_row(self, table: str, row: Row) -> str | None:
         """The same for a row of a side table."""
         return None
 
-    def arrange(
+    def build_splits(
         self, sources: dict[str, RowSource], tables: dict[str, RowSource], data: DataConfig
     ) -> dict[str, RowSource]:
         """The splits as encode() takes them, called first of all: rows grouped or joined, splits cut the task's own way.
@@ -205,15 +205,15 @@ class Task(ABC):
     def texts(self, row: Row) -> list[str]:
         """The texts of a row, for training a tokenizer."""
 
-    def learn(self, rows: Iterable[Row]) -> None:
+    def fit_labels(self, rows: Iterable[Row]) -> None:
         """Take from the training rows what the task must know before encoding, e.g. its labels."""
 
-    def adopt(self, config: Any) -> None:
+    def load_config(self, config: Any) -> None:
         """Take the same from the config of a trained model."""
 
     def model_options(self) -> dict[str, Any]:
         """Keys for the model's config, e.g. num_labels, id2label. What only we read goes under the one key `llmstage`
-        (JSON data): it is kept in config.json and comes back through adopt()."""
+        (JSON data): it is kept in config.json and comes back through load_config()."""
         return {}
 
     def extra_module(self, config: Any) -> nn.Module | None:
@@ -221,7 +221,7 @@ class Task(ABC):
         and predict(). They are saved with the model as `extra.*`; transformers loads the rest without them."""
         return None
 
-    def bind(self, processor: Processor, context: int) -> None:
+    def attach_tokenizer(self, processor: Processor, context: int) -> None:
         """Called once before encode: the tokenizer, and the most tokens a feature may have."""
         self.processor, self.context = processor, context
 
@@ -230,19 +230,19 @@ class Task(ABC):
         return {}
 
     @abstractmethod
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         """A row as features: pure, without padding; raises RowError where the row cannot be encoded."""
 
-    def encode_many(self, rows: list[Row]) -> list[list[Features]]:
+    def encode_many(self, rows: list[Row]) -> list[list[Example]]:
         """encode() for several rows at once; a task may override it to tokenise in one call. Same result."""
         return [self.encode(row) for row in rows]
 
-    def num_targets(self, features: Features) -> int:
+    def num_targets(self, features: Example) -> int:
         """Items of the loss in one feature."""
         return 1
 
     @abstractmethod
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         """Features as tensors: one inner list a row of the batch (several only where the task packs)."""
 
     @abstractmethod
@@ -298,12 +298,12 @@ class Task(ABC):
 
     def contrast(
         self, name: str, predictions: list[Any], controls: list[Any], refs: list[Any]
-    ) -> tuple[dict[str, Score], list[Exhibit]]:
+    ) -> tuple[dict[str, Score], list[ReportItem]]:
         """What this model has above the control `name`, whose predictions for the same rows are `controls`: scores, and
         exhibits that take the place of those of the same title."""
         return {}, []
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         """Tables and charts beside the scores, for the report."""
         return []
 
@@ -315,30 +315,30 @@ class Task(ABC):
         """How wrong each prediction is, for stage=explore: right or wrong, where a task has nothing finer."""
         return errors_by_record([self.records(*pair)[0] for pair in zip(predictions, refs, strict=True)])
 
-    def ask_all(self, source: RowSource, tables: dict[str, RowSource], data: DataConfig) -> RowSource:
-        """Rows that are only predicted, as ask_many() takes them: what arrange() is to rows that have answers. Called first."""
+    def prepare_inference(self, source: RowSource, tables: dict[str, RowSource], data: DataConfig) -> RowSource:
+        """Rows that are only predicted, as encode_unlabeled() takes them: what build_splits() is to rows that have answers. Called first."""
         return source
 
-    def stand_in(self, row: Row) -> Row:
-        """A row without `asked_for`, with something in their place that check_row() and encode() take. It must not reach the
-        prediction; what it does to `ref` is left out by tell()."""
+    def dummy_target(self, row: Row) -> Row:
+        """A row without `target_columns`, with something in their place that check_row() and encode() take. It must not reach the
+        prediction; what it does to `ref` is left out by to_response()."""
         return row
 
-    def ask_many(self, rows: list[Row]) -> list[list[Features]]:
+    def encode_unlabeled(self, rows: list[Row]) -> list[list[Example]]:
         """encode_many() for rows that are only predicted."""
-        return self.encode_many([self.stand_in(row) for row in rows])
+        return self.encode_many([self.dummy_target(row) for row in rows])
 
-    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+    def to_response(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
         """What is said of one row, whose features these are, to someone who has no reference."""
         predictions, refs, _ = self.merge(predictions, refs, [0] * len(refs))
         record = self.records(predictions[0], refs[0])[-1]
-        return {key: value for key, value in record.items() if key not in self.compared}
+        return {key: value for key, value in record.items() if key not in self.reference_columns}
 
     def text_vectors(self, model: nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
         """[N, D] a vector for each text, given as ids."""
         return text_vectors(model.base_model, texts, self.processor.pad_id)  # type: ignore[arg-type]
 
-    def picture(self, features: Features) -> int | None:
+    def picture(self, features: Example) -> int | None:
         """The number of the picture that a feature shows, so that the report can set it beside the prediction."""
         return None
 

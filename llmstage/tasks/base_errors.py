@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmstage.metrics.answers import exact_and_f1
+from llmstage.evaluation.metrics.answers import exact_and_f1
 from llmstage.models.heads.base import Head
 
 

@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmstage.data.order import spread
+from llmstage.data.encoding.order import spread
 from llmstage.data.rows import Row
-from llmstage.metrics.generation import exact_match, length_ratio, references_of, split_words
-from llmstage.metrics.intervals import mean
-from llmstage.metrics.language import language_model_scores
-from llmstage.metrics.score import Score
-from llmstage.tasks.base import Exhibit
+from llmstage.evaluation.metrics.generation import exact_match, length_ratio, references_of, split_words
+from llmstage.evaluation.metrics.intervals import mean
+from llmstage.evaluation.metrics.language_model import language_model_scores
+from llmstage.evaluation.metrics.score import Score
+from llmstage.tasks.base import ReportItem
 from llmstage.tasks.base_errors import Errors, errors_by_loss, errors_by_text, token_nats
-from llmstage.tasks.base_writing import Written
+from llmstage.tasks.base_generation import Written
 
 WORST = 12
 """Rows of the table of examples."""
@@ -34,15 +34,15 @@ class ScoredText(Written):
     """The task's words for the two."""
     headline: ClassVar[str]
     """The score that the exhibits show by row."""
-    compared = ("reference", "log_probability", "tokens")
+    reference_columns = ("reference", "log_probability", "tokens")
     banded: ClassVar[str] = "source"
     """Whose length the chart of scores goes by: that of the source, or of the target."""
 
     @property
-    def asked_for(self) -> tuple[str, ...]:  # type: ignore[override]
+    def target_columns(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.target,)
 
-    def stand_in(self, row: Row) -> Row:
+    def dummy_target(self, row: Row) -> Row:
         return row | {self.target: "?"}
 
     def target_complaint(self, row: Row, *words: str) -> str | None:
@@ -93,7 +93,7 @@ class ScoredText(Written):
         shown = [refs[int(place)] for place in spread(np.arange(len(refs)), self.generate_rows)]  # those that have text
         return {name: self.all_text_scores(texts, shown) for name, texts in self.simple_texts(train, shown).items()}
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         hyps, told = generated(predictions, refs)
         if not hyps:
             return []
@@ -163,7 +163,7 @@ def generated(predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[
     return [text for text, _ in pairs], [ref for _, ref in pairs]
 
 
-def by_length(name: str, of: str, texts: list[str], values: list[float]) -> Exhibit:
+def by_length(name: str, of: str, texts: list[str], values: list[float]) -> ReportItem:
     """A row's score against the length of one of its texts (its source, or its target), in groups of equal size."""
     lengths = np.array([len(split_words(text)) for text in texts])
     order = np.argsort(lengths, kind="stable")

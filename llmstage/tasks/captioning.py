@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmstage.data.demo.scenes import Composition, caption_rows
-from llmstage.data.order import spread
-from llmstage.data.pictures import Pictures
+from llmstage.config.task import Captioning as CaptioningConfig
+from llmstage.data.encoding.order import spread
+from llmstage.data.image_store import ImageStore
 from llmstage.data.rows import Columns, Row
-from llmstage.metrics.baselines import most_frequent
-from llmstage.metrics.cider import cider, cider_rows
-from llmstage.metrics.composition import composition_exhibit, group_scores
-from llmstage.metrics.generation import chrf, references_of, rouge
-from llmstage.metrics.score import Score
-from llmstage.metrics.translation import bleu
-from llmstage.schema.task import Captioning as CaptioningConfig
-from llmstage.tasks.base import UNSCORED, Exhibit, Features
-from llmstage.tasks.base_looking import Looking
+from llmstage.demo.scenes import Composition, caption_rows
+from llmstage.evaluation.metrics.cider import cider, cider_rows
+from llmstage.evaluation.metrics.composition import composition_exhibit, group_scores
+from llmstage.evaluation.metrics.generation import chrf, references_of, rouge
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.sklearn_baselines import most_frequent
+from llmstage.evaluation.metrics.translation import bleu
+from llmstage.tasks.base import UNSCORED, Example, ReportItem
+from llmstage.tasks.base_image_text import Looking
 from llmstage.tasks.base_scored_text import ScoredText, generated, shorten
 
 SEARCHED = 20_000
@@ -72,7 +72,7 @@ class Captioning(Looking, ScoredText):
     def cache_key(self) -> dict[str, Any]:
         return {**super().cache_key(), "prompt": self.cfg.prompt, "learn": self.cfg.learn}
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         prompt, said = self.prompt_of(row), [text for text in references_of(row["caption"]) if text.strip()]
         first = said[0]
         ref = {"source": prompt, "targets": said, "bytes": len(first.encode()), "composition": row.get("composition")}
@@ -111,7 +111,7 @@ class Captioning(Looking, ScoredText):
         places = [row["image"] for row in rows]
         known = self.pictures
         if any(place not in known.places for place in places):  # evaluation alone has not read them
-            known = Pictures(known.shape, known.cache, known.threads)
+            known = ImageStore(known.shape, known.cache, known.threads)
             known.read(places)
         usable = [place for place, name in enumerate(places) if name not in known.bad]
         theirs = coarse(known, [known.places[places[place]] for place in usable])
@@ -127,14 +127,14 @@ class Captioning(Looking, ScoredText):
             out += [captions[usable[int(place)]] for place in (far + other * far.max()).argmin(1)]
         return out
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         hyps, told = generated(predictions, refs)
         right = hits(hyps, told)
         groups = [ref["composition"] for ref in told]
         grid = self.grid(hyps, told, right)
-        return [*composition_exhibit("exact_match", right, groups), *grid, *super().exhibits(predictions, refs)]
+        return [*composition_exhibit("exact_match", right, groups), *grid, *super().report_items(predictions, refs)]
 
-    def grid(self, hyps: list[str], refs: list[Any], right: list[float]) -> list[Exhibit]:
+    def grid(self, hyps: list[str], refs: list[Any], right: list[float]) -> list[ReportItem]:
         """Pictures at even distances, not chosen by how well they went."""
         if self.pictures is None or not refs:
             return []
@@ -160,7 +160,7 @@ def hits(hyps: Sequence[str], refs: list[Any]) -> list[float]:
     ]
 
 
-def coarse(pictures: Pictures, numbers: Sequence[int]) -> Tensor:
+def coarse(pictures: ImageStore, numbers: Sequence[int]) -> Tensor:
     """[N, 3 * COARSE * COARSE] mean colours of the cells of pictures, 0 to 1."""
     parts = [
         F.adaptive_avg_pool2d(pictures.pixels(numbers[start : start + AT_ONCE]).float() / 255, COARSE).flatten(1)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from llmstage.data.collate import labels_for, pack
-from llmstage.data.demo.prose import prose_rows
+from llmstage.data.encoding.collate import labels_for, pack
 from llmstage.data.rows import Columns, Row
-from llmstage.metrics.language import language_model_scores
-from llmstage.metrics.score import Score
-from llmstage.metrics.unigram import Unigram
-from llmstage.models.lm import sum_by_segment, token_losses
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, Task
+from llmstage.demo.prose import prose_rows
+from llmstage.evaluation.metrics.language_model import language_model_scores
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.unigram import Unigram
+from llmstage.models.lm_loss import sum_by_segment, token_losses
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, Task
 from llmstage.tasks.base_errors import Errors, errors_by_loss
 
 
@@ -43,14 +43,14 @@ class CausalLM(Task):
     def texts(self, row: Row) -> list[str]:
         return [row["text"]]
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]
 
-    def encode_many(self, rows: list[Row]) -> list[list[Features]]:
+    def encode_many(self, rows: list[Row]) -> list[list[Example]]:
         coded = self.processor.many_ids([row["text"] for row in rows])
         return [self._windows(row["text"], ids) for row, ids in zip(rows, coded, strict=True)]
 
-    def _windows(self, text: str, ids: Any) -> list[Features]:
+    def _windows(self, text: str, ids: Any) -> list[Example]:
         """Lists, or arrays where `ids` is one."""
         bos, eos = ([] if token is None else [token] for token in (self.processor.bos_id, self.processor.eos_id))
         ids = (
@@ -66,13 +66,13 @@ class CausalLM(Task):
         for start in starts:
             window = ids[start : start + self.context]
             share = num_bytes * (len(window) - 1) / max(1, whole)
-            features.append(Features({"input_ids": window}, ref={"bytes": share, "ids": window[1:]}))
+            features.append(Example({"input_ids": window}, ref={"bytes": share, "ids": window[1:]}))
         return features
 
-    def num_targets(self, features: Features) -> int:
+    def num_targets(self, features: Example) -> int:
         return len(features.input_ids) - 1
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         ids = [[features.input_ids for features in row] for row in rows]
         packed = pack(ids, self.processor.pad_id, causal=True)
         # The first token of a feature has nothing before it that it may see, so it is no target.
@@ -112,7 +112,7 @@ class CausalLM(Task):
         sums = unigram.measure(ref["ids"] for ref in refs)
         return {"token frequencies": language_model_scores(*sums, [ref["bytes"] for ref in refs])}
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         """How the loss is spread over windows."""
         rates = sorted(item["nll"] / item["tokens"] for item in predictions if item["tokens"])
         if not rates:
@@ -126,7 +126,7 @@ class CausalLM(Task):
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
         return errors_by_loss([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
 
-    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+    def to_response(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
         """How likely the text is, all of its windows together."""
         nll, tokens = (sum(item[name] for item in predictions) for name in ("nll", "tokens"))
         return {

@@ -1,7 +1,7 @@
 """Labels, grades or numbers for a text, a pair of texts, or a record: one target or several, from one pass of one body.
 
 What a target is (its loss, decoding, scores) is told by its head, `llmstage/models/heads/`; the columns beside the text by
-`llmstage/data/features.py`. Here they are put together: one vector of logits, a slice for each head.
+`llmstage/data/table_columns.py`. Here they are put together: one vector of logits, a slice for each head.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from llmstage import console
-from llmstage.data.collate import pad
-from llmstage.data.demo.classification import classification_rows
-from llmstage.data.demo.grading import grading_rows
-from llmstage.data.demo.machines import CATEGORIES, NUMBERS, rows_for
-from llmstage.data.features import FeatureTable, is_bare_number
-from llmstage.data.roles import columns_of, is_number, listed, text_of
+from llmstage.config import GenerationConfig, TaskConfig
+from llmstage.config.task import Classification as ClassificationConfig
+from llmstage.data.column_roles import columns_of, is_number, listed, text_of
+from llmstage.data.encoding.collate import pad
 from llmstage.data.rows import Row
+from llmstage.data.table_columns import FeatureTable, is_bare_number
+from llmstage.demo.classification import classification_rows
+from llmstage.demo.grading import grading_rows
+from llmstage.demo.machines import CATEGORIES, NUMBERS, rows_for
 from llmstage.errors import DataError, ModelError, UserError
-from llmstage.metrics.baselines import capped, thin
-from llmstage.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.sklearn_baselines import capped, thin
 from llmstage.models.fusion import Extra, Fusion, NgramPath
 from llmstage.models.heads import Head, Knobs, adopt_head, linear_methods, make_head, plain_labels
-from llmstage.schema import GenerationConfig, TaskConfig
-from llmstage.schema.task import Classification as ClassificationConfig
-from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base import Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import Errors, errors_of_targets
 
 FLOATS = ("number", "multilabel")
@@ -41,7 +41,7 @@ class Classification(Task):
 
     auto_model = "AutoModelForSequenceClassification"
     pipeline_tag = "text-classification"
-    compared = ("reference", "correct", "error")
+    reference_columns = ("reference", "correct", "error")
     route = "classify"
     demo_size = 1200
 
@@ -51,7 +51,7 @@ class Classification(Task):
         self.kinds: dict[str, str] = dict(self.knobs.targets) or {"label": self.knobs.target}
         self.table = FeatureTable(self.knobs.features.numbers, self.knobs.features.categories)
         self.ngrams = self.knobs.features.ngrams
-        self.columns, self.asked_for = columns_of(tuple(self.kinds), self.table), tuple(self.kinds)
+        self.columns, self.target_columns = columns_of(tuple(self.kinds), self.table), tuple(self.kinds)
         self.heads: list[Head] = []
         self.probes = [make_head(kind, word, self.head_knobs) for word, kind in self.kinds.items()]
         """Heads that know no labels yet: they only check values."""
@@ -111,7 +111,7 @@ class Classification(Task):
     def texts(self, row: Row) -> list[str]:
         return [text for word in ("text", "text_pair") if (text := text_of(row, word))]
 
-    def learn(self, rows: Iterable[Row]) -> None:
+    def fit_labels(self, rows: Iterable[Row]) -> None:
         """Labels, means and deviations, categories: all from the training split alone."""
         self.heads = [make_head(kind, word, self.head_knobs) for word, kind in self.kinds.items()]
         self.table = FeatureTable(self.knobs.features.numbers, self.knobs.features.categories)
@@ -139,7 +139,7 @@ class Classification(Task):
             )
         console.note(f"{told}; they are read as text")
 
-    def adopt(self, config: Any) -> None:
+    def load_config(self, config: Any) -> None:
         saved = getattr(config, "llmstage", None) or {}
         if "targets" not in saved:
             if not self.alone or self.knobs.target != "label" or self.table:
@@ -192,7 +192,7 @@ class Classification(Task):
             "separator": self.knobs.separator,
         }
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         text, pair = text_of(row, "text"), text_of(row, "text_pair") or None
         ids, types, cut = self.processor.marked_ids(text, pair, self.context)
         try:
@@ -210,19 +210,19 @@ class Classification(Task):
         if self.table:
             arrays["numbers"], arrays["categories"] = self.table.encode(row)
             ref["features"] = self.table.shown(row)
-        return [Features(arrays, ref=ref, cut=cut)]
+        return [Example(arrays, ref=ref, cut=cut)]
 
-    def stand_in(self, row: Row) -> Row:
+    def dummy_target(self, row: Row) -> Row:
         return row | {head.word: head.example for head in self.heads}
 
-    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
-        told = super().tell(predictions, refs)
+    def to_response(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+        told = super().to_response(predictions, refs)
         for own in told.get("targets", {}).values():  # of several targets each compares itself
-            for key in self.compared:
+            for key in self.reference_columns:
                 own.pop(key, None)
         return told
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         features = [row[0] for row in rows]
         lengths = torch.tensor([len(item.input_ids) for item in features])
         ids = pad([item.input_ids for item in features], self.processor.pad_id)
@@ -311,10 +311,10 @@ class Classification(Task):
         scores = {MEAN: Score(sum(main) / len(main), count=len(refs))}
         return scores | {f"{word}/{name}": score for word, own in found.items() for name, score in own.items()}
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
-        shown: list[Exhibit] = []
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
+        shown: list[ReportItem] = []
         for head, said, told in self.parts(predictions, refs):
-            for exhibit in head.exhibits(said, told):
+            for exhibit in head.report_items(said, told):
                 shown.append(exhibit if self.alone else {**exhibit, "title": f"{head.word}: {exhibit['title']}"})
         return shown
 

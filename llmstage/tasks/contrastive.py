@@ -13,17 +13,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from llmstage.data.collate import pad
-from llmstage.data.demo.scenes import contrastive_rows
+from llmstage.config import GenerationConfig, TaskConfig
+from llmstage.config.data import DataConfig
+from llmstage.config.task import Contrastive as ContrastiveConfig
+from llmstage.data.encoding.collate import pad
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns, Row
-from llmstage.data.rowsource import RowSource
+from llmstage.demo.scenes import contrastive_rows
 from llmstage.errors import UserError
-from llmstage.metrics.pairs import pair_scores, placed
-from llmstage.metrics.retrieval import make_pools
-from llmstage.metrics.retrieval_baselines import pair_baselines
-from llmstage.metrics.retrieval_tables import pair_exhibits
-from llmstage.metrics.score import Score
-from llmstage.models.contrastive import (
+from llmstage.evaluation.metrics.pair_ranks import pair_scores, placed
+from llmstage.evaluation.metrics.retrieval import make_pools
+from llmstage.evaluation.metrics.retrieval_baselines import pair_baselines
+from llmstage.evaluation.metrics.retrieval_tables import pair_exhibits
+from llmstage.evaluation.metrics.score import Score
+from llmstage.models.contrastive_loss import (
     PairBias,
     chance_loss,
     gather_pairs,
@@ -33,12 +36,9 @@ from llmstage.models.contrastive import (
     text_vectors,
     unit,
 )  # fmt: skip
-from llmstage.schema import GenerationConfig, TaskConfig
-from llmstage.schema.data import DataConfig
-from llmstage.schema.task import Contrastive as ContrastiveConfig
-from llmstage.tasks.base import Batch, Exhibit, Features, LossSum
+from llmstage.tasks.base import Batch, Example, LossSum, ReportItem
 from llmstage.tasks.base_errors import Errors, errors_by_rank
-from llmstage.tasks.base_images import Seeing
+from llmstage.tasks.base_image import Seeing
 
 START = {"infonce": 0.07, "sigmoid": 0.1}
 """Temperatures from which CLIP and SigLIP start."""
@@ -66,7 +66,7 @@ class Contrastive(Seeing):
         1 / 3
     )  # at the whole of it two towers of width 128 collapsed: every image and every text alike, loss ln N
     demo_size: ClassVar[int] = 60_000
-    asked_for = ("label",)
+    target_columns = ("label",)
     route = "classify"
     embeds = True
 
@@ -125,7 +125,7 @@ class Contrastive(Seeing):
     def texts(self, row: Row) -> list[str]:
         return self.captions(row)
 
-    def arrange(
+    def build_splits(
         self, sources: dict[str, RowSource], tables: dict[str, RowSource], data: DataConfig
     ) -> dict[str, RowSource]:
         """The class names of zero-shot classification are those of all splits: they are the question, not the answer."""
@@ -139,7 +139,7 @@ class Contrastive(Seeing):
         self.classes = sorted({*self.classes, *found})
         return sources
 
-    def adopt(self, config: Any) -> None:
+    def load_config(self, config: Any) -> None:
         saved = getattr(config, "llmstage", None) or {}
         self.classes = sorted({*self.classes, *saved.get("classes", [])})
         self.biased = saved.get("loss", "infonce") == "sigmoid"
@@ -157,7 +157,7 @@ class Contrastive(Seeing):
     def cache_key(self) -> dict[str, Any]:
         return {**super().cache_key(), "template": self.cfg.templates[0]}
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         captions, foils = self.captions(row), row.get("foils") or []
         sight = self.sight(row, captions)
         wrong = [self.processor.marked_ids(foil, None, self.context)[0] for foil in foils]
@@ -176,10 +176,10 @@ class Contrastive(Seeing):
                 "foils": [token for foil in told for token in foil],
                 "foil_lengths": list(map(len, told)),
             }
-            made.append(Features(arrays, ref=ref | {"caption": place}, cut=cut))
+            made.append(Example(arrays, ref=ref | {"caption": place}, cut=cut))
         return made
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         features = [row[0] for row in rows]
         inputs = {
             "input_ids": pad([item.input_ids for item in features], self.processor.pad_id),
@@ -269,10 +269,10 @@ class Contrastive(Seeing):
         """One item an image: its captions brought together, also those of other rows, and all ranks told."""
         return placed(predictions, refs, rows, self.cfg.pool)
 
-    def stand_in(self, row: Row) -> Row:
+    def dummy_target(self, row: Row) -> Row:
         return row if row.get("caption") is not None else row | {"caption": "?"}
 
-    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+    def to_response(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
         """The class among those that the model knows, and how near each caption of the row's own is to its image."""
         near = [sum(map(float.__mul__, item["image"], item["text"])) for item in predictions]
         texts = refs[0]["captions"]
@@ -291,7 +291,7 @@ class Contrastive(Seeing):
         seen = ((row["image"], self.captions(row), row.get("label")) for row in train)
         return pair_baselines(seen, refs, pools, self.pictures)
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         return pair_exhibits(predictions, refs, self.pictures, pair_scores(predictions, refs, self.classes))
 
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
@@ -306,7 +306,7 @@ class Contrastive(Seeing):
         return [{"prediction": prediction["found"], "reference": ref["captions"], **shown, **told}]
 
 
-def foils_of(features: Features) -> list[list[int]]:
+def foils_of(features: Example) -> list[list[int]]:
     tokens, out, start = features.arrays["foils"], [], 0
     for length in features.arrays["foil_lengths"]:
         out.append(tokens[start : start + length])

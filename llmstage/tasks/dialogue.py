@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from llmstage.data.collate import labels_for, pack
-from llmstage.data.demo.dialogue import dialogue_rows
-from llmstage.data.order import spread
+from llmstage.config.task import Dialogue as DialogueConfig
+from llmstage.data.conversation_windows import windows
+from llmstage.data.encoding.collate import labels_for, pack
+from llmstage.data.encoding.order import spread
 from llmstage.data.rows import Columns, Row
-from llmstage.data.windows import windows
-from llmstage.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
-from llmstage.metrics.intervals import proportion
-from llmstage.metrics.language import language_model_scores
-from llmstage.metrics.score import Score
-from llmstage.metrics.unigram import Unigram
-from llmstage.models.chat import TemplateRefused, Turn, conversation, reply_prompt
-from llmstage.models.generate import generate_replies
-from llmstage.models.lm import right_places, sum_by_segment, token_losses
-from llmstage.schema.task import Dialogue as DialogueConfig
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.demo.dialogue import dialogue_rows
+from llmstage.evaluation.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
+from llmstage.evaluation.metrics.intervals import proportion
+from llmstage.evaluation.metrics.language_model import language_model_scores
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.unigram import Unigram
+from llmstage.models.generation import generate_replies
+from llmstage.models.lm_loss import right_places, sum_by_segment, token_losses
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import Errors, errors_by_loss
+from llmstage.tokenization.chat_template import TemplateRefused, Turn, conversation, reply_prompt
 
 ROLES = ("system", "user", "assistant")
 
@@ -36,7 +36,7 @@ class Dialogue(Task):
     columns = Columns(required=("messages",), optional=("recalls", "language"), content=("messages",))
     auto_model = "AutoModelForCausalLM"
     packs = True
-    compared = ("reference", "correct", "log_probability", "tokens", "recall", "prompt", "turn")
+    reference_columns = ("reference", "correct", "log_probability", "tokens", "recall", "prompt", "turn")
     demo_size = 2400
 
     cfg: DialogueConfig
@@ -67,10 +67,10 @@ class Dialogue(Task):
     def cache_key(self) -> dict[str, Any]:
         return {"system": self.cfg.system}
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]
 
-    def encode_many(self, rows: list[Row]) -> list[list[Features]]:
+    def encode_many(self, rows: list[Row]) -> list[list[Example]]:
         given = [self._with_system(row["messages"]) for row in rows]
         texts = [message["content"] for messages in given for message in messages]
         coded = iter(self.processor.plain_ids(texts))
@@ -84,7 +84,7 @@ class Dialogue(Task):
             return [{"role": "system", "content": self.cfg.system}, *messages]
         return messages
 
-    def _encode(self, row: Row, messages: list[dict[str, Any]], contents: list[list[int]]) -> list[Features]:
+    def _encode(self, row: Row, messages: list[dict[str, Any]], contents: list[list[int]]) -> list[Example]:
         shift = len(messages) - len(row["messages"])
         try:
             turns = conversation(self.processor, messages, contents)
@@ -103,15 +103,15 @@ class Dialogue(Task):
         features[-1].cut += sum(length for index, length in enumerate(lengths) if index not in covered)
         return features
 
-    def stand_in(self, row: Row) -> Row:
+    def dummy_target(self, row: Row) -> Row:
         said = row["messages"] if isinstance(row["messages"], list) else []
         return row | {"messages": [*said, {"role": "assistant", "content": "?"}]}
 
-    def ask_many(self, rows: list[Row]) -> list[list[Features]]:
+    def encode_unlabeled(self, rows: list[Row]) -> list[list[Example]]:
         """The reply that comes next; a last message of the assistant's is passed over."""
         return [[self._asked(row["messages"])] for row in rows]
 
-    def _asked(self, messages: list[dict[str, Any]]) -> Features:
+    def _asked(self, messages: list[dict[str, Any]]) -> Example:
         said = messages[:-1] if messages[-1]["role"] == "assistant" else messages
         if self.cfg.system and said[:1] != [] and said[0]["role"] != "system":
             said = [{"role": "system", "content": self.cfg.system}, *said]
@@ -122,7 +122,7 @@ class Dialogue(Task):
             raise RowError(str(error)) from None
         reply = {"turn": len(said), "start": len(prompt), "stop": len(prompt) + 1, "text": ""}
         arrays = {"input_ids": [*prompt, *end[:1]], "target": [0] * len(prompt) + [1] * len(end[:1])}
-        return Features(arrays, ref={"replies": [reply], "messages": said, "first": 0, "bytes": 0})
+        return Example(arrays, ref={"replies": [reply], "messages": said, "first": 0, "bytes": 0})
 
     def _window(
         self,
@@ -133,7 +133,7 @@ class Dialogue(Task):
         answers: list[int],
         recalls: dict[int, Any],
         shift: int,
-    ) -> Features:
+    ) -> Example:
         """Turns first..last as one feature; the assistant's turns in `answers` are its targets."""
         keep_system = first > 0 and turns[0].role == "system"
         chosen = ([0] if keep_system else []) + list(range(first, last + 1))
@@ -162,7 +162,7 @@ class Dialogue(Task):
             ids, target = ids[: self.context], target[: self.context]
             replies = [{**reply, "start": reply["start"] - front, "stop": reply["stop"] - front} for reply in replies]
         told = [dict(message) for message in messages[first : last + 1]]
-        return Features(
+        return Example(
             {"input_ids": ids, "target": target},
             ref={
                 "replies": replies,
@@ -175,10 +175,10 @@ class Dialogue(Task):
             lost_end=cut_targets > 0,
         )
 
-    def num_targets(self, features: Features) -> int:
+    def num_targets(self, features: Example) -> int:
         return sum(features.arrays["target"][1:])
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         ids = [[features.input_ids for features in row] for row in rows]
         packed = pack(ids, self.processor.pad_id, causal=True)
         labels = labels_for([[self._labels(features) for features in row] for row in rows], IGNORE_INDEX)
@@ -186,7 +186,7 @@ class Dialogue(Task):
         return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
 
     @staticmethod
-    def _labels(features: Features) -> list[int]:
+    def _labels(features: Example) -> list[int]:
         """The id where the assistant speaks; never the first position, which nothing precedes."""
         pairs = zip(features.input_ids, features.arrays["target"], strict=True)
         return [token if wanted and place else IGNORE_INDEX for place, (token, wanted) in enumerate(pairs)]
@@ -266,7 +266,7 @@ class Dialogue(Task):
         scores = most_frequent_reply(told, answers) | language_model_scores(*sums, [ref["bytes"] for ref in refs])
         return {"most frequent reply, token frequencies": scores}
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         """How recall falls with distance, by kind of fact."""
         _, _, recalls = answers_of(predictions, refs)
         if not recalls:

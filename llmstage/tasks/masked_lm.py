@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from llmstage.data.collate import labels_for, pack
-from llmstage.data.demo.prose import prose_rows
-from llmstage.data.masking import SHOWN, draw_mask, word_numbers
+from llmstage.config.task import MaskedLm as MaskedLMConfig
+from llmstage.data.encoding.collate import labels_for, pack
+from llmstage.data.encoding.masking import SHOWN, draw_mask, word_numbers
 from llmstage.data.rows import Columns, Row
+from llmstage.demo.prose import prose_rows
 from llmstage.errors import ModelError
-from llmstage.metrics.language import masked_language_model_scores
-from llmstage.metrics.score import Score
-from llmstage.metrics.unigram import Unigram
-from llmstage.models.lm import masked_losses
-from llmstage.models.tokenizer import Processor
-from llmstage.schema.task import MaskedLm as MaskedLMConfig
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.evaluation.metrics.language_model import masked_language_model_scores
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.unigram import Unigram
+from llmstage.models.lm_loss import masked_losses
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import Errors, errors_by_loss
+from llmstage.tokenization.tokenizer import Processor
 
 
 class MaskedLM(Task):
@@ -52,8 +52,8 @@ class MaskedLM(Task):
     def texts(self, row: Row) -> list[str]:
         return [row["text"]]
 
-    def bind(self, processor: Processor, context: int) -> None:
-        super().bind(processor, context)
+    def attach_tokenizer(self, processor: Processor, context: int) -> None:
+        super().attach_tokenizer(processor, context)
         if processor.tokenizer.mask_token_id is None:
             raise ModelError(
                 "The model's tokenizer has no mask token, so nothing can be hidden from it: task=masked_lm takes encoders "
@@ -67,10 +67,10 @@ class MaskedLM(Task):
     def cache_key(self) -> dict[str, Any]:
         return {"mask": [self.cfg.mask_share, self.cfg.whole_word, self.cfg.mask_seed]}  # the ledger counts targets
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]
 
-    def encode_many(self, rows: list[Row]) -> list[list[Features]]:
+    def encode_many(self, rows: list[Row]) -> list[list[Example]]:
         texts = [row["text"] for row in rows]
         if not self.cfg.whole_word:
             return [self._windows(ids, None) for ids in self.processor.plain_ids(texts)]
@@ -79,7 +79,7 @@ class MaskedLM(Task):
             self._windows(ids, word_numbers(text, offsets)) for text, (ids, offsets) in zip(texts, coded, strict=True)
         ]
 
-    def _windows(self, ids: list[int], words: list[int] | None) -> list[Features]:
+    def _windows(self, ids: list[int], words: list[int] | None) -> list[Example]:
         """As few windows as the context allows, of like length: a short rest would have little to guess from."""
         room = self.context - len(self.before) - len(self.after)
         count = max(1, -(-len(ids) // room))
@@ -93,13 +93,13 @@ class MaskedLM(Task):
             arrays = {"input_ids": [*self.before, *window, *self.after], "window": [number]}
             if words is not None:
                 arrays["word"] = [*[-1] * len(self.before), *words[start:stop], *[-1] * len(self.after)]
-            features.append(Features(arrays, ref={"ids": window}))
+            features.append(Example(arrays, ref={"ids": window}))
         if not features:
             raise RowError("the tokenizer finds no token in the text that it knows")
         features[0].cut = cut
         return features
 
-    def _masked(self, features: Features) -> tuple[list[int], list[int]]:
+    def _masked(self, features: Example) -> tuple[list[int], list[int]]:
         """(what the model sees [T], hidden positions)."""
         # A row that no loader has numbered yet is -1; seeds are not negative.
         seed = features.draw or (self.cfg.mask_seed, features.row + 1, features.arrays["window"][0])
@@ -113,10 +113,10 @@ class MaskedLM(Task):
             np.random.default_rng(seed),
         )
 
-    def num_targets(self, features: Features) -> int:
+    def num_targets(self, features: Example) -> int:
         return len(self._masked(features)[1])
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         shown, labels = [], []
         for row in rows:
             drawn = [self._masked(features) for features in row]
@@ -166,7 +166,7 @@ class MaskedLM(Task):
         nll, tokens, correct = unigram.measure(ref["ids"] for ref in refs)
         return {"token frequencies": masked_language_model_scores(nll, tokens, correct)}
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         """How well hidden tokens are told by what stood in their place."""
         rows = []
         for number, way in enumerate(SHOWN):
@@ -185,7 +185,7 @@ class MaskedLM(Task):
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
         return errors_by_loss([sum(item["nll"]) for item in predictions], [len(item["nll"]) for item in predictions])
 
-    def tell(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
+    def to_response(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
         """What the model puts in the place of the hidden tokens of all windows, and what stood there."""
         whole = {key: [value for item in predictions for value in item[key]] for key in KEYS}
         return self.records(whole, None)[0]

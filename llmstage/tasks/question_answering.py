@@ -13,21 +13,27 @@ import torch.nn.functional as F
 from torch import nn
 
 from llmstage import console
-from llmstage.data.collate import pad
-from llmstage.data.demo.questions import question_rows
-from llmstage.data.matches import MATCHES, matches
-from llmstage.data.questions import BadAnswer, Guesser, answers_of, excerpt, question_word, text_at, texts_of
+from llmstage.config import GenerationConfig
+from llmstage.config.task import QuestionAnswering as QuestionAnsweringConfig
+from llmstage.data.encoding.collate import pad
+from llmstage.data.overlap_features import MATCHES, matches
+from llmstage.data.question_rows import BadAnswer, Guesser, answers_of, excerpt, question_word, text_at, texts_of
 from llmstage.data.rows import Columns, Row
-from llmstage.metrics.answers import among_the_first, answer_scores, answer_tables, best_threshold, exact_and_f1
-from llmstage.metrics.language import language_model_scores
-from llmstage.metrics.score import Score
-from llmstage.models.reading import reading_ids
-from llmstage.models.spans import Window, confidences, merge_windows, read_spans, span_logits, windows_of
-from llmstage.schema import GenerationConfig
-from llmstage.schema.task import QuestionAnswering as QuestionAnsweringConfig
-from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.demo.questions import question_rows
+from llmstage.evaluation.metrics.answers import (
+    among_the_first,
+    answer_scores,
+    answer_tables,
+    best_threshold,
+    exact_and_f1,
+)
+from llmstage.evaluation.metrics.language_model import language_model_scores
+from llmstage.evaluation.metrics.score import Score
+from llmstage.models.answer_spans import Window, confidences, merge_windows, read_spans, span_logits, windows_of
+from llmstage.models.written_answers import reading_ids
+from llmstage.tasks.base import Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import Errors, errors_by_text, token_nats
-from llmstage.tasks.base_writing import Written
+from llmstage.tasks.base_generation import Written
 
 
 class QuestionAnswering(Task):
@@ -38,8 +44,8 @@ class QuestionAnswering(Task):
         optional=("answer_start", "is_impossible", "id", "title"),
         content=("question", "context"),
     )
-    asked_for = ("answers", "answer_start", "is_impossible")
-    compared = ("reference", "correct", "f1", "log_probability")
+    target_columns = ("answers", "answer_start", "is_impossible")
+    reference_columns = ("reference", "correct", "f1", "log_probability")
     route = "answer"
     demo_size = 6000
 
@@ -65,10 +71,10 @@ class QuestionAnswering(Task):
     def texts(self, row: Row) -> list[str]:
         return [row["question"], row["context"]]
 
-    def stand_in(self, row: Row) -> Row:
+    def dummy_target(self, row: Row) -> Row:
         return row | {"answers": str(row.get("context")).strip()[:1]}
 
-    def learn(self, rows: Iterable[Row]) -> None:
+    def fit_labels(self, rows: Iterable[Row]) -> None:
         """Whether there are questions without an answer; and how many answers could stand in several places."""
         silent, unclear = False, 0
         for row in rows:
@@ -81,7 +87,7 @@ class QuestionAnswering(Task):
                 f"train: {unclear} answers without answer_start occur more than once; the first place is taken"
             )
 
-    def adopt(self, config: Any) -> None:
+    def load_config(self, config: Any) -> None:
         known = getattr(config, "llmstage", None) or {}
         self.silent = bool(known.get("unanswerable", self.cfg.unanswerable is True))
 
@@ -123,7 +129,7 @@ class QuestionAnswering(Task):
         }
         return scores | ({} if all(told) else {"never an answer": answer_scores([""] * len(refs), told)})
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         said, told = self.pairs(predictions, refs)
         kinds = [question_word(ref["question"]) for ref in told]
         sizes = [len(ref["context"]) for ref in told]
@@ -160,8 +166,8 @@ class Extractive(QuestionAnswering):
     def tunes(self) -> bool:  # type: ignore[override]
         return self.silent
 
-    def adopt(self, config: Any) -> None:
-        super().adopt(config)
+    def load_config(self, config: Any) -> None:
+        super().load_config(config)
         known = getattr(config, "llmstage", None) or {}
         self.threshold = float(known.get("null_threshold", 0.0))
         self.matching = bool(known.get("match_features", False))
@@ -183,7 +189,7 @@ class Extractive(QuestionAnswering):
     def _windows_of(self, question: str, context: str) -> tuple[list[Window], int]:
         return windows_of(self.processor, question, context, self.context, self.cfg.stride)
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         ref = self.ref_of(row)
         windows, cut = self._windows(row["question"], row["context"])
         answers = [(one["start"], one["start"] + len(one["text"])) for one in ref["answers"]]
@@ -197,14 +203,14 @@ class Extractive(QuestionAnswering):
                 arrays["token_type_ids"] = window.types
             if self.matching:
                 arrays |= matches(row["question"], row["context"], window.offsets, window.first, len(window.ids))
-            features.append(Features(arrays, ref={**ref, "window": number}))
+            features.append(Example(arrays, ref={**ref, "window": number}))
         features[0].cut = cut
         whole = [item for item in features if item.arrays["place"][3] != item.arrays["place"][0]]
         if answers and not whole:  # an answer longer than what two windows share, on their border
             features[0].cut_targets = 1
         return features
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         features = [row[0] for row in rows]
         lengths = torch.tensor([len(item.input_ids) for item in features])
         ids = pad([item.input_ids for item in features], self.processor.pad_id)
@@ -258,9 +264,9 @@ class Extractive(QuestionAnswering):
     def answer(self, prediction: Any, ref: Any) -> str:
         return "" if self.silent and self.margin(prediction) > self.threshold else text_at(prediction, ref)
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         """Also how often the right answer stands among the first spans."""
-        shown = super().exhibits(predictions, refs)
+        shown = super().report_items(predictions, refs)
         spans = [[ref["context"][a:b] for a, b, _ in one["spans"]] for one, ref in zip(predictions, refs, strict=True)]
         return [*shown, *among_the_first(spans, [texts_of(ref) for ref in refs], self.cfg.n_best)]
 
@@ -286,7 +292,7 @@ class Generative(Written, QuestionAnswering):
     def cache_key(self) -> dict[str, Any]:
         return {"style": "generate"}
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         if self.processor.eos_id is None:
             raise RowError("the model's tokenizer has no end token, so that no answer could end")
         answers = answers_of(row)
@@ -295,7 +301,7 @@ class Generative(Written, QuestionAnswering):
         ids = source + target
         ref = {**self.ref_of(row), "bytes": len(said.encode())}
         arrays = {"input_ids": ids, "target": [0] * len(source) + [1] * len(target)}
-        return [Features(arrays, ref=ref, cut=cut + lost, cut_targets=lost, lost_end=lost > 0)]
+        return [Example(arrays, ref=ref, cut=cut + lost, cut_targets=lost, lost_end=lost > 0)]
 
     def answer(self, prediction: Any, ref: Any) -> str | None:
         said = prediction.get("text")

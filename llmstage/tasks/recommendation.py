@@ -13,27 +13,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmstage import console
+from llmstage.config.data import DataConfig
+from llmstage.config.task import Recommendation as RecommendationConfig
 from llmstage.data.catalog import Catalog, catalog_state, count_items, known_texts
-from llmstage.data.collate import pad, pad_left
-from llmstage.data.column_features import ColumnFeatures
-from llmstage.data.demo.recommendation import recommendation_rows
-from llmstage.data.interaction_words import as_list, check_interaction, check_name, clicked, values_of, with_target
+from llmstage.data.column_vectors import ColumnFeatures
+from llmstage.data.encoding.collate import pad, pad_left
+from llmstage.data.interaction_columns import as_list, check_interaction, check_name, clicked, values_of, with_target
 from llmstage.data.interactions import SPLITS, Histories, InteractionRows, assign, read_log
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns, Row
-from llmstage.data.rowsource import RowSource
+from llmstage.demo.recommendation import recommendation_rows
 from llmstage.errors import DataError, ModelError
-from llmstage.metrics.ranking_slices import ranking_record, ranking_tables
-from llmstage.metrics.recommendation import click_scores, ranking_scores
-from llmstage.metrics.score import Score
+from llmstage.evaluation.metrics.recommendation import click_scores, ranking_scores
+from llmstage.evaluation.metrics.recommendation_tables import ranking_record, ranking_tables
+from llmstage.evaluation.metrics.score import Score
 from llmstage.models.co_clicks import CoClicks
-from llmstage.models.negatives import Negatives, fixed_uniform
+from llmstage.models.negative_sampling import Negatives, fixed_uniform
 from llmstage.models.pooling import pooled, text_vectors
-from llmstage.models.ranked import decode
+from llmstage.models.recommendation_records import decode
 from llmstage.models.recommender import Recommender
-from llmstage.models.simple_recommenders import baseline_ranks
-from llmstage.schema.data import DataConfig
-from llmstage.schema.task import Recommendation as RecommendationConfig
-from llmstage.tasks.base import Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.models.recommender_baselines import baseline_ranks
+from llmstage.tasks.base import Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import Errors, errors_by_rank
 
 MOST_SCORES = 1 << 24
@@ -45,8 +45,8 @@ class Recommendation(Task):
 
     auto_model = "AutoModel"
     pipeline_tag = "text-ranking"
-    cuts = True
-    compared = ("reference", "rank", "click", "probability", "cold")
+    custom_splits = True
+    reference_columns = ("reference", "rank", "click", "probability", "cold")
     route = "rank"
     demo_size = 400
 
@@ -83,7 +83,7 @@ class Recommendation(Task):
     def check_table_row(self, table: str, row: Row) -> str | None:
         return check_name("item", row["item"])
 
-    def arrange(
+    def build_splits(
         self, sources: dict[str, RowSource], tables: dict[str, RowSource], data: DataConfig
     ) -> dict[str, RowSource]:
         """Interactions grouped by user in time order; the held-out ones cut as task.split says."""
@@ -110,19 +110,19 @@ class Recommendation(Task):
             if (part == number).any()
         }
 
-    def ask_all(self, source: RowSource, tables: dict[str, RowSource], data: DataConfig) -> RowSource:
+    def prepare_inference(self, source: RowSource, tables: dict[str, RowSource], data: DataConfig) -> RowSource:
         own = (*self.cfg.user_numbers, *self.cfg.user_categories)
         log = read_log({"test": source}, positive_rating=self.cfg.positive_rating, extra=own, unique_pairs=False)
         self.item_rows, self.texts_of, _ = known_texts(tables.get("items"), log.items, log.texts)
         return Histories(log, [source])
 
-    def ask_many(self, rows: list[Row]) -> list[list[Features]]:
+    def encode_unlabeled(self, rows: list[Row]) -> list[list[Example]]:
         return [self.encode(with_target(row, self.catalog.ids)) for row in rows]
 
     def texts(self, row: Row) -> list[str]:
         return [text for text in [as_list(row["text"])[-1] if row.get("text") else ""] if text]
 
-    def learn(self, rows: Iterable[Row]) -> None:
+    def fit_labels(self, rows: Iterable[Row]) -> None:
         """The items of the training rows with their clicks, and the scale of ratings and number columns."""
         thought: list[float] = []
         columns: list[Row] = []
@@ -145,11 +145,11 @@ class Recommendation(Task):
 
         known, counts = count_items(watched())
         self.values = (float(np.mean(thought)), float(np.std(thought)) or 1.0)
-        self.user_columns.learn(columns)
-        self.item_columns.learn(self.item_rows[name] for name in known if name in self.item_rows)
+        self.user_columns.fit(columns)
+        self.item_columns.fit(self.item_rows[name] for name in known if name in self.item_rows)
         self.catalog = Catalog(known, counts, texts, self.item_rows)
 
-    def adopt(self, config: Any) -> None:
+    def load_config(self, config: Any) -> None:
         state = getattr(config, "llmstage", None)
         if not isinstance(state, dict) or "items" not in state:
             raise ModelError(
@@ -178,8 +178,8 @@ class Recommendation(Task):
             head.start_from(torch.from_numpy(vectors))
         return head
 
-    def bind(self, processor: Any, context: int) -> None:
-        super().bind(processor, context)
+    def attach_tokenizer(self, processor: Any, context: int) -> None:
+        super().attach_tokenizer(processor, context)
         self.catalog.encode(lambda text: processor.marked_ids(text, None, context)[0], self.item_columns)
         self.negatives = Negatives(self.catalog.counts[: self.catalog.num_known])
 
@@ -187,7 +187,7 @@ class Recommendation(Task):
         items = blake2b("\n".join(self.catalog.ids).encode(), digest_size=16).hexdigest()
         return {"history": self.cfg.history, "items": items, "columns": [self.user_columns.state(), self.values]}
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         names = [str(name) for name in as_list(row["item"])]
         target = self.catalog.index.get(names[-1])
         if target is None:
@@ -227,9 +227,9 @@ class Recommendation(Task):
             "history": len(seen) + len(met),
             "seen": seen + arrays["history"],
         }
-        return [Features(arrays, ref=ref, cut=cut)]
+        return [Example(arrays, ref=ref, cut=cut)]
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         features = [row[0] for row in rows]
         lengths = torch.tensor([len(item.input_ids) for item in features])
         ids = pad([item.input_ids for item in features], self.processor.pad_id)
@@ -357,7 +357,7 @@ class Recommendation(Task):
         ranks = baseline_ranks(self.catalog, pairs, wanted, exclude_seen=self.cfg.exclude_seen)
         return {name: ranking_scores(found, [ref["user"] for ref in wanted]) for name, found in ranks.items()}
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         return ranking_tables(predictions, refs, len(self.catalog), self.facts)
 
     def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from llmstage.data.demo.summarization import summarization_rows
+from llmstage.config.task import Summarization as SummarizationConfig
 from llmstage.data.rows import Columns, Row
-from llmstage.metrics.generation import CJK, WORD, chrf, rouge, rouge_rows, split_words
-from llmstage.metrics.score import Score
-from llmstage.schema.task import Summarization as SummarizationConfig
-from llmstage.tasks.base_text import TextToText
+from llmstage.demo.summarization import summarization_rows
+from llmstage.evaluation.metrics.generation import CJK, WORD, chrf, rouge, rouge_rows, split_words
+from llmstage.evaluation.metrics.score import Score
+from llmstage.tasks.base_text_to_text import TextToText
 
 SENTENCE_END = re.compile(rf"(?<=[.!?])\s+|(?<=[。！？])(?=[\s\w{CJK}“「《])\s*")
 """A sentence ends at a full stop before white space, or at a full-width one."""

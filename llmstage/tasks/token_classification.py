@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from llmstage import console
-from llmstage.data.collate import labels_for, pack
-from llmstage.data.demo.token_classification import entity_rows
-from llmstage.data.gazetteer import FrequentTags, Gazetteer
+from llmstage.config.task import TokenClassification as TokenClassificationConfig
+from llmstage.data.encoding.collate import labels_for, pack
+from llmstage.data.ner_baselines import FrequentTags, Gazetteer
 from llmstage.data.rows import Columns, Row
-from llmstage.data.tagged import check_tagged, describe_spans, tags_in, text_of, units
-from llmstage.data.tags import (
+from llmstage.data.tag_schemes import (
     Span,
     detect_scheme,
     family,
@@ -29,16 +28,17 @@ from llmstage.data.tags import (
     split_tag,
     tags_of,
 )  # fmt: skip
-from llmstage.data.words import Offsets, lay_spans, word_windows
+from llmstage.data.tagged_rows import check_tagged, describe_spans, tags_in, text_of, units
+from llmstage.data.token_spans import Offsets, lay_spans, word_windows
+from llmstage.demo.token_classification import entity_rows
 from llmstage.errors import DataError, ModelError
-from llmstage.metrics.intervals import ratio
-from llmstage.metrics.score import Score
-from llmstage.metrics.tags import tag_scores, type_scores
+from llmstage.evaluation.metrics.entity_tags import tag_scores, type_scores
+from llmstage.evaluation.metrics.intervals import ratio
+from llmstage.evaluation.metrics.score import Score
 from llmstage.models.token_head import best_path, token_logits
-from llmstage.models.tokenizer import Processor
-from llmstage.schema.task import TokenClassification as TokenClassificationConfig
-from llmstage.tasks.base import IGNORE_INDEX, Batch, Exhibit, Features, LossSum, RowError, Task
+from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import Errors
+from llmstage.tokenization.tokenizer import Processor
 
 MOST_WORDS = 1_000_000
 """Words whose pieces are remembered at once."""
@@ -56,8 +56,8 @@ class TokenClassification(Task):
     )
     auto_model = "AutoModelForTokenClassification"
     pipeline_tag = "token-classification"
-    asked_for = ("tags", "spans")
-    compared = ("reference", "correct", "reference_spans")
+    target_columns = ("tags", "spans")
+    reference_columns = ("reference", "correct", "reference_spans")
     packs = True
     route = "tag"
     demo_size = 1600
@@ -103,7 +103,7 @@ class TokenClassification(Task):
 
     # labels
 
-    def learn(self, rows: Iterable[Row]) -> None:
+    def fit_labels(self, rows: Iterable[Row]) -> None:
         """Types of entities and the scheme, from the training split."""
         sequences: list[list[str]] = []
         kinds: set[str] = set()
@@ -129,7 +129,7 @@ class TokenClassification(Task):
                 f"task.repair=true: {count} of {len(sequences)} sentences of the training split had illegal tags"
             )
 
-    def adopt(self, config: Any) -> None:
+    def load_config(self, config: Any) -> None:
         self.labels = [str(config.id2label[index]) for index in range(len(config.id2label))]
         wrong = next((reason for label in self.labels if (reason := malformed(label))), None)
         if wrong:
@@ -149,8 +149,8 @@ class TokenClassification(Task):
 
     # features
 
-    def bind(self, processor: Processor, context: int) -> None:
-        super().bind(processor, context)
+    def attach_tokenizer(self, processor: Processor, context: int) -> None:
+        super().attach_tokenizer(processor, context)
         self._pieces: dict[str, list[int]] = {}
         self._index = {label: index for index, label in enumerate(self.labels)}
         inner = processor.plain_ids(["a"])[0]
@@ -167,10 +167,10 @@ class TokenClassification(Task):
         told = {"labels": self.labels, "scheme": self.data_scheme}
         return {**told, "repair": self.cfg.repair, "names": self.cfg.names}
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]
 
-    def encode_many(self, rows: list[Row]) -> list[list[Features]]:
+    def encode_many(self, rows: list[Row]) -> list[list[Example]]:
         texts = [text_of(row) for row in rows]
         words = [units(text, offsets) for text, offsets in texts]
         if len(self._pieces) > MOST_WORDS:
@@ -181,7 +181,7 @@ class TokenClassification(Task):
         self._pieces.update(zip(new, (ids or nothing for ids in self.processor.plain_ids(new)), strict=True))
         return [self._encode(row, *text, line) for row, text, line in zip(rows, texts, words, strict=True)]
 
-    def _encode(self, row: Row, text: str, offsets: Offsets, words: list[str]) -> list[Features]:
+    def _encode(self, row: Row, text: str, offsets: Offsets, words: list[str]) -> list[Example]:
         spans, repaired = self._spans(row, offsets)
         strange = sorted({kind for kind, _, _ in spans if not any(label[2:] == kind for label in self.labels)})
         if strange:
@@ -208,17 +208,17 @@ class TokenClassification(Task):
                 "repaired": repaired,
             }
             arrays = {"input_ids": ids + self._back, "labels": labels + [IGNORE_INDEX] * len(self._back)}
-            features.append(Features(arrays, ref=ref, cut=cut if number == 0 else 0))
+            features.append(Example(arrays, ref=ref, cut=cut if number == 0 else 0))
         return features
 
-    def stand_in(self, row: Row) -> Row:
+    def dummy_target(self, row: Row) -> Row:
         tokens = row.get("tokens")
         return row | ({"tags": ["O"] * len(tokens)} if isinstance(tokens, list) else {"spans": []})
 
-    def num_targets(self, features: Features) -> int:
+    def num_targets(self, features: Example) -> int:
         return sum(label != IGNORE_INDEX for label in features.arrays["labels"])
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         ids = [[features.input_ids for features in row] for row in rows]
         alone = all(len(row) == 1 for row in rows)
         packed = pack(ids, self.processor.pad_id, causal=alone)  # rows of one feature need no block mask
@@ -320,14 +320,14 @@ class TokenClassification(Task):
             found[name] = tag_scores(said, told, self.scheme)
         return found
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         table = type_scores([self._said(item) for item in predictions], [ref["tags"] for ref in refs], self.scheme)
         columns = ("precision", "recall", "f1", "support")
         rows = [
             [kind, *(f"{row[name]:.4f}" for name in columns[:3]), str(row["support"])] for kind, row in table.items()
         ]
         by_type = {"kind": "table", "title": "Entities by type", "columns": ["type", *columns], "rows": rows}
-        shown: list[Exhibit] = [{**by_type, "report_key": "types", "values": table}]
+        shown: list[ReportItem] = [{**by_type, "report_key": "types", "values": table}]
         notes = []
         if not any(tag != "O" for ref in refs for tag in ref["tags"]):
             notes.append("The references hold no entity: precision, recall and F1 are 0 by convention, not measured.")

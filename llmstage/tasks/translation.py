@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from llmstage.data.demo.translation import translation_rows
+from llmstage.config.task import Translation as TranslationConfig
 from llmstage.data.rows import Columns, Row
-from llmstage.metrics.generation import chrf
-from llmstage.metrics.score import Score
-from llmstage.metrics.translation import bleu, chrf_rows, ter
-from llmstage.schema.task import Translation as TranslationConfig
-from llmstage.tasks.base_text import TextToText
+from llmstage.demo.translation import translation_rows
+from llmstage.evaluation.metrics.generation import chrf
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.translation import bleu, chrf_rows, ter
+from llmstage.tasks.base_text_to_text import TextToText
 
 SEARCHED = 100_000
 """Training rows that the translation memory looks through, at most."""

@@ -12,18 +12,21 @@ import numpy as np
 from torch import nn
 
 from llmstage import console
-from llmstage.data.demo.scene_questions import question_rows
-from llmstage.data.order import spread
+from llmstage.config import GenerationConfig, TaskConfig
+from llmstage.config.task import VisualReasoning as VisualReasoningConfig
+from llmstage.data.encoding.order import spread
 from llmstage.data.rows import Columns, Row
 from llmstage.data.splits import row_hash
+from llmstage.demo.scene_questions import question_rows
 from llmstage.errors import DataError, ModelError
-from llmstage.metrics.baselines import capped, logistic, most_frequent, tfidf, tfidf_name, thin
-from llmstage.metrics.calibration import reliability
-from llmstage.metrics.classification import calibration_error, classification_scores, confusion
-from llmstage.metrics.composition import composition_exhibit, group_scores
-from llmstage.metrics.intervals import proportion
-from llmstage.metrics.language import language_model_scores
-from llmstage.metrics.reasoning import (
+from llmstage.evaluation.metrics.calibration import reliability
+from llmstage.evaluation.metrics.classification import calibration_error, classification_scores, confusion
+from llmstage.evaluation.metrics.composition import composition_exhibit, group_scores
+from llmstage.evaluation.metrics.intervals import proportion
+from llmstage.evaluation.metrics.language_model import language_model_scores
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.sklearn_baselines import capped, logistic, most_frequent, tfidf, tfidf_name, thin
+from llmstage.evaluation.metrics.visual_reasoning import (
     BLIND,
     FIRST_WORDS,
     answered,
@@ -36,13 +39,10 @@ from llmstage.metrics.reasoning import (
     normal,
     truth_of,
 )
-from llmstage.metrics.score import Score
-from llmstage.models.choose import AnswerTree, answer_log_probs
-from llmstage.models.tokenizer import Processor
-from llmstage.schema import GenerationConfig, TaskConfig
-from llmstage.schema.task import VisualReasoning as VisualReasoningConfig
-from llmstage.tasks.base import IGNORE_INDEX, UNSCORED, Batch, Control, Exhibit, Features, RowError
-from llmstage.tasks.base_looking import Looking
+from llmstage.models.multiple_choice import AnswerTree, answer_log_probs
+from llmstage.tasks.base import IGNORE_INDEX, UNSCORED, Batch, Control, Example, ReportItem, RowError
+from llmstage.tasks.base_image_text import Looking
+from llmstage.tokenization.tokenizer import Processor
 
 TRUTH = ("false", "true")
 SHOWN = 24
@@ -65,7 +65,7 @@ class VisualReasoning(Looking):
     # less often each, it learned no faster.
     demo_size = 30_000
     route = "answer"
-    asked_for = ("answer",)
+    target_columns = ("answer",)
 
     cfg: VisualReasoningConfig
 
@@ -73,7 +73,7 @@ class VisualReasoning(Looking):
         super().__init__(cfg, generation)
         self.blind = self.cfg.blind
         self.mode: str = self.cfg.answer
-        """choose, truth or generate; auto until learn() or adopt() has said which."""
+        """choose, truth or generate; auto until fit_labels() or load_config() has said which."""
         self.answers: list[str] = []
         """What is chosen from; empty where text is generated."""
 
@@ -100,13 +100,13 @@ class VisualReasoning(Looking):
             return "answer is neither a text, a number nor true or false"
         return None if answer_of(row) else "answer is empty"
 
-    def stand_in(self, row: Row) -> Row:
+    def dummy_target(self, row: Row) -> Row:
         return row | {"answer": self.answers[0] if self.answers else "?"}
 
     def texts(self, row: Row) -> list[str]:
         return [row["question"], answer_of(row), *caption_of(row)]
 
-    def learn(self, rows: Iterable[Row]) -> None:
+    def fit_labels(self, rows: Iterable[Row]) -> None:
         """What there is to choose from; truth values count as such whatever their spelling."""
         counts = Counter(answer_of(row) for row in rows)
         if not counts:
@@ -130,7 +130,7 @@ class VisualReasoning(Looking):
         if self.cfg.answer == "auto":
             console.note(f"task.answer=auto: {self.mode}, {len(counts):,} different answers in training")
 
-    def adopt(self, config: Any) -> None:
+    def load_config(self, config: Any) -> None:
         saved = getattr(config, "llmstage", None) or {}
         if "answer" not in saved:
             raise ModelError(
@@ -142,8 +142,8 @@ class VisualReasoning(Looking):
     def model_options(self) -> dict[str, Any]:
         return {"llmstage": {"answer": self.mode, "answers": self.answers, "blind": self.blind}}
 
-    def bind(self, processor: Processor, context: int) -> None:
-        super().bind(processor, context)
+    def attach_tokenizer(self, processor: Processor, context: int) -> None:
+        super().attach_tokenizer(processor, context)
         if self.mode == "auto":
             raise DataError(
                 "There are no training rows that say how to answer. Give data.train, or task.answer=generate."
@@ -156,7 +156,7 @@ class VisualReasoning(Looking):
         told = {"describe": self.cfg.describe, "prompt": self.cfg.prompt}
         return {**super().cache_key(), "answer": self.mode, "answers": self.answers, **told}
 
-    def encode(self, row: Row) -> list[Features]:
+    def encode(self, row: Row) -> list[Example]:
         question, answer = row["question"], answer_of(row)
         if self.mode == "truth":
             spelled, answer = answer, truth_of(answer) or ""
@@ -249,7 +249,7 @@ class VisualReasoning(Looking):
 
     def contrast(
         self, name: str, predictions: list[Any], controls: list[Any], refs: list[Any]
-    ) -> tuple[dict[str, Score], list[Exhibit]]:
+    ) -> tuple[dict[str, Score], list[ReportItem]]:
         pairs = [
             (ours["answer"], theirs["answer"], ref)
             for ours, theirs, ref in zip(predictions, controls, refs, strict=True)
@@ -282,7 +282,7 @@ class VisualReasoning(Looking):
         said[linear] = [classes[place] for place in shares.argmax(1)]
         return {name: self.answer_scores(texts, refs) for name, texts in said.items()}
 
-    def exhibits(self, predictions: list[Any], refs: list[Any]) -> list[Exhibit]:
+    def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         said, told, kept = answered(predictions, refs)
         if not said:
             return []
@@ -310,7 +310,7 @@ class VisualReasoning(Looking):
             shown += reliability(np.array([item["probability"] for item in kept]), np.array(right) == 1)
         return shown
 
-    def grid(self, said: list[str], refs: list[Any], right: list[float]) -> list[Exhibit]:
+    def grid(self, said: list[str], refs: list[Any], right: list[float]) -> list[ReportItem]:
         """Pictures at even distances, not chosen by how well they went."""
         if self.pictures is None:
             return []

@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
+from llmstage.config import GenerationConfig, TaskConfig
 from llmstage.data.rows import Columns, Row
-from llmstage.schema import GenerationConfig, TaskConfig
-from llmstage.tasks.base import Batch, Features, LossSum
-from llmstage.tasks.base_images import Seeing
+from llmstage.tasks.base import Batch, Example, LossSum
+from llmstage.tasks.base_image import Seeing
 
 
 class Glance(Seeing):
@@ -32,10 +32,10 @@ class Glance(Seeing):
         said = row.get("caption") or row.get("label") or ""
         return [said] if isinstance(said, str) else said
 
-    def encode(self, row: Row) -> list[Features]:
-        return [Features({"input_ids": [1], **self.sight(row, self.texts(row))}, ref=row["image"])]
+    def encode(self, row: Row) -> list[Example]:
+        return [Example({"input_ids": [1], **self.sight(row, self.texts(row))}, ref=row["image"])]
 
-    def collate(self, rows: list[list[Features]]) -> Batch:
+    def collate(self, rows: list[list[Example]]) -> Batch:
         return Batch({"pixel_values": self.pixel_values([item for row in rows for item in row])})
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:

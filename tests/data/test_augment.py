@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from llmstage.config.data import AugmentConfig
+from llmstage.config.run import VisionConfig
 from llmstage.data.augment import augmented, box, speaks_of_sides
-from llmstage.data.pictures import Pictures
-from llmstage.models.eyes import preset_images
-from llmstage.schema.data import AugmentConfig
-from llmstage.schema.run import VisionConfig
+from llmstage.data.image_store import ImageStore
+from llmstage.tokenization.vision import preset_images
 
 Draw = Callable[..., Any]
 
@@ -75,7 +75,7 @@ def task(glance: Any, tmp_path: Path, draw: Draw) -> Any:
         {"image": str(tmp_path / "0.png"), "caption": ["a cat", "一只猫"]},
         {"image": str(tmp_path / "1.png"), "caption": ["a cat", "a cat on the left"]},
     ]
-    glance.pictures = Pictures(preset_images(VisionConfig(size=32)))
+    glance.pictures = ImageStore(preset_images(VisionConfig(size=32)))
     glance.pictures.read(row["image"] for row in glance.rows)
     return glance
 

@@ -11,24 +11,24 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llmstage.data.encode import encode_split
-from llmstage.data.pictures import Pictures
-from llmstage.data.rowsource import RowSource
-from llmstage.data.source import open_splits
-from llmstage.data.store import FeatureStore
+from llmstage.config.data import DataConfig, SplitConfig
+from llmstage.config.run import VisionConfig
+from llmstage.data.encoding.encode import encode_split
+from llmstage.data.encoding.store import ExampleStore
+from llmstage.data.file_source import open_splits
+from llmstage.data.image_store import ImageStore
+from llmstage.data.row_source import RowSource
 from llmstage.errors import DataError
-from llmstage.models.eyes import preset_images
-from llmstage.schema.data import DataConfig, SplitConfig
-from llmstage.schema.run import VisionConfig
 from llmstage.tasks.base import RowError
+from llmstage.tokenization.vision import preset_images
 
 Draw = Callable[..., Any]
 
 
-def encoded(task: Any, out_dir: Path | None, **options: Any) -> tuple[dict[str, RowSource], dict[str, FeatureStore]]:
+def encoded(task: Any, out_dir: Path | None, **options: Any) -> tuple[dict[str, RowSource], dict[str, ExampleStore]]:
     """As the engine does it: rows of all splits, their pictures, then the features."""
     sources = open_splits(DataConfig(**options), task.columns, task.check_row, out_dir)
-    task.pictures = Pictures(preset_images(VisionConfig(size=16)))
+    task.pictures = ImageStore(preset_images(VisionConfig(size=16)))
     task.pictures.read(place for source in sources.values() for row, _ in source for place in task.images(row))
     stores = {
         split: encode_split(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from llmstage.config.data import DataConfig, SplitConfig
+from llmstage.data.file_source import open_splits
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns
-from llmstage.data.rowsource import RowSource
-from llmstage.data.source import open_splits
 from llmstage.errors import DataError, UserError
-from llmstage.schema.data import DataConfig, SplitConfig
 
 PAIR = Columns(("text", "label"), ("text_pair",), content=("text",))
 TEXT = Columns(("text",))

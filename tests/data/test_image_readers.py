@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmstage.data import containers
+from llmstage.config.data import DataConfig, SplitConfig
+from llmstage.data import image_containers
+from llmstage.data.file_source import open_splits
 from llmstage.data.images import open_image
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns
-from llmstage.data.rowsource import RowSource
-from llmstage.data.source import open_splits
 from llmstage.errors import DataError
-from llmstage.schema.data import DataConfig, SplitConfig
 
 SAID = Columns(
     ("image",), ("caption", "label"), content=("image",), either=(("caption",), ("label",)), images=("image",)
@@ -211,7 +211,10 @@ def test_parquet_holds_images_or_names_them(tmp_path: Path, draw: Draw, kind: st
     for number in [*range(300), 5, 299, 0, 130, 119, 120]:  # forwards, and anywhere
         assert same(found[number][0]["image"], draw(number)), number
     if kind == "bytes":
-        assert containers.window(str(path), "img", path.stat().st_mtime_ns).values.__len__() <= 2 * containers.AT_ONCE
+        assert (
+            image_containers.window(str(path), "img", path.stat().st_mtime_ns).values.__len__()
+            <= 2 * image_containers.AT_ONCE
+        )
 
 
 def test_a_row_of_parquet_without_an_image_is_told(tmp_path: Path) -> None:
@@ -230,7 +233,7 @@ def test_a_row_of_parquet_without_an_image_is_told(tmp_path: Path) -> None:
 def test_a_saved_data_set_with_an_image_feature(tmp_path: Path, draw: Draw) -> None:
     import datasets
 
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "狗"])})
+    features = datasets.Example({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "狗"])})
     rows = {"image": [draw(number) for number in range(20)], "label": [number % 2 for number in range(20)]}
     whole = datasets.Dataset.from_dict(rows, features=features)
     folder = tmp_path / "set"

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.data.catalog import count_items
-from llmstage.data.column_features import ColumnFeatures
-from llmstage.data.interaction_words import parse_click, parse_number, parse_time
+from llmstage.data.column_vectors import ColumnFeatures
+from llmstage.data.interaction_columns import parse_click, parse_number, parse_time
 from llmstage.data.interactions import InteractionRows, assign, read_log
-from llmstage.data.rowsource import ListSource
-from llmstage.engine.assemble import open_sources
+from llmstage.data.row_source import ListSource
 from llmstage.errors import DataError
 from llmstage.tasks.recommendation import TASK
+from llmstage.training.setup import open_sources
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "movielens_latest_small"
 EVENTS = [
@@ -99,7 +99,7 @@ def test_numbers_and_clicks():
 
 def test_columns_are_standardised_on_what_was_learned_and_missing_is_told():
     columns = ColumnFeatures(["price"], ["genre"])
-    columns.learn([{"price": "1", "genre": "a|b"}, {"price": 3, "genre": "a"}, {"price": None, "genre": None}])
+    columns.fit([{"price": "1", "genre": "a|b"}, {"price": 3, "genre": "a"}, {"price": None, "genre": None}])
     assert columns.vector({"price": 4, "genre": "b"}) == [2.0, 0.0, 0.0, 1.0]
     assert columns.vector({"genre": ["a", "new"]}) == [0.0, 1.0, 1.0, 0.0]
     again = ColumnFeatures(["price"], ["genre"])
@@ -134,7 +134,7 @@ def test_the_item_table_is_joined_and_what_does_not_fit_is_counted(compose_run, 
     assert task.texts_of["2"] == "黄土地 | 剧情" and task.texts_of["5"] == "Five" and task.texts_of["3"] == ""
     assert task.facts["items missing from data.items (known by id only)"] == 1  # 6
     assert task.facts["items without text"] == 2  # 3 and 6
-    task.learn(row for row, _ in sources["train"])
+    task.fit_labels(row for row, _ in sources["train"])
     assert set(task.catalog.ids) == {"1", "2", "3", "4", "5", "6", "7"} and task.catalog.ids[-1] == "7"
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from llmstage.config.data import DataConfig
+from llmstage.data.file_source import open_splits
 from llmstage.data.rows import Columns
-from llmstage.data.source import open_splits
 from llmstage.errors import DataError
-from llmstage.schema.data import DataConfig
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 PAIR = Columns(("text", "label"), ("text_pair",), content=("text", "text_pair"))

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from llmstage.cli.help import field_docs
+from llmstage.config.data import DataConfig, SplitConfig
+from llmstage.data.file_source import open_splits
 from llmstage.data.formats import reader_names
 from llmstage.data.rows import Columns
-from llmstage.data.source import open_splits
 from llmstage.errors import DataError
-from llmstage.help import field_docs
-from llmstage.schema.data import DataConfig, SplitConfig
 
 PAIR = Columns(("text", "label"), content=("text",))
 NUMBERS = (
@@ -38,7 +38,7 @@ def rows(words: Columns, /, **options: Any) -> list[dict[str, Any]]:
 
 
 def test_every_reader_is_named_in_the_help_and_in_the_yaml() -> None:
-    from llmstage.places import conf_dir
+    from llmstage.paths import conf_dir
 
     for told in (field_docs(DataConfig)["format"], (conf_dir() / "data" / "demo.yaml").read_text("utf-8")):
         assert [name for name in reader_names() if name not in told.replace(",", " ").replace(".", " ").split()] == []

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from llmstage.data.leaks import find_leaks
+from llmstage.config.checks import check_run
+from llmstage.config.data import DataConfig, SplitConfig
+from llmstage.data.file_source import open_splits
+from llmstage.data.quality.split_leakage import find_leaks
+from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns
-from llmstage.data.rowsource import RowSource
-from llmstage.data.source import open_splits
 from llmstage.data.splits import Ranking
 from llmstage.errors import DataError, UserError
-from llmstage.schema.checks import check_run
-from llmstage.schema.data import DataConfig, SplitConfig
 
 PAIR = Columns(("text", "label"), content=("text",))
 FIRST = date(2014, 1, 1)

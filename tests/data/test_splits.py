@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from llmstage.config.data import DataConfig, SplitConfig
 from llmstage.data import splits
+from llmstage.data.file_source import open_splits
 from llmstage.data.files import DataFile
+from llmstage.data.row_source import ListSource, RowSource
 from llmstage.data.rows import Columns, Row
-from llmstage.data.rowsource import ListSource, RowSource
-from llmstage.data.source import open_splits
 from llmstage.data.splits import overlap, row_hash
 from llmstage.errors import DataError
-from llmstage.schema.data import DataConfig, SplitConfig
 
 PAIR = Columns(("text", "label"), content=("text",))
 
@@ -180,7 +180,7 @@ def test_list_source_is_a_source() -> None:
 
 
 def test_a_cut_is_counted_once_per_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmstage.data import source as sources
+    from llmstage.data import file_source as sources
     from llmstage.data.splits import Census
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

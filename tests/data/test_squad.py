@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from llmstage.data.questions import BadAnswer, answers_of, excerpt, likeliest_part, question_word, sentences
-from llmstage.data.source import open_splits
+from llmstage.config.data import DataConfig
+from llmstage.config.run import GenerationConfig
+from llmstage.config.task import QuestionAnswering as Config
+from llmstage.data.file_source import open_splits
+from llmstage.data.question_rows import BadAnswer, answers_of, excerpt, likeliest_part, question_word, sentences
 from llmstage.errors import DataError
-from llmstage.schema.data import DataConfig
-from llmstage.schema.run import GenerationConfig
-from llmstage.schema.task import QuestionAnswering as Config
 from llmstage.tasks.question_answering import TASK
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -77,7 +77,7 @@ class Planted:
 
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
-    from llmstage.cli import main
+    from llmstage.cli.command import main
 
     folder = tmp_path_factory.mktemp("planted")
     write(folder / "train.jsonl", rows(0, 1500, 0.01))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 PLANTED = ("card_arrival", "exchange_rate", "lost_or_stolen_card", "pin_blocked", "verify_my_identity")

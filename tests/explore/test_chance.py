@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from llmstage.explore.cells import measure_cells
+from llmstage.config import ModelConfig
+from llmstage.explore.capability_map import measure_cells
 from llmstage.explore.chance import chance_of, constant, unigram_log_probs
 from llmstage.explore.items import Item
+from llmstage.explore.probed_model import Subject, untrained
 from llmstage.explore.score import score_items
-from llmstage.explore.subject import Subject, untrained
 from llmstage.explore.wording import say
 from llmstage.models.build import build_model
-from llmstage.models.tokenizer import train_processor
-from llmstage.schema import ModelConfig
+from llmstage.tokenization.tokenizer import train_processor
 
 SKEWED = (0.4, 0.2, 0.2, 0.2)
 

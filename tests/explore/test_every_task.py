@@ -9,12 +9,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from llmstage.engine.machine import Machine
 from llmstage.explore.elicit import mean_error, trained_copy
-from llmstage.explore.hidden import group_rows, row_vectors
+from llmstage.explore.hidden_states import group_rows, row_vectors
 from llmstage.explore.row_features import RowFeatures
-from llmstage.places import conf_dir, options
+from llmstage.paths import conf_dir, options
 from llmstage.tasks.base import UNSCORED
+from llmstage.training.machine import Machine
 
 
 def keys_of(name):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.data.splits import row_hash
 from llmstage.tasks.translation import TASK
 

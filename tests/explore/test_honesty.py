@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmstage.config.explore_improve import ImproveConfig
 from llmstage.explore.candidates import Candidate, Outcome
-from llmstage.explore.curves import Curve
+from llmstage.explore.comparison import Metric
 from llmstage.explore.guard import Scores, gain
 from llmstage.explore.guard import judge as guard_of
 from llmstage.explore.improve_report import findings_of
-from llmstage.explore.trial import Metric
-from llmstage.explore.verdicts import Rules, judge
 from llmstage.explore.wording import speaking
-from llmstage.schema.explore_improve import ImproveConfig
+from llmstage.research.curves import Curve
+from llmstage.research.verdicts import Rules, judge
 
 RULES = Rules(trials=300)
 

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from scipy.stats import binomtest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.data.splits import row_hash
 from llmstage.explore import improve as improve_module
 from llmstage.explore.guard import Scores

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 
 def explored(workplace: Path, *words: str) -> dict[str, Any]:

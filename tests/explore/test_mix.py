@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llmstage.data.rowsource import ListSource
+from llmstage.data.row_source import ListSource
 from llmstage.explore.mix import JoinedSource, KeepClose, MixedOrder
 
 

@@ -9,9 +9,9 @@ from itertools import product
 
 import pytest
 
-from llmstage.data.demo import words
-from llmstage.data.demo.scene_words import SPEECHES
-from llmstage.data.demo.scenes import read_scene
+from llmstage.demo import words
+from llmstage.demo.scene_sentences import SPEECHES
+from llmstage.demo.scenes import read_scene
 from llmstage.explore.items import Item
 from llmstage.explore.probes import families, generate, load
 from llmstage.explore.probes.base import STEMS

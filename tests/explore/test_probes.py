@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from llmstage.data.demo.scenes import is_held_out, read_scene
+from llmstage.demo.scenes import is_held_out, read_scene
 from llmstage.errors import UserError
 from llmstage.explore.items import Item, as_text, split_of
 from llmstage.explore.probes import chosen, families, generate, load

@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from llmstage.data.source import OTHER_COLUMNS
-from llmstage.explore.doubles import GRAM, grams_of, in_pool, jaccard, without_doubles
+from llmstage.data.file_source import OTHER_COLUMNS
+from llmstage.data.quality.near_duplicates import GRAM, grams_of, in_pool, jaccard, without_doubles
 from llmstage.explore.row_features import UNSEEN, RowFeatures, answer_type
-from llmstage.explore.terms import PRIOR, script_of, telling_words, terms_of
+from llmstage.explore.term_statistics import PRIOR, script_of, telling_words, terms_of
 
 
 def features(pool: Counter[str] | None = None) -> RowFeatures:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from llmstage.config import ModelConfig
 from llmstage.explore.items import Item
-from llmstage.explore.kept import Kept
+from llmstage.explore.probed_model import Subject, untrained
 from llmstage.explore.probes import generate
 from llmstage.explore.score import NUMBERS, edit_similarity, score_items
-from llmstage.explore.subject import Subject, untrained
+from llmstage.explore.score_cache import Kept
 from llmstage.models.build import build_model
-from llmstage.models.tokenizer import train_processor
-from llmstage.schema import ModelConfig
+from llmstage.tokenization.tokenizer import train_processor
 
 AUTO = {"gpt": "AutoModelForCausalLM", "t5": "AutoModelForSeq2SeqLM", "bert": "AutoModelForMaskedLM"}
 
@@ -116,7 +116,7 @@ def test_exact_match_by_teacher_forcing_is_that_of_greedy_text(kind: str, number
 @torch.no_grad()
 def greedy(of: Subject, item: Item) -> float:
     """By transformers' generate, token by token."""
-    from llmstage.explore.asking import Writer
+    from llmstage.explore.prompts import Writer
 
     [encoded] = Writer(of).write([item])
     answer = encoded.answers[0]
@@ -228,7 +228,7 @@ def test_an_answer_that_the_tokenizer_cannot_write_is_told():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from llmstage.models.tokenizer import Processor
+    from llmstage.tokenization.tokenizer import Processor
 
     words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "copy": 2, "a": 3, "b": 4}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

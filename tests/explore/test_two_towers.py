@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from llmstage.cli import main
-from llmstage.data.collate import pad
-from llmstage.data.pictures import Pictures
+from llmstage.cli.command import main
+from llmstage.data.encoding.collate import pad
+from llmstage.data.image_store import ImageStore
 from llmstage.explore.items import Item
-from llmstage.explore.kept import Kept
+from llmstage.explore.probed_model import Subject, untrained
 from llmstage.explore.probes import generate
 from llmstage.explore.score import score_items
-from llmstage.explore.subject import Subject, untrained
+from llmstage.explore.score_cache import Kept
 from llmstage.explore.two_towers import compared
 from llmstage.models.build import save_model
 
@@ -46,7 +46,7 @@ def test_a_choice_stands_behind_its_prompt_and_a_question_is_no_caption() -> Non
 def test_shares_of_choices_are_those_of_transformers_own_forward(towers: Subject) -> None:
     items = [item for item in generate("image_caption", 4, 0) if isinstance(item.image, str)]
     scores = score_items(towers, items, batch_tokens=200)
-    pictures = Pictures(towers.processor.images)
+    pictures = ImageStore(towers.processor.images)
     for item, one in zip(items, scores, strict=True):
         pictures.read([str(item.image)])
         ids = pad([towers.processor.marked_ids(text, None, 64)[0] for text in compared(item)], towers.processor.pad_id)

@@ -8,7 +8,7 @@ from string import Formatter
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.explore import wording
 from llmstage.explore.wording import SENTENCES, curves, headings, say, speaking
 from llmstage.stages.explore import classes_of

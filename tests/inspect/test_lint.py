@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from llmstage.data.rowsource import ListSource
+from llmstage.data.row_source import ListSource
 from llmstage.inspect.findings import Finding
 from llmstage.inspect.lint import check_rows, read_rows
-from llmstage.inspect.lint_words import check_words, odd_lengths
-from llmstage.inspect.words import CHECKS, SENTENCES
+from llmstage.inspect.lint_rows import check_words, odd_lengths
+from llmstage.inspect.wording import CHECKS, SENTENCES
 from llmstage.naming import load_module
 
 LINES = [
@@ -151,7 +151,7 @@ def test_pairs_that_do_not_go_together_copies_and_another_script(linted):
 
 def check_for(linted: Any, rows: list[dict[str, Any]]) -> list[Finding]:
     from llmstage.inspect.lint import Seen
-    from llmstage.inspect.lint_words import pairs as pair_checks
+    from llmstage.inspect.lint_rows import pairs as pair_checks
 
     seen = [Seen(row, f"train:{number}", "") for number, row in enumerate(rows, 1)]
     return list(pair_checks({"train": seen}, "source", "target", same=True))
@@ -230,7 +230,7 @@ def test_an_empty_answer_of_the_assistant(linted):
 def test_clicks_to_be_scored_that_are_older_than_what_was_learned():
     import numpy as np
 
-    from llmstage.inspect.lint_words import click_times
+    from llmstage.inspect.lint_rows import click_times
 
     log = SimpleNamespace(has_time=True, time=np.array([1e9, 2e9, 1.5e9, 3e9]))
     train, test = (SimpleNamespace(log=log, chosen=np.array(at)) for at in ([0, 1], [2, 3]))

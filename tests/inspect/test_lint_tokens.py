@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from llmstage.data.leaks import Leaks
-from llmstage.data.store import FeatureStore, FeatureWriter
-from llmstage.engine.assemble import Pieces
+from llmstage.data.encoding.store import ExampleStore, FeatureWriter
+from llmstage.data.quality.split_leakage import Leaks
 from llmstage.inspect.findings import Finding
 from llmstage.inspect.lint import Seen
 from llmstage.inspect.lint_tokens import check_features, end_tokens, rendered
-from llmstage.inspect.shown import gives_back, group, show
+from llmstage.inspect.token_view import gives_back, group, show
+from llmstage.training.setup import RunComponents
 
 
-def stored(features: list[dict[str, list[int]]], cut: int = 0) -> FeatureStore:
+def stored(features: list[dict[str, list[int]]], cut: int = 0) -> ExampleStore:
     writer = FeatureWriter(None, "uint16")
     for number, arrays in enumerate(features):
         writer.add(arrays, number)
@@ -30,8 +30,8 @@ def chat(tiny_task: Any) -> Any:
     return tiny_task("dialogue", "gpt")
 
 
-def look(made: Any, store: FeatureStore, rows: list[dict[str, Any]] | None = None, **cfg: Any) -> dict[str, Finding]:
-    pieces = Pieces(made.task, made.processor, {}, {"train": store}, None, made.context, True, Leaks())
+def look(made: Any, store: ExampleStore, rows: list[dict[str, Any]] | None = None, **cfg: Any) -> dict[str, Finding]:
+    pieces = RunComponents(made.task, made.processor, {}, {"train": store}, None, made.context, True, Leaks())
     run: Any = SimpleNamespace(data=SimpleNamespace(max_lost=0.01), task=made.run.task, **cfg)
     seen = [Seen(row, f"f:{number}", "\n".join(made.task.texts(row))) for number, row in enumerate(rows or [], 1)]
     return {one.check: one for one in check_features(run, pieces, {"train": seen} if seen else {})}
@@ -54,7 +54,7 @@ def test_a_start_token_said_twice(chat):
 
 def test_an_answer_whose_end_is_not_learned(chat):
     arrays = [{name: list(values) for name, values in item.arrays.items()} for item in chat.features]
-    ends = end_tokens(Pieces(chat.task, chat.processor, {}, {}, None, chat.context, True, Leaks()))
+    ends = end_tokens(RunComponents(chat.task, chat.processor, {}, {}, None, chat.context, True, Leaks()))
     assert chat.processor.eos_id in ends and len(ends) == 2
     ids, target = arrays[0]["input_ids"], arrays[0]["target"]
     arrays[0]["target"] = [int(wanted and token not in ends) for token, wanted in zip(ids, target, strict=True)]
@@ -103,7 +103,7 @@ def test_a_template_that_trims_is_told(chat):
 
 def test_bytes_of_one_character_are_drawn_as_one(chat):
     ids = chat.processor.plain_ids(["a 龘 b"])[0]
-    pieces = Pieces(chat.task, chat.processor, {}, {}, None, chat.context, True, Leaks())
+    pieces = RunComponents(chat.task, chat.processor, {}, {}, None, chat.context, True, Leaks())
     drawn = group(pieces, ids, [False] * len(ids))
     assert "".join(piece.text for piece in drawn) == "a 龘 b"
     assert [token for piece in drawn for token in piece.ids] == ids
@@ -117,7 +117,7 @@ def test_brackets_hold_what_is_learned_and_nothing_else(chat):
         {"role": "user", "content": "on"},
         {"role": "assistant", "content": "no"},
     ]
-    pieces = Pieces(chat.task, chat.processor, {}, {}, None, chat.context, True, Leaks())
+    pieces = RunComponents(chat.task, chat.processor, {}, {}, None, chat.context, True, Leaks())
     run: Any = SimpleNamespace(task=chat.run.task)
     shown = show(run, pieces, Seen({"messages": said}, "f:1", "go\nyes\non\nno"), chat.task.encode({"messages": said}))
     assert (

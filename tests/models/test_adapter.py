@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from llmstage.config import AdapterConfig
 from llmstage.errors import UserError
 from llmstage.models.adapter import (
     adapter_base,
@@ -21,7 +22,6 @@ from llmstage.models.adapter import (
     targets,
 )
 from llmstage.models.build import count_parameters, save_model
-from llmstage.schema import AdapterConfig
 
 LORA = AdapterConfig(name="lora", rank=4)
 CASES = [("causal_lm", "gpt"), ("dialogue", "gpt"), ("classification", "gpt"), ("classification", "bert"), ("masked_lm", "bert")]  # fmt: skip

@@ -11,16 +11,16 @@ import transformers
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from llmstage.data.demo.dialogue import dialogue_rows
+from llmstage.cli.help import about
+from llmstage.config import ModelConfig
+from llmstage.config.typed import build
+from llmstage.demo.dialogue import dialogue_rows
 from llmstage.errors import ModelError
-from llmstage.help import about
 from llmstage.models.build import build_model, count_parameters, head_is_plain, preset_config, save_model
-from llmstage.models.lm import token_losses
-from llmstage.models.tokenizer import train_processor
-from llmstage.places import conf_dir, find_model, options
-from llmstage.schema import ModelConfig
-from llmstage.schema.typed import build
+from llmstage.models.lm_loss import token_losses
+from llmstage.paths import conf_dir, locate_model, options
 from llmstage.tasks.base import IGNORE_INDEX
+from llmstage.tokenization.tokenizer import train_processor
 
 SMALL = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
 HEAD = {
@@ -137,7 +137,7 @@ def test_the_head_runs_on_targets_alone_only_where_that_is_the_same(name, plain)
 
 
 def test_a_path_gives_back_the_same_model(processors, saved):
-    again = make(processors, place=find_model(str(saved)), path=str(saved))
+    again = make(processors, place=locate_model(str(saved)), path=str(saved))
     inputs, _ = some_batch()
     with torch.no_grad():
         assert torch.equal(again(**inputs).logits, make(processors)(**inputs).logits)
@@ -146,13 +146,13 @@ def test_a_path_gives_back_the_same_model(processors, saved):
 
 def test_a_new_head_on_a_trained_body_is_allowed(processors, tmp_path):
     save_model(make(processors, "bert", options={"num_labels": 2}), processors["bert"], tmp_path)
-    other = make(processors, "bert", find_model(str(tmp_path)), str(tmp_path), {"num_labels": 5})
+    other = make(processors, "bert", locate_model(str(tmp_path)), str(tmp_path), {"num_labels": 5})
     assert other.config.num_labels == 5 and other.classifier.out_features == 5
 
 
 def refused(processors, folder) -> str:
     with pytest.raises(ModelError) as error:
-        make(processors, place=find_model(str(folder)), path=str(folder))
+        make(processors, place=locate_model(str(folder)), path=str(folder))
     assert error.value.status == 4
     return str(error.value)
 
@@ -196,7 +196,7 @@ def test_a_body_of_another_size_is_no_new_head(processors, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
     with pytest.raises(ModelError, match="disagree about the size of"):
-        make(processors, "bert", find_model(str(tmp_path)), str(tmp_path), {"num_labels": 5})
+        make(processors, "bert", locate_model(str(tmp_path)), str(tmp_path), {"num_labels": 5})
 
 
 def test_an_encoder_is_no_causal_model(processors, tmp_path):
@@ -214,12 +214,12 @@ def test_code_that_comes_with_a_model_is_not_run(processors, saved):
 
 def test_a_hub_id_offline_says_why(processors):
     with pytest.raises(ModelError, match="offline=true forbids"):
-        make(processors, place=find_model("org/nothing-like-this"), path="org/nothing-like-this")
+        make(processors, place=locate_model("org/nothing-like-this"), path="org/nothing-like-this")
 
 
 def test_the_text_of_a_clip_preset_is_read_at_its_end():
     """transformers pools at the highest id where the end token is number 2 (a kept mistake of old configs)."""
-    from llmstage.models.tokenizer import train_processor
+    from llmstage.tokenization.tokenizer import train_processor
 
     processor = train_processor(["red circle", "blue square"], 400, "clip", 32)
     assert processor.eos_id != 2

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM
 
-from llmstage.cli import main
+from llmstage.cli.command import main
+from llmstage.config.run import ModelConfig, VisionConfig
 from llmstage.errors import ModelError
 from llmstage.models.build import build_model, count_parameters, save_model
-from llmstage.models.eyes import preset_images
-from llmstage.models.tokenizer import train_processor
 from llmstage.models.towers import count_vision, modules_of, take_tower
-from llmstage.schema.run import ModelConfig, VisionConfig
+from llmstage.tokenization.tokenizer import train_processor
+from llmstage.tokenization.vision import preset_images
 
 TOWER = VisionConfig(size=32, patch=8, layers=2, width=32, heads=2, mlp_width=48)
 CLIP = ModelConfig(

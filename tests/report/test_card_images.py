@@ -11,15 +11,15 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from llmstage.data.pictures import Pictures
+from llmstage.config import ModelConfig
+from llmstage.config.run import VisionConfig
+from llmstage.data.image_store import ImageStore
 from llmstage.models.build import build_model, save_model
-from llmstage.models.eyes import tower_images
 from llmstage.models.presets import preset_eyes
-from llmstage.models.tokenizer import Processor, train_processor
-from llmstage.places import conf_dir
-from llmstage.report.card import write_card
-from llmstage.schema import ModelConfig
-from llmstage.schema.run import VisionConfig
+from llmstage.paths import conf_dir
+from llmstage.report.model_card import write_card
+from llmstage.tokenization.tokenizer import Processor, train_processor
+from llmstage.tokenization.vision import tower_images
 
 SMALL = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
 
@@ -64,7 +64,7 @@ def test_the_card_runs_as_it_stands_and_sees_what_training_saw(
     model, processor = saved(kind, auto_class, tmp_path)
     names = run_card(tmp_path, {"name": f"{kind}_tiny", "pipeline_tag": tag}, monkeypatch)
     assert capsys.readouterr().out.strip()
-    pictures = Pictures(processor.images)
+    pictures = ImageStore(processor.images)
     pictures.read([str(tmp_path / "picture.png")])
     ours = pictures.normalised(pictures.pixels([0]))
     assert torch.allclose(names["inputs"]["pixel_values"], ours, atol=1e-6)

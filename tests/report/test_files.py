@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llmstage.errors import DiskError
-from llmstage.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score
 from llmstage.report.files import append_line, read_lines, write_json
 
 

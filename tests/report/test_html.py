@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from llmstage.metrics.intervals import proportion
-from llmstage.report import words
-from llmstage.report.card import write_card
+from llmstage.evaluation.metrics.intervals import proportion
+from llmstage.report import formatting
+from llmstage.report.console_table import score_lines, score_table
 from llmstage.report.files import append_line
 from llmstage.report.html import tiles, write_html
-from llmstage.report.terminal import score_lines, score_table
+from llmstage.report.model_card import write_card
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
@@ -218,16 +218,16 @@ def test_the_console_shows_the_same_numbers(report: dict[str, Any]) -> None:
      (float("nan"), "–"), (99.999, "100.00"), (-0.03011, "-0.0301"), (True, "True")],
 )  # fmt: skip
 def test_numbers_as_words(value: Any, shown: str) -> None:
-    assert words.number(value) == shown
+    assert formatting.number(value) == shown
 
 
 def test_times_sizes_and_changes_as_words() -> None:
-    assert [words.seconds(v) for v in (0.84, 42, 192.4, 7500)] == ["0.8 s", "42 s", "3 min 12 s", "2 h 05 min"]
-    assert [words.memory(v) for v in (100, 2**20, 1.5 * 2**30)] == ["100 B", "1 MiB", "1.5 GiB"]
-    assert [words.short(v) for v in (950, 12_034, 66_400_000)] == ["950", "12 k", "66.4 M"]
-    assert words.change({"value": 5.0}, {"value": 4.0, "higher_is_better": False}) == ("−1.000", "better")
-    assert words.change({"value": 0.5}, {"value": 0.25}) == ("−0.2500", "worse")
-    assert words.label("macro_f1") == "macro F1" and words.label("rouge_l") == "ROUGE-L"
+    assert [formatting.seconds(v) for v in (0.84, 42, 192.4, 7500)] == ["0.8 s", "42 s", "3 min 12 s", "2 h 05 min"]
+    assert [formatting.memory(v) for v in (100, 2**20, 1.5 * 2**30)] == ["100 B", "1 MiB", "1.5 GiB"]
+    assert [formatting.short(v) for v in (950, 12_034, 66_400_000)] == ["950", "12 k", "66.4 M"]
+    assert formatting.change({"value": 5.0}, {"value": 4.0, "higher_is_better": False}) == ("−1.000", "better")
+    assert formatting.change({"value": 0.5}, {"value": 0.25}) == ("−0.2500", "worse")
+    assert formatting.label("macro_f1") == "macro F1" and formatting.label("rouge_l") == "ROUGE-L"
 
 
 def test_the_metric_of_the_comparison_comes_first_and_the_simple_methods_stand_in_a_table(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 SMALL = [
     "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llmstage.cli import main
-from llmstage.places import options
+from llmstage.cli.command import main
+from llmstage.paths import options
 
 SMALL = [
     "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1",

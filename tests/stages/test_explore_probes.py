@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model, and questions whose answers are what it writes: it knows them all, and nothing else."""
     import torch
 
+    from llmstage.config import ModelConfig
     from llmstage.explore.items import Item
+    from llmstage.explore.probed_model import Subject
     from llmstage.explore.score import score_items
-    from llmstage.explore.subject import Subject
     from llmstage.models.build import build_model, save_model
-    from llmstage.models.tokenizer import train_processor
-    from llmstage.schema import ModelConfig
+    from llmstage.tokenization.tokenizer import train_processor
 
     folder = tmp_path_factory.mktemp("taught")
     torch.manual_seed(0)
@@ -164,7 +164,7 @@ def with_parts(folder: Path) -> Path:
 def test_each_reduction_is_told_where_its_key_asks_for_it(
     model: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmstage.explore.reduce import of_model
+    from llmstage.research.reduction import model_reduction
 
     file = f"stage.phenomena=[{with_parts(model)}]"
 
@@ -182,7 +182,7 @@ def test_each_reduction_is_told_where_its_key_asks_for_it(
     assert "skills" not in told and set(told["layers"]["taught"]) == {"lens"}
     told = run("neither", "stage.reduce.lens=false", "stage.reduce.additive=false", "stage.reduce.heads=off")
     assert "layers" not in told and "heads" not in told
-    monkeypatch.setattr(of_model, "LARGEST", 10)  # a model that is not looked at unless it is asked for
+    monkeypatch.setattr(model_reduction, "LARGEST", 10)  # a model that is not looked at unless it is asked for
     assert "heads" not in run("auto") and any("stage.reduce.heads=on" in line for line in report("auto")["limits"])
     assert "heads" in run("on", "stage.reduce.heads=on")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 SMALL = [
     "trainer=smoke", "trainer.max_steps=2", "model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=48",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 COLOURS = ("red", "green", "blue", "yellow")
 SMALL = ("model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=64", "model.vocab_size=300")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llmstage.cli import main
-from llmstage.places import options
+from llmstage.cli.command import main
+from llmstage.paths import options
 
 SMALL = [
     "stage=inspect", "model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=400",

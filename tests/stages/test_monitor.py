@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.errors import UserError
-from llmstage.monitor.classifiers import find_roles
+from llmstage.inference.monitor.classifiers import find_roles
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.naming import load_module
-from llmstage.places import options
+from llmstage.paths import options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,24 +42,24 @@ def asked_rows(task: str, compose_run: Any) -> tuple[list[dict[str, Any]], tuple
         [f"stage={'pretrain' if task in ('causal_lm', 'masked_lm', 'contrastive') else 'finetune'}", f"task={task}"]
     )
     made = load_module("tasks", task, trusted=True).TASK(run.task, run.generation)
-    kept = made.columns.without(made.asked_for)
+    kept = made.columns.without(made.target_columns)
     rows = made.demo_rows(12, 3)
     words = {*kept.required, *(group[0] for group in kept.either if group)} or {"text"}
     if task == "classification":
         words = {"text"}
     return [
         {"id": f"row {number}"} | {word: row[word] for word in words if word in row} for number, row in enumerate(rows)
-    ], made.asked_for
+    ], made.target_columns
 
 
 @pytest.mark.parametrize("task", options("task"))
 def test_every_task_predicts_rows_that_have_no_answers(
     task: str, trained: Callable[[str], Path], workplace: Path, compose_run: Any
 ) -> None:
-    rows, asked_for = asked_rows(task, compose_run)
+    rows, target_columns = asked_rows(task, compose_run)
     if task == "dialogue":  # ends with what the user said
         rows = [{"id": row["id"], "messages": row["messages"][:-1]} for row in rows]
-    assert not any(word in row for row in rows for word in asked_for)
+    assert not any(word in row for row in rows for word in target_columns)
     write("rows.jsonl", rows)
     assert (
         main(
@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_and_writes_what_a_whole_one_writes(classifier: Pat
 def test_a_signal_stops_after_a_chunk_and_the_same_command_goes_on(
     classifier: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmstage.engine.ready import Ready
+    from llmstage.inference.inference_session import Ready
 
     write("rows.jsonl", [{"n": n, "text": f"text {n}"} for n in range(40)])
     words = [
@@ -217,7 +217,7 @@ def test_a_signal_stops_after_a_chunk_and_the_same_command_goes_on(
 
 
 def test_a_draft_of_other_rows_is_begun_anew(classifier: Path, workplace: Path) -> None:
-    from llmstage.data.growing import Growing
+    from llmstage.data.resumable_output import Growing
 
     first = Growing(Path("out.jsonl"), "one")
     first.add([{"n": 1}], 1)
@@ -247,7 +247,7 @@ def test_bad_rows_stop_or_are_left_out_and_named(
 def test_a_file_that_changes_while_it_is_read_is_named(
     classifier: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from llmstage.engine.ready import Ready
+    from llmstage.inference.inference_session import Ready
 
     write("rows.jsonl", [{"text": f"text {n}"} for n in range(200)])
     answer = Ready.answer

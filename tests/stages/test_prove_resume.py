@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.stages import prove_resume
 
 WORDS = [

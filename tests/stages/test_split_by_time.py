@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 SMALL = [
     "task=classification", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 
 SMALL = [
     "stage=pretrain", "task=causal_lm", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",

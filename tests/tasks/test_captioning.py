@@ -11,20 +11,20 @@ import torch
 import transformers
 from PIL import Image
 
-from llmstage.cli import main
-from llmstage.data.demo.scene_words import CHINESE, ENGLISH
+from llmstage.cli.command import main
+from llmstage.data.image_store import ImageStore
 from llmstage.data.images import open_image
-from llmstage.data.pictures import Pictures
-from llmstage.engine.checkpoint import Checkpoints, TrainState
-from llmstage.engine.fit import load_best, save_weights
+from llmstage.demo.scene_sentences import CHINESE, ENGLISH
 from llmstage.errors import ModelError
-from llmstage.metrics.baselines import most_frequent
-from llmstage.metrics.cider import cider
-from llmstage.models.attention import use_products
+from llmstage.evaluation.metrics.cider import cider
+from llmstage.evaluation.metrics.sklearn_baselines import most_frequent
+from llmstage.kernels.attention import use_products
 from llmstage.models.build import save_model
 from llmstage.tasks.base import UNSCORED
-from llmstage.tasks.base_writing import split
+from llmstage.tasks.base_generation import split
 from llmstage.tasks.captioning import coarse, hits
+from llmstage.training.checkpoint import Checkpoints, TrainState
+from llmstage.training.fit import load_best, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +123,13 @@ def test_exhibits_show_pictures_with_right_and_wrong_marked(it):
     texts = [refs[0]["targets"][0], *["nonsense"] * 5]
     for number, one in enumerate(refs):
         one["composition"] = "unseen" if number % 2 else "seen"
-    shown = {item["kind"]: item for item in reversed(it.task.exhibits(said(texts), refs))}
+    shown = {item["kind"]: item for item in reversed(it.task.report_items(said(texts), refs))}
     grid = shown["images"]["items"]
     assert [item["good"] for item in grid] == [True, *[False] * 5]
     assert all(item["src"].startswith("data:image/png;base64,") for item in grid)
     assert grid[0]["lines"][0] == texts[0] and grid[1]["lines"][:1] == ["written: nonsense"]
     assert "seen against unseen" in shown["bars"]["title"] and shown["bars"]["values"][1] == 0
-    assert it.task.exhibits([{"nll": 1.0, "correct": 1, "tokens": 2}], refs[:1]) == []
+    assert it.task.report_items([{"nll": 1.0, "correct": 1, "tokens": 2}], refs[:1]) == []
     for one in refs:
         one["composition"] = "seen"
 
@@ -150,7 +150,7 @@ def test_the_most_similar_training_picture_lends_its_caption(it, tmp_path):
         {"image": str(tmp_path / "blue.png"), "caption": "a blue one", "prompt": "en"},
         {"image": str(tmp_path / "none.png"), "caption": "lost", "prompt": "en"},
     ]
-    before, task.pictures = task.pictures, Pictures(it.processor.images)
+    before, task.pictures = task.pictures, ImageStore(it.processor.images)
     try:
         task.pictures.read([str(tmp_path / "pink.png"), str(tmp_path / "blue.png")])
         refs = [

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 import torch
 
-from llmstage.data.demo.prose import prose_rows
+from llmstage.demo.prose import prose_rows
 
 
 @pytest.fixture(scope="module")

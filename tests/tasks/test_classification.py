@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoe
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import AutoConfig
 
-from llmstage.data.encode import encode_split
-from llmstage.data.rowsource import ListSource
+from llmstage.data.encoding.encode import encode_split
+from llmstage.data.row_source import ListSource
 from llmstage.errors import DataError, ModelError
 from llmstage.tasks.base import RowError
 
@@ -29,8 +29,8 @@ def learned(it, rows, **words):
     task = type(it.task)(it.run.task, it.run.generation)
     for key, value in words.items():
         setattr(task.cfg, key, value)
-    task.learn(rows)
-    task.bind(it.processor, it.context)
+    task.fit_labels(rows)
+    task.attach_tokenizer(it.processor, it.context)
     return task
 
 
@@ -109,9 +109,9 @@ def test_an_unknown_label_is_named_with_its_place(it):
 
 def test_a_trained_models_labels_are_taken_over(it):
     task = type(it.task)(it.run.task, it.run.generation)
-    task.adopt(AutoConfig.for_model("bert", id2label={0: "b", 1: "a"}))
+    task.load_config(AutoConfig.for_model("bert", id2label={0: "b", 1: "a"}))
     assert task.labels == ["b", "a"]  # the model's order, not the alphabet's
-    task.adopt(AutoConfig.for_model("bert", num_labels=3))
+    task.load_config(AutoConfig.for_model("bert", num_labels=3))
     assert task.labels == ["0", "1", "2"]
 
 

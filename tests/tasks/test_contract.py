@@ -16,14 +16,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from llmstage.cli import main
-from llmstage.data.pictures import Pictures
+from llmstage.cli.command import main
+from llmstage.config.checks import TWO_TOWERS
+from llmstage.data.image_store import ImageStore
 from llmstage.data.splits import row_hash
-from llmstage.engine.cached import backward_parts
-from llmstage.models.eyes import eyes_of
-from llmstage.places import conf_dir, find_model, options
-from llmstage.schema.checks import TWO_TOWERS
+from llmstage.paths import conf_dir, locate_model, options
 from llmstage.tasks.base import IGNORE_INDEX, UNSCORED
+from llmstage.tokenization.vision import eyes_of
+from llmstage.training.gradient_cache import backward_parts
 
 
 def keys_of(name: str) -> Any:
@@ -257,7 +257,7 @@ def test_predictions_records_and_exhibits_are_plain_data(case, learned):
         lines = it.task.records(prediction, ref)
         assert lines and all({"prediction", "reference"} <= line.keys() for line in lines)
         json.dumps(lines, ensure_ascii=False, allow_nan=False)
-    for exhibit in it.task.exhibits(predictions, refs):
+    for exhibit in it.task.report_items(predictions, refs):
         assert exhibit["kind"] in ("text", "table", "matrix", "lines", "bars", "images") and exhibit["title"]
         json.dumps(exhibit, allow_nan=False)
 
@@ -267,7 +267,7 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     import transformers
 
     from llmstage.models.build import build_model, save_model
-    from llmstage.models.tokenizer import load_processor
+    from llmstage.tokenization.tokenizer import load_processor
 
     it, model = learned(*case)
     save_model(model, it.processor, tmp_path)
@@ -286,15 +286,15 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     again, _ = predict(it, theirs)
     assert it.scores(mine, batch.refs) == it.scores(again, batch.refs)
     adopted = type(it.task)(it.run.task, it.run.generation)
-    adopted.suit(it.task.kind)
-    adopted.adopt(theirs.config)  # what stage=evaluate does: no training rows are seen
+    adopted.set_model_family(it.task.kind)
+    adopted.load_config(theirs.config)  # what stage=evaluate does: no training rows are seen
     processor = load_processor(str(tmp_path), local=True, sees=it.run.task.reads_images)
     if it.run.task.reads_images:
         processor.eyes = eyes_of(theirs.config)
-        adopted.pictures = Pictures(processor.images)
+        adopted.pictures = ImageStore(processor.images)
         adopted.pictures.read(it.task.pictures.places)
         assert adopted.pictures.digest == it.task.pictures.digest  # the saved image processor gives the same pixels
-    adopted.bind(processor, it.context)
+    adopted.attach_tokenizer(processor, it.context)
     assert [item for row in it.rows for item in adopted.encode(row) if item.ref != UNSCORED] == it.features
     loaded = build_model(
         it.run.model,
@@ -302,7 +302,7 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
         adopted.processor,
         it.context,
         adopted.model_options(),
-        find_model(str(tmp_path)),
+        locate_model(str(tmp_path)),
         offline=True,
         extra=adopted.extra_module,
     )
@@ -344,8 +344,8 @@ OUTSIDE = '''
 from dataclasses import dataclass
 from typing import Annotated
 
-from llmstage.schema.task import TaskConfig
-from llmstage.schema.typed import AT_LEAST_1
+from llmstage.config.task import TaskConfig
+from llmstage.config.typed import AT_LEAST_1
 from llmstage.tasks.classification import Classification
 
 

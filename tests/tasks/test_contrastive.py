@@ -13,15 +13,15 @@ import torch
 import transformers
 from PIL import Image
 
-from llmstage.cli import main
-from llmstage.data.demo.scenes import draw
-from llmstage.data.order import BatchOrder
-from llmstage.data.rowsource import ListSource
-from llmstage.engine.machine import Machine
-from llmstage.engine.plan import bytes_per_token, image_tokens, resolve_micro
+from llmstage.cli.command import main
+from llmstage.data.encoding.order import BatchOrder
+from llmstage.data.row_source import ListSource
+from llmstage.demo.scenes import draw
 from llmstage.errors import UserError
-from llmstage.models.attention import use_products
+from llmstage.kernels.attention import use_products
 from llmstage.models.build import save_model
+from llmstage.training.machine import Machine
+from llmstage.training.plan import bytes_per_token, image_tokens, resolve_micro
 
 SMALL = [
     "stage=pretrain", "task=contrastive", "trainer=smoke", "trainer.threads=1", "model.layers=1", "model.width=32", "model.heads=2",
@@ -40,7 +40,7 @@ def changed(it, rows=None, **options):
     """The same with other options, and on other rows of the same pictures."""
     task = type(it.task)(replace(it.run.task, **options), it.run.generation)
     task.pictures = it.task.pictures
-    task.bind(it.processor, it.context)
+    task.attach_tokenizer(it.processor, it.context)
     rows = it.rows if rows is None else rows
     return replace(it, task=task, rows=rows, features=[item for row in rows for item in task.encode(row)])
 
@@ -109,7 +109,7 @@ def test_pool_decides_among_how_many_one_is_looked_for(it):
         some = changed(it, pool=pool)
         with torch.no_grad():
             predictions = some.task.predict(model, some.batch(), generate=False)
-        tables.append(some.task.exhibits(*some.merged(predictions, some.batch().refs))[0]["title"])
+        tables.append(some.task.report_items(*some.merged(predictions, some.batch().refs))[0]["title"])
     assert "among 2 images" in tables[0] and "(4 pools)" in tables[0] and "among 8 images" in tables[1]
 
 
@@ -130,7 +130,7 @@ def test_a_class_is_the_mean_of_its_templates_and_is_computed_once_for_the_same_
     some = changed(it, labelled(it), templates=["one {} here", "{}, seen from afar"])
     source = ListSource("train", some.rows, "a list", some.task.columns.identity)
     source.mapping = {"image": "image", "label": "label"}
-    some.task.arrange({"train": source}, {}, it.run.data)
+    some.task.build_splits({"train": source}, {}, it.run.data)
     assert some.task.classes == list("abcd")
     assert some.task.model_options()["llmstage"]["classes"] == list("abcd")
     model = it.model()

@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 
-from llmstage.cli import main
-from llmstage.models.lm import masked_losses
+from llmstage.cli.command import main
+from llmstage.models.lm_loss import masked_losses
 from llmstage.models.packing import read_packed_rows
 from llmstage.tasks.base import IGNORE_INDEX
 
@@ -54,8 +54,8 @@ def test_scoring_hides_a_row_always_alike_and_training_each_time_anew(it):
 
 
 def test_the_training_loop_draws_anew_each_epoch_and_the_same_again(it):
-    from llmstage.data.store import FeatureWriter
-    from llmstage.engine.batches import StepDataset
+    from llmstage.data.encoding.store import FeatureWriter
+    from llmstage.training.batches import StepDataset
 
     writer = FeatureWriter(None, "uint16")
     for row, item in enumerate(it.features):

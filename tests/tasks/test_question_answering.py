@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmstage.cli import main
-from llmstage.models.spans import best_of, best_spans, confidences
-from llmstage.schema.run import GenerationConfig
-from llmstage.schema.task import QuestionAnswering as Config
+from llmstage.cli.command import main
+from llmstage.config.run import GenerationConfig
+from llmstage.config.task import QuestionAnswering as Config
+from llmstage.models.answer_spans import best_of, best_spans, confidences
 from llmstage.tasks.question_answering import TASK, Extractive, Generative
 
 WORDS = [
@@ -53,8 +53,8 @@ def row_of(answer: str, context: str = LONG, question: str = "谁 met the fox?")
 
 def changed(it, **keys):
     task = TASK(replace(it.run.task, **keys), it.run.generation)
-    task.learn(it.rows)
-    task.bind(it.processor, it.context)
+    task.fit_labels(it.rows)
+    task.attach_tokenizer(it.processor, it.context)
     return task
 
 
@@ -158,7 +158,7 @@ def test_the_threshold_is_tuned_saved_and_decides(it):
     assert scores["f1"].value == scores["no_answer_accuracy"].value == 1.0
     model = replace(it, task=task).model()
     again = TASK(it.run.task, it.run.generation)
-    again.adopt(model.config)
+    again.load_config(model.config)
     assert again.silent and again.threshold == task.threshold
     assert "never an answer" in task.baselines(it.rows, refs)
     record = task.records(predictions[3], refs[3])[0]
@@ -171,7 +171,7 @@ def test_unanswerable_is_found_in_the_training_rows_or_set(it):
         ("auto", it.rows, False), ("auto", [*it.rows, none], True), (True, it.rows, True), (False, it.rows, False),
     ):  # fmt: skip
         task = TASK(replace(it.run.task, unanswerable=setting), it.run.generation)
-        task.learn(rows)
+        task.fit_labels(rows)
         assert task.silent is silent
     assert "task.unanswerable=false" in task.check_row(none)
     assert any(row["is_impossible"] for row in changed(it, unanswerable=True).demo_rows(40, 0))
@@ -180,13 +180,13 @@ def test_unanswerable_is_found_in_the_training_rows_or_set(it):
 
 
 def test_answers_in_several_places_are_told(it, capsys):
-    changed(it).learn([{"question": "?", "context": "a fox, a fox", "answers": "fox"}])
+    changed(it).fit_labels([{"question": "?", "context": "a fox, a fox", "answers": "fox"}])
     assert "1 answers without answer_start occur more than once" in capsys.readouterr().err
 
 
 def test_match_features_are_weights_of_ours_and_change_the_loss(it, tmp_path):
     from llmstage.models.build import build_model, save_model
-    from llmstage.places import find_model
+    from llmstage.paths import locate_model
 
     task = changed(it, match_features=True)
     tiny = replace(it, task=task, features=[item for row in it.rows for item in task.encode(row)])
@@ -207,10 +207,10 @@ def test_match_features_are_weights_of_ours_and_change_the_loss(it, tmp_path):
     assert float(theirs.detach()) == pytest.approx(without, rel=1e-4)
     save_model(model, it.processor, tmp_path)
     again = TASK(it.run.task, it.run.generation)
-    again.adopt(model.config)
-    again.bind(it.processor, it.context)
+    again.load_config(model.config)
+    again.attach_tokenizer(it.processor, it.context)
     loaded = build_model(
-        it.run.model, again.auto_model, it.processor, it.context, again.model_options(), find_model(str(tmp_path)),
+        it.run.model, again.auto_model, it.processor, it.context, again.model_options(), locate_model(str(tmp_path)),
         offline=True, extra=again.extra_module,
     )  # fmt: skip
     assert torch.equal(loaded.extra.weight, model.extra.weight)

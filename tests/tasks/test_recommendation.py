@@ -11,11 +11,11 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from transformers import AutoConfig
 
-from llmstage.data.rowsource import ListSource
+from llmstage.data.row_source import ListSource
 from llmstage.errors import DataError, ModelError
-from llmstage.models.negatives import Negatives, fixed_uniform
+from llmstage.models.negative_sampling import Negatives, fixed_uniform
 from llmstage.models.pooling import text_vectors
-from llmstage.models.ranked import decode
+from llmstage.models.recommendation_records import decode
 from llmstage.tasks.base import RowError
 
 
@@ -27,8 +27,8 @@ def it(tiny_task):
 def changed(it, **options):
     """The same task with other options, and its features."""
     task = type(it.task)(replace(it.run.task, **options), it.run.generation)
-    task.learn(it.rows)
-    task.bind(it.processor, it.context)
+    task.fit_labels(it.rows)
+    task.attach_tokenizer(it.processor, it.context)
     return replace(it, task=task, features=[item for row in it.rows for item in task.encode(row)])
 
 
@@ -59,7 +59,7 @@ def test_files_to_score_in_which_nobody_has_a_past_are_told(it):
     task = type(it.task)(it.run.task, it.run.generation)
     given = {"test": ListSource("test", rows, "a list", task.columns.identity)}
     with pytest.raises(DataError, match="No user has two clicks"):
-        task.arrange(given, {}, it.run.data)
+        task.build_splits(given, {}, it.run.data)
 
 
 def test_aggregate_mean_weighs_all_equally(it):
@@ -141,8 +141,8 @@ def test_a_model_begins_from_co_clicks_unless_it_shall_not(it):
     found = it.task.together.vectors(known, 32)
     warm, cold = it.model(), changed(it, start="random")
     assert cold.task.together is None
-    cold.task.learn(it.rows)
-    cold.task.bind(it.processor, it.context)
+    cold.task.fit_labels(it.rows)
+    cold.task.attach_tokenizer(it.processor, it.context)
     torch.testing.assert_close(warm.extra.item_ids.weight.detach(), torch.from_numpy(found))
     assert torch.equal(warm.extra.user.weight, torch.eye(32))
     assert not torch.equal(cold.model().extra.user.weight, torch.eye(32))
@@ -167,8 +167,8 @@ def test_number_and_category_columns_reach_the_model(it):
     task = type(it.task)(replace(it.run.task, user_numbers=["age"], user_categories=["country"], item_numbers=["price"], item_categories=["shelf"]), it.run.generation)  # fmt: skip
     assert {"age", "country"} <= set(task.columns.optional) and {"price", "shelf"} <= set(task.tables["items"].optional)
     task.item_rows = {row["item"][-1]: {"price": str(at), "shelf": "xy"[at % 2]} for at, row in enumerate(rows)}
-    task.learn(rows)
-    task.bind(it.processor, it.context)
+    task.fit_labels(rows)
+    task.attach_tokenizer(it.processor, it.context)
     other = replace(it, task=task, features=[item for row in rows for item in task.encode(row)])
     assert len(other.features[0].arrays["user_columns"]) == 4 and task.catalog.features.shape[1] == 4
     model = other.model()
@@ -213,7 +213,7 @@ def test_simple_methods_and_tables_stand_beside(it):
     beside = it.task.baselines(it.rows, refs)
     assert set(beside) == {"popularity", "item-kNN", "TF-IDF of item texts"}
     assert all({"ndcg@10", "hit@10", "mrr"} <= scores.keys() for scores in beside.values())
-    table = it.task.exhibits(predicted(it), refs)[0]
+    table = it.task.report_items(predicted(it), refs)[0]
     assert [row[0] for row in table["rows"]][:2] == ["all", "items met in training"]
     line = it.task.records(predicted(it)[0], refs[0])[0]
     assert len(line["prediction"]) == 10 and {"item", "text", "probability"} == line["prediction"][0].keys()
@@ -223,7 +223,7 @@ def test_an_unknown_candidate_and_a_model_without_items_are_told(it):
     with pytest.raises(RowError, match="neither the training rows nor"):
         it.task.encode({"user": "u", "item": ["nowhere"]})
     with pytest.raises(ModelError, match="knows no items"):
-        type(it.task)(it.run.task, it.run.generation).adopt(AutoConfig.for_model("bert"))
+        type(it.task)(it.run.task, it.run.generation).load_config(AutoConfig.for_model("bert"))
 
 
 def test_items_are_encoded_anew_after_an_optimizer_step(it):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.errors import DataError, ModelError, UserError
 from llmstage.models.build import save_model
 from llmstage.models.heads import HEADS, Knobs, adopt_head, make_head
@@ -75,7 +75,7 @@ def test_every_way_learns_saves_and_comes_back_the_same(way, tmp_path):
     for prediction, ref in zip(json.loads(json.dumps(predictions)), batch.refs, strict=True):
         (line,) = it.task.records(prediction, ref)
         json.dumps(line, allow_nan=False)
-    for exhibit in it.task.exhibits(predictions, batch.refs):
+    for exhibit in it.task.report_items(predictions, batch.refs):
         json.dumps(exhibit, allow_nan=False)
     simple = it.task.baselines(it.task.demo_rows(40, 5), batch.refs)
     assert len(simple) == (4 if "numbers" in it.features[0].arrays else 2)
@@ -86,8 +86,8 @@ def test_every_way_learns_saves_and_comes_back_the_same(way, tmp_path):
     with torch.no_grad():
         assert torch.equal(theirs(**told).logits, model(**told).logits)  # text alone, nothing of ours
     adopted = type(it.task)(it.run.task, it.run.generation)
-    adopted.adopt(theirs.config)
-    adopted.bind(it.processor, it.context)
+    adopted.load_config(theirs.config)
+    adopted.attach_tokenizer(it.processor, it.context)
     assert [feature for row in it.rows for feature in adopted.encode(row)] == it.features
 
 
@@ -233,10 +233,10 @@ def test_a_text_column_of_numbers_is_refused_or_converted(tiny_task):
     rows = [{"text": str(number), "label": "ab"[number % 2]} for number in range(9)]
     task = tiny_task("classification", "bert").task
     with pytest.raises(DataError, match="9 of 9 training texts are bare numbers"):
-        task.learn(rows)
-    task.learn([*rows, *({"text": "words", "label": "a"} for _ in range(10))])  # a few are told and read as text
+        task.fit_labels(rows)
+    task.fit_labels([*rows, *({"text": "words", "label": "a"} for _ in range(10))])  # a few are told and read as text
     other = tiny_task("classification", "bert", words=("task.number_text=convert",)).task
-    other.learn(rows)
+    other.fit_labels(rows)
     assert other.check_row({"text": 5, "label": "a"}) is None and other.texts({"text": 5}) == ["5"]
 
 
@@ -244,14 +244,14 @@ def test_a_model_for_other_targets_or_columns_is_refused(tiny_task):
     it = tiny_task("classification", "bert", words=WAYS["ordinal"])
     config = it.model().config
     with pytest.raises(ModelError, match=r"trained for label \(ordinal\)"):
-        tiny_task("classification", "bert").task.adopt(config)
+        tiny_task("classification", "bert").task.load_config(config)
 
 
 def test_a_models_ngrams_come_back_without_being_asked_for(tiny_task):
     config = tiny_task("classification", "bert", words=("task.features.ngrams=true",)).model().config
     task = tiny_task("classification", "bert").task
     assert task.extra_module(config) is None
-    task.adopt(config)
+    task.load_config(config)
     assert task.extra_module(config).grams is not None
 
 

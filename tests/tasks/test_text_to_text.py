@@ -9,17 +9,17 @@ import pytest
 import torch
 import transformers
 
-from llmstage.cli import main
-from llmstage.data.rowsource import ListSource
+from llmstage.cli.command import main
+from llmstage.data.row_source import ListSource
 from llmstage.data.splits import Cut, overlap
-from llmstage.metrics.generation import chrf, rouge
-from llmstage.metrics.translation import bleu
+from llmstage.evaluation.metrics.generation import chrf, rouge
+from llmstage.evaluation.metrics.translation import bleu
 from llmstage.models.build import save_model
-from llmstage.models.tokenizer import train_processor
+from llmstage.tasks.base_generation import split
 from llmstage.tasks.base_scored_text import by_length
-from llmstage.tasks.base_writing import split
 from llmstage.tasks.summarization import first_sentence, first_words
 from llmstage.tasks.translation import memory
+from llmstage.tokenization.tokenizer import train_processor
 
 PAIRS = [(name, kind) for name in ("translation", "summarization") for kind in ("t5", "gpt")]
 ROW = {

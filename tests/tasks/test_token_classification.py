@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from llmstage.cli import main
-from llmstage.data.demo.token_classification import entity_rows
-from llmstage.data.tags import tags_of
+from llmstage.cli.command import main
+from llmstage.data.tag_schemes import tags_of
+from llmstage.demo.token_classification import entity_rows
 from llmstage.errors import DataError, ModelError
-from llmstage.metrics.tags import tag_scores
+from llmstage.evaluation.metrics.entity_tags import tag_scores
 from llmstage.models.token_head import best_path, token_logits
 from llmstage.tasks.base import IGNORE_INDEX, RowError
 
@@ -34,8 +34,8 @@ def made(it: Any, rows: list[Any], context: int = 64, **words: Any) -> Any:
     from dataclasses import replace
 
     task = type(it.task)(replace(it.run.task, **words), it.run.generation)
-    task.learn(rows)
-    task.bind(it.processor, context)
+    task.fit_labels(rows)
+    task.attach_tokenizer(it.processor, context)
     return task
 
 
@@ -120,7 +120,7 @@ def test_illegal_tags_are_refused_or_repaired_and_counted(it) -> None:
     task = made(it, [good, good, bad], repair=True)
     (features,) = task.encode(bad)
     assert features.ref["tags"] == ["O", "B-PER"] and task.repaired == (1, 3)
-    told = task.exhibits([{"labels": [0, 1]}], [features.ref])[-1]["text"]
+    told = task.report_items([{"labels": [0, 1]}], [features.ref])[-1]["text"]
     assert "in 1 of 1 sentences of this split" in told and "in 1 of 3 sentences" in told
 
 
@@ -196,7 +196,7 @@ def test_a_model_that_sees_no_right_context_is_refused(tiny_task, it) -> None:
 def test_viterbi_finds_the_best_of_all_legal_sequences(it) -> None:
     from itertools import product
 
-    from llmstage.data.tags import first_illegal
+    from llmstage.data.tag_schemes import first_illegal
 
     task = made(it, [{"tokens": ["x"], "tags": ["S-A"]}, {"tokens": ["x", "y"], "tags": ["B-A", "E-A"]}])
     rng = np.random.default_rng(0)
@@ -310,8 +310,8 @@ def test_published_sets_hold_the_entities_that_seqeval_sees(it, path, sentences,
     from seqeval.metrics.v1 import precision_recall_fscore_support
     from seqeval.scheme import IOB1, IOB2, IOBES, Entities
 
-    from llmstage.data.source import open_splits
-    from llmstage.schema.data import DataConfig
+    from llmstage.config.data import DataConfig
+    from llmstage.data.file_source import open_splits
 
     if not (DATA / path).exists():
         pytest.skip(f"{DATA / path} is not on this machine")
@@ -341,7 +341,7 @@ def test_published_sets_hold_the_entities_that_seqeval_sees(it, path, sentences,
 
 
 def task_offsets(row: dict[str, Any]) -> Any:
-    from llmstage.data.tagged import text_of
+    from llmstage.data.tagged_rows import text_of
 
     text, offsets = text_of(row)
     assert [text[start:end] for start, end in offsets] == row["tokens"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from llmstage.cli import main
+from llmstage.cli.command import main
 from llmstage.errors import DataError
 from llmstage.tasks.base import IGNORE_INDEX, RowError
 from llmstage.tasks.visual_reasoning import VisualReasoning, answer_of
@@ -28,7 +28,7 @@ def made(compose_run):
     def make(*words: str) -> VisualReasoning:
         run = compose_run(["stage=finetune", "task=visual_reasoning", *words])
         task = VisualReasoning(run.task, run.generation)
-        task.suit("vlm")
+        task.set_model_family("vlm")
         return task
 
     return make
@@ -67,14 +67,14 @@ def said(*answers):
 )
 def test_how_it_answers_follows_from_the_training_answers(answers, words, mode, vocabulary, made, capsys):
     task = made(*words)
-    task.learn(rows_with(*answers))
+    task.fit_labels(rows_with(*answers))
     assert (task.mode, task.answers) == (mode, vocabulary)
     told = capsys.readouterr().err
     assert ("the answers of 1 training rows are not" in told) is (vocabulary == ["b", "c"])
     assert (f"task.answer=auto: {mode}" in told) is not any(word.startswith("task.answer") for word in words)
     saved = task.model_options()["llmstage"]
     again = made()
-    again.adopt(type("Config", (), {"llmstage": json.loads(json.dumps(saved))}))
+    again.load_config(type("Config", (), {"llmstage": json.loads(json.dumps(saved))}))
     assert (again.mode, again.answers, again.blind) == (mode, vocabulary, False)
 
 
@@ -182,7 +182,7 @@ def test_truth_scores_are_scikit_learns(yes_and_no):
     assert scores["macro_f1"].value == pytest.approx(f1_score(told, guess, average="macro"))
     assert scores["mcc"].value == pytest.approx(matthews_corrcoef(told, guess))
     assert scores["ece"].value == pytest.approx(0.9 - 4 / 6)
-    matrix = [one for one in task.exhibits(said(*guess), refs_with(*told)) if one["kind"] == "matrix"]
+    matrix = [one for one in task.report_items(said(*guess), refs_with(*told)) if one["kind"] == "matrix"]
     assert matrix and matrix[0]["values"] == [[2, 1], [1, 2]]
 
 
@@ -193,7 +193,7 @@ def test_accuracy_by_kind_beside_the_blind_model(tiny_task):
     ours, blind = said("red", "Red.", "2", "3"), said("red", "blue", "2", "3")
     scores = task.score(ours, refs)
     assert scores["accuracy"].value == 0.75 and scores["macro_kind_accuracy"].value == 0.75
-    kinds = next(one for one in task.exhibits(ours, refs) if one.get("report_key") == "kinds")
+    kinds = next(one for one in task.report_items(ours, refs) if one.get("report_key") == "kinds")
     assert {kind: values["accuracy"]["value"] for kind, values in kinds["values"].items()} == {
         "attribute": 1.0,
         "counting": 0.5,
@@ -204,7 +204,7 @@ def test_accuracy_by_kind_beside_the_blind_model(tiny_task):
     chart, table = shown
     assert chart["marks"] == [0.5, 0.5] and table["columns"][-2:] == ["blind", "gain"]
     assert table["values"]["attribute"]["blind"]["value"] == 0.5
-    assert {one["title"] for one in shown} <= {one["title"] for one in task.exhibits(ours, refs)}
+    assert {one["title"] for one in shown} <= {one["title"] for one in task.report_items(ours, refs)}
 
 
 def test_simple_methods_look_at_the_question_alone(tiny_task):
@@ -288,9 +288,9 @@ def test_an_answer_outside_the_vocabulary_at_evaluation_is_told_in_the_report(wo
 
 def test_no_rows_to_learn_from_is_no_traceback(made, tiny_task):
     task = made()
-    task.learn([])
+    task.fit_labels([])
     with pytest.raises(DataError, match=r"task\.answer=generate"):
-        task.bind(tiny_task("visual_reasoning", "vlm").processor, 96)
+        task.attach_tokenizer(tiny_task("visual_reasoning", "vlm").processor, 96)
 
 
 def test_captions_of_the_rows_are_learned_and_never_scored(tiny_task):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmstage.data.chat import to_messages
+from llmstage.data.chat_formats import to_messages
 from llmstage.data.files import DataFile
 from llmstage.data.formats import detect, load_reader
 from llmstage.data.records import Bad, ReadOptions, Records

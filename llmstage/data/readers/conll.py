@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from llmstage.data.files import DataFile
-from llmstage.data.lines import lines
 from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.text_lines import lines
 
 ENDINGS = (".conll", ".annotated", ".bmes", ".bio", ".iob", ".iob2", ".bioes", ".iobes", ".conll2003")
 BLANK = re.compile(r"[ \t]+")

@@ -10,8 +10,8 @@ from typing import Literal
 
 from llmstage.data.columns import WELL_KNOWN
 from llmstage.data.files import DataFile
-from llmstage.data.lines import lines, open_text
 from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.text_lines import lines, open_text
 from llmstage.errors import DataError, UserError
 
 ENDINGS = (".csv",)

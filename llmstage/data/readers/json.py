@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmstage.data.files import DataFile
-from llmstage.data.lines import decode, likely_encoding, open_text, too_large
 from llmstage.data.readers.jsonl import kind
 from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.text_lines import decode, likely_encoding, open_text, too_large
 from llmstage.errors import DataError
 
 ENDINGS = (".json",)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from llmstage.data.files import DataFile
-from llmstage.data.lines import lines
 from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.text_lines import lines
 
 ENDINGS = (".jsonl", ".ndjson")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llmstage.data.containers import INSIDE, holds_pictures
 from llmstage.data.files import DataFile
+from llmstage.data.image_containers import INSIDE, holds_pictures
 from llmstage.data.records import ReadOptions, Records
 from llmstage.data.rows import Place
 from llmstage.errors import DataError

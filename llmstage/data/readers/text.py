@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from llmstage.data.files import DataFile
-from llmstage.data.lines import decode, lines, open_text, pieces, too_large
 from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.text_lines import decode, lines, open_text, pieces, too_large
 
 ENDINGS = (".txt", ".text", ".md")
 BLOCK = 4096

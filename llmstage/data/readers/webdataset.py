@@ -7,12 +7,12 @@ import json
 from pathlib import PurePosixPath
 from typing import Any
 
-from llmstage.data.containers import INSIDE, read_at, tar_index
 from llmstage.data.files import DataFile
-from llmstage.data.lines import too_large
+from llmstage.data.image_containers import INSIDE, read_at, tar_index
 from llmstage.data.readers.image_folder import PICTURES
 from llmstage.data.records import Bad, Found, ReadOptions, Records
 from llmstage.data.rows import Place
+from llmstage.data.text_lines import too_large
 from llmstage.errors import DataError
 
 ENDINGS = (".tar", ".tgz")

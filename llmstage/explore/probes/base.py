@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llmstage.data.demo import words
+from llmstage.demo import words
 from llmstage.explore.items import MetaValue
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmstage.data.demo.scene_words import COLOURS, OPPOSITE, SHAPES, SPEECHES
-from llmstage.data.demo.scenes import (
+from llmstage.demo.scene_sentences import COLOURS, OPPOSITE, SHAPES, SPEECHES
+from llmstage.demo.scenes import (
     PAIRS,
     PREFIX,
     SEEN,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from llmstage.data.demo import words
+from llmstage.demo import words
 from llmstage.explore.probes.base import BOTH, Asked
 
 LANGUAGES = BOTH

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from llmstage.explore.wording import collect, curves, gold, improve, ladder, probes, reduce, weak
-from llmstage.schema.stage import spoken
+from llmstage.config.stage import spoken
+from llmstage.explore.wording import curves, improve, ladder, novelty, probes, reduction, toy_worlds, weak
 
 COMMON = {
     "named": ("{name}: {text}", "{name}：{text}"),
@@ -24,7 +24,7 @@ COMMON = {
 }
 SENTENCES: dict[str, tuple[str, str]] = {
     **COMMON, **curves.SENTENCES, **weak.SENTENCES, **improve.SENTENCES, **probes.SENTENCES, **ladder.SENTENCES,
-    **gold.SENTENCES, **reduce.SENTENCES, **collect.SENTENCES,
+    **toy_worlds.SENTENCES, **reduction.SENTENCES, **novelty.SENTENCES,
 }  # fmt: skip
 """Key to (English, Chinese), with places for the numbers."""
 LANGUAGE: ContextVar[str] = ContextVar("language", default="en")

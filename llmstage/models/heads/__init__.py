@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from llmstage.models.heads.base import Head, Knobs
-from llmstage.models.heads.label import LabelHead
-from llmstage.models.heads.linear import linear_methods
+from llmstage.models.heads.baselines import linear_methods
 from llmstage.models.heads.multilabel import MultilabelHead
-from llmstage.models.heads.number import NumberHead
 from llmstage.models.heads.ordinal import OrdinalHead
+from llmstage.models.heads.regression import NumberHead
+from llmstage.models.heads.single_label import LabelHead
 
 HEADS: dict[str, type[Head]] = {
     "label": LabelHead, "multilabel": MultilabelHead, "ordinal": OrdinalHead, "number": NumberHead,
@@ -25,7 +25,7 @@ def make_head(kind: str, word: str, knobs: Knobs) -> Head:
 def adopt_head(saved: dict[str, Any], knobs: Knobs) -> Head:
     """A head as a model's config remembers it."""
     head = HEADS[saved["kind"]](saved["word"], knobs)
-    head.adopt(saved)
+    head.load_config(saved)
     return head
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from llmstage.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score
 
 Labels = Literal["none", "balanced"]
 
@@ -70,10 +70,10 @@ class Head(ABC):
         """All training values were seen. Raises DataError where they cannot be learned."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For the model's config; adopt() reads it."""
+        """For the model's config; load_config() reads it."""
         return {"kind": self.kind, "word": self.word, "labels": self.labels, "temperature": self.temperature}
 
-    def adopt(self, saved: dict[str, Any]) -> None:
+    def load_config(self, saved: dict[str, Any]) -> None:
         self.labels, self.temperature = list(saved["labels"]), float(saved.get("temperature", 1.0))
 
     @abstractmethod
@@ -102,7 +102,7 @@ class Head(ABC):
     @abstractmethod
     def score(self, predictions: list[dict[str, Any]], refs: list[Any]) -> dict[str, Score]: ...
 
-    def exhibits(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
+    def report_items(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
         return []
 
     error_of: ClassVar[str] = "accuracy"

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from llmstage import console
 from llmstage.errors import DataError
-from llmstage.metrics.baselines import logistic_multilabel
-from llmstage.metrics.calibration import fit_temperature_multilabel, reliability
-from llmstage.metrics.multilabel import label_table, multilabel_scores
-from llmstage.metrics.ranking import best_threshold
-from llmstage.metrics.score import Score
+from llmstage.evaluation.metrics.binary_ranking import best_threshold
+from llmstage.evaluation.metrics.calibration import fit_temperature_multilabel, reliability
+from llmstage.evaluation.metrics.multilabel import label_table, multilabel_scores
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.sklearn_baselines import logistic_multilabel
 from llmstage.models.heads.base import Head, Knobs
-from llmstage.models.heads.label import MOST_LABELS, TINY
+from llmstage.models.heads.single_label import MOST_LABELS, TINY
 
 MOST_WEIGHT = 20.0
 """pos_weight is at most this: a label of one row in ten thousand would otherwise shake every other."""
@@ -102,8 +102,8 @@ class MultilabelHead(Head):
             "min_count": self.min_count,
         }
 
-    def adopt(self, saved: dict[str, Any]) -> None:
-        super().adopt(saved)
+    def load_config(self, saved: dict[str, Any]) -> None:
+        super().load_config(saved)
         self.thresholds = list(saved.get("thresholds") or [self.start] * len(self.labels))
         self.dropped, self.min_count = list(saved.get("dropped") or []), int(saved.get("min_count", 1))
 
@@ -174,7 +174,7 @@ class MultilabelHead(Head):
         loss = float(-(np.log(kept) * truth + np.log1p(-kept) * ~truth).mean())
         return {**scores, "loss": Score(loss, count=len(refs), higher_is_better=False)}
 
-    def exhibits(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
+    def report_items(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
         shares, truth = share_rows(predictions), self.hits(refs)
         predicted = self.hits([item["labels"] for item in predictions])
         sure = np.where(shares >= 0.5, shares, 1 - shares).reshape(-1)

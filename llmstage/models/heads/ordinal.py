@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmstage.errors import DataError
-from llmstage.metrics.calibration import fit_temperature, reliability
-from llmstage.metrics.ordinal import ordinal_scores
-from llmstage.metrics.score import Score
+from llmstage.evaluation.metrics.calibration import fit_temperature, reliability
+from llmstage.evaluation.metrics.ordinal import ordinal_scores
+from llmstage.evaluation.metrics.score import Score
 from llmstage.models.heads.base import log_probabilities
-from llmstage.models.heads.label import MOST_LABELS, LabelHead, confusion_exhibit, log_rows
+from llmstage.models.heads.single_label import MOST_LABELS, LabelHead, confusion_exhibit, log_rows
 
 
 class OrdinalHead(LabelHead):
@@ -98,7 +98,7 @@ class OrdinalHead(LabelHead):
         scores = ordinal_scores(places, truth, self.width, values)
         return {**scores, "loss": Score(loss, count=len(refs), higher_is_better=False)}
 
-    def exhibits(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
+    def report_items(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
         log_p, truth = log_rows(predictions), self.truth(refs)
         matrix = confusion_exhibit([item["label"] for item in predictions], refs, self.labels)
         return [matrix, *reliability(np.exp(log_p.max(axis=1)), log_p.argmax(axis=1) == truth)]

@@ -1,0 +1,47 @@
+"""Recipes: what `experiment=` chooses, read before anything is composed, so that its stage and task count as chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmstage.paths import conf_dir
+
+
+def read_option(group: str, name: str, config_dirs: tuple[Path, ...]) -> dict[str, Any]:
+    """An option's YAML as plain data; the user's own --config-dir first. Empty where there is none."""
+    for folder in (*config_dirs, conf_dir()):
+        path = folder / group / f"{name}.yaml"
+        if path.is_file():
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return loaded if isinstance(loaded, dict) else {}
+    return {}
+
+
+def choices_of(name: str, config_dirs: tuple[Path, ...] = ()) -> dict[str, str]:
+    """Group to option, e.g. {"stage": "finetune", "task": "classification"}, as the recipe's defaults list says."""
+    chosen: dict[str, str] = {}
+    for line in read_option("experiment", name, config_dirs).get("defaults") or []:
+        if isinstance(line, dict):
+            for words, option in line.items():
+                group = str(words).removeprefix("override").strip().lstrip("/")
+                chosen[group] = str(option)
+    return chosen
+
+
+def preset_words(name: str, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The leaves of a trainer preset. A recipe sets budget and batch itself and would win over a preset that was typed
+    beside it (`experiment=banking77 trainer=smoke`); what is typed shall win."""
+    loaded = read_option("trainer", name, config_dirs)
+    return dict(leaves({key: value for key, value in loaded.items() if key != "defaults"}))
+
+
+def leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,218 @@
+"""The words of the command line, checked against the schema before anything is composed, so that all are told at once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+
+from llmstage.cli.experiment import choices_of, preset_words
+from llmstage.config import FACTS, GROUPS, RunConfig, stage_config, task_config
+from llmstage.config.typed import convert, walk_fields
+from llmstage.errors import Refused, UserError
+from llmstage.naming import did_you_mean, unknown
+from llmstage.paths import name_in, options
+
+HYDRA_KEYS = (
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "hydra.sweep.subdir",
+    "hydra.job.name",
+    "hydra.mode",
+    "hydra.verbose",
+    "hydra.launcher.",
+    "hydra.sweeper.",
+    "hydra/launcher",
+    "hydra/sweeper",
+)
+"""The part of Hydra's own config that a run may change; the rest can name classes to be called (RELIABILITY P13)."""
+
+ONE_OF = (("trainer.max_steps", "trainer.epochs", "trainer.max_tokens"), ("trainer.batch_size", "trainer.batch_tokens"))
+"""Of each row exactly one key holds; typing one switches the defaults of the others off."""
+
+
+@dataclass(slots=True)
+class Words:
+    """What was typed."""
+
+    typed: dict[str, list[Any]] = field(default_factory=dict)
+    """Key to its values: one, or several in a sweep; a value that is an interpolation or a sweep of floats is absent."""
+    for_hydra: list[str] = field(default_factory=list)
+    """The overrides as Hydra shall see them."""
+    wrong: list[str] = field(default_factory=list)
+    without_task: bool = False
+    """The stage does without a task, and none was named."""
+
+    def choice(self, group: str) -> str:
+        values = self.typed.get(group) or [""]
+        return str(values[0])
+
+
+def values_of(override: Override) -> list[Any]:
+    """The values an override takes; none where they are known only when Hydra resolves them."""
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return list(override.sweep_iterator()) if not value.simple_form else [plain(item) for item in value.list]
+    if isinstance(value, RangeSweep):
+        return list(value.range())
+    if isinstance(value, IntervalSweep):
+        return []
+    return [plain(value)]
+
+
+def plain(value: Any) -> Any:
+    """Quoted strings and casts as Python values."""
+    text = getattr(value, "text", None)
+    if text is not None:
+        return text
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    return value
+
+
+def parse(argument: str) -> Override:
+    """One override. Hydra's grammar is ASCII: a value beyond it (`data.train=语料.txt`) is read as if it were quoted."""
+    parser = OverridesParser.create()
+    try:
+        return parser.parse_override(argument)
+    except HydraException:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise
+        return parser.parse_override(f"{key}={re.sub(WORD, quote, value)}")
+
+
+WORD = r"[^,:\[\]{}'\"\s](?:[^,:\[\]{}'\"]*[^,:\[\]{}'\"\s])?"
+"""A piece of a value: what stands between the marks of lists, mappings and sweeps."""
+
+
+def quote(found: re.Match[str]) -> str:
+    word = found[0]
+    return word if re.fullmatch(r"[\w\-/%+.$*@?|\\ ]+", word, re.ASCII) else f"'{word}'"
+
+
+def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Words:
+    """Parse and check every override; complaints are gathered in `wrong`."""
+    words = Words()
+    overrides: list[Override] = []
+    for argument in arguments:
+        if "_target_" in argument:
+            raise Refused(f"'{argument}': a config must not name code to run; components are chosen by name.")
+        try:
+            overrides.append(parse(argument))
+        except HydraException:
+            words.wrong.append(
+                f"'{argument}' cannot be read. The form is key=value, e.g. optim.lr=3e-4 or data.train=a.txt."
+            )
+    for override in overrides:  # the choices first: they decide which keys there are
+        key = override.key_or_group
+        if key in (*GROUPS, "experiment"):
+            words.typed[key] = values_of(override)
+            words.wrong += check_choice(key, words.typed[key], config_dirs)
+    take_recipe(words, config_dirs)
+    kinds = known_keys(words, config_dirs)
+    for override in overrides:
+        key = override.key_or_group
+        if key in (*GROUPS, "experiment"):
+            words.for_hydra.append(str(override.input_line))
+        elif key.startswith("hydra"):
+            if not key.startswith(HYDRA_KEYS):
+                words.wrong.append(
+                    f"'{key}' of Hydra's own config cannot be set here. Open are: {', '.join(HYDRA_KEYS)}."
+                )
+            words.for_hydra.append(str(override.input_line))
+        else:
+            check_leaf(override, key, kinds, words)
+    for keys in ONE_OF:
+        given = [key for key in keys if any(value is not None for value in words.typed.get(key, []))]
+        if len(given) > 1:
+            words.wrong.append(f"{' and '.join(given)} are given; exactly one of them can hold.")
+        elif given:
+            words.for_hydra += [f"{key}=null" for key in keys if key not in words.typed]
+    return words
+
+
+def take_recipe(words: Words, config_dirs: tuple[Path, ...]) -> None:
+    """Stage and task that a recipe chooses count as chosen; a trainer preset typed beside it goes before its settings."""
+    recipes = [str(value) for value in words.typed.get("experiment", []) if value is not None]
+    for group in ("stage", "task"):
+        chosen = [choices_of(name, config_dirs).get(group) for name in recipes]
+        if group not in words.typed and any(chosen):
+            words.typed[group] = list(dict.fromkeys(option for option in chosen if option))
+    preset = words.choice("trainer")
+    if not recipes or preset in ("", "default"):
+        return
+    settings = preset_words(preset, config_dirs)
+    for keys in ONE_OF:
+        if any(settings.get(key) is not None for key in keys):
+            settings |= {key: None for key in keys if key not in settings}
+    words.for_hydra += [f"{key}={'null' if value is None else value}" for key, value in settings.items()]
+
+
+def check_choice(group: str, values: list[Any], config_dirs: tuple[Path, ...]) -> list[str]:
+    known = options(group, config_dirs)
+    return [unknown(group, str(value), known) for value in values if value is not None and str(value) not in known]
+
+
+def known_keys(words: Words, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Every leaf key of the chosen stage and task, with its type."""
+    kinds = dict(walk_fields(RunConfig))
+    try:
+        for stage in words.typed.get("stage", [""]):
+            kinds.update(walk_fields(stage_config(str(stage)), "stage"))
+        for task in words.typed.get("task", [""]):
+            kinds.update(walk_fields(task_config(name_in("task", str(task), config_dirs)), "task"))
+    except UserError:
+        pass  # an unknown module behind a task of the user's own: told when it is composed
+    return {key: kind for key, kind in kinds.items() if key not in FACTS}
+
+
+def check_leaf(override: Override, key: str, kinds: dict[str, Any], words: Words) -> None:
+    parent = key.rpartition(".")[0]
+    kind = kinds.get(key)
+    in_mapping = kind is None and is_mapping(kinds.get(parent))
+    if in_mapping:
+        kind = str
+    if kind is None:
+        inner = [known for known in kinds if known.startswith(key + ".")]
+        if inner:
+            words.wrong.append(f"'{key}' is a group of keys. Set one of: {', '.join(inner[:8])}.")
+        else:
+            hint = "" if key in FACTS else did_you_mean(key, kinds)
+            words.wrong.append(f"Unknown key '{key}'.{hint}{owners(key)}")
+        return
+    if override.is_delete():
+        words.wrong.append(f"'{override.input_line}': keys cannot be deleted; set {key} to another value.")
+        return
+    values = values_of(override)
+    words.typed[key] = values
+    for value in values:
+        if not (isinstance(value, str) and "${" in value):
+            convert(kind, value, key, words.wrong)
+    line = str(override.input_line)
+    words.for_hydra.append("++" + line.lstrip("+") if in_mapping else line.lstrip("+"))
+
+
+def is_mapping(kind: Any) -> bool:
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return get_origin(kind) is dict
+
+
+def owners(key: str) -> str:
+    """Which tasks and stages have the key, when the chosen one has not."""
+    if key in FACTS:
+        return f" It is set by choosing {key.partition('.')[0]}=."
+    group, _, rest = key.partition(".")
+    if group not in ("task", "stage") or not rest:
+        return ""
+    config = task_config if group == "task" else stage_config
+    have = [name for name in options(group) if key in dict(walk_fields(config(name), group))]
+    return f" It belongs to {group}={', '.join(have)}." if have else ""

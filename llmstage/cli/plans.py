@@ -1,0 +1,88 @@
+"""plan=<file>: the overrides that stage=explore wrote into plan.yaml, put below what is typed and checked like it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmstage.cli.experiment import leaves
+from llmstage.cli.overrides import ONE_OF
+from llmstage.config import GROUPS
+from llmstage.errors import Refused, UserError
+
+PLAN = "plan"
+NAMES_CODE = (*GROUPS, "experiment", "task.name", "stage.name", "data.format")
+"""Keys whose value may name a module of the user's own, which only the command line may do (RELIABILITY P13)."""
+KNOWN = ("overrides", "weaknesses")
+LITERALS = ("true", "false", "null", "nan", "inf")
+"""Words that Hydra's grammar takes for values of another kind."""
+
+
+def with_plan(arguments: list[str]) -> list[str]:
+    """The overrides of a command line, those of its plan included; one that is typed takes the plan's place."""
+    named = [word.partition("=")[2] for word in arguments if word.partition("=")[0] == PLAN]
+    if not named or named[-1] in ("", "null"):
+        return arguments
+    typed = {word.lstrip("+").partition("=")[0] for word in arguments}
+    path = Path(named[-1].strip("'\"")).expanduser()
+    typed |= {
+        key for keys in ONE_OF if typed.intersection(keys) for key in keys
+    }  # epochs typed switch planned steps off
+    planned = [(key, value) for key, value in read_plan(path) if key not in typed]
+    return [*(f"{key}={in_words(value)}" for key, value in planned), *arguments]
+
+
+def read_plan(path: Path) -> list[tuple[str, Any]]:
+    """(key, value) of each override. Raises UserError for a file that is no plan, Refused for one that asks for code."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"plan={path}: there is no such file. stage=explore writes plan.yaml into its run folder."
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"plan={path} cannot be read: {str(error).splitlines()[0]}") from None
+    overrides = loaded.get("overrides") if isinstance(loaded, dict) else None
+    if not isinstance(overrides, dict):
+        raise UserError(f"plan={path} is no plan: it needs a mapping `overrides:` of keys, e.g. {{optim.lr: 1e-4}}.")
+    strange = sorted(str(key) for key in set(loaded) - set(KNOWN))
+    if strange:
+        raise UserError(f"plan={path}: unknown {', '.join(strange)}. A plan holds {' and '.join(KNOWN)}.")
+    found = list(leaves({str(key): value for key, value in overrides.items()}))
+    for key, value in found:
+        refuse_code(path, key, value)
+    return found
+
+
+def refuse_code(path: Path, key: str, value: Any) -> None:
+    told = json.dumps(value, ensure_ascii=False, default=str)
+    if key.lstrip("+~").startswith("hydra") or key == PLAN or "_target_" in key or "_target_" in told:
+        raise Refused(f"plan={path}: '{key}' cannot be set by a plan. Type it on the command line if you mean it.")
+    if "${" in told:
+        raise Refused(f"plan={path}: {key} holds an interpolation, {told}. A plan holds plain values.")
+    if key in NAMES_CODE and "." in str(value):
+        raise Refused(
+            f"plan={path}: {key}={value} names code of one's own. Only the command line may do that: type {key}={value}."
+        )
+
+
+def in_words(value: Any) -> str:
+    """A plain value as Hydra's grammar reads it back: texts quoted, so that none becomes a sweep or a number."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(in_words(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{in_words(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z_][\w/-]*", text, re.ASCII) and text.lower() not in LITERALS:
+        return text
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"

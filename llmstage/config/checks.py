@@ -1,0 +1,207 @@
+"""What must hold between keys. Each check returns complaints; the door gathers them all before it speaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from llmstage.config.key_conditions import TRAINING_STAGES, ReadBy
+from llmstage.config.run import RunConfig, stage_config, task_config
+from llmstage.config.task import TaskConfig
+from llmstage.config.typed import walk_fields
+
+DECODERS = (
+    "llama",
+    "gpt2",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "gpt_neox",
+    "opt",
+    "olmo2",
+)
+ENCODERS = (
+    "bert",
+    "roberta",
+    "modernbert",
+    "distilbert",
+    "deberta-v2",
+    "electra",
+    "albert",
+    "xlm-roberta",
+    "camembert",
+)
+ENCODER_DECODERS = (
+    "t5",
+    "mt5",
+    "umt5",
+    "longt5",
+    "bart",
+    "mbart",
+    "pegasus",
+    "marian",
+    "m2m_100",
+    "blenderbot",
+    "led",
+    "prophetnet",
+)
+TWO_TOWERS = ("clip",)
+SEEING = ("llava",)
+"""Model types whose family is known without loading them; others are left to the model's own classes."""
+
+
+def check_run(run: RunConfig, typed: Iterable[str]) -> list[str]:
+    """Every complaint about a composed run; `typed` are the keys that the user set."""
+    return [
+        *check_stage_fits_task(run),
+        *check_model_fits_task(run),
+        *check_budget(run),
+        *check_preset(run),
+        *check_split(run),
+        *check_data_root(run),
+        *check_adapter(run),
+        *check_read(run, typed),
+    ]
+
+
+def check_stage_fits_task(run: RunConfig) -> list[str]:
+    stage, task = run.stage.name, run.task
+    if stage in ("pretrain", "finetune") and stage not in task.stages:
+        return [f"task={task.name} does not go with stage={stage}. It goes through: {', '.join(task.stages)}."]
+    return run.stage.check(run)
+
+
+def check_model_fits_task(run: RunConfig) -> list[str]:
+    kind: str | None = run.model.kind
+    named = f"model={run.model.name}"
+    if run.model.path:
+        kind, named = kind_at(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
+    takes = run.task.takes()
+    if kind and run.task.name and kind not in takes:
+        fits = " or ".join(f"model={kind}_tiny" for kind in takes)
+        # A family that the task knows is kept out by one of its other keys.
+        keys = [f"task.{key}={value}" for key, value in other_keys(run.task, kind)]
+        other = f" With {' or '.join(keys)} it does." if keys else ""
+        return [
+            f"task={run.task.name} does not fit {named} (family {kind}). It takes: {fits}, or a model.path of that family.{other}"
+        ]
+    return []
+
+
+def other_keys(task: TaskConfig, kind: str) -> list[tuple[str, Any]]:
+    """(key, value) of each single choice under which the task would take this family."""
+    found = []
+    for key, annotation in get_type_hints(type(task), include_extras=False).items():
+        for value in get_args(annotation) if get_origin(annotation) is Literal else ():
+            if kind in replace(task, **{key: value}).takes():
+                found.append((key, value))
+    return found
+
+
+def kind_at(path: Path) -> str | None:
+    """Family of a local model by its config.json; None where it cannot be told without loading."""
+    for folder in (path, path / "model", path / "adapter"):
+        try:
+            model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        except (OSError, ValueError, AttributeError):
+            continue
+        families = {"gpt": DECODERS, "bert": ENCODERS, "t5": ENCODER_DECODERS, "clip": TWO_TOWERS, "vlm": SEEING}
+        return next((kind for kind, known in families.items() if model_type in known), None)
+    return None
+
+
+def check_budget(run: RunConfig) -> list[str]:
+    trainer, wrong = run.trainer, []
+    budgets = {"max_steps": trainer.max_steps, "epochs": trainer.epochs, "max_tokens": trainer.max_tokens}
+    given = [f"trainer.{key}={value}" for key, value in budgets.items() if value is not None]
+    if len(given) != 1:
+        wrong.append(
+            f"Exactly one of trainer.max_steps, epochs, max_tokens must be set; seen: {', '.join(given) or 'none'}."
+        )
+    if (trainer.batch_size is None) == (trainer.batch_tokens is None):
+        wrong.append("Exactly one of trainer.batch_size and trainer.batch_tokens must be set.")
+    return wrong
+
+
+def check_preset(run: RunConfig) -> list[str]:
+    model = run.model
+    if model.path is None and model.width % model.heads:
+        return [f"model.width={model.width} is not a multiple of model.heads={model.heads}."]
+    if model.path is None and model.kind not in ("t5", "clip") and model.width // model.heads % 2:
+        return [
+            f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."
+        ]
+    vision, wrong = model.vision, []
+    if model.path is None and run.task.reads_images and vision.path is None:
+        if vision.size % vision.patch:
+            wrong.append(f"model.vision.size={vision.size} is not a multiple of model.vision.patch={vision.patch}.")
+        if vision.width % vision.heads:
+            wrong.append(f"model.vision.width={vision.width} is not a multiple of model.vision.heads={vision.heads}.")
+    return wrong
+
+
+def check_split(run: RunConfig) -> list[str]:
+    split = run.data.split
+    if split.by == "time" and not split.time:
+        return ["data.split.by=time needs the column that says when a row was: data.split.time=<column>."]
+    if split.by == "time" and split.group:
+        # A group has rows of many times: whole groups and a clean border in time cannot both be had.
+        return [f"data.split.by=time and data.split.group={split.group} exclude each other. Leave one of them out."]
+    return []
+
+
+def check_data_root(run: RunConfig) -> list[str]:
+    """A recipe's data lie where data_root says."""
+    paths = run.data.below(run.data_root)
+    if not paths or Path(run.data_root).expanduser().is_dir():
+        return []
+    return [
+        f"data_root={run.data_root}: there is no such folder (seen from {Path.cwd()}), and this recipe reads {paths[0]}. "
+        f"Name the folder that holds the data sets: data_root=<folder>. docs/recipes says where each set comes from."
+    ]
+
+
+def check_adapter(run: RunConfig) -> list[str]:
+    if run.adapter.name == "none":
+        return []
+    if run.stage.name not in TRAINING_STAGES:
+        return [
+            f"adapter={run.adapter.name}: stage={run.stage.name} does not train; model.path=<run> brings its own adapter."
+        ]
+    if run.model.path is None:
+        return [
+            f"adapter={run.adapter.name} trains small updates to weights that stay as they are, and random weights are not "
+            f"worth keeping. Give model.path=<trained model>, or leave adapter={run.adapter.name} out."
+        ]
+    return []
+
+
+def check_read(run: RunConfig, typed: Iterable[str]) -> list[str]:
+    """A key that the user set and this run does not read: an error, never a silent option."""
+    kinds = dict(walk_fields(RunConfig))
+    kinds.update(walk_fields(stage_config(run.stage.name), "stage"))
+    kinds.update(walk_fields(task_config(run.task.name), "task"))
+    wrong = []
+    for key in typed:
+        kind = kinds.get(key) or kinds.get(key.rpartition(".")[0])
+        for mark in marks(kind):
+            reason = mark.unread(run)
+            if reason:
+                wrong.append(f"{key} is not read here: {reason}. Leave it out.")
+                break
+    return wrong
+
+
+def marks(kind: Any) -> list[ReadBy]:
+    """The marks of a field, also of the parts of a union."""
+    found = (
+        [extra for extra in get_args(kind)[1:] if isinstance(extra, ReadBy)] if get_origin(kind) is Annotated else []
+    )
+    return found + [mark for part in get_args(kind) if get_origin(part) is Annotated for mark in marks(part)]

@@ -1,0 +1,112 @@
+"""The keys of stage=explore: what is looked at, with which statistics, and what is done about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from llmstage.config.explore_curves import CURVES, CurveFit, ReportWords, Stats, check_columns
+from llmstage.config.explore_improve import ImproveConfig
+from llmstage.config.explore_ladder import Gold, Ladder, Reduce, check_ladder
+from llmstage.config.explore_probes import Scoring
+from llmstage.config.explore_slices import Collect, Slices, Why
+from llmstage.config.stage import StageConfig
+from llmstage.config.typed import AT_LEAST_1
+
+if TYPE_CHECKING:
+    from llmstage.config.run import RunConfig
+
+
+@dataclass(slots=True)
+class Explore(StageConfig):
+    """Knobs of stage=explore."""
+
+    curves: str | None = None
+    """A CSV of published scores over scale or training: verdicts without a model."""
+    ladder: Ladder = field(default_factory=Ladder)
+    """Models or checkpoints ordered by scale or training."""
+    gold: Gold = field(default_factory=Gold)
+    """Worlds whose phase change is understood."""
+    reduce: Reduce = field(default_factory=Reduce)
+    """Explaining a score by its parts."""
+    columns: Annotated[dict[str, str], CURVES] = field(default_factory=dict)
+    """Which column of that table is what, where its name does not say so: stage.columns.<role>=<column> with the roles
+    model, family, seed, params, compute, examples, step, tokens, loss; metric and score where each row is one score."""
+    chance: Annotated[dict[str, float], CURVES] = field(default_factory=dict)
+    """What knowing nothing scores, by metric, task or suite: stage.chance.mmlu=0.25; known tasks have a first word."""
+    fit: CurveFit = field(default_factory=CurveFit)
+    """Laws fitted to published losses."""
+    stats: Stats = field(default_factory=Stats)
+    """What a claim needs."""
+    report: ReportWords = field(default_factory=ReportWords)
+    """How the report is written."""
+
+    slices: Slices = field(default_factory=Slices)
+    """Weak slices of the scored rows."""
+    why: Why = field(default_factory=Why)
+    """Why they are weak."""
+    collect: Collect = field(default_factory=Collect)
+    """What is new in logs."""
+    improve: ImproveConfig = field(default_factory=ImproveConfig)
+    """Work on the weak slices, with a guard."""
+
+    probes: list[str] = field(default_factory=list)
+    """Shipped probe families to ask of the model: [core], [full] (more levels), or names of families, with values of their axes
+    where only such levels are wanted (copying:copy, addition:4:reversed); []: none."""
+    phenomena: list[str] = field(default_factory=list)
+    """Files with questions of your own: JSON lines, BIG-bench task.json, BIG-Bench-Hard JSON, BLiMP JSON lines; globs."""
+    items_per_cell: Annotated[int, AT_LEAST_1] = 200
+    """Items of each family and level; 0 right of 200 means at most 1.5 %."""
+    scoring: Scoring = field(default_factory=Scoring)
+    """How probes and phenomena are asked."""
+
+    inherits: ClassVar[bool] = True
+    keeps_pool: ClassVar[bool] = True
+    needs_task: ClassVar[bool] = False
+
+    def check(self, run: RunConfig) -> list[str]:
+        wrong = [
+            *check_columns(self.columns),
+            *self.check_probes(run),
+            *check_ladder(self.ladder, self.gold, self.probes, run),
+            *(self.improve.check(run) if self.improve.enabled else []),
+        ]
+        if self.curves or self.probes or self.phenomena or self.ladder.given or self.gold.kind != "none":
+            return wrong
+        if not run.model.path:
+            return [
+                *wrong,
+                "stage=explore needs something to look at: model.path=<a run of finetune or pretrain> for its weak slices, "
+                "beside it stage.probes=[core] or stage.phenomena=[<file>] for what it can do, stage.ladder.runs=<runs>, "
+                "stage.curves=<csv of scores>, or stage.gold.kind=grokking.",
+            ]
+        if not run.task.name:
+            return [
+                *wrong,
+                f"model.path={run.model.path} does not say which task it was trained for, so there are no rows to score. Name "
+                f"task=… and data.test=<files>, or stage.probes=[core].",
+            ]
+        if not self.slices.enabled and not self.collect.logs and not self.improve.enabled:
+            wrong.append(
+                "stage.slices.enabled=false leaves nothing to look at. Leave it out, or give stage.collect.logs=<files> or "
+                "stage.probes=[core]."
+            )
+        return wrong
+
+    def check_probes(self, run: RunConfig) -> list[str]:
+        """Families that there are, and a model to ask."""
+        from llmstage.naming import unknown
+        from llmstage.paths import PACKAGE
+
+        folder = PACKAGE / "explore" / "probes"
+        known = sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base"))
+        wrong = [
+            f"stage.probes: {unknown('probe family', name, ['core', 'full', *known])}"
+            for name in self.probes
+            if name not in ("core", "full") and name.split(":")[0] not in known
+        ]
+        if (self.probes or self.phenomena) and not run.model.path and not self.ladder.given:
+            wrong.append(
+                "stage.probes and stage.phenomena are asked of a model: give model.path=<run folder or model directory>."
+            )
+        return wrong

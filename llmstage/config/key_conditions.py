@@ -1,0 +1,103 @@
+"""Who reads a key. A mark stands in the field's `Annotated` type; a key nobody reads in this run is an error, not a
+silent option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmstage.config.run import RunConfig
+
+
+@dataclass(slots=True, frozen=True)
+class ReadBy:
+    """`unread(run)` gives the reason why this run does not read the key, or None where it does."""
+
+    unread: Callable[[RunConfig], str | None]
+
+
+TRAINING_STAGES = ("pretrain", "finetune", "prove_resume", "inspect")
+
+
+def _training(run: RunConfig) -> str | None:
+    return None if run.stage.name in TRAINING_STAGES else f"stage={run.stage.name} does not train"
+
+
+def _files(run: RunConfig) -> str | None:
+    if not run.data.is_demo or run.stage.reads_stream:
+        return None
+    return "data=demo is generated in memory; give data.train, data.test or data.path"
+
+
+def _demo(run: RunConfig) -> str | None:
+    return None if run.data.is_demo else "data files are given, so the demo world is off"
+
+
+def _scratch(run: RunConfig) -> str | None:
+    return "model.path is given, so no preset is built" if run.model.path else None
+
+
+def _generates(run: RunConfig) -> str | None:
+    if run.stage.writes and not run.task.name:
+        return "there is no model to write"
+    return None if run.task.writes() or run.stage.writes else f"task={run.task.name} generates no text as it is set"
+
+
+def _serves(run: RunConfig) -> str | None:
+    return None if run.model.path else "no model is served"
+
+
+def _timed(run: RunConfig) -> str | None:
+    return None if run.data.split.time else "data.split.time names no column"
+
+
+def _shuffled(run: RunConfig) -> str | None:
+    return "data.split.by=time cuts by time, not by a seeded hash" if run.data.split.by == "time" else None
+
+
+def _rooted(run: RunConfig) -> str | None:
+    return None if run.data.below(run.data_root) else "no path of this run starts there; experiment= sets such paths"
+
+
+ROOTED = ReadBy(_rooted)
+
+
+def _adapter(run: RunConfig) -> str | None:
+    return None if run.adapter.name != "none" else "adapter=none trains all weights; give adapter=lora"
+
+
+def _items(run: RunConfig) -> str | None:
+    return None if run.task.reads_items else f"task={run.task.name} joins no item table"
+
+
+def _sees(run: RunConfig) -> str | None:
+    return None if run.task.reads_images else f"task={run.task.name} reads no images"
+
+
+def _own_tower(run: RunConfig) -> str | None:
+    return "model.vision.path brings its own" if run.model.vision.path else None
+
+
+def for_family(*kinds: str) -> ReadBy:
+    """Read only for presets of such a family."""
+
+    def unread(run: RunConfig) -> str | None:
+        return None if run.model.kind in kinds else f"model={run.model.name} is of family {run.model.kind}"
+
+    return ReadBy(unread)
+
+
+TRAINING = ReadBy(_training)
+FILES = ReadBy(_files)
+DEMO = ReadBy(_demo)
+SCRATCH = ReadBy(_scratch)
+GENERATES = ReadBy(_generates)
+TIMED = ReadBy(_timed)
+SHUFFLED = ReadBy(_shuffled)
+SERVES = ReadBy(_serves)
+ADAPTER = ReadBy(_adapter)
+ITEMS = ReadBy(_items)
+SEES = ReadBy(_sees)
+OWN_TOWER = ReadBy(_own_tower)

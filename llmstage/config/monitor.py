@@ -1,0 +1,156 @@
+"""The `stage` group of stage=monitor."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field, fields
+from datetime import UTC, tzinfo
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from llmstage.config.data import DataConfig
+from llmstage.config.stage import StageConfig
+from llmstage.config.typed import AT_LEAST_1, POSITIVE, Range
+from llmstage.naming import did_you_mean
+
+if TYPE_CHECKING:
+    from llmstage.config.run import RunConfig
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SPAN = r"(\d{1,6})([smhd])"
+DAY = 86400
+FORMATS = ("auto", "jsonl", "csv", "tsv")
+ROWS = ("path", "train", "validation", "test")
+READ = ("name", "format", "columns", "header", "delimiter", "encoding", "on_bad_row", "max_row_mb")
+"""Of the `data` group, what tells how the input is written."""
+LEAST_PAST = 20
+"""Windows, beyond one for each hour of the day, that a topic's past must have."""
+WEBHOOK = "LLMSTAGE_WEBHOOK"
+COMMANDS = "LLMSTAGE_COMMANDS"
+
+
+@dataclass(slots=True)
+class Monitor(StageConfig):
+    """Knobs of stage=monitor."""
+
+    input: str | None = None
+    """JSON lines or CSV with a text and a time for each item, oldest first; - is standard input."""
+    models: dict[str, str] = field(default_factory=dict)
+    """Name to classifier, each a run of task=classification: stage.models.sentiment=<run> stage.models.topic=<run>. One says
+    what is negative (`sentiment`, or the only one with a negative label); the others give the topics."""
+    negative: list[str] | str = "auto"
+    """Labels that count as negative: stage.negative=[1,2]; auto: negative, bearish, 负面 and the like."""
+    follow: bool = False
+    """Wait for more when the input ends, as `tail -f`; a file that is replaced under its name is read from its beginning."""
+    poll: Annotated[float, POSITIVE] = 1.0
+    """Seconds between looks at an input that has nothing new; follow only."""
+    window: str = "1h"
+    """Width of a window in which items are counted: 5m, 1h, 1d; it parts a day evenly or is whole days."""
+    timezone: str = "UTC"
+    """Zone of times that name none, of the hours of a day, and of what is written: Asia/Shanghai."""
+    time_format: str | None = None
+    """How times are written, as strptime has it; null: ISO 8601, 2015/7/31, 2015年7月31日 14:05, e-mails, tweets, Unix times."""
+    late: str = "10m"
+    """A window is judged once an item so much younger than its end was read; items that come for it later are not counted."""
+    history: str = "28d"
+    """How far back the past goes that a window is compared with."""
+    alpha: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.01
+    """Chance that a month without any surge brings a false alert, over all topics and windows together."""
+    min_items: Annotated[int, AT_LEAST_1] = 10
+    """A window of a topic with fewer items is not judged."""
+    quiet: str = "6h"
+    """A surge is over, and the next one an alert of its own, when so long no window was above."""
+    webhook: str | None = None
+    """An address that gets each alert as JSON by POST; null: LLMSTAGE_WEBHOOK of the environment, where it is set."""
+    command: list[str] | None = None
+    """A program with its arguments, [/usr/bin/logger,-t,llmstage], that gets each alert as JSON on standard input; without a
+    shell, and only a program that LLMSTAGE_COMMANDS of the environment names (paths, parted by colons)."""
+    retries: Annotated[int, Range(0, 20)] = 3
+    """How often a webhook or command that failed is tried again; then it is noted as undelivered and monitoring goes on."""
+    timeout: Annotated[float, POSITIVE] = 10.0
+    """Seconds that one try may take."""
+    batch: Annotated[int, AT_LEAST_1] = 256
+    """Items that are read, classified and counted at once: one transaction, and what a killed run does anew."""
+    report_every: Annotated[float, POSITIVE] = 60.0
+    """Seconds between two versions of report.html while the run goes on."""
+    language: Literal["auto", "en", "zh"] = "auto"
+    """Of the report; auto: Chinese where the topics are."""
+
+    needs_task: ClassVar[bool] = False
+    reads_stream: ClassVar[bool] = True
+
+    def check(self, run: RunConfig) -> list[str]:
+        wrong = []
+        if not self.input:
+            wrong.append("stage=monitor needs items: stage.input=<file>, or stage.input=- for standard input.")
+        if not self.models:
+            wrong.append("stage=monitor needs a classifier: stage.models.sentiment=<run of task=classification>.")
+        if run.task.name:
+            wrong.append(f"task={run.task.name} is not read by stage=monitor; each model brings its own.")
+        if run.model.path:
+            wrong.append(f"model.path is not read by stage=monitor; name it: stage.models.sentiment={run.model.path}.")
+        usual = DataConfig()
+        for key in (item.name for item in fields(DataConfig) if item.name not in READ):
+            if getattr(run.data, key) != getattr(usual, key):
+                instead = "; name the items in stage.input" if key in ROWS else ""
+                wrong.append(f"data.{key} is not read by stage=monitor{instead}.")
+        if run.data.format not in FORMATS:
+            wrong.append(f"data.format={run.data.format}: stage=monitor reads {', '.join(FORMATS[1:])}.")
+        wrong += self.check_times()
+        wrong += self.check_delivery(run)
+        return wrong
+
+    def check_times(self) -> list[str]:
+        wrong = []
+        for key in ("window", "late", "history", "quiet"):
+            if not is_span(getattr(self, key)):
+                wrong.append(f"stage.{key}={getattr(self, key)} is no span of time. For example: 30s, 15m, 1h, 28d.")
+        window, history = seconds(self.window), seconds(self.history)
+        if is_span(self.window) and (window == 0 or (DAY % window and window % DAY)):
+            wrong.append(f"stage.window={self.window} must part a day evenly (5m, 1h, 6h) or be whole days (1d, 7d).")
+        elif window and is_span(self.history):
+            least = (LEAST_PAST + max(1, DAY // window)) * window
+            if history < least:
+                wrong.append(
+                    f"stage.history={self.history} is too short for stage.window={self.window}: nothing would ever be judged. "
+                    f"It must be at least {-(-least // DAY)}d."
+                )
+        if zone(self.timezone) is None:
+            near = did_you_mean(self.timezone, sorted(available_timezones()))
+            wrong.append(
+                f"stage.timezone={self.timezone} is no time zone.{near} Names are like UTC, Asia/Shanghai, Europe/Berlin."
+            )
+        return wrong
+
+    def check_delivery(self, run: RunConfig) -> list[str]:
+        wrong = []
+        if self.webhook and (
+            urlsplit(self.webhook).scheme not in ("http", "https") or not urlsplit(self.webhook).netloc
+        ):
+            wrong.append(f"stage.webhook={self.webhook} is no address; it begins with http:// or https://.")
+        if run.offline and (self.webhook or os.environ.get(WEBHOOK)):
+            wrong.append("offline=true opens no socket, and a webhook needs one. Leave one of them out.")
+        if self.command == []:
+            wrong.append("stage.command=[] names no program. For example: stage.command=[/usr/bin/logger,-t,llmstage]")
+        return wrong
+
+
+def is_span(span: str) -> bool:
+    return re.fullmatch(SPAN, span) is not None
+
+
+def seconds(span: str) -> int:
+    """`15m` in seconds; what is no span of time has none."""
+    found = re.fullmatch(SPAN, span)
+    return int(found[1]) * UNITS[found[2]] if found else 0
+
+
+def zone(name: str) -> tzinfo | None:
+    if name == "UTC":
+        return UTC  # there on machines without a database of zones, too
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None

@@ -1,0 +1,128 @@
+"""How the world of shapes is spoken about: names, places and relations, captions and questions in English and Chinese."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from llmstage.demo import words
+
+SHAPES = words("circle square triangle star cross diamond")
+COLOURS = words("red orange yellow green cyan blue purple black")
+SIZES = words("small large")
+RELATIONS = words("left right above below")
+OPPOSITE = MappingProxyType({"left": "right", "right": "left", "above": "below", "below": "above"})
+KINDS = words("existence counting attribute comparison spatial negation two_step")
+
+PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+"""Names of the nine cells, row by row."""
+
+
+@dataclass(slots=True, frozen=True)
+class Speech:
+    """One language: `names` turns the world's own words into the language's, the rest are sentences with holes."""
+
+    names: Mapping[str, str]
+    look: str
+    """A thing with its {size}, {colour} and {shape}."""
+    at: str
+    """{it} stands in the {place}."""
+    related: str
+    """{it} stands in {relation} to {other}."""
+    join: str
+    join_last: str
+    there_is: str
+    describe: str
+    """What a model is asked, so that it knows in which language to answer."""
+    questions: Mapping[str, tuple[str, ...]]
+    """Pattern -> ways of asking it. A pattern's name begins with its kind."""
+
+
+ENGLISH = Speech(
+    names=MappingProxyType(
+        {name: name for name in (*SHAPES, *COLOURS, *SIZES, "yes", "no", "1", "2", "3")}
+        | dict(zip(RELATIONS, ("to the left of", "to the right of", "above", "below"), strict=True))
+        | {f"at {place}": f"at the {place}" for place in PLACES}
+        | {"at left": "on the left", "at middle": "in the middle", "at right": "on the right"}
+        | {f"many {name}": f"{name}es" if name.endswith("s") else f"{name}s" for name in SHAPES}
+    ),
+    look="a {size} {colour} {shape}",
+    at="{it} {place}",
+    related="{it} {relation} {other}",
+    join=", ",
+    join_last=" and ",
+    there_is="there is ",
+    describe="Describe the picture.",
+    questions=MappingProxyType(
+        {
+            "existence.pair": ("Is there any {colour} {shape}?", "Can you see any {colour} {shape}?"),
+            "existence.size": ("Is there any {size} {shape}?", "Can you see any {size} {shape}?"),
+            "counting.shape": ("How many {shapes} are there?", "What is the number of {shapes}?"),
+            "counting.colour": ("How many {colour} objects are there?", "What is the number of {colour} objects?"),
+            "attribute.colour": ("What colour is the {shape}?", "Which colour does the {shape} have?"),
+            "attribute.shape": ("What shape is the {colour} object?", "Which shape does the {colour} object have?"),
+            "attribute.size": ("Is the {shape} small or large?", "What size is the {shape}, small or large?"),
+            "comparison.larger": ("Is the {shape} larger than the {other}?",),
+            "comparison.colour": ("Do the {shape} and the {other} have the same colour?",),
+            "comparison.which": ("Which is larger, the {shape} or the {other}?",),
+            "spatial.related": ("Is the {colour} {shape} {relation} the {other_colour} {other}?",),
+            "spatial.colour": ("What colour is the object {place}?",),
+            "spatial.shape": ("What shape is the object {place}?",),
+            "negation.none": ("Is it true that there is no {colour} {shape}?",),
+            "negation.any": ("Is there an object that is not {colour}?",),
+            "negation.shape": ("What shape is the object that is not {colour}?",),
+            "two_step.colour": ("What colour is the object {relation} the {other}?",),
+            "two_step.shape": ("What shape is the other object with the colour of the {other}?",),
+        }
+    ),
+)
+
+CHINESE = Speech(
+    names=MappingProxyType(
+        dict(zip(SHAPES, words("圆形 正方形 三角形 五角星 十字形 菱形"), strict=True))
+        | dict(zip((f"many {name}" for name in SHAPES), words("圆形 正方形 三角形 五角星 十字形 菱形"), strict=True))
+        | dict(zip(COLOURS, words("红色 橙色 黄色 绿色 青色 蓝色 紫色 黑色"), strict=True))
+        | dict(zip(RELATIONS, words("左边 右边 上面 下面"), strict=True))
+        | dict(
+            zip(
+                (f"at {place}" for place in PLACES),
+                words("左上角 正上方 右上角 左侧 中间 右侧 左下角 正下方 右下角"),
+                strict=True,
+            )
+        )
+        | {"small": "小", "large": "大", "yes": "是", "no": "否", "1": "1", "2": "2", "3": "3"}
+    ),
+    look="{colour}的{size}{shape}",
+    at="{it}在{place}",
+    related="{it}在{other}的{relation}",
+    join="，",
+    join_last="，",
+    there_is="图中",
+    describe="描述这张图片。",
+    questions=MappingProxyType(
+        {
+            "existence.pair": ("图中有{colour}的{shape}吗？", "能看到{colour}的{shape}吗？"),
+            "existence.size": ("图中有{size}{shape}吗？", "能看到{size}{shape}吗？"),
+            "counting.shape": ("图中有几个{shape}？", "{shape}的数量是多少？"),
+            "counting.colour": ("图中有几个{colour}的物体？", "{colour}物体的数量是多少？"),
+            "attribute.colour": ("{shape}是什么颜色？", "图中的{shape}是哪种颜色？"),
+            "attribute.shape": ("{colour}的物体是什么形状？", "图中{colour}的物体是哪种形状？"),
+            "attribute.size": ("{shape}是大还是小？", "图中的{shape}是大的还是小的？"),
+            "comparison.larger": ("{shape}比{other}大吗？",),
+            "comparison.colour": ("{shape}和{other}的颜色相同吗？",),
+            "comparison.which": ("{shape}和{other}，哪个更大？",),
+            "spatial.related": ("{colour}的{shape}在{other_colour}的{other}的{relation}吗？",),
+            "spatial.colour": ("{place}的物体是什么颜色？",),
+            "spatial.shape": ("{place}的物体是什么形状？",),
+            "negation.none": ("“图中没有{colour}的{shape}”，这句话是真的吗？",),
+            "negation.any": ("图中有不是{colour}的物体吗？",),
+            "negation.shape": ("不是{colour}的物体是什么形状？",),
+            "two_step.colour": ("{other}{relation}的物体是什么颜色？",),
+            "two_step.shape": ("与{other}颜色相同的另一个物体是什么形状？",),
+        }
+    ),
+)
+
+SPEECHES = MappingProxyType({"en": ENGLISH, "zh": CHINESE})
+LANGUAGES = tuple(SPEECHES)

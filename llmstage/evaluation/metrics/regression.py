@@ -1,0 +1,70 @@
+"""Scores of predicted numbers, in the unit of the data."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmstage.evaluation.metrics.intervals import Z95, bootstrap_score, mean, ratio, resampled_sums
+from llmstage.evaluation.metrics.score import Score
+
+Floats = NDArray[np.float64]
+
+
+def regression_scores(predicted: Floats, expected: Floats) -> dict[str, Score]:
+    """`mae rmse r2 spearman` of values [N] in the data's own unit."""
+    from sklearn.metrics import r2_score
+
+    off = predicted - expected
+    r2, spread = math.nan, np.full(1, math.nan)
+    if len(expected) > 1 and np.ptp(expected) > 0:
+        r2 = float(r2_score(expected, predicted))
+        # Shifted by the mean, which changes no variance and keeps large values (prices, years) from cancelling.
+        centred = expected - expected.mean()
+        sums = resampled_sums(np.stack([off**2, centred, centred**2], axis=1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = 1 - sums[:, 0] / (sums[:, 2] - sums[:, 1] ** 2 / len(expected))
+    return {
+        "mae": mean(np.abs(off), higher_is_better=False),
+        "rmse": ratio(off**2, np.ones_like(off), np.sqrt, higher_is_better=False),
+        "r2": bootstrap_score(r2, spread, len(expected)),
+        "spearman": spearman(predicted, expected),
+    }
+
+
+def spearman(predicted: Floats, expected: Floats) -> Score:
+    """Rank correlation by scipy, with the interval of Bonett & Wright (2000), Psychometrika 65:23-28: Fisher's z with
+    standard error sqrt((1 + rho²/2) / (N - 3)). 0 where the predictions are all alike: they rank nothing."""
+    from scipy.stats import spearmanr
+
+    num = len(expected)
+    if num < 2 or np.ptp(expected) == 0:
+        return Score(math.nan, count=num)
+    if np.ptp(predicted) == 0:
+        return Score(0.0, count=num)
+    rho = float(spearmanr(predicted, expected).statistic)
+    if num < 4 or abs(rho) >= 1 - 1e-12:
+        return Score(rho, count=num)
+    half = Z95 * math.sqrt((1 + rho * rho / 2) / (num - 3))
+    middle = math.atanh(rho)
+    return Score(rho, math.tanh(middle - half), math.tanh(middle + half), num, "fisher")
+
+
+def quantile_exhibits(predicted: Floats, expected: Floats) -> list[dict[str, object]]:
+    """Predictions of rows sorted by their true value, in up to twenty groups of equal size: median, and 10 % to 90 %."""
+    groups = np.array_split(np.argsort(expected, kind="stable"), min(20, len(expected)))
+    true = [float(np.median(expected[group])) for group in groups]
+    spots = np.array([np.percentile(predicted[group], [10, 50, 90]) for group in groups])
+    model = {
+        "name": "predicted (median, 10 % to 90 %)", "x": true, "y": spots[:, 1].tolist(),
+        "low": spots[:, 0].tolist(), "high": spots[:, 2].tolist(),
+    }  # fmt: skip
+    exact = {"name": "exact", "x": [true[0], true[-1]], "y": [true[0], true[-1]], "faint": True}
+    return [
+        {
+            "kind": "lines", "title": "Predicted against true values", "x_label": "true value (median of a twentieth)",
+            "y_label": "predicted", "series": [model, exact], "log_y": False,
+        }
+    ]  # fmt: skip

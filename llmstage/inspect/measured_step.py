@@ -1,0 +1,95 @@
+"""One step of training, done and timed on the longest batch; the model is thrown away afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmstage.config import RunConfig
+from llmstage.tasks.base import Batch, Task
+from llmstage.training.gradient_cache import backward_parts
+from llmstage.training.machine import Machine
+from llmstage.training.optimizers import build_optimizer, scale_gradients
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(slots=True)
+class Measured:
+    seconds: float
+    """Of the step: loss, gradient, update."""
+    bytes: int | None
+    """Growth of the resident set from before the model was built to the peak of the step (GPU: what torch allocated); None
+    where the system does not tell it."""
+
+
+def measure(
+    run: RunConfig,
+    task: Task,
+    build: Callable[[], Any],
+    parts: Sequence[Batch],
+    warm: Sequence[Batch],
+    machine: Machine,
+    lr: float,
+) -> Measured:
+    """`build`: makes the model as training has it. `warm`: a small batch before, so that kernels, moments and pages are there."""
+    cuda = machine.device.type == "cuda"
+    before = rest(cuda=cuda)
+    model = build()
+    optimizer = build_optimizer(model, run.optim, lr)
+    model.train()
+    step(run, task, model, optimizer, [part.to(machine.device) for part in warm], machine)
+    started = time.perf_counter()
+    step(run, task, model, optimizer, [part.to(machine.device) for part in parts], machine)
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    after = torch.cuda.max_memory_allocated() if cuda else in_status("VmHWM")
+    return Measured(seconds, after - before if after is not None and before is not None else None)
+
+
+def step(
+    run: RunConfig, task: Task, model: Any, optimizer: torch.optim.Optimizer, parts: Sequence[Batch], machine: Machine
+) -> None:
+    """As engine/train_loop.py takes it."""
+    total, count = torch.zeros((), dtype=torch.float64, device=machine.device), 0.0
+    for loss in backward_parts(task, model, parts, lambda: machine.autocast(machine.precision), lambda value: value):
+        total += loss.total.detach()
+        count += loss.count
+    parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+    scale_gradients(parameters, max(count, 1e-12), run.optim.max_grad_norm, total)
+    optimizer.step()
+    task.after_step(model)
+    optimizer.zero_grad(set_to_none=True)
+
+
+def rest(*, cuda: bool) -> int | None:
+    """Memory in use now, after giving back what is not; the mark of the highest use starts from here."""
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    try:
+        CLEAR.write_text("5")  # proc(5): resets the peak resident set size, VmHWM
+    except OSError:
+        return None
+    return in_status("VmRSS")
+
+
+def in_status(name: str) -> int | None:
+    with contextlib.suppress(OSError):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None

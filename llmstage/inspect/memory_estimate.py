@@ -1,0 +1,154 @@
+"""The memory and the arithmetic of a training step, without doing it: the task's own loss and its gradient run on meta tensors,
+which have a shape and no numbers, and what would be allocated is added up.
+
+Ids, labels and masks are real: which tokens are targets decides how many logits there are. Everything that hangs on weights is
+a `FakeTensor` of torch (a meta tensor that knows on which device it would be). What is measured for the comparison is in
+trial.py; the sum of the tensors agrees with what torch's profiler counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmstage.tasks.base import Batch, Task
+from llmstage.training.gradient_cache import backward_parts
+from llmstage.training.machine import Machine
+
+ADAM_BYTES = 8
+"""Two moments of a trained weight, in fp32."""
+aten: Any = torch.ops.aten
+
+
+@dataclass(slots=True)
+class Foreseen:
+    """Bytes of tensors in a training step, and its arithmetic."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """At the peak: what the gradient needs, and what the operation at work makes."""
+    logits: int
+    """Whatever is as wide as the vocabulary, at the time when most of it stands."""
+    logits_at_peak: int
+    gradients_at_peak: int
+    flops: float
+    """Of the whole batch, forward and backward, as torch's counter tells them (matrix products and attention)."""
+
+    @property
+    def peak(self) -> int:
+        """The most that stands at once, the moments included, as from the second step on."""
+        most = max(self.activations + self.logits_at_peak + self.gradients_at_peak, self.gradients)
+        return self.weights + self.optimizer + most
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "activations", "logits")}
+
+
+class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that are alive, and remembers the most. Numbers of fake tensors that are asked for are 1."""
+
+    def __init__(self, model: nn.Module, vocabulary: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.weights, self.vocabulary = list(model.parameters()), vocabulary
+        self.now = self.logits = self.most_logits = self.peak = 0
+        self.at_peak = (0, 0)
+        """(logits, gradients) when the most stood."""
+        self.known = {item.untyped_storage()._cdata for item in (*model.parameters(), *model.buffers())}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else None
+        if isinstance(first, FakeTensor):
+            if func is aten._local_scalar_dense.default:
+                return 1.0 if first.dtype.is_floating_point else 1
+            if func in (
+                aten.allclose.default,
+                aten.equal.default,
+            ):  # two ways to the same logits, as models are asked for
+                return True
+            if func is aten.nonzero.default:  # as many as there can be
+                return first.new_empty((first.numel(), first.ndim), dtype=torch.int64)
+        if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default):
+            args = (first, [places for index in args[1] for places in as_places(index)], *args[2:])
+        made = func(*args, **kwargs)
+        for item in tree_iter(made):
+            if isinstance(item, Tensor):
+                self.add(item)
+        return made
+
+    def add(self, item: Tensor) -> None:
+        storage = item.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        wide = size if item.ndim > 1 and item.shape[-1] == self.vocabulary and item.is_floating_point() else 0
+        self.known.add(key)
+        self.now, self.logits = self.now + size, self.logits + wide
+        self.most_logits = max(self.logits, self.most_logits)
+        weakref.finalize(storage, self.drop, key, size, wide)
+        if self.now > self.peak:
+            self.peak = self.now
+            self.at_peak = (self.logits, sum(size_of(one.grad) for one in self.weights if one.grad is not None))
+
+    def drop(self, key: int, size: int, wide: int) -> None:
+        self.known.discard(key)
+        self.now, self.logits = self.now - size, self.logits - wide
+
+
+def as_places(index: Any) -> list[Any]:
+    """A mask as the places where it holds; of a mask without numbers, as many places as it has."""
+    if not isinstance(index, Tensor) or index.dtype not in (torch.bool, torch.uint8):
+        return [index]
+    if isinstance(index, FakeTensor):
+        return [index.new_empty((index.numel(),), dtype=torch.int64) for _ in range(index.ndim)]
+    return list(index.nonzero(as_tuple=True))
+
+
+def size_of(item: Tensor) -> int:
+    return item.numel() * item.element_size()
+
+
+def without_numbers(model: nn.Module) -> nn.Module:
+    """A copy whose weights have shapes only; weights that are shared stay shared."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    memo: dict[int, Any] = {}
+    for weight in model.parameters():
+        fake: Any = mode.from_tensor(weight.detach())
+        memo[id(weight)] = nn.Parameter(fake, requires_grad=weight.requires_grad)
+    made: nn.Module = copy.deepcopy(model, memo)
+    return made
+
+
+def foresee(task: Task, model: nn.Module, parts: Sequence[Batch], machine: Machine) -> Foreseen:
+    """Of one optimizer step over these micro-batches. `model` keeps its weights and gets no gradients."""
+    config: Any = model.config
+    bare = without_numbers(model).train()
+    trained = sum(size_of(weight) for weight in model.parameters() if weight.requires_grad)
+    counter = FlopCounterMode(display=False)
+    with counter, Allocations(bare, int(config.get_text_config().vocab_size)) as allocations:
+        for loss in backward_parts(task, bare, parts, lambda: machine.autocast(machine.precision), lambda total: total):
+            del loss
+    logits, gradients = allocations.at_peak
+    return Foreseen(
+        weights=sum(size_of(item) for item in (*model.parameters(), *model.buffers())),
+        gradients=trained,
+        optimizer=trained // 4 * ADAM_BYTES,
+        activations=max(0, allocations.peak - logits - gradients),
+        logits=allocations.most_logits,
+        logits_at_peak=logits,
+        gradients_at_peak=gradients,
+        flops=float(counter.get_total_flops()),
+    )

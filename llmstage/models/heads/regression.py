@@ -1,0 +1,111 @@
+"""A number: prices, ratings, durations. Learned standardised, said in the data's own unit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmstage.data.table_columns import parse_number
+from llmstage.errors import DataError
+from llmstage.evaluation.metrics.regression import quantile_exhibits, regression_scores
+from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.sklearn_baselines import ridge
+from llmstage.models.heads.base import Head, Knobs
+
+
+class NumberHead(Head):
+    """One logit z, fitted by squared error; the prediction is mean + std * z with those of the training split."""
+
+    kind = "number"
+    problem_type = "regression"
+    headline = "mae"
+    share = "spearman"  # bounded, where R2 of a bad model would drown the other targets
+
+    def __init__(self, word: str, knobs: Knobs) -> None:
+        super().__init__(word, knobs)
+        self.labels = [word]
+        self.mean, self.std = 0.0, 1.0
+        self.values: list[float] = []
+
+    @property
+    def example(self) -> Any:
+        return 0.0
+
+    def complaint(self, value: Any) -> str | None:
+        try:
+            number = parse_number(value)
+        except ValueError as error:
+            return f"{self.word}: {error}"
+        return f"{self.word} is empty" if number is None else None
+
+    def see(self, value: Any) -> None:
+        self.values.append(self.ref(value))
+
+    def close(self) -> None:
+        values = np.array(self.values, dtype=np.float64)
+        self.values = []
+        self.mean, self.std = float(values.mean()), float(values.std())
+        if self.std <= 1e-9 * max(1.0, abs(self.mean)):
+            raise DataError(
+                f"'{self.word}' is {self.mean:g} in every training row: there is nothing to learn. Check data.columns.{self.word}."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "mean": self.mean, "std": self.std}
+
+    def load_config(self, saved: dict[str, Any]) -> None:
+        super().load_config(saved)
+        self.mean, self.std = float(saved.get("mean", 0.0)), float(saved.get("std", 1.0))
+
+    def encode(self, value: Any) -> list[Any]:
+        return [(self.ref(value) - self.mean) / self.std]
+
+    def ref(self, value: Any) -> float:
+        number = parse_number(value)
+        if number is None:
+            raise ValueError(f"{self.word} is empty")
+        return number
+
+    def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        return F.mse_loss(logits, labels.float(), reduction="sum"), len(labels)
+
+    def decode(self, logits: Tensor) -> list[dict[str, Any]]:
+        return self.said([self.mean + self.std * value for value in logits[:, 0].float().cpu().tolist()])
+
+    def said(self, values: list[float]) -> list[dict[str, Any]]:
+        return [{"value": value} for value in values]
+
+    def score(self, predictions: list[dict[str, Any]], refs: list[Any]) -> dict[str, Score]:
+        predicted, expected = value_rows(predictions), np.array(refs, dtype=np.float64)
+        loss = float((((predicted - expected) / self.std) ** 2).mean()) if len(refs) else math.nan
+        return {
+            **regression_scores(predicted, expected),
+            "loss": Score(loss, count=len(refs), higher_is_better=False),
+        }
+
+    def report_items(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
+        return quantile_exhibits(value_rows(predictions), np.array(refs, dtype=np.float64))
+
+    error_of = "deviation"
+    error_is_share = False
+
+    def error(self, prediction: dict[str, Any], ref: Any) -> float:
+        """Distance in standard deviations of the training split."""
+        return abs(float(prediction["value"]) - float(ref)) / self.std
+
+    def record(self, prediction: dict[str, Any], ref: Any) -> dict[str, Any]:
+        return {"prediction": prediction["value"], "reference": ref, "error": prediction["value"] - ref}
+
+    def prior(self, known: list[Any], num_rows: int) -> tuple[str, list[dict[str, Any]]]:
+        return "mean of the training split", self.said([float(np.mean(known))] * num_rows)
+
+    def linear(self, x_train: Any, known: list[Any], x: Any) -> tuple[str, list[dict[str, Any]]]:
+        return "ridge regression", self.said(ridge(x_train, known, x).tolist())
+
+
+def value_rows(predictions: list[dict[str, Any]]) -> Any:
+    return np.array([item["value"] for item in predictions], dtype=np.float64)

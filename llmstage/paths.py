@@ -1,0 +1,107 @@
+"""Where things lie: the shipped YAML, run folders, the cache. No torch here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmstage.errors import ModelError
+
+PACKAGE = Path(__file__).resolve().parent
+MONITOR_STORE = "monitor.db"
+"""In the run folder of stage=monitor: counts, verdicts and alerts."""
+
+
+def conf_dir() -> Path:
+    """The YAML tree: inside the wheel, or beside the package in a source checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def options(group: str, config_dirs: tuple[Path, ...] = ()) -> list[str]:
+    """Names of the YAML options of a group, the user's own --config-dir included."""
+    folders = [conf_dir() / group, *(folder / group for folder in config_dirs)]
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def name_in(group: str, option: str, config_dirs: tuple[Path, ...]) -> str:
+    """The `name` that an option of the user's own --config-dir gives, e.g. a dotted path; else the option itself."""
+    for folder in config_dirs:
+        path = folder / group / f"{option}.yaml"
+        if path.is_file():
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            keys = loaded.get(group, loaded) if isinstance(loaded, dict) else None
+            return str(keys.get("name", option)) if isinstance(keys, dict) else option
+    return option
+
+
+def cache_dir(setting: str) -> Path | None:
+    """`data.cache` as a folder, or None where caching is off."""
+    if setting == "off":
+        return None
+    if setting == "auto":
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmstage"
+    return Path(setting).expanduser()
+
+
+@dataclass(slots=True)
+class ModelSource:
+    """What `model.path` names."""
+
+    model_dir: Path | None
+    """Hugging Face directory, or None for a hub id."""
+    run_dir: Path | None = None
+    """The run folder around it, where there is one."""
+    hub_id: str | None = None
+
+
+def locate_model(path: str) -> ModelSource:
+    """A run folder, its `model/`, one of its checkpoints, a Hugging Face directory, or a hub id."""
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        return ModelSource(model_dir=None, hub_id=path)
+    folder = folder.resolve()
+    if (folder / "run.yaml").is_file():
+        model = folder / "model"
+        if (folder / "config.json").is_file():
+            model = folder  # improved/ of stage=explore: the model and what it was trained for in one folder
+        elif not model.is_dir() and (folder / "adapter" / "config.json").is_file():
+            model = folder / "adapter"  # adapter.merge=false
+        if not (model / "config.json").is_file():
+            run = read_run_yaml(folder)
+            stage, used = ((run.get(group) or {}).get(key) for group, key in (("stage", "name"), ("model", "path")))
+            if used and stage not in ("pretrain", "finetune"):
+                raise ModelError(
+                    f"model.path={path} is a run of stage={stage}, which trains no model. The model that it used: model.path={used}"
+                )
+            raise ModelError(
+                f"model.path={path} is a run folder without a finished model/. "
+                f"Go on with that run, or name one of its checkpoints: {path}/checkpoints/step_NNNNNN"
+            )
+        return ModelSource(model, folder)
+    if not (folder / "config.json").is_file():
+        held = sorted(item.name for item in folder.iterdir())[:5] if folder.is_dir() else ["it is a file"]
+        raise ModelError(
+            f"model.path={path} is no model: there is no config.json in it ({', '.join(held) or 'it is empty'}). "
+            f"Give a Hugging Face directory, a run folder of llmstage, or a hub id."
+        )
+    for parent in list(folder.parents)[:2]:  # <run>/model and <run>/checkpoints/step_NNNNNN
+        if (parent / "run.yaml").is_file():
+            return ModelSource(folder, parent)
+    return ModelSource(folder)
+
+
+def read_run_yaml(run_dir: Path) -> dict[str, Any]:
+    """The composed config of a run, read as data: no resolvers, no tags, no classes."""
+    try:
+        loaded = yaml.safe_load((run_dir / "run.yaml").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{run_dir / 'run.yaml'} cannot be read ({reason}); the run folder is damaged.") from None
+    if not isinstance(loaded, dict):
+        raise ModelError(f"{run_dir / 'run.yaml'} is not a mapping; the run folder is damaged.")
+    return loaded

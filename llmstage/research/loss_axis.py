@@ -1,0 +1,113 @@
+"""Held-out loss as the axis of abilities (Du et al. 2024, arXiv 2403.15796): what a score follows best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llmstage.research.curves import Numbers
+from llmstage.research.metric_names import LOSSES, is_lower_better, is_perplexity, parts_of
+from llmstage.research.scores_table import ScoreTable
+
+WARM_UP = 0.005
+"""The first share of training whose checkpoints say more about the start than about an ability."""
+FEWEST_ROWS = 20
+
+
+@dataclass(slots=True)
+class LossAxis:
+    """A loss for each row of a table."""
+
+    column: str
+    label: str
+    values: Numbers
+    """Nats or bits [N]; a perplexity's logarithm."""
+
+
+@dataclass(slots=True)
+class Lens:
+    """How well each axis orders each score."""
+
+    rows: list[dict[str, Any]]
+    """{metric, R2_loss, R2_compute, R2_params}: isotonic R²; None where an axis is missing."""
+    preferred: str
+    """loss, compute or params."""
+
+
+def find_loss(table: ScoreTable) -> LossAxis | None:
+    """The column that says it is the loss, else the first metric without gaps that can stand for one."""
+    if "loss" in table.axes:
+        column = table.columns["loss"]
+        return axis_of(column, table.axes["loss"])
+    for kind in LOSSES:
+        for column, values in table.metrics.items():
+            if parts_of(column)[1] == kind and not np.isnan(values).any():
+                return axis_of(column, values)
+    return None
+
+
+def axis_of(column: str, values: Numbers) -> LossAxis:
+    if is_perplexity(column):
+        return LossAxis(column, f"log {column}", np.log(values))
+    return LossAxis(column, column, values)
+
+
+def trained(table: ScoreTable) -> Numbers:
+    """Which rows [N] (0 or 1) lie beyond the warm-up of their model."""
+    if "step" not in table.axes:
+        return np.ones(len(table))
+    steps = table.axes["step"]
+    models = np.array(table.words.get("model", ["*"] * len(table)))
+    last = np.zeros(len(table))
+    for name in set(models.tolist()):
+        last[models == name] = np.nanmax(steps[models == name])
+    return (steps >= WARM_UP * last).astype(np.float64)
+
+
+def look(table: ScoreTable, loss: LossAxis | None) -> Lens:
+    """Isotonic R² of every score against loss, compute = 6 N D and size, over all rows beyond the warm-up.
+
+    Isotonic regression asks only for order, so no axis wins by its shape (Barlow et al. 1972; scikit-learn's).
+    """
+    kept = trained(table) > 0
+    axes: dict[str, Numbers] = {}
+    if loss is not None:
+        axes["loss"] = -loss.values
+    sizes, tokens = table.axes.get("params"), table.axes.get("tokens")
+    if "compute" in table.axes:
+        axes["compute"] = table.axes["compute"]
+    elif sizes is not None and tokens is not None:
+        axes["compute"] = 6 * sizes * tokens
+    if sizes is not None:
+        axes["params"] = sizes
+    rows = []
+    for metric, values in table.metrics.items():
+        if loss is not None and metric == loss.column:
+            continue
+        found = {
+            f"R2_{name}": isotonic(x[kept], values[kept], falls=is_lower_better(metric)) for name, x in axes.items()
+        }
+        rows.append({"metric": metric, **{f"R2_{name}": found.get(f"R2_{name}") for name in ("loss", "compute", "params")}})  # fmt: skip
+    middle = {
+        name: float(np.median([row[f"R2_{name}"] for row in rows if row[f"R2_{name}"] is not None] or [-np.inf]))
+        for name in axes
+    }
+    preferred = max(middle, key=lambda name: middle[name]) if middle else "params"
+    return Lens(rows, preferred)
+
+
+def isotonic(x: Numbers, y: Numbers, *, falls: bool = False) -> float | None:
+    """R² of the best monotone sequence over the points in order of x; None where too little is known.
+
+    Points of equal x keep the order of the file (training), which is generous to size: its R² is an upper bound.
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() < FEWEST_ROWS or np.ptp(y[known]) == 0:
+        return None
+    ordered = y[known][np.argsort(x[known], kind="stable")]
+    fitted = isotonic_regression(ordered, increasing=not falls)
+    return float(1 - ((ordered - fitted) ** 2).sum() / ((ordered - ordered.mean()) ** 2).sum())

@@ -1,0 +1,264 @@
+"""The tokenizer: taken from a model's folder, or trained on the training split as a byte-level BPE."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llmstage.errors import ModelError
+from llmstage.tokenization.cached_encoding import GPT2, PieceIds, cuts_at_spaces, is_much
+from llmstage.tokenization.vision import Eyes, load_images, whole_processor
+
+BOS, EOS, PAD, MASK = "<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>"
+SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+IMAGE = "<image>"
+"""Stands where a picture's patches go; LLaVA's own spelling."""
+SPECIAL = (PAD, BOS, EOS, MASK, SYSTEM, USER, ASSISTANT, END)
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""No white space between a marker and the content, so that content encoded by itself gives the same ids as the whole."""
+
+CONTENT = (
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}"
+)
+IMAGE_TEMPLATE = CHAT_TEMPLATE.replace(
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}",
+    "{{ '<|' + message['role'] + '|>' }}" + CONTENT + "{{ '<|end|>' }}",
+)
+"""The same with content that may be a list of texts and images, as transformers' processors take it."""
+
+SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""GPT-2's pattern (Radford 2019) with one change: each digit is a piece of its own, so numbers are read digit by digit."""
+
+CHARACTERS = r"\p{Han}\p{Hiragana}\p{Katakana}"
+SPLIT_CHARACTERS = rf"[{CHARACTERS}]|" + SPLIT.replace(r"\p{L}+", rf"[\p{{L}}&&[^{CHARACTERS}]]+")
+"""The same with each Chinese character and kana a piece of its own, so that a span can begin and end at any of them, and so
+that an encoder-decoder that sees few sentences can put words together anew (with pieces of several words, a toy grammar stayed
+at perplexity 3.5 instead of 1)."""
+
+SAMPLE_BYTES = 100_000_000
+"""A tokenizer is trained on at most this much text."""
+
+
+class Processor:
+    """A tokenizer with the two things training needs: plain text stays plain, and ids come as lists.
+
+    For models that see, `images` is the transformers image processor that is saved with the model.
+    """
+
+    def __init__(self, tokenizer: Any, images: Any = None) -> None:
+        self.images = images
+        self.eyes: Eyes | None = None
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ModelError(
+                f"{type(tokenizer).__name__} has no fast tokenizer. Save the model with its tokenizer.json."
+            )
+        self.tokenizer = tokenizer
+        # A copy that reads special-token text inside users' content as plain text (RELIABILITY P16).
+        self._plain: Tokenizer = copy.deepcopy(backend)
+        self._plain.encode_special_tokens = True
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        self.frames: dict[str, list[tuple[list[int], list[int]]]] = {}
+        """What models.chat has rendered of the chat template."""
+        self._pieces: PieceIds | None = None
+        self._by_pieces: bool | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def plain_ids(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text; nothing is added, and no text becomes a control token."""
+        found = self.ids_by_pieces(texts)
+        return self.whole_ids(texts) if found is None else [ids.tolist() for ids in found]
+
+    def many_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
+        """plain_ids(), as arrays where texts are many: making and cutting lists would be a third of the work."""
+        found: Any = self.ids_by_pieces(texts)
+        return self.whole_ids(texts) if found is None else found
+
+    def whole_ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def ids_by_pieces(self, texts: list[str]) -> list[np.ndarray] | None:
+        """None where texts are few, or the tokenizer cannot be asked part by part."""
+        if not is_much(texts):
+            return None
+        if self._by_pieces is None:
+            self._by_pieces = cuts_at_spaces(self._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
+            self._pieces = PieceIds(self._plain) if self._by_pieces else None
+        return self._pieces(texts) if self._pieces is not None else None
+
+    def plain_places(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """(ids, characters [start, end) of each) of every text, as plain_ids() cuts it."""
+        coded = self._plain.encode_batch(texts, add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in coded]
+
+    def marks(self) -> tuple[list[int], list[int]]:
+        """(ids before, ids after) a single text, as the tokenizer marks one for an encoder."""
+        marked = self._plain.post_process(self._plain.encode("a", add_special_tokens=False))
+        inner = [place for place, special in enumerate(marked.special_tokens_mask) if not special]
+        return list(marked.ids[: inner[0]]), list(marked.ids[inner[-1] + 1 :])
+
+    def markup_ids(self, text: str) -> list[int]:
+        """Ids of template text, in which special tokens are meant."""
+        return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def marked_ids(self, text: str, pair: str | None, context: int) -> tuple[list[int], list[int], int]:
+        """(ids, segment ids, tokens cut) of a text or a pair as the tokenizer marks them for an encoder.
+
+        The longer of the two gives way where both do not fit.
+        """
+        first = self._plain.encode(text, add_special_tokens=False)
+        second = self._plain.encode(pair, add_special_tokens=False) if pair else None
+        room = context - self.tokenizer.num_special_tokens_to_add(pair=second is not None)
+        a, b = len(first), len(second) if second is not None else 0
+        cut = max(0, a + b - room)
+        keep_a = min(a, max(room - b, -(-room // 2))) if cut else a
+        first.truncate(keep_a)
+        if second is not None:
+            second.truncate(min(b, room - keep_a))
+        whole = self._plain.post_process(first, second)
+        return list(whole.ids), list(whole.type_ids), cut
+
+    def pair_windows(self, first: str, second: str, context: int, stride: int) -> tuple[list[Any], int]:
+        """(encodings, tokens cut) of a pair whose second text is cut into windows that share `stride` tokens.
+
+        Each encoding has `ids`, `type_ids`, `offsets` (characters of the text a token comes from) and `sequence_ids`
+        (0 first text, 1 second, None a mark). Windows share at most half of their room; only where the first text would
+        take more than half of the context is it cut.
+        """
+        head = self._plain.encode(first, add_special_tokens=False)
+        room = context - self.tokenizer.num_special_tokens_to_add(pair=True)
+        cut = max(0, len(head) - room // 2)
+        head.truncate(len(head) - cut)
+        room -= len(head)
+        body = self._plain.encode(second, add_special_tokens=False)
+        body.truncate(room, stride=min(stride, room // 2))
+        parts = [body, *body.overflowing]
+        return [self._plain.post_process(head, part) for part in parts], cut
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def digest(self) -> str:
+        """sha256 of everything that decides ids."""
+        told = self.tokenizer.backend_tokenizer.to_str() + str(self.tokenizer.chat_template)
+        if self.images is not None:
+            told += json.dumps(self.images.to_dict(), sort_keys=True, default=str)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    @property
+    def pad_id(self) -> int:
+        """Padding is told by position, never by this id, so a model without a pad token lends its end token."""
+        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0):
+            if candidate is not None:
+                return int(candidate)
+        return 0
+
+    @property
+    def bos_id(self) -> int | None:
+        return None if self.tokenizer.bos_token_id is None else int(self.tokenizer.bos_token_id)
+
+    @property
+    def eos_id(self) -> int | None:
+        return None if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
+
+    @property
+    def cls_id(self) -> int | None:
+        return None if self.tokenizer.cls_token_id is None else int(self.tokenizer.cls_token_id)
+
+    @property
+    def image_id(self) -> int:
+        """The token that stands where a picture's patches go."""
+        return int(self.tokenizer.convert_tokens_to_ids(IMAGE))
+
+    def save(self, folder: Path) -> None:
+        """The tokenizer; of a model that sees, the whole transformers processor."""
+        if self.images is None:
+            self.tokenizer.save_pretrained(folder)
+        else:
+            whole_processor(self.tokenizer, self.images, self.eyes).save_pretrained(folder)
+
+
+def train_processor(
+    texts: Iterable[str], vocab_size: int, kind: str, context: int, *, by_character: bool = False
+) -> Processor:
+    """A byte-level BPE with `vocab_size` entries at most; the same texts give the same tokenizer. `by_character`: no
+    entry holds more than one Chinese character."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_CHARACTERS if by_character or kind == "t5" else SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special_tokens(kind),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bos, eos = bpe.token_to_id(BOS), bpe.token_to_id(EOS)
+    single, pair = {
+        "gpt": (f"{BOS} $A", f"{BOS} $A $B"),
+        "bert": (f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B {EOS}"),
+        "t5": (f"$A {EOS}", f"$A {EOS} $B {EOS}"),
+        "clip": (f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B {EOS}"),
+        "vlm": (f"{BOS} $A", f"{BOS} $A $B"),
+    }[kind]
+    bpe.post_processor = processors.TemplateProcessing(single, pair, [(BOS, bos), (EOS, eos)])
+    named: dict[str, Any] = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "mask_token": MASK}
+    if kind == "bert":
+        named |= {"cls_token": BOS, "sep_token": EOS}
+    if kind == "vlm":
+        named["extra_special_tokens"] = {"image_token": IMAGE}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        model_max_length=context,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT, END],
+        **named,
+    )
+    if kind in ("gpt", "vlm"):
+        tokenizer.chat_template = IMAGE_TEMPLATE if kind == "vlm" else CHAT_TEMPLATE
+    return Processor(tokenizer)
+
+
+def special_tokens(kind: str) -> list[str]:
+    """The first entries of a vocabulary."""
+    if kind == "vlm":
+        return [*SPECIAL, IMAGE]
+    if kind == "clip":
+        # transformers' CLIP takes an end token of id 2 for a sign of old checkpoints, and then reads a text at its
+        # largest id instead, which only in OpenAI's vocabulary is the end. Here it would be some rare word.
+        return [PAD, BOS, MASK, EOS, SYSTEM, USER, ASSISTANT, END]
+    return list(SPECIAL)
+
+
+def load_processor(path: str, *, local: bool, sees: bool = False) -> Processor:
+    """The tokenizer of a model folder or hub id, with its image processor where the model `sees`; never runs code that came
+    with it."""
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        return Processor(tokenizer, load_images(path, local=local) if sees else None)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"No tokenizer can be loaded from {path}: {str(error).splitlines()[0]}") from None

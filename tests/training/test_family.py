@@ -1,0 +1,34 @@
+"""The family of models whose type the door does not know, and what becomes of one that does not fit the task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from llmstage.cli.command import main
+from llmstage.training.setup import family
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind"),
+    [
+        *((name, "bert") for name in ("ernie", "mpnet", "roformer", "deberta", "bert")),
+        *((name, "gpt") for name in ("llama", "gpt2", "mamba", "qwen3")),
+    ],
+)
+def test_encoders_are_known_by_what_transformers_registers_them_for(model_type: str, kind: str) -> None:
+    assert family(SimpleNamespace(is_encoder_decoder=False, model_type=model_type)) == kind
+    assert family(SimpleNamespace(is_encoder_decoder=True, model_type=model_type)) == "t5"
+
+
+def test_a_type_that_the_door_does_not_know_is_refused_once_it_is_read(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("switch").mkdir()
+    Path("switch/config.json").write_text(json.dumps({"model_type": "switch_transformers", "is_encoder_decoder": True}))
+    words = ["stage=finetune", "task=dialogue", "model.path=switch", "data.demo_rows=20", "trainer.threads=1"]
+    assert main(words) == 4
+    assert "task=dialogue does not fit model.path=switch (family t5). It takes: gpt." in capsys.readouterr().err
