@@ -151,7 +151,7 @@ def made_model(folder: Path, items: list[dict[str, Any]]) -> Path:
     torch.manual_seed(0)
     texts = [item["question"] for item in items] + [str(row["text"]) for row in prose_rows(2000, 0)]
     processor = train_processor(texts, 8192, "gpt", 1024)
-    cfg = ModelConfig(name="gpt_small", layers=6, width=384, heads=6, mlp_width=1024, vocab_size=8192)
+    cfg = ModelConfig(name="gpt_small", num_hidden_layers=6, hidden_size=384, num_attention_heads=6, intermediate_size=1024, vocab_size=8192)
     model = build_model(cfg, "AutoModelForCausalLM", processor, 1024, {}, None, offline=True)
     save_model(model, processor, folder)
     print(

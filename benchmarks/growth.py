@@ -34,9 +34,9 @@ WIDE, HIGH = 460, 220
 SIZES = {
     "1 M": ["model=gpt_tiny"],
     "14 M": ["model=gpt_small"],
-    "45 M": ["model=gpt_small", "model.layers=12", "model.width=512", "model.heads=8", "model.mlp_width=1408"],
+    "45 M": ["model=gpt_small", "model.num_hidden_layers=12", "model.hidden_size=512", "model.num_attention_heads=8", "model.intermediate_size=1408"],
     "110 M": ["model=gpt_base"],
-    "300 M": ["model=gpt_base", "model.layers=20", "model.width=1024", "model.heads=16", "model.mlp_width=2816"],
+    "300 M": ["model=gpt_base", "model.num_hidden_layers=20", "model.hidden_size=1024", "model.num_attention_heads=16", "model.intermediate_size=2816"],
 }
 Point = tuple[str, list[str]]
 """(what stands on the axis, words of the command)"""

@@ -147,14 +147,21 @@ def tiny(
     stage = composed_task(name)["stages"][0]
     words = (*words_to_take(name, kind), *words)
     small = [
-        "model.layers=2",
-        "model.width=32",
-        "model.heads=2",
-        "model.mlp_width=64",
+        "model.num_hidden_layers=2",
+        "model.hidden_size=32",
+        "model.num_attention_heads=2",
+        "model.intermediate_size=64",
         f"model.vocab_size={vocab_size}",
     ]
     if kind in ("clip", "vlm"):
-        tower = {"size": 32, "patch": 8, "layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
+        tower = {
+            "size": 32,
+            "patch": 8,
+            "num_hidden_layers": 2,
+            "hidden_size": 32,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        }
         small += [f"model.vision.{key}={value}" for key, value in tower.items()]
     run = composed([f"stage={stage}", f"task={name}", f"model={kind}_tiny", *small, *words])
     task = load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation)
@@ -177,7 +184,7 @@ def see(run: RunConfig, task: Any, processor: Any, rows: list[dict[str, Any]]) -
     from llmstage.tokenization.vision import tower_images
 
     processor.images = tower_images(run.model.vision)
-    processor.eyes = preset_eyes(run.model) if run.model.kind == "vlm" else None
+    processor.eyes = preset_eyes(run.model) if run.model.family == "vlm" else None
     task.pictures = ImageStore(processor.images)
     task.pictures.read(place for row in rows for place in task.images(row))
 
@@ -307,7 +314,7 @@ def children_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 SMALL_CLASSIFIER = [
-    "trainer=smoke", "trainer.max_steps=40", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "trainer=smoke", "trainer.max_steps=40", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48",
     "model.vocab_size=400", "data.demo_rows=200", "data.max_lost=1", "data.context=48", "trainer.threads=1",
     "trainer.baselines=false", "optim.lr=0.01",
 ]  # fmt: skip

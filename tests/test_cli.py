@@ -79,7 +79,7 @@ def test_all_complaints_are_told_at_once(cli):
     wrong = [
         "optim.lr=-1",
         "trainer.max_step=5",
-        "model.heads=0",
+        "model.num_attention_heads=0",
         "data.on_bad_row=skip",
         "task.class_weights=balanced",
     ]
@@ -108,7 +108,7 @@ def test_all_complaints_are_told_at_once(cli):
         ([*GOOD, "trainer=smok"], "Did you mean 'smoke'?"),
         ([*GOOD, "trainer.max_steps"], "key=value"),
         ([*GOOD, "data.split=3"], "group of keys"),
-        ([*GOOD, "~trainer.keep"], "cannot be deleted"),
+        ([*GOOD, "~trainer.save_total_limit"], "cannot be deleted"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -125,7 +125,7 @@ def test_a_wrong_word_answers_with_the_right_one(cli, words, hint):
         "optim.lr=nan",
         "optim.lr=inf",
         "optim.lr=abc",
-        "trainer.keep=1",
+        "trainer.save_total_limit=1",
         "trainer.max_steps=0",
         "trainer.max_steps=1.5",
         "trainer.max_steps=true",
@@ -196,12 +196,12 @@ def test_a_typed_budget_switches_the_default_off(cli):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["stage=finetune", "task=classification", "generation.beams=2"], "generates no text"),
+        (["stage=finetune", "task=classification", "generation.num_beams=2"], "generates no text"),
         ([*GOOD, "data.columns.messages=talk"], "data=demo"),
         ([*GOOD, "data.train=a.jsonl", "data.demo_rows=30"], "demo world is off"),
         (["stage=evaluate", "task=dialogue", "model.path=somewhere", "optim.lr=1e-3"], "does not train"),
         (["stage=evaluate", "task=dialogue", "model.path=somewhere", "trainer.max_steps=3"], "does not train"),
-        ([*GOOD, "model.path=somewhere", "model.width=64"], "no preset is built"),
+        ([*GOOD, "model.path=somewhere", "model.hidden_size=64"], "no preset is built"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -217,8 +217,8 @@ def test_misfits_between_groups_are_complaints(cli):
     assert "does not fit model=bert_tiny" in err and "model=gpt_tiny" in err
     _, _, err = cli("stage=evaluate", "task=dialogue")
     assert "model.path=" in err
-    _, _, err = cli(*GOOD, "model.heads=3")
-    assert "model.heads=3" in err
+    _, _, err = cli(*GOOD, "model.num_attention_heads=3")
+    assert "model.num_attention_heads=3" in err
 
 
 def test_a_model_folder_of_the_wrong_family_is_told_from_its_config(cli):
@@ -254,10 +254,10 @@ for words, wanted in {DOOR!r}:
 
 
 def test_keys_are_checked_even_when_stage_and_task_are_missing(cli):
-    status, _, err = cli("optim.lr=-1", "trainer.kep=2")
+    status, _, err = cli("optim.lr=-1", "trainer.save_total_limt=2")
     assert status == 2
     assert "stage= is missing" in err and "task= is missing" in err
-    assert "optim.lr=-1" in err and "Did you mean 'trainer.keep'?" in err
+    assert "optim.lr=-1" in err and "Did you mean 'trainer.save_total_limit'?" in err
 
 
 @pytest.mark.parametrize(
@@ -405,6 +405,6 @@ def test_a_sweep_checks_every_value_of_a_list(cli):
 
 
 def test_what_an_option_says_of_itself_is_not_typed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["stage=finetune", "task=dialogue", "task.kinds=[bert]", "model.name=mine"]) == 2
+    assert main(["stage=finetune", "task=dialogue", "task.model_families=[bert]", "model.name=mine"]) == 2
     told = capsys.readouterr().err
-    assert "Unknown key 'task.kinds'. It is set by choosing task=." in told and "Unknown key 'model.name'" in told
+    assert "Unknown key 'task.model_families'. It is set by choosing task=." in told and "Unknown key 'model.name'" in told

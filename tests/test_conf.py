@@ -35,7 +35,7 @@ def words_for(group: str, option: str) -> list[str]:
         return [f"experiment={option}", f"data_root={CONF}"]
     task = option if group == "task" else "causal_lm"
     if group == "model":
-        kind = OmegaConf.load(CONF / "model" / f"{option}.yaml").kind
+        kind = OmegaConf.load(CONF / "model" / f"{option}.yaml").family
         task = next(name for name in options("task") if kind in task_config(name)(**keys_of_task(name)).takes())
     words = {"stage": keys_of_task(task)["stages"][0], "task": task, group: option}
     if group == "adapter" and option != "none":
@@ -96,7 +96,7 @@ def test_no_key_is_missing_on_either_side(path):
     known = {key.removeprefix(f"{group}.") for key, _ in walk_fields(cls, group)} - (
         {"name"} if "name" not in data else set()
     )
-    if group == "model" and data["kind"] not in (
+    if group == "model" and data["family"] not in (
         "clip",
         "vlm",
     ):  # the keys of models that see stand in their files alone
@@ -111,8 +111,8 @@ def test_a_task_yaml_names_what_exists_and_its_own_defaults(task):
     assert (PACKAGE / "tasks" / f"{task}.py").is_file()
     assert set(keys) == {item.name for item in fields(cls)}
     assert keys["stages"] and set(keys["stages"]) <= set(options("stage"))
-    kinds = {OmegaConf.load(CONF / "model" / f"{name}.yaml").kind for name in options("model")}
-    assert keys["kinds"] and set(keys["kinds"]) <= kinds
+    kinds = {OmegaConf.load(CONF / "model" / f"{name}.yaml").family for name in options("model")}
+    assert keys["model_families"] and set(keys["model_families"]) <= kinds
     plain = {item.name for item in fields(config.TaskConfig)}
     defaults = asdict(cls())
     assert {key: value for key, value in keys.items() if key not in plain} == {

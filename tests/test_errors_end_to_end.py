@@ -110,8 +110,8 @@ def test_a_run_folder_goes_on_only_with_its_own_config(fails, capsys):
     assert main([*CLASSIFY, "trainer.max_steps=2", "trainer.save_every=1"]) == 0
     capsys.readouterr()
     kept = Path("run/model/model.safetensors").read_bytes()
-    err = fails(4, *CLASSIFY, "trainer.max_steps=2", "trainer.save_every=1", "model.layers=3")
-    assert "model.layers: 4 -> 3" in err and "trainer.resume=never" in err
+    err = fails(4, *CLASSIFY, "trainer.max_steps=2", "trainer.save_every=1", "model.num_hidden_layers=3")
+    assert "model.num_hidden_layers: 4 -> 3" in err and "trainer.resume=never" in err
     assert Path("run/model/model.safetensors").read_bytes() == kept
     shutil.rmtree("run/checkpoints")
     err = fails(

@@ -79,7 +79,7 @@ def check_stage_fits_task(run: RunConfig) -> list[str]:
 
 
 def check_model_fits_task(run: RunConfig) -> list[str]:
-    kind: str | None = run.model.kind
+    kind: str | None = run.model.family
     named = f"model={run.model.name}"
     if run.model.path:
         kind, named = kind_at(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
@@ -132,18 +132,22 @@ def check_budget(run: RunConfig) -> list[str]:
 
 def check_preset(run: RunConfig) -> list[str]:
     model = run.model
-    if model.path is None and model.width % model.heads:
-        return [f"model.width={model.width} is not a multiple of model.heads={model.heads}."]
-    if model.path is None and model.kind not in ("t5", "clip") and model.width // model.heads % 2:
+    if model.path is None and model.hidden_size % model.num_attention_heads:
         return [
-            f"model.width/model.heads={model.width // model.heads} is odd; rotary positions need an even head size."
+            f"model.hidden_size={model.hidden_size} is not a multiple of model.num_attention_heads={model.num_attention_heads}."
+        ]
+    if model.path is None and model.family not in ("t5", "clip") and model.hidden_size // model.num_attention_heads % 2:
+        return [
+            f"model.hidden_size/model.heads={model.hidden_size // model.num_attention_heads} is odd; rotary positions need an even head size."
         ]
     vision, wrong = model.vision, []
     if model.path is None and run.task.reads_images and vision.path is None:
         if vision.size % vision.patch:
             wrong.append(f"model.vision.size={vision.size} is not a multiple of model.vision.patch={vision.patch}.")
-        if vision.width % vision.heads:
-            wrong.append(f"model.vision.width={vision.width} is not a multiple of model.vision.heads={vision.heads}.")
+        if vision.hidden_size % vision.num_attention_heads:
+            wrong.append(
+                f"model.vision.hidden_size={vision.hidden_size} is not a multiple of model.vision.num_attention_heads={vision.num_attention_heads}."
+            )
     return wrong
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from llmstage.config.explore_curves import CURVES, CurveFit, ReportWords, Stats, check_columns
 from llmstage.config.explore_improve import ImproveConfig
-from llmstage.config.explore_ladder import Gold, Ladder, Reduce, check_ladder
+from llmstage.config.explore_ladder import Ladder, Reduce, ToyWorlds, check_ladder
 from llmstage.config.explore_probes import Scoring
-from llmstage.config.explore_slices import Collect, Slices, Why
+from llmstage.config.explore_slices import Diagnosis, Novelty, Slices
+from llmstage.config.key_conditions import RunFacts
 from llmstage.config.stage import StageConfig
 from llmstage.config.typed import AT_LEAST_1
-
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
 
 @dataclass(slots=True)
@@ -25,7 +23,7 @@ class Explore(StageConfig):
     """A CSV of published scores over scale or training: verdicts without a model."""
     ladder: Ladder = field(default_factory=Ladder)
     """Models or checkpoints ordered by scale or training."""
-    gold: Gold = field(default_factory=Gold)
+    toy_worlds: ToyWorlds = field(default_factory=ToyWorlds)
     """Worlds whose phase change is understood."""
     reduce: Reduce = field(default_factory=Reduce)
     """Explaining a score by its parts."""
@@ -43,9 +41,9 @@ class Explore(StageConfig):
 
     slices: Slices = field(default_factory=Slices)
     """Weak slices of the scored rows."""
-    why: Why = field(default_factory=Why)
+    diagnosis: Diagnosis = field(default_factory=Diagnosis)
     """Why they are weak."""
-    collect: Collect = field(default_factory=Collect)
+    novelty: Novelty = field(default_factory=Novelty)
     """What is new in logs."""
     improve: ImproveConfig = field(default_factory=ImproveConfig)
     """Work on the weak slices, with a guard."""
@@ -64,21 +62,21 @@ class Explore(StageConfig):
     keeps_pool: ClassVar[bool] = True
     needs_task: ClassVar[bool] = False
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         wrong = [
             *check_columns(self.columns),
             *self.check_probes(run),
-            *check_ladder(self.ladder, self.gold, self.probes, run),
+            *check_ladder(self.ladder, self.toy_worlds, self.probes, run),
             *(self.improve.check(run) if self.improve.enabled else []),
         ]
-        if self.curves or self.probes or self.phenomena or self.ladder.given or self.gold.kind != "none":
+        if self.curves or self.probes or self.phenomena or self.ladder.given or self.toy_worlds.kind != "none":
             return wrong
         if not run.model.path:
             return [
                 *wrong,
                 "stage=explore needs something to look at: model.path=<a run of finetune or pretrain> for its weak slices, "
                 "beside it stage.probes=[core] or stage.phenomena=[<file>] for what it can do, stage.ladder.runs=<runs>, "
-                "stage.curves=<csv of scores>, or stage.gold.kind=grokking.",
+                "stage.curves=<csv of scores>, or stage.toy_worlds.kind=grokking.",
             ]
         if not run.task.name:
             return [
@@ -86,14 +84,14 @@ class Explore(StageConfig):
                 f"model.path={run.model.path} does not say which task it was trained for, so there are no rows to score. Name "
                 f"task=… and data.test=<files>, or stage.probes=[core].",
             ]
-        if not self.slices.enabled and not self.collect.logs and not self.improve.enabled:
+        if not self.slices.enabled and not self.novelty.logs and not self.improve.enabled:
             wrong.append(
-                "stage.slices.enabled=false leaves nothing to look at. Leave it out, or give stage.collect.logs=<files> or "
+                "stage.slices.enabled=false leaves nothing to look at. Leave it out, or give stage.novelty.logs=<files> or "
                 "stage.probes=[core]."
             )
         return wrong
 
-    def check_probes(self, run: RunConfig) -> list[str]:
+    def check_probes(self, run: RunFacts) -> list[str]:
         """Families that there are, and a model to ask."""
         from llmstage.naming import unknown
         from llmstage.paths import PACKAGE

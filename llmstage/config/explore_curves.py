@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from llmstage.config.key_conditions import ReadBy
+from llmstage.config.key_conditions import ReadBy, RunFacts
 from llmstage.config.typed import NOT_NEGATIVE, POSITIVE, Range
 
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
-
-def _curves(run: RunConfig) -> str | None:
+def _curves(run: RunFacts) -> str | None:
     return None if getattr(run.stage, "curves", None) else "stage.curves names no table of scores"
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+from llmstage.config.key_conditions import RunFacts
 from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
-
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
 
 @dataclass(slots=True)
@@ -59,7 +57,7 @@ class ImproveConfig:
     guard: GuardConfig = field(default_factory=GuardConfig)
     """What must not be lost."""
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         wrong = []
         if not run.model.path:
             wrong.append("stage.improve.enabled needs a trained model: model.path=<run folder>.")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from llmstage.config.key_conditions import ReadBy
+from llmstage.config.key_conditions import ReadBy, RunFacts
 from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, Range
-
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
 
 def _where(holds: Callable[[Any], bool], reason: str) -> ReadBy:
@@ -20,9 +17,9 @@ def _where(holds: Callable[[Any], bool], reason: str) -> ReadBy:
 
 AUTO = _where(lambda stage: stage.ladder.kind == "auto", "only stage.ladder.kind=auto trains a ladder")
 LADDER = _where(lambda stage: stage.ladder.given, "no ladder is given: stage.ladder.runs, models or kind=auto")
-GOLD = _where(lambda stage: stage.gold.kind != "none", "stage.gold.kind=none")
-GROKKING = _where(lambda stage: stage.gold.kind == "grokking", "stage.gold.kind is not grokking")
-INDUCTION = _where(lambda stage: stage.gold.kind == "induction", "stage.gold.kind is not induction")
+GOLD = _where(lambda stage: stage.toy_worlds.kind != "none", "stage.toy_worlds.kind=none")
+GROKKING = _where(lambda stage: stage.toy_worlds.kind == "grokking", "stage.toy_worlds.kind is not grokking")
+INDUCTION = _where(lambda stage: stage.toy_worlds.kind == "induction", "stage.toy_worlds.kind is not induction")
 
 
 @dataclass(slots=True)
@@ -54,7 +51,7 @@ class Ladder:
 
 
 @dataclass(slots=True)
-class Gold:
+class ToyWorlds:
     """Worlds whose phase change is understood: whether this stage sees what is there."""
 
     kind: Literal["none", "grokking", "induction"] = "none"
@@ -96,15 +93,17 @@ class Reduce:
     """Partial information decomposition of answers over the sub-skills' outcomes, in bits (items with two parts)."""
 
 
-def check_ladder(ladder: Ladder, gold: Gold, probes: list[str], run: RunConfig) -> list[str]:
+def check_ladder(ladder: Ladder, gold: ToyWorlds, probes: list[str], run: RunFacts) -> list[str]:
     """Complaints about ladders and known worlds, before anything is imported."""
     wrong = []
     p = gold.modulus
     if any(p % factor == 0 for factor in range(2, int(p**0.5) + 1)):
         near = next(n for n in range(p + 1, 2 * p) if all(n % k for k in range(2, int(n**0.5) + 1)))
-        wrong.append(f"stage.gold.modulus={p} is no prime, and its waves would not be apart. Next prime: {near}.")
+        wrong.append(f"stage.toy_worlds.modulus={p} is no prime, and its waves would not be apart. Next prime: {near}.")
     if gold.grow and gold.kind == "induction" and gold.layers > 1:
-        wrong.append("stage.gold.grow=true adds a layer to the control that has one: add stage.gold.layers=1.")
+        wrong.append(
+            "stage.toy_worlds.grow=true adds a layer to the control that has one: add stage.toy_worlds.layers=1."
+        )
     if ladder.kind == "auto" and (ladder.runs or ladder.models):
         wrong.append("stage.ladder.kind=auto trains a ladder of its own; leave out stage.ladder.runs and models.")
     if ladder.kind == "auto" and len(set(ladder.sizes)) < len(ladder.sizes):

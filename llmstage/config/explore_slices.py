@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from llmstage.config.key_conditions import ReadBy
+from llmstage.config.key_conditions import ReadBy, RunFacts
 from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range
 
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
-
-def part_of(run: RunConfig, name: str) -> Any:
+def part_of(run: RunFacts, name: str) -> Any:
     """A group of keys of stage=explore; None for another stage."""
     return getattr(run.stage, name, None)
 
 
-def slices_wanted(run: RunConfig) -> bool:
+def slices_wanted(run: RunFacts) -> bool:
     """Whether weak slices are looked for: there is a trained model of a task, and nobody switched it off."""
     own = part_of(run, "slices")
     return bool(own is not None and own.enabled and run.model.path and run.task.name and not asks(run))
 
 
-def asks(run: RunConfig) -> bool:
+def asks(run: RunFacts) -> bool:
     """Whether the model is asked questions; the rows of its task are then left alone."""
     return bool(part_of(run, "probes") or part_of(run, "phenomena"))
 
@@ -31,7 +28,7 @@ def asks(run: RunConfig) -> bool:
 ASKED = "stage.probes and stage.phenomena ask the model questions of their own; its task's rows are another run"
 
 
-def _slices(run: RunConfig) -> str | None:
+def _slices(run: RunFacts) -> str | None:
     if slices_wanted(run):
         return None
     if asks(run):
@@ -40,11 +37,11 @@ def _slices(run: RunConfig) -> str | None:
     return "stage.slices.enabled=false" if off else "no model of a task is looked at (model.path=<run>)"
 
 
-def _collects(run: RunConfig) -> str | None:
+def _collects(run: RunFacts) -> str | None:
     own = part_of(run, "collect")
     if asks(run):
         return ASKED
-    return None if own is not None and own.logs else "nothing is collected without stage.collect.logs=<files>"
+    return None if own is not None and own.logs else "nothing is collected without stage.novelty.logs=<files>"
 
 
 SLICES = ReadBy(_slices)
@@ -81,7 +78,7 @@ class Slices:
 
 
 @dataclass(slots=True)
-class Why:
+class Diagnosis:
     """What is asked of each confirmed slice."""
 
     coverage: Annotated[bool, SLICES] = True
@@ -96,7 +93,7 @@ class Why:
 
 
 @dataclass(slots=True)
-class Collect:
+class Novelty:
     """What is new in logs or new files."""
 
     logs: str | list[str] | None = None

@@ -5,86 +5,132 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
+
+class StageFacts(Protocol):
+    """The facts of a stage that conditions read; keys of one stage are read with getattr."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def writes(self) -> bool: ...
+    @property
+    def retrieves(self) -> bool: ...
+    @property
+    def reads_stream(self) -> bool: ...
+
+
+class TaskFacts(Protocol):
+    """The facts of a task that conditions read."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def reads_images(self) -> bool: ...
+    @property
+    def reads_items(self) -> bool: ...
+    def writes(self) -> bool: ...
+
+
+class RunFacts(Protocol):
+    """A composed run as conditions and stage checks read it. RunConfig has this shape.
+
+    The key groups are above this module (their fields carry its conditions), so they are not imported here.
+    """
+
+    @property
+    def stage(self) -> StageFacts: ...
+    @property
+    def task(self) -> TaskFacts: ...
+    @property
+    def model(self) -> Any: ...
+    @property
+    def data(self) -> Any: ...
+    @property
+    def adapter(self) -> Any: ...
+    @property
+    def retrieval(self) -> Any: ...
+    @property
+    def offline(self) -> bool: ...
+    @property
+    def data_root(self) -> str: ...
 
 
 @dataclass(slots=True, frozen=True)
 class ReadBy:
     """`unread(run)` gives the reason why this run does not read the key, or None where it does."""
 
-    unread: Callable[[RunConfig], str | None]
+    unread: Callable[[RunFacts], str | None]
 
 
 TRAINING_STAGES = ("pretrain", "finetune", "prove_resume", "inspect")
 
 
-def _training(run: RunConfig) -> str | None:
+def _training(run: RunFacts) -> str | None:
     return None if run.stage.name in TRAINING_STAGES else f"stage={run.stage.name} does not train"
 
 
-def _files(run: RunConfig) -> str | None:
+def _files(run: RunFacts) -> str | None:
     if not run.data.is_demo or run.stage.reads_stream:
         return None
     return "data=demo is generated in memory; give data.train, data.test or data.path"
 
 
-def _demo(run: RunConfig) -> str | None:
+def _demo(run: RunFacts) -> str | None:
     return None if run.data.is_demo else "data files are given, so the demo world is off"
 
 
-def _scratch(run: RunConfig) -> str | None:
+def _scratch(run: RunFacts) -> str | None:
     return "model.path is given, so no preset is built" if run.model.path else None
 
 
-def _generates(run: RunConfig) -> str | None:
+def _generates(run: RunFacts) -> str | None:
     if run.stage.writes and not run.task.name:
         return "there is no model to write"
     return None if run.task.writes() or run.stage.writes else f"task={run.task.name} generates no text as it is set"
 
 
-def _serves(run: RunConfig) -> str | None:
+def _serves(run: RunFacts) -> str | None:
     return None if run.model.path else "no model is served"
 
 
-def _timed(run: RunConfig) -> str | None:
+def _timed(run: RunFacts) -> str | None:
     return None if run.data.split.time else "data.split.time names no column"
 
 
-def _shuffled(run: RunConfig) -> str | None:
+def _shuffled(run: RunFacts) -> str | None:
     return "data.split.by=time cuts by time, not by a seeded hash" if run.data.split.by == "time" else None
 
 
-def _rooted(run: RunConfig) -> str | None:
+def _rooted(run: RunFacts) -> str | None:
     return None if run.data.below(run.data_root) else "no path of this run starts there; experiment= sets such paths"
 
 
 ROOTED = ReadBy(_rooted)
 
 
-def _adapter(run: RunConfig) -> str | None:
+def _adapter(run: RunFacts) -> str | None:
     return None if run.adapter.name != "none" else "adapter=none trains all weights; give adapter=lora"
 
 
-def _items(run: RunConfig) -> str | None:
+def _items(run: RunFacts) -> str | None:
     return None if run.task.reads_items else f"task={run.task.name} joins no item table"
 
 
-def _sees(run: RunConfig) -> str | None:
+def _sees(run: RunFacts) -> str | None:
     return None if run.task.reads_images else f"task={run.task.name} reads no images"
 
 
-def _own_tower(run: RunConfig) -> str | None:
+def _own_tower(run: RunFacts) -> str | None:
     return "model.vision.path brings its own" if run.model.vision.path else None
 
 
 def for_family(*kinds: str) -> ReadBy:
     """Read only for presets of such a family."""
 
-    def unread(run: RunConfig) -> str | None:
-        return None if run.model.kind in kinds else f"model={run.model.name} is of family {run.model.kind}"
+    def unread(run: RunFacts) -> str | None:
+        return None if run.model.family in kinds else f"model={run.model.name} is of family {run.model.family}"
 
     return ReadBy(unread)
 

@@ -6,17 +6,15 @@ import os
 import re
 from dataclasses import dataclass, field, fields
 from datetime import UTC, tzinfo
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from llmstage.config.data import DataConfig
+from llmstage.config.key_conditions import RunFacts
 from llmstage.config.stage import StageConfig
 from llmstage.config.typed import AT_LEAST_1, POSITIVE, Range
 from llmstage.naming import did_you_mean
-
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SPAN = r"(\d{1,6})([smhd])"
@@ -81,7 +79,7 @@ class Monitor(StageConfig):
     needs_task: ClassVar[bool] = False
     reads_stream: ClassVar[bool] = True
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         wrong = []
         if not self.input:
             wrong.append("stage=monitor needs items: stage.input=<file>, or stage.input=- for standard input.")
@@ -124,7 +122,7 @@ class Monitor(StageConfig):
             )
         return wrong
 
-    def check_delivery(self, run: RunConfig) -> list[str]:
+    def check_delivery(self, run: RunFacts) -> list[str]:
         wrong = []
         if self.webhook and (
             urlsplit(self.webhook).scheme not in ("http", "https") or not urlsplit(self.webhook).netloc

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from llmstage.config.key_conditions import ReadBy
+from llmstage.config.key_conditions import ReadBy, RunFacts
 from llmstage.config.typed import AT_LEAST_1, Range
 
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
-
-def _retrieves(run: RunConfig) -> str | None:
+def _retrieves(run: RunFacts) -> str | None:
     return None if run.stage.retrieves else f"stage={run.stage.name} looks nothing up; stage=chat and stage=serve do"
 
 
-def _given(run: RunConfig) -> str | None:
+def _given(run: RunFacts) -> str | None:
     return None if run.retrieval.path else "retrieval.path names no answers or articles"
 
 
-def _dense(run: RunConfig) -> str | None:
-    return "retrieval.kind=bm25 compares words" if run.retrieval.kind == "bm25" else None
+def _dense(run: RunFacts) -> str | None:
+    return "retrieval.method=bm25 compares words" if run.retrieval.method == "bm25" else None
 
 
-def _extracts(run: RunConfig) -> str | None:
+def _extracts(run: RunFacts) -> str | None:
     return "retrieval.answer=model has the model write every answer" if run.retrieval.answer == "model" else None
 
 
-def _refuses(run: RunConfig) -> str | None:
+def _refuses(run: RunFacts) -> str | None:
     return None if run.retrieval.refuse_below > -1 else "retrieval.refuse_below=-1 refuses nothing"
 
 
@@ -46,13 +43,13 @@ class RetrievalConfig:
     """Of the files, where no byte order mark says so."""
     passage_words: Annotated[int, Range(8, 100_000), GIVEN] = 120
     """Longest passage into which texts are cut, in words; a Chinese character counts as a word."""
-    kind: Annotated[Literal["bm25", "dense", "hybrid"], GIVEN] = "bm25"
+    method: Annotated[Literal["bm25", "dense", "hybrid"], GIVEN] = "bm25"
     """bm25: words in common; dense: vectors of retrieval.encoder; hybrid: the two ranks fused."""
     encoder: Annotated[str, GIVEN, DENSE] | None = None
     """The model whose mean hidden states are compared: a run folder, a Hugging Face directory or a hub id."""
-    top: Annotated[int, AT_LEAST_1, GIVEN] = 3
+    top_k: Annotated[int, AT_LEAST_1, GIVEN] = 3
     """Passages that are shown to the model and come back as sources, at most."""
-    tokens: Annotated[int, AT_LEAST_1, GIVEN] = 512
+    max_tokens: Annotated[int, AT_LEAST_1, GIVEN] = 512
     """Tokens that passages and instruction add to a prompt at most; fewer where question and reply need the room."""
     instruction: Annotated[str, GIVEN] | None = None
     """What the model is told above the passages; null: that it shall use them, in the language of the question."""
@@ -71,9 +68,9 @@ class RetrievalConfig:
 
     def check(self) -> list[str]:
         wrong = []
-        if self.path and self.kind != "bm25" and not self.encoder:
+        if self.path and self.method != "bm25" and not self.encoder:
             wrong.append(
-                f"retrieval.kind={self.kind} needs a model that makes vectors: retrieval.encoder=<run folder or Hugging Face directory>."
+                f"retrieval.method={self.method} needs a model that makes vectors: retrieval.encoder=<run folder or Hugging Face directory>."
             )
         try:
             self.template.format(text="", title="", path="")

@@ -31,13 +31,13 @@ class VisionConfig:
     """Pixels of a side, as the model sees an image."""
     patch: Annotated[int, Range(1, 512), SCRATCH, SEES, OWN_TOWER] = 8
     """Pixels of a side of one patch; must divide size."""
-    layers: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
+    num_hidden_layers: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
     """Transformer blocks of the tower."""
-    width: Annotated[int, Range(8, 65536), SCRATCH, SEES, OWN_TOWER] = 128
+    hidden_size: Annotated[int, Range(8, 65536), SCRATCH, SEES, OWN_TOWER] = 128
     """Hidden size of the tower."""
-    heads: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
+    num_attention_heads: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
     """Attention heads of the tower; must divide its width."""
-    mlp_width: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 512
+    intermediate_size: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 512
     """Inner size of the tower's MLP."""
     fit: Annotated[Literal["squash", "crop"], SCRATCH, SEES, OWN_TOWER] = "squash"
     """How an image that is not square becomes square: the whole of it, its sides scaled apart; or its middle, as CLIP."""
@@ -51,20 +51,20 @@ class ModelConfig:
 
     name: str = ""
     """The option of conf/model that was chosen."""
-    kind: Literal["gpt", "bert", "t5", "clip", "vlm"] = "gpt"
+    family: Literal["gpt", "bert", "t5", "clip", "vlm"] = "gpt"
     """Family: gpt is a decoder (Llama), bert an encoder (ModernBERT), t5 an encoder with a decoder (T5), clip two towers
     for image and text (CLIP), vlm a decoder that sees (LLaVA)."""
     path: str | None = None
     """A Hugging Face directory, a run folder, or a hub id; the preset is then not used."""
     vocab_size: Annotated[int, Range(300, 1_000_000), SCRATCH] = 2048
     """Entries of the byte-level BPE that is trained on the training split."""
-    layers: Annotated[int, AT_LEAST_1, SCRATCH] = 4
+    num_hidden_layers: Annotated[int, AT_LEAST_1, SCRATCH] = 4
     """Transformer blocks."""
-    width: Annotated[int, Range(8, 65536), SCRATCH] = 128
+    hidden_size: Annotated[int, Range(8, 65536), SCRATCH] = 128
     """Hidden size."""
-    heads: Annotated[int, AT_LEAST_1, SCRATCH] = 4
+    num_attention_heads: Annotated[int, AT_LEAST_1, SCRATCH] = 4
     """Attention heads; must divide width."""
-    mlp_width: Annotated[int, AT_LEAST_1, SCRATCH] = 344
+    intermediate_size: Annotated[int, AT_LEAST_1, SCRATCH] = 344
     """Inner size of the gated MLP."""
     dropout: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.0
     """Dropout of attention, and of MLP and head where the family has it; 0 suits training from scratch."""
@@ -124,7 +124,7 @@ class TrainerConfig:
     that does not beat them says so."""
     save_every: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
     """Steps between checkpoints; 0: only at the end; auto: as often as eval_every."""
-    keep: Annotated[int, Range(2, 1_000_000), TRAINING] = 3
+    save_total_limit: Annotated[int, Range(2, 1_000_000), TRAINING] = 3
     """Newest checkpoints kept beside the best; 1 is refused, because the last may be the one that is torn."""
     patience: Annotated[int, AT_LEAST_1, TRAINING] | None = None
     """Stop after this many validation passes without a better selection metric; null: never."""
@@ -137,7 +137,7 @@ class TrainerConfig:
     attention: Annotated[Literal["auto", "sdpa"], TRAINING] = "auto"
     """auto: batched products when training in bf16 on a CPU with rows of up to 1,024 tokens, which is faster there; flash
     attention by document in packed rows on a GPU in bf16 or fp16; else sdpa, torch's own kernel."""
-    lean: Annotated[Literal["auto", "off"], TRAINING] = "auto"
+    fused_blocks: Annotated[Literal["auto", "off"], TRAINING] = "auto"
     """auto: when training a Llama in bf16 on a CPU, blocks whose gradient is written out, with fewer passes over memory."""
     head_chunk: Annotated[Literal["auto", "off"] | int, AT_LEAST_1, TRAINING] = "auto"
     """Tokens whose logits stand in memory at once in training; the gradient is computed with them, so none are kept. auto:
@@ -145,7 +145,7 @@ class TrainerConfig:
     float8: Annotated[Literal["off", "on", "emulated"], TRAINING] = "off"
     """on: the body's matrix products in eight bits while training, by torchao (pip install 'llmstage[float8]'), on GPUs that
     have them (compute capability 8.9); emulated: rounded alike on any machine, slowly, to see what it does to the loss."""
-    checkpointing: Annotated[Literal["off", "on"], TRAINING] = "off"
+    activation_checkpointing: Annotated[Literal["off", "on"], TRAINING] = "off"
     """on: layers keep only their inputs and are computed again for the gradient, which is the same: far less memory, about a
     third more arithmetic."""
     deterministic: Annotated[bool, TRAINING] = True
@@ -184,7 +184,7 @@ class GenerationConfig:
 
     max_new_tokens: Annotated[int, AT_LEAST_1, GENERATES] = 64
     """Longest reply."""
-    beams: Annotated[int, AT_LEAST_1, GENERATES] = 1
+    num_beams: Annotated[int, AT_LEAST_1, GENERATES] = 1
     """Beam search with so many beams; 1: none."""
     temperature: Annotated[float, NOT_NEGATIVE, GENERATES] = 0.0
     """0: the likeliest token each time; above: sampling."""
@@ -192,7 +192,7 @@ class GenerationConfig:
     """Sampling from the smallest set of tokens with this much probability."""
     length_penalty: Annotated[float, GENERATES] = 1.0
     """Beam search divides a text's log-probability by its length to this power: above 1 favours longer texts, below 1
-    shorter ones; read where beams is above 1."""
+    shorter ones; read where num_beams is above 1."""
 
 
 @dataclass(slots=True)
@@ -260,7 +260,7 @@ class RunConfig:
 
 
 FACTS = (
-    "stage.name", "task.name", "task.stages", "task.kinds", "task.generates", "model.name", "data.name", "optim.name", "adapter.name",
+    "stage.name", "task.name", "task.stages", "task.model_families", "task.generates", "model.name", "data.name", "optim.name", "adapter.name",
     "tracker.name",
 )  # fmt: skip
 """Keys that an option's YAML says of itself; choosing the option sets them, nobody types them."""

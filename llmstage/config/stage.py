@@ -6,15 +6,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from llmstage.config.key_conditions import SERVES
+from llmstage.config.key_conditions import SERVES, RunFacts
 from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
 from llmstage.naming import did_you_mean
 from llmstage.paths import MONITOR_STORE, read_run_yaml
-
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
 
 @dataclass(slots=True)
@@ -44,7 +41,7 @@ class StageConfig:
     alone: ClassVar[str] = ""
     """A key with which there is something to do even without a task and a model."""
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         """Complaints about what this stage needs of the other groups."""
         return []
 
@@ -58,7 +55,7 @@ class Evaluate(StageConfig):
 
     inherits: ClassVar[bool] = True
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         return needs_model("evaluate", run)
 
 
@@ -86,7 +83,7 @@ class Predict(StageConfig):
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
     reads_rows: ClassVar[bool] = True
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         wrong = needs_model("predict", run)
         if not run.data.test:
             wrong.append(
@@ -122,7 +119,7 @@ class Export(StageConfig):
 
     inherits: ClassVar[bool] = True
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         wrong = needs_model("export", run)
         if self.compat != "none" and self.format != "hf":
             wrong.append(f"stage.compat={self.compat} is read with stage.format=hf only. Leave it out.")
@@ -164,7 +161,7 @@ class Serve(StageConfig):
     retrieves: ClassVar[bool] = True
     alone: ClassVar[str] = "stage.monitor"
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         wrong = []
         if not self.monitor or run.task.name:
             wrong += needs_model("serve", run)
@@ -189,7 +186,7 @@ class Chat(StageConfig):
     writes: ClassVar[bool] = True
     retrieves: ClassVar[bool] = True
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         return [*needs_model("chat", run), *run.retrieval.check()]
 
 
@@ -208,7 +205,7 @@ class Inspect(StageConfig):
     language: Literal["auto", "en", "zh"] = "auto"
     """Of sentences and report; auto: the locale's."""
 
-    def check(self, run: RunConfig) -> list[str]:
+    def check(self, run: RunFacts) -> list[str]:
         if not run.data.is_demo and not (run.data.train or run.data.path) and not run.model.path:
             return ["stage=inspect looks at rows through a tokenizer: give data.train, or model.path beside data.test."]
         return []
@@ -224,7 +221,7 @@ class ProveResume(StageConfig):
     """Optimizer steps after which the run is killed, one after another; null: at a third and at two thirds."""
 
 
-def needs_model(stage: str, run: RunConfig) -> list[str]:
+def needs_model(stage: str, run: RunFacts) -> list[str]:
     """A complaint where a stage that uses a trained model was given none."""
     if run.model.path:
         return []

@@ -4,13 +4,10 @@ plain `TaskConfig`. A task outside the package keeps its dataclass as `Config` i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from llmstage.config.key_conditions import FILES, SCRATCH, TRAINING, ReadBy
+from llmstage.config.key_conditions import FILES, SCRATCH, TRAINING, ReadBy, RunFacts, TaskFacts
 from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range
-
-if TYPE_CHECKING:
-    from llmstage.config.run import RunConfig
 
 
 @dataclass(slots=True)
@@ -21,7 +18,7 @@ class TaskConfig:
     """File in llmstage/tasks (or a dotted path typed on the command line)."""
     stages: list[str] = field(default_factory=list)
     """Training stages that this task can go through: pretrain, finetune."""
-    kinds: list[str] = field(default_factory=list)
+    model_families: list[str] = field(default_factory=list)
     """Model families that it takes: gpt, bert."""
     generates: bool = False
     """Whether scoring generates text, so that the `generation` group is read."""
@@ -33,7 +30,7 @@ class TaskConfig:
 
     def takes(self) -> list[str]:
         """The families among `kinds` that fit the other keys as they are set; a task whose keys decide overrides it."""
-        return self.kinds
+        return self.model_families
 
     def writes(self) -> bool:
         """Whether text is generated under the other keys as they are set."""
@@ -53,7 +50,7 @@ class Dialogue(TaskConfig):
 Kind = Literal["label", "multilabel", "ordinal", "number"]
 
 
-def target_kinds(task: TaskConfig) -> set[str]:
+def target_kinds(task: TaskFacts) -> set[str]:
     """The kinds of target that a classification has; a task built on it may know fewer keys."""
     named = getattr(task, "targets", None)
     return set(named.values()) if named else {getattr(task, "target", "label")}
@@ -62,7 +59,7 @@ def target_kinds(task: TaskConfig) -> set[str]:
 def for_kinds(*kinds: str) -> ReadBy:
     """Read only where one of the targets is of such a kind."""
 
-    def unread(run: RunConfig) -> str | None:
+    def unread(run: RunFacts) -> str | None:
         here = target_kinds(run.task)
         return (
             None if here & set(kinds) else f"no target is {' or '.join(kinds)} (task.target={', '.join(sorted(here))})"
@@ -71,11 +68,11 @@ def for_kinds(*kinds: str) -> ReadBy:
     return ReadBy(unread)
 
 
-def _alone(run: RunConfig) -> str | None:
+def _alone(run: RunFacts) -> str | None:
     return "task.targets names the targets and their kinds" if getattr(run.task, "targets", None) else None
 
 
-def _several(run: RunConfig) -> str | None:
+def _several(run: RunFacts) -> str | None:
     return (
         None if getattr(run.task, "targets", None) else "there is one target; task.targets.<name>=<kind> names several"
     )
@@ -199,7 +196,7 @@ class TokenClassification(TaskConfig):
     """viterbi: the likeliest sequence of tags that is legal; argmax: the likeliest tag of each token by itself."""
 
 
-def _extracts(run: RunConfig) -> str | None:
+def _extracts(run: RunFacts) -> str | None:
     written = getattr(run.task, "style", "extract") == "generate"
     return "task.style=generate writes its answers instead of pointing at them" if written else None
 
@@ -227,7 +224,7 @@ class QuestionAnswering(TaskConfig):
 
     def takes(self) -> list[str]:
         """Spans are pointed at by encoders and written by all others."""
-        return [kind for kind in self.kinds if (kind == "bert") is (self.style == "extract")]
+        return [kind for kind in self.model_families if (kind == "bert") is (self.style == "extract")]
 
     def writes(self) -> bool:
         return self.style == "generate"
@@ -310,7 +307,7 @@ class Contrastive(TaskConfig):
     reads_images = True
 
 
-def _sighted(run: RunConfig) -> str | None:
+def _sighted(run: RunFacts) -> str | None:
     return "task.blind=true is the control itself" if getattr(run.task, "blind", False) else None
 
 

@@ -72,7 +72,7 @@ class Bigrams:
 def collect(run: RunConfig, pieces: RunComponents, model: nn.Module, machine: Machine, out_dir: Path) -> Findings:
     """The part `collect` of stage=explore; writes collected.jsonl into the run folder, the most valuable first."""
     assert isinstance(run.stage, Explore)
-    keys = run.stage.collect
+    keys = run.stage.novelty
     items = read_logs(run, pieces.task, out_dir)
     pool = [row for row, _ in pieces.sources["train"]] if "train" in pieces.sources else []
     pool_texts = ["\n".join(pieces.task.texts(row)) for row in pool]
@@ -106,8 +106,8 @@ def collect(run: RunConfig, pieces: RunComponents, model: nn.Module, machine: Ma
 
 def read_logs(run: RunConfig, task: Task, out_dir: Path) -> list[Item]:
     """Texts of the log files, in whatever form data.train would take them; targets may be missing."""
-    assert isinstance(run.stage, Explore) and run.stage.collect.logs is not None
-    files = expand(run.stage.collect.logs, "stage.collect.logs", known_endings())
+    assert isinstance(run.stage, Explore) and run.stage.novelty.logs is not None
+    files = expand(run.stage.novelty.logs, "stage.novelty.logs", known_endings())
     talks = "messages" in task.columns.required
     columns = task.columns if talks else Columns((), (*task.columns.required, *task.columns.optional))
     known = {
@@ -122,7 +122,7 @@ def read_logs(run: RunConfig, task: Task, out_dir: Path) -> list[Item]:
     items = [Item(text, place, row) for row, place in source if (text := text_of(row))]
     if not items:
         raise DataError(
-            f"stage.collect.logs: there is no text in {source.described}. Name files of texts or conversations."
+            f"stage.novelty.logs: there is no text in {source.described}. Name files of texts or conversations."
         )
     return items
 

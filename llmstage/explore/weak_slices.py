@@ -97,7 +97,7 @@ def weak_slices(run: RunConfig, pieces: RunComponents, model: nn.Module, machine
     if groups is not None and any(TOPIC in one.conditions for one in search.confirmed):
         groups.write(out_dir / GROUPS)
     write_confirming(out_dir, task.columns.identity, [rows.rows[at] for at in search.confirm])
-    asked = features.table(rows.pool) if search.confirmed and run.stage.why.coverage else {}
+    asked = features.table(rows.pool) if search.confirmed and run.stage.diagnosis.coverage else {}
     looked = Looked(
         run, pieces, model, machine, rows, search, features, groups, texts, num_tokens(texts), asked_of, asked, out_dir
     )  # fmt: skip
@@ -131,7 +131,7 @@ def write_confirming(out_dir: Path, words: tuple[str, ...], rows: Sequence[Row])
 
 def explained(looked: Looked, one: Slice) -> Weakness:
     reason = Reason(error=one.error, rest=one.rest, expected=float(one.rows.mean()))
-    scored, why = looked.scored, looked.stage.why
+    scored, why = looked.scored, looked.stage.diagnosis
     like: list[Row] = []
     if why.coverage and scored.pool:
         reason.coverage, like = coverage_in_pool(looked, one)
@@ -180,7 +180,7 @@ LOSSES = ("loss", "perplexity", "pseudo_perplexity", "bits_per_byte", "mae", "lo
 def elicit(looked: Looked, one: Slice, reason: Reason) -> None:
     """Train copies on the slice's rows of the half that found it; score those of the half that confirmed it."""
     task, search, rows = looked.pieces.task, looked.search, looked.scored.rows
-    why = looked.stage.why
+    why = looked.stage.diagnosis
     if not task.additive_loss:
         reason.elicit_note = say("elicit_not_alone")
         return

@@ -67,7 +67,7 @@ def plan_run(run: RunConfig, pieces: RunComponents, machine: Machine, language: 
     )  # fmt: skip
     line = plan_line(
         plan, machine, packing=pieces.packing, allocator=allocator_name(), compiled=kernels["compile"],
-        recomputed=kernels["checkpointing"], by_length=task.by_length, chance=task.chance_loss(plan.batch_rows),
+        recomputed=kernels["activation_checkpointing"], by_length=task.by_length, chance=task.chance_loss(plan.batch_rows),
     )  # fmt: skip
     out = Planned(line.rpartition(" · about ")[0], model=model_about(run, pieces, model))
     rows = largest_batch(order)
@@ -131,7 +131,7 @@ def try_step(
             mark in str(error) for mark in marks
         ):
             raise
-        mend = f"trainer.micro_batch_size={max(1, plan.micro_batch_size // 2)}, trainer.checkpointing=on, or a smaller data.context"
+        mend = f"trainer.micro_batch_size={max(1, plan.micro_batch_size // 2)}, trainer.activation_checkpointing=on, or a smaller data.context"
         out.findings.append(Finding("memory", "major", "train", 1, 1, mend=mend))
         return None
 

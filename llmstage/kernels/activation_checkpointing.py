@@ -37,7 +37,7 @@ def recompute_layers(model: Any) -> int:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise UserError(
-            f"trainer.checkpointing=on: transformers knows no layers of {type(model).__name__} that can be computed again. "
+            f"trainer.activation_checkpointing=on: transformers knows no layers of {type(model).__name__} that can be computed again. "
             f"Leave it off, and set trainer.micro_batch_size lower to save memory."
         )
     for layer in layers:

@@ -22,15 +22,15 @@ def choose_kernels(run: RunConfig, machine: Machine, fixed: dict[str, Any], mode
     products = run.trainer.attention == "auto" and on_cpu and machine.precision == "bf16"
     compiled = run.trainer.compile == "on" or (run.trainer.compile == "auto" and not on_cpu)
     flash = run.trainer.attention == "auto" and machine.device.type == "cuda" and machine.precision in ("bf16", "fp16")
-    lean = run.trainer.lean == "auto" and products and not compiled and run.trainer.float8 == "off"
+    lean = run.trainer.fused_blocks == "auto" and products and not compiled and run.trainer.float8 == "off"
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
     return {
         "attention": fixed.get("attention", "products" if products else "documents" if flash else "sdpa"),
         "compile": bool(fixed.get("compile", compiled)),
-        "lean": bool(fixed.get("lean", lean)),
+        "fused_blocks": bool(fixed.get("fused_blocks", lean)),
         "head_chunk": int(fixed.get("head_chunk", chunk_of(run.trainer.head_chunk, vocabulary, machine.device))),
         "float8": fixed.get("float8", run.trainer.float8),
-        "checkpointing": bool(fixed.get("checkpointing", run.trainer.checkpointing == "on")),
+        "activation_checkpointing": bool(fixed.get("activation_checkpointing", run.trainer.activation_checkpointing == "on")),
     }
 
 
@@ -42,11 +42,11 @@ def use_kernels(model: Any, kernels: dict[str, Any]) -> None:
         use_turns(model)
     if kernels["attention"] == "documents":
         use_documents(model)
-    if kernels["lean"]:
+    if kernels["fused_blocks"]:
         use_lean_blocks(model)
     if kernels["float8"] != "off":
         use_float8(model, kernels["float8"])
-    if kernels["checkpointing"]:
+    if kernels["activation_checkpointing"]:
         recompute_layers(model)
 
 

@@ -48,10 +48,10 @@ def build_model(
         config = preset_config(cfg, processor, context, options)
         model = auto.from_config(config, attn_implementation="sdpa")
         if (
-            cfg.kind == "t5"
+            cfg.family == "t5"
         ):  # made for Adafactor, T5's embeddings have size 1 at the start; as for gpt, logits should have
             with torch.no_grad():
-                model.get_input_embeddings().weight.mul_(cfg.width**-0.5)
+                model.get_input_embeddings().weight.mul_(cfg.hidden_size**-0.5)
         if cfg.vision.path is not None:
             take_tower(model, cfg.vision)
     else:

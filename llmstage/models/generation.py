@@ -37,7 +37,7 @@ def generate_replies(
     """
     device = next(model.parameters()).device
     ends = end_ids(model)
-    greedy = cfg.temperature == 0 and cfg.beams == 1 and takes_cache(model)
+    greedy = cfg.temperature == 0 and cfg.num_beams == 1 and takes_cache(model)
     replies: list[tuple[str, bool]] = [("", False)] * len(prompts)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -209,12 +209,12 @@ def searched_ids(
     """Beam search or sampling by transformers' own generate()."""
     settings = HFGenerationConfig(
         max_new_tokens=cfg.max_new_tokens,
-        num_beams=cfg.beams,
+        num_beams=cfg.num_beams,
         do_sample=cfg.temperature > 0,
         temperature=cfg.temperature or None,
         top_p=cfg.top_p if cfg.temperature > 0 else None,
         top_k=0 if cfg.temperature > 0 else None,
-        length_penalty=cfg.length_penalty if cfg.beams > 1 else None,
+        length_penalty=cfg.length_penalty if cfg.num_beams > 1 else None,
         eos_token_id=sorted(ends) or None,
         pad_token_id=processor.pad_id,
         bos_token_id=processor.bos_id,

@@ -32,24 +32,24 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
     gpt, bert and t5 have no learned positions of their own, so a longer context needs no new weights.
     """
     ids = processor.tokenizer
-    if cfg.kind == "t5":
+    if cfg.family == "t5":
         return t5(cfg, processor, options)
     common: dict[str, Any] = {
         "vocab_size": max(len(processor), 8),
-        "hidden_size": cfg.width,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "intermediate_size": cfg.mlp_width,
+        "hidden_size": cfg.hidden_size,
+        "num_hidden_layers": cfg.num_hidden_layers,
+        "num_attention_heads": cfg.num_attention_heads,
+        "intermediate_size": cfg.intermediate_size,
         "pad_token_id": ids.pad_token_id,
         "bos_token_id": ids.bos_token_id,
         "eos_token_id": ids.eos_token_id,
     }
-    if cfg.kind == "clip":
+    if cfg.family == "clip":
         text = {**common, "max_position_embeddings": max(context, 77), "attention_dropout": cfg.dropout}
         vision = tower_config(cfg).to_dict()
         shape = {"projection_dim": cfg.projection, **options}
         return CLIPConfig(text_config=text, vision_config=vision, **shape)
-    if cfg.kind == "vlm":
+    if cfg.family == "vlm":
         seen: dict[str, Any] = {
             "image_token_index": processor.image_id,
             "image_seq_length": preset_eyes(cfg).tokens,
@@ -60,7 +60,7 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
             **options,
         }
         return LlavaConfig(vision_config=tower_config(cfg), text_config=llama(cfg, common, context), **seen)
-    if cfg.kind == "gpt":
+    if cfg.family == "gpt":
         return llama(cfg, {**common, **options}, context)
     return ModernBertConfig(
         max_position_embeddings=max(context, 1024),
@@ -71,7 +71,7 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
         embedding_dropout=cfg.dropout,
         classifier_dropout=cfg.dropout,
         classifier_pooling="mean",
-        initializer_range=cfg.width**-0.5,  # as below; eight rows are learned in a fifth of the steps
+        initializer_range=cfg.hidden_size**-0.5,  # as below; eight rows are learned in a fifth of the steps
         tie_word_embeddings=True,
         **common,
         **options,
@@ -81,11 +81,11 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
 def llama(cfg: ModelConfig, common: dict[str, Any], context: int) -> LlamaConfig:
     return LlamaConfig(
         max_position_embeddings=max(context, 1024),
-        num_key_value_heads=cfg.heads,
+        num_key_value_heads=cfg.num_attention_heads,
         attention_dropout=cfg.dropout,
         # Logits of size 1 at the start whatever the width; the usual 0.02 is made for widths near 2,000 and left a
         # model of width 128 untrained for three times as long on the demo world.
-        initializer_range=cfg.width**-0.5,
+        initializer_range=cfg.hidden_size**-0.5,
         tie_word_embeddings=True,
         **common,
     )
@@ -95,11 +95,11 @@ def t5(cfg: ModelConfig, processor: Processor, options: dict[str, Any]) -> T5Con
     ids = processor.tokenizer
     shape: dict[str, Any] = {
         "vocab_size": max(len(processor), 8),
-        "d_model": cfg.width,
-        "d_kv": cfg.width // cfg.heads,
-        "d_ff": cfg.mlp_width,
-        "num_layers": cfg.layers,
-        "num_heads": cfg.heads,
+        "d_model": cfg.hidden_size,
+        "d_kv": cfg.hidden_size // cfg.num_attention_heads,
+        "d_ff": cfg.intermediate_size,
+        "num_layers": cfg.num_hidden_layers,
+        "num_heads": cfg.num_attention_heads,
         "dropout_rate": cfg.dropout,
         "feed_forward_proj": "gated-gelu",
         # To transformers this means v1.1: embedding and head are tied all the same, but logits are not scaled.
@@ -129,11 +129,11 @@ def tower_config(cfg: ModelConfig) -> CLIPVisionConfig:
         hidden_act="gelu",  # one operation; CLIP's own quick_gelu is three
         # As for the other families. With CLIP's 0.02, of eight captions 4 were known by heart after 100 steps instead of 8;
         # on the demo world no difference was seen.
-        initializer_range=vision.width**-0.5,
-        hidden_size=vision.width,
-        num_hidden_layers=vision.layers,
-        num_attention_heads=vision.heads,
-        intermediate_size=vision.mlp_width,
+        initializer_range=vision.hidden_size**-0.5,
+        hidden_size=vision.hidden_size,
+        num_hidden_layers=vision.num_hidden_layers,
+        num_attention_heads=vision.num_attention_heads,
+        intermediate_size=vision.intermediate_size,
         projection_dim=cfg.projection,
         attention_dropout=cfg.dropout,
     )

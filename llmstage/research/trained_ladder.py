@@ -82,12 +82,12 @@ def run_of(cfg: RunConfig, size: str, seed: int, train: Path, held_out: Path) ->
         stage=StageConfig(name="pretrain"),
         task=task_config("causal_lm")(**keys),
         model=replace(
-            cfg.model, name=f"ladder_{size}", kind="gpt", path=None, vocab_size=VOCABULARY, layers=layers, width=width,
-            heads=heads, mlp_width=inner,
+            cfg.model, name=f"ladder_{size}", family="gpt", path=None, vocab_size=VOCABULARY, num_hidden_layers=layers,
+            hidden_size=width, num_attention_heads=heads, intermediate_size=inner,
         ),
         data=DataConfig(name="ladder", train=str(train), validation=str(held_out), split=replace(DataConfig().split, test=0.0)),
         trainer=replace(
-            cfg.trainer, max_steps=cfg.stage.ladder.steps, epochs=None, max_tokens=None, keep=1_000_000, save_every=0,
+            cfg.trainer, max_steps=cfg.stage.ladder.steps, epochs=None, max_tokens=None, save_total_limit=1_000_000, save_every=0,
             eval_every=0, baselines=False, train_rows_scored=0, resume="auto", log_every=max(1, cfg.stage.ladder.steps // 5),
         ),
         seed=seed,

@@ -42,10 +42,10 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
 
             parts.append(explore_curves(stage, out_dir, cfg.seed))
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
-            if stage.gold.kind != "none":
+            if stage.toy_worlds.kind != "none":
                 from llmstage.research.toy_worlds import explore_gold
 
-                parts.append(explore_gold(stage.gold, cfg.seed))
+                parts.append(explore_gold(stage.toy_worlds, cfg.seed))
             if stage.ladder.given:
                 from llmstage.research.ladder import explore_ladder
 
@@ -124,7 +124,7 @@ def heading(cfg: RunConfig) -> str:
 def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[Findings], RunComponents | None]:
     """Weak slices of a trained model on its task's rows, and what is new in logs; with what was opened for it."""
     assert isinstance(cfg.stage, Explore)
-    if not cfg.stage.slices.enabled and not cfg.stage.collect.logs:
+    if not cfg.stage.slices.enabled and not cfg.stage.novelty.logs:
         return [], None
     from llmstage.explore.novelty import collect
     from llmstage.explore.weak_slices import weak_slices
@@ -137,6 +137,6 @@ def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[
     write_run_yaml(out_dir, cfg, resolved)
     console.note(header(cfg, pieces, out_dir))
     parts = [weak_slices(cfg, pieces, model, machine, out_dir)] if cfg.stage.slices.enabled else []
-    if cfg.stage.collect.logs:
+    if cfg.stage.novelty.logs:
         parts.append(collect(cfg, pieces, model, machine, out_dir))
     return parts, pieces

@@ -22,7 +22,7 @@ from llmstage.training.run_folder import write_run_yaml
 from llmstage.training.session import run_lock
 
 OWN_WORDS = (
-    "stage", "hydra.", "-m", "--multirun", "trainer.resume", "trainer.save_every", "trainer.eval_every", "trainer.keep",
+    "stage", "hydra.", "-m", "--multirun", "trainer.resume", "trainer.save_every", "trainer.eval_every", "trainer.save_total_limit",
     "trainer.train_rows_scored", "task.control",
 )  # fmt: skip
 """Words of the command that the children get from here."""
@@ -126,7 +126,7 @@ def child(
         f"hydra.run.dir={run_dir}",
         f"trainer.save_every={every}",
         f"trainer.eval_every={every}",
-        "trainer.keep=1000",
+        "trainer.save_total_limit=1000",
         "trainer.train_rows_scored=0",
         *(["task.control=off"] if hasattr(cfg.task, "control") else []),
         *extra,

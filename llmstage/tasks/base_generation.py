@@ -69,7 +69,7 @@ class Written(Task):
         """The text for each source. Where every token of the target, its end included, is the likeliest one given the
         true ones before it, greedy decoding gives the target itself (by induction), and it need not be run."""
         assert batch.labels is not None and batch.segments is not None
-        ends, greedy = end_ids(model), self.generation.temperature == 0 and self.generation.beams == 1
+        ends, greedy = end_ids(model), self.generation.temperature == 0 and self.generation.num_beams == 1
         ids, mask = batch.inputs["input_ids"].cpu(), batch.inputs.get("attention_mask")
         labels, owner = batch.labels.cpu(), batch.segments.cpu()
         prompts, places = [], []

@@ -217,7 +217,7 @@ class Dialogue(Task):
         """
         assert batch.segments is not None
         ids, owner = batch.inputs["input_ids"].cpu(), batch.segments.cpu()
-        greedy = self.generation.temperature == 0 and self.generation.beams == 1
+        greedy = self.generation.temperature == 0 and self.generation.num_beams == 1
         prompts, places = [], []
         for number, (item, ref) in enumerate(zip(items, batch.refs, strict=True)):
             own = ids[owner == number].tolist()

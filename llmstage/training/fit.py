@@ -115,7 +115,7 @@ def fit_one(
                 packing=pieces.packing,
                 allocator=resolved["allocator"],
                 compiled=resolved["compile"],
-                recomputed=resolved["checkpointing"],
+                recomputed=resolved["activation_checkpointing"],
                 by_length=task.by_length,
                 chance=task.chance_loss(plan.batch_rows),
             )
@@ -127,7 +127,7 @@ def fit_one(
             tracker = Tracker(out_dir, run.tracker, state.step if found else None)
             checkpoints = Checkpoints(
                 out_dir,
-                run.trainer.keep,
+                run.trainer.save_total_limit,
                 lambda folder: save_weights(model, pieces.processor, folder),
                 {"config": comparable(run), "resolved": resolved},
             )
@@ -361,7 +361,7 @@ def train_about(
                 "packing",
                 "compile",
                 "attention",
-                "checkpointing",
+                "activation_checkpointing",
                 "float8",
                 "allocator",
             )

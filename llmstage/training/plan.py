@@ -80,7 +80,7 @@ def make_plan(
     """`fixed`: decisions of an earlier part of the same run. `rate`: measured FLOP/s, for the estimate of time only.
     `additive`, `lr_share`: of the task (tasks/base.py)."""
     trainer = run.trainer
-    recomputed = bool(fixed.get("checkpointing", trainer.checkpointing == "on"))
+    recomputed = bool(fixed.get("activation_checkpointing", trainer.activation_checkpointing == "on"))
     batches, computed, real, rows = measure_epoch(order)
     tokens_per_batch = real / batches
     if trainer.max_steps is not None:

@@ -12,7 +12,7 @@ from llmstage.config import RunConfig
 from llmstage.errors import ModelError
 
 MAY_CHANGE = (
-    "trainer.resume", "trainer.workers", "trainer.log_every", "trainer.keep", "trainer.eval_every", "trainer.save_every",
+    "trainer.resume", "trainer.workers", "trainer.log_every", "trainer.save_total_limit", "trainer.eval_every", "trainer.save_every",
     "trainer.eval_rows", "trainer.train_rows_scored", "trainer.patience", "trainer.allocator", "trainer.threads",
     "trainer.eval_batch_tokens", "trainer.eval_precision", "trainer.device", "data.cache", "offline", "tracker.name",
     "generation.", "task.generate_rows", "task.control", "adapter.merge",

@@ -115,7 +115,7 @@ def setup_run(
     if training and "train" not in sources:
         raise DataError("There are no training rows: data.train is missing. Give data.train=<files>.")
     place = locate_model(run.model.path) if run.model.path else None
-    kind = family(model_config(place, offline=run.offline)) if place else run.model.kind
+    kind = family(model_config(place, offline=run.offline)) if place else run.model.family
     if kind not in run.task.takes():  # the door knows the families of common local models only
         raise ModelError(
             f"task={run.task.name} does not fit model.path={run.model.path} (family {kind}). "
@@ -234,7 +234,7 @@ def family(config: Any) -> Literal["gpt", "bert", "t5", "clip", "vlm"]:
 
 def resolve_context(run: RunConfig, place: ModelSource | None) -> int:
     most = None
-    kind = run.model.kind
+    kind = run.model.family
     if place is not None:
         config = model_config(place, offline=run.offline)
         most = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -269,14 +269,14 @@ def choose_processor(
     processor = trained_processor(run, task, sources, context)
     if sees:
         processor.images = tower_images(run.model.vision)
-        processor.eyes = preset_eyes(run.model) if run.model.kind == "vlm" else None
+        processor.eyes = preset_eyes(run.model) if run.model.family == "vlm" else None
     return processor
 
 
 def trained_processor(run: RunConfig, task: Task, sources: dict[str, RowSource], context: int) -> Processor:
     cache = cache_dir(run.data.cache) if not run.data.is_demo else None
     key = hashlib.sha256(
-        f"4|{sources['train'].digest()}|{run.model.vocab_size}|{run.model.kind}|{context}|{run.task.name}|{task.by_character}".encode()
+        f"4|{sources['train'].digest()}|{run.model.vocab_size}|{run.model.family}|{context}|{run.task.name}|{task.by_character}".encode()
     ).hexdigest()
     folder = cache / "tokenizers" / key if cache else None
     if folder and (folder / "tokenizer_config.json").is_file():
@@ -285,7 +285,7 @@ def trained_processor(run: RunConfig, task: Task, sources: dict[str, RowSource],
     processor = train_processor(
         sample_texts(task, sources["train"]),
         run.model.vocab_size,
-        run.model.kind,
+        run.model.family,
         context,
         by_character=task.by_character,
     )

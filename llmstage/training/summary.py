@@ -44,7 +44,7 @@ def model_about(run: RunConfig, pieces: RunComponents, model: nn.Module) -> dict
     extra: nn.Module | None = getattr(model, "extra", None)
     return {
         "name": run.model.path or run.model.name,
-        "kind": run.model.kind,
+        "kind": run.model.family,
         "architecture": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "context": pieces.context,

@@ -119,7 +119,7 @@ RATINGS = [
     f"{user},{1 + (user + item) % 6},{1 + (user * item) % 5},{100 + item}" for user in range(6) for item in range(5)
 ]
 MOVIES = ['1,"Matrix, The (1999)",Action|Sci-Fi', "2,黄土地,剧情", "3,,", "4,Four,Drama", "5,Five,(no genres listed)", "7,Cold,Drama"]  # fmt: skip
-RUN = ["stage=finetune", "task=recommendation", "trainer=smoke", "trainer.max_steps=2", "data.context=24", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=32", "model.vocab_size=320"]  # fmt: skip
+RUN = ["stage=finetune", "task=recommendation", "trainer=smoke", "trainer.max_steps=2", "data.context=24", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=32", "model.vocab_size=320"]  # fmt: skip
 
 
 def task_of(compose_run, words):

@@ -88,8 +88,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     os.chdir(folder)
     try:
         status = main([
-            "stage=finetune", "task=classification", "model=bert_tiny", "model.layers=1", "model.width=32", "model.heads=2",
-            "model.mlp_width=64", "model.vocab_size=400", "data.train=train.jsonl", "data.test=test.jsonl",
+            "stage=finetune", "task=classification", "model=bert_tiny", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2",
+            "model.intermediate_size=64", "model.vocab_size=400", "data.train=train.jsonl", "data.test=test.jsonl",
             "data.split.validation=0", "trainer.max_steps=60", "trainer.batch_size=32", "trainer.threads=1",
             "trainer.baselines=false", "trainer.train_rows_scored=0", "hydra.run.dir=base", "optim.lr=1e-2", "trainer.precision=fp32",
         ])  # fmt: skip

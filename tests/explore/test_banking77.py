@@ -24,8 +24,8 @@ LONG = 20
 """Words from which on a text is long: an eighth of the rows."""
 LEFT, LEFT_OF_LONG = 5, 0.05
 SMALL = [
-    "experiment=banking77", "trainer.threads=1", "trainer.baselines=false", "model.layers=1", "model.width=128",
-    "model.mlp_width=256", "trainer.epochs=8", "optim.lr=0.002", "trainer.eval_every=200", "trainer.save_every=0",
+    "experiment=banking77", "trainer.threads=1", "trainer.baselines=false", "model.num_hidden_layers=1", "model.hidden_size=128",
+    "model.intermediate_size=256", "trainer.epochs=8", "optim.lr=0.002", "trainer.eval_every=200", "trainer.save_every=0",
     "trainer.train_rows_scored=0",
 ]  # fmt: skip
 """The recipe with a smaller model and budget: 0.90 accuracy instead of 0.89 macro F1 of the whole one."""

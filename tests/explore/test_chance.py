@@ -80,7 +80,7 @@ def test_what_tokens_alone_say_of_an_answer():
 def random_subject(seed: int) -> Subject:
     processor = train_processor((f"{n} ? A B C D" for n in range(2000)), 320, "gpt", 64)
     torch.manual_seed(seed)
-    cfg = ModelConfig(layers=1, width=16, heads=2, mlp_width=32)
+    cfg = ModelConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     model = build_model(cfg, "AutoModelForCausalLM", processor, 64, {}, None, offline=True)
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(20)  # favourite letters, as real models have

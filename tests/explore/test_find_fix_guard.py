@@ -32,8 +32,8 @@ def pretrained(folder: Path, seed: int, *, planted: bool) -> None:
     """data/ and base/; the rows to be scored are left to stage=explore."""
     data = generator().write(folder / "data", seed, planted=planted)
     status = main([
-        "stage=finetune", "task=translation", "model=gpt_tiny", "model.layers=2", "model.width=64", "model.heads=4",
-        "model.mlp_width=172", "model.vocab_size=300", f"data.train={data / 'train.jsonl'}", "data.split.test=0",
+        "stage=finetune", "task=translation", "model=gpt_tiny", "model.num_hidden_layers=2", "model.hidden_size=64", "model.num_attention_heads=4",
+        "model.intermediate_size=172", "model.vocab_size=300", f"data.train={data / 'train.jsonl'}", "data.split.test=0",
         "data.split.validation=0", "data.context=32", "trainer.max_steps=2000", "trainer.threads=1", "trainer.baselines=false",
         "trainer.train_rows_scored=0", f"seed={seed}", f"hydra.run.dir={folder / 'base'}",
     ])  # fmt: skip
@@ -61,7 +61,7 @@ def test_a_planted_weakness_is_found_mended_and_guarded(workplace, seed):
     keys = [
         "stage.improve.enabled=true", f"stage.improve.data={workplace / 'data' / 'new.jsonl'}", "stage.improve.lr=1e-3",
     ]  # fmt: skip
-    status, told = explore(workplace, "replay", *keys, "stage.why.elicit=[]", "stage.improve.target_share=[0.5]")
+    status, told = explore(workplace, "replay", *keys, "stage.diagnosis.elicit=[]", "stage.improve.target_share=[0.5]")
     found = lines(workplace / "replay" / "weaknesses.jsonl")
     known = set(json.loads((workplace / "replay" / "confirming.json").read_text(encoding="utf-8")))
     rows = lines(workplace / "data" / "test.jsonl")
@@ -95,6 +95,6 @@ def test_a_planted_weakness_is_found_mended_and_guarded(workplace, seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_nothing_is_found_in_a_model_that_saw_all_cells_alike(workplace, seed):
     pretrained(workplace, seed, planted=False)
-    status, told = explore(workplace, "unplanted", "stage.why.elicit=[]")
+    status, told = explore(workplace, "unplanted", "stage.diagnosis.elicit=[]")
     assert status == 0 and told == {}
     assert (workplace / "unplanted" / "weaknesses.jsonl").read_text(encoding="utf-8") == ""

@@ -36,7 +36,7 @@ def subject(kind: str = "gpt", *, chat: bool = False, texts: list[str] | None = 
     torch.manual_seed(0)
     items = [item for family in ("copying", "addition", "negation") for item in generate(family, 6, 0)]
     processor = train_processor(texts or [item.prompt + item.right for item in items], 400, kind, 256)
-    cfg = ModelConfig(kind=kind, layers=2, width=32, heads=2, mlp_width=64)  # type: ignore[arg-type]
+    cfg = ModelConfig(family=kind, num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)  # type: ignore[arg-type]
     model = sharp(build_model(cfg, AUTO[kind], processor, 256, {}, None, offline=True))
     return Subject("tiny", model, processor, kind, 256, chat)
 

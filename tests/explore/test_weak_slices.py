@@ -37,7 +37,7 @@ def place(tmp_path_factory):
     test = [{**row, "channel": rng.choice(["mail", "chat"])} for row in english(960, 9)]
     write(folder / "test.jsonl", test)
     for name in ("planted", "whole"):
-        words = ["stage=finetune", "task=classification", "model.layers=1", "model.width=64", "model.mlp_width=128",
+        words = ["stage=finetune", "task=classification", "model.num_hidden_layers=1", "model.hidden_size=64", "model.intermediate_size=128",
                  "trainer.max_steps=100", "trainer.threads=1", "trainer.baselines=false", "optim.lr=0.006",
                  "trainer.eval_every=25", "trainer.save_every=0", f"data.train={folder / name}.jsonl", "data.split.test=0",
                  f"hydra.run.dir={folder / 'runs' / name}"]  # fmt: skip
@@ -58,7 +58,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def found(place):
     out = place / "explored"
-    assert explore(place, out, "planted", "stage.why.elicit=[16]", "stage.why.elicit_steps=10") == 0
+    assert explore(place, out, "planted", "stage.diagnosis.elicit=[16]", "stage.diagnosis.elicit_steps=10") == 0
     return out
 
 
@@ -101,12 +101,12 @@ def test_a_model_that_saw_them_all_raises_no_alarm(place, tmp_path, capsys):
 
 
 def test_the_keys_of_slices_and_why_change_what_is_told(place, tmp_path):
-    quick = ("stage.why.elicit=[]",)
+    quick = ("stage.diagnosis.elicit=[]",)
     assert explore(place, tmp_path / "a", "planted", *quick, "stage.slices.features=[length,channel]") == 0
     assert all(set(line["slice"]) <= {"length", "channel"} for line in lines(tmp_path / "a"))
-    told = "stage.slices.features=[label]", "stage.slices.examples=1", "stage.why.coverage=false"
+    told = "stage.slices.features=[label]", "stage.slices.examples=1", "stage.diagnosis.coverage=false"
     assert (
-        explore(place, tmp_path / "b", "planted", *quick, *told, f"stage.why.bigger=[{place / 'runs' / 'whole'}]") == 0
+        explore(place, tmp_path / "b", "planted", *quick, *told, f"stage.diagnosis.bigger=[{place / 'runs' / 'whole'}]") == 0
     )
     one = lines(tmp_path / "b")[0]
     assert one["slice"] == {"label": "refund"} and len(one["examples"]) == 1
@@ -119,7 +119,7 @@ def test_the_keys_of_slices_and_why_change_what_is_told(place, tmp_path):
 def test_a_copy_that_trains_longer_learns_more_of_the_slice(place, tmp_path):
     def learned(steps: int) -> float:
         out = tmp_path / str(steps)
-        keys = "stage.why.elicit=[64]", f"stage.why.elicit_steps={steps}", "stage.slices.features=[label]"
+        keys = "stage.diagnosis.elicit=[64]", f"stage.diagnosis.elicit_steps={steps}", "stage.slices.features=[label]"
         assert explore(place, out, "planted", *keys) == 0
         one = next(line for line in lines(out) if line["slice"] == {"label": "refund"})
         return float(re.search(r"\d+ examples → ([\d.]+)", " ".join(one["why"])).group(1))
@@ -136,14 +136,14 @@ def test_every_key_of_the_search_reaches_it(place, tmp_path, monkeypatch):
     monkeypatch.setattr(weak_slices, "find_slices", lambda *told, **keys: seen.update(keys) or search(*told, **keys))
     given = {"max_order": 1, "min_support": 40, "alpha": 0.5, "min_gap": 0.3, "top_k": 2, "fdr": 0.01, "level": 0.001}
     words = [f"stage.slices.{key}={value}" for key, value in given.items()]
-    assert explore(place, tmp_path / "out", "planted", "stage.why.elicit=[]", *words) == 0
+    assert explore(place, tmp_path / "out", "planted", "stage.diagnosis.elicit=[]", *words) == 0
     assert {key: seen[key] for key in given} == given
 
 
 def test_slices_can_be_switched_off_and_their_keys_are_then_not_read(place, tmp_path, capsys):
     assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false") == 2
     assert "leaves nothing to look at" in capsys.readouterr().err
-    logs = f"stage.collect.logs={place / 'test.jsonl'}"
+    logs = f"stage.novelty.logs={place / 'test.jsonl'}"
     assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false", logs) == 0
     assert not (tmp_path / "out" / "weaknesses.jsonl").exists()
     assert explore(place, tmp_path / "out", "planted", "stage.slices.enabled=false", logs, "stage.slices.top_k=3") == 2
@@ -154,10 +154,10 @@ def test_rows_that_the_model_has_seen_are_refused_and_can_be_dropped(place, tmp_
     seen = [json.loads(line) for line in (place / "planted.jsonl").read_text(encoding="utf-8").splitlines()]
     test = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     mixed = write(tmp_path / "mixed.jsonl", seen[:60] + test)
-    known = explore(place, tmp_path / "a", "planted", "stage.why.elicit=[]", f"data.test={mixed}")
+    known = explore(place, tmp_path / "a", "planted", "stage.diagnosis.elicit=[]", f"data.test={mixed}")
     err = capsys.readouterr().err
     assert known == 3 and "of 540 rows of test stand in the training pool" in err and "stage.slices.overlap=drop" in err
-    words = "stage.why.elicit=[]", f"data.test={mixed}", "stage.slices.overlap=drop"
+    words = "stage.diagnosis.elicit=[]", f"data.test={mixed}", "stage.slices.overlap=drop"
     assert explore(place, tmp_path / "b", "planted", *words) == 0
     report = json.loads((tmp_path / "b" / "report.json").read_text(encoding="utf-8"))
     dropped = report["explore"]["slices"]["dropped"]
@@ -183,8 +183,8 @@ def test_what_is_new_in_logs(place, tmp_path):
     logs = [{"text": text} for text in [*seen[:25], *new, *new[:10]]]
     (tmp_path / "logs").mkdir()
     write(tmp_path / "logs" / "one.jsonl", logs)
-    words = ["stage.slices.enabled=false", f"stage.collect.logs={tmp_path}/logs/*.jsonl"]
-    keys = ["stage.collect.dedupe=0.95", "stage.collect.clusters=2", "stage.collect.contamination_ngram=8"]
+    words = ["stage.slices.enabled=false", f"stage.novelty.logs={tmp_path}/logs/*.jsonl"]
+    keys = ["stage.novelty.dedupe=0.95", "stage.novelty.clusters=2", "stage.novelty.contamination_ngram=8"]
     assert explore(place, tmp_path / "out", "planted", *words, *keys) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["explore"]["collect"]
     assert report["read"] == 95 and report["double"] == 10 and 20 <= report["in_pool"] <= 25
@@ -195,13 +195,13 @@ def test_what_is_new_in_logs(place, tmp_path):
     assert [line["priority"] for line in told] == sorted((line["priority"] for line in told), reverse=True)
     assert all(line["place"].startswith(str(tmp_path / "logs")) for line in told) and len(report["groups"]) == 2
     assert report["measured_by"].startswith("1 - confidence")
-    assert explore(place, tmp_path / "few", "planted", *words, "stage.collect.max_items=7") == 0
+    assert explore(place, tmp_path / "few", "planted", *words, "stage.novelty.max_items=7") == 0
     assert len((tmp_path / "few" / "collected.jsonl").read_text(encoding="utf-8").splitlines()) == 7
 
 
 def test_groups_of_hidden_states_can_be_improved_on(place, tmp_path, capsys):
     quick = (
-        "stage.why.elicit=[]",
+        "stage.diagnosis.elicit=[]",
         "stage.improve.steps=1",
         "stage.improve.target_share=[0.5]",
         "stage.improve.control=false",

@@ -64,8 +64,8 @@ def test_slices_logs_and_improvement_speak_one_language(planted, speaks, languag
     out = planted.folder / f"spoken_{language}"
     status = main([
         "stage=explore", f"model.path={planted.run}", f"data.test={planted.folder / 'test.jsonl'}", "trainer.threads=1",
-        f"stage.report.language={language}", "stage.why.elicit=[16]", "stage.why.elicit_steps=2",
-        f"stage.collect.logs={planted.rows('logs.jsonl', 5, 60, 0.5)}", "stage.improve.enabled=true", "stage.improve.steps=3",
+        f"stage.report.language={language}", "stage.diagnosis.elicit=[16]", "stage.diagnosis.elicit_steps=2",
+        f"stage.novelty.logs={planted.rows('logs.jsonl', 5, 60, 0.5)}", "stage.improve.enabled=true", "stage.improve.steps=3",
         f"stage.improve.data={planted.folder / 'new.jsonl'}", "stage.improve.target_share=[0.5,1.0]",
         "stage.improve.guard.delta=0.0001", "stage.improve.guard.fallback=[wise_ft]", f"hydra.run.dir={out}",
     ])  # fmt: skip

@@ -21,7 +21,7 @@ from llmstage.training.machine import resolve_machine
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SMALL = [
-    "trainer=smoke", "trainer.max_steps=2", "model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "trainer=smoke", "trainer.max_steps=2", "model.num_hidden_layers=2", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48",
     "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1", "data.context=256", "trainer.threads=1", "seed=5",
     "trainer.baselines=false",
 ]  # fmt: skip

@@ -82,7 +82,7 @@ def test_logits_in_chunks_stand_in_less_memory(tiny_task):
 
 def test_recomputed_layers_keep_less_and_compute_more(tiny_task):
     plain = foresee(*ready(tiny_task, "causal_lm", "gpt", "fp32"))
-    again = foresee(*ready(tiny_task, "causal_lm", "gpt", "fp32", checkpointing="on"))
+    again = foresee(*ready(tiny_task, "causal_lm", "gpt", "fp32", activation_checkpointing="on"))
     assert again.peak < plain.peak
     assert again.flops > plain.flops
 

@@ -21,7 +21,7 @@ def backward(
     model = tiny.model(**changes)
     model.train()
     use_products(model)
-    if rounded and tiny.run.model.kind == "gpt":
+    if rounded and tiny.run.model.family == "gpt":
         assert use_lean_blocks(model) == 2
     if recomputed:
         assert recompute_layers(model) == len(

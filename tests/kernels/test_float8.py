@@ -81,7 +81,7 @@ def test_without_torchao_the_package_is_named(monkeypatch) -> None:
 
 
 SMALL = [
-    "stage=pretrain", "task=causal_lm", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "stage=pretrain", "task=causal_lm", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48",
     "model.vocab_size=320", "data.demo_rows=40", "data.context=96", "trainer.max_steps=4", "trainer.batch_size=4",
     "trainer.eval_every=0", "trainer.train_rows_scored=0", "trainer.threads=1", "data.max_lost=1",
 ]  # fmt: skip

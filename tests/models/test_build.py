@@ -22,7 +22,7 @@ from llmstage.paths import conf_dir, locate_model, options
 from llmstage.tasks.base import IGNORE_INDEX
 from llmstage.tokenization.tokenizer import train_processor
 
-SMALL = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
+SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 HEAD = {
     "gpt": "AutoModelForCausalLM",
     "bert": "AutoModelForSequenceClassification",
@@ -41,7 +41,7 @@ def message_texts():
 
 
 def make(processors, kind="gpt", place=None, path=None, options=None):
-    cfg = ModelConfig(kind=kind, path=path, **SMALL)
+    cfg = ModelConfig(family=kind, path=path, **SMALL)
     torch.manual_seed(0)
     return build_model(cfg, HEAD[kind], processors[kind], 64, options or {}, place, offline=True)
 

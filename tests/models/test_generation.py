@@ -34,7 +34,7 @@ def made():
     def make(kind):
         processor = train_processor(["water and fire 水火 123"] * 5, 300, kind, 64)
         torch.manual_seed(3)
-        cfg = ModelConfig(kind=kind, layers=2, width=32, heads=2, mlp_width=64)
+        cfg = ModelConfig(family=kind, num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
         model = build_model(cfg, HEAD[kind], processor, 64, {}, None, offline=True)
         return model, processor
 
@@ -101,7 +101,7 @@ def test_beams_search_and_the_length_penalty_counts(made):
         cfg = GenerationConfig(max_new_tokens=20, **options)
         return sum(len(text) for text, _ in generate_replies(model, processor, prompts(), cfg))
 
-    assert lengths(beams=4, length_penalty=-2.0) < lengths(beams=4, length_penalty=6.0)
+    assert lengths(num_beams=4, length_penalty=-2.0) < lengths(num_beams=4, length_penalty=6.0)
     set_generation(model, processor)
 
 

@@ -18,14 +18,14 @@ from llmstage.models.towers import count_vision, modules_of, take_tower
 from llmstage.tokenization.tokenizer import train_processor
 from llmstage.tokenization.vision import preset_images
 
-TOWER = VisionConfig(size=32, patch=8, layers=2, width=32, heads=2, mlp_width=48)
+TOWER = VisionConfig(size=32, patch=8, num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=48)
 CLIP = ModelConfig(
     name="clip_tiny",
-    kind="clip",
-    layers=1,
-    width=32,
-    heads=2,
-    mlp_width=48,
+    family="clip",
+    num_hidden_layers=1,
+    hidden_size=32,
+    num_attention_heads=2,
+    intermediate_size=48,
     vocab_size=300,
     projection=16,
     vision=TOWER,
@@ -47,7 +47,7 @@ def clip(tmp_path_factory):
 def sees(path, **changes) -> ModelConfig:
     vision = VisionConfig(path=None if path is None else str(path), **changes)
     return ModelConfig(
-        name="vlm_tiny", kind="vlm", layers=1, width=32, heads=2, mlp_width=48, vocab_size=400, vision=vision
+        name="vlm_tiny", family="vlm", num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=48, vocab_size=400, vision=vision
     )
 
 
@@ -133,7 +133,7 @@ def test_the_layer_that_is_read(tiny_task):
 
 
 SMALL = (
-    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=400",
+    "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=400",
     "data.demo_rows=60", "trainer.threads=1", "trainer=smoke",
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from llmstage.report.model_card import write_card
 from llmstage.tokenization.tokenizer import Processor, train_processor
 from llmstage.tokenization.vision import tower_images
 
-SMALL = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64}
+SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 def saved(kind: str, auto_class: str, folder: Path) -> tuple[Any, Processor]:

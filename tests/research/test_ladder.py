@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llmstage.config.explore import Explore
-from llmstage.config.explore_ladder import Gold, Ladder, check_ladder
+from llmstage.config.explore_ladder import Ladder, ToyWorlds, check_ladder
 from llmstage.errors import UserError
 from llmstage.explore.items import Item
 from llmstage.explore.probed_model import Subject
@@ -144,13 +144,13 @@ def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
     run = compose_run(["stage=explore", "task=causal_lm"])
     told = check_ladder(
         Ladder(kind="auto", models=["a"], sizes=["xs", "xs"], steps=3),
-        Gold(modulus=54, kind="induction", grow=True),
+        ToyWorlds(modulus=54, kind="induction", grow=True),
         [],
         run,
     )
     for words in (
         "no prime",
-        "stage.gold.layers=1",
+        "stage.toy_worlds.layers=1",
         "Next prime: 59",
         "a ladder of its own",
         "a size twice",
@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
         "stage.probes",
     ):
         assert any(words in line for line in told), words
-    assert check_ladder(Ladder(), Gold(), [], run) == []
+    assert check_ladder(Ladder(), ToyWorlds(), [], run) == []
 
 
 def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplace, speaks):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llmstage.cli.command import main
-from llmstage.config.explore_ladder import Gold
+from llmstage.config.explore_ladder import ToyWorlds
 from llmstage.research.reduction.additive import interaction_share
 from llmstage.research.reduction.attention_heads import HeadFindings
 from llmstage.research.toy_worlds import fourier
@@ -117,10 +117,10 @@ def test_verdicts_on_constructed_runs():
 
 
 def test_options_of_the_worlds_reach_them():
-    assert world_of(Gold(modulus=113)).width == 128 and world_of(Gold(modulus=53)).width == 64
-    assert (world_of(Gold(weight_decay=0.0)).weight_decay, world_of(Gold(steps=7)).steps) == (0.0, 7)
-    assert world_of(Gold(train_share=0.6)).train_share == 0.6
-    assert world_of(Gold(ordered=True)).ordered and not world_of(Gold()).ordered
+    assert world_of(ToyWorlds(modulus=113)).width == 128 and world_of(ToyWorlds(modulus=53)).width == 64
+    assert (world_of(ToyWorlds(weight_decay=0.0)).weight_decay, world_of(ToyWorlds(steps=7)).steps) == (0.0, 7)
+    assert world_of(ToyWorlds(train_share=0.6)).train_share == 0.6
+    assert world_of(ToyWorlds(ordered=True)).ordered and not world_of(ToyWorlds()).ordered
 
 
 def test_rows_repeat_with_a_period_of_their_own_and_nothing_is_ambiguous():
@@ -133,13 +133,13 @@ def test_rows_repeat_with_a_period_of_their_own_and_nothing_is_ambiguous():
 
 def test_a_short_run_of_each_world_says_what_it_saw():
     """Learned by heart and not understood yet; two layers before the heads have formed."""
-    found = explore_grokking(Gold(kind="grokking", steps=250, modulus=23, train_share=0.8), 0)
+    found = explore_grokking(ToyWorlds(kind="grokking", steps=250, modulus=23, train_share=0.8), 0)
     [run] = found.block["runs"]
     assert run["learned"] is not None and run["lines"][-1]["train_accuracy"] == 1
     assert run["interaction_share"]["embeddings"] <= 1e-9 < run["interaction_share"]["logits"]
     assert any("One seed" in limit for limit in found.limits)
     json.dumps(found.block)
-    found = explore_induction(Gold(kind="induction", steps=50, layers=1, seeds=2), 0)
+    found = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1, seeds=2), 0)
     assert [run["seed"] for run in found.block["runs"]] == [0, 1]
     assert any("One layer cannot match" in line for line in found.sentences)
     json.dumps(found.block)
@@ -156,10 +156,10 @@ def test_worlds_by_command_with_their_keys_in_both_languages(workplace, speaks, 
 
     keys = {"steps": 5, "modulus": 11, "train_share": 0.6, "ordered": True, "weight_decay": 0.5}
     told = run(
-        "stage.gold.kind=grokking", "stage.gold.seeds=2", *(f"stage.gold.{key}={value}" for key, value in keys.items())
+        "stage.toy_worlds.kind=grokking", "stage.toy_worlds.seeds=2", *(f"stage.toy_worlds.{key}={value}" for key, value in keys.items())
     )
     assert told["world"] == keys and [one["seed"] for one in told["runs"]] == [0, 1]
-    told = run("stage.gold.kind=induction", "stage.gold.steps=6", "stage.gold.layers=1", "stage.gold.grow=true")
+    told = run("stage.toy_worlds.kind=induction", "stage.toy_worlds.steps=6", "stage.toy_worlds.layers=1", "stage.toy_worlds.grow=true")
     assert told["world"] == {"layers": 1, "steps": 6} and len(told["runs"]) == 1
 
 
@@ -196,7 +196,7 @@ def test_the_plan_asks_for_depth_where_one_layer_has_nothing_to_match_with():
 
 
 def test_a_short_run_grows_where_the_plan_asks_for_depth_and_shows_before_after_and_control():
-    found = explore_induction(Gold(kind="induction", steps=50, layers=1, grow=True), 0)
+    found = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1, grow=True), 0)
     [run] = found.block["runs"]
     assert run["plan"]["action"] == "structure: depth"
     grown_run = run["grown"]
@@ -208,8 +208,8 @@ def test_a_short_run_grows_where_the_plan_asks_for_depth_and_shows_before_after_
     assert any("2 layers" in line and "without the layer" in line for line in found.sentences)
     assert found.report_items[0]["series"][0]["x"][-1] == 100
     json.dumps(found.block)
-    plain = explore_induction(Gold(kind="induction", steps=50, layers=1), 0)
-    assert "grown" not in plain.block["runs"][0] and any("stage.gold.grow=true" in line for line in plain.sentences)
+    plain = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1), 0)
+    assert "grown" not in plain.block["runs"][0] and any("stage.toy_worlds.grow=true" in line for line in plain.sentences)
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_a_short_run_grows_where_the_plan_asks_for_depth_and_shows_before_after_
 def test_grokking(seed):
     """How early the waves show differs between seeds, so progress is asked for before generalisation and not at one step."""
     torch.set_flush_denormal(True)
-    [run] = explore_grokking(Gold(kind="grokking"), seed).block["runs"]
+    [run] = explore_grokking(ToyWorlds(kind="grokking"), seed).block["runs"]
     lines = {line["step"]: line for line in run["lines"]}
     assert run["learned"] <= 200 and lines[200]["held_out_accuracy"] < 0.10
     assert run["understood"] is not None and run["understood"] <= 2000
@@ -235,7 +235,7 @@ def test_grokking(seed):
 @pytest.mark.parametrize("seed", [0, 2])
 def test_with_fewer_pairs_some_seeds_are_there_as_early(seed):
     torch.set_flush_denormal(True)
-    [run] = explore_grokking(Gold(kind="grokking", train_share=0.7, steps=1500), seed).block["runs"]
+    [run] = explore_grokking(ToyWorlds(kind="grokking", train_share=0.7, steps=1500), seed).block["runs"]
     assert run["learned"] <= 200 and run["understood"] is not None and run["verdict"] == "delayed_generalisation"
 
 
@@ -243,21 +243,21 @@ def test_with_fewer_pairs_some_seeds_are_there_as_early(seed):
 def test_with_fewer_pairs_a_seed_may_not_be_there_yet_and_that_is_said():
     """Seed 1 at 70 %: on its way for 5,000 steps and more, where seeds 0 and 2 generalise within 1,250."""
     torch.set_flush_denormal(True)
-    [run] = explore_grokking(Gold(kind="grokking", train_share=0.7, steps=3000), 1).block["runs"]
+    [run] = explore_grokking(ToyWorlds(kind="grokking", train_share=0.7, steps=3000), 1).block["runs"]
     assert run["understood"] is None and run["lines"][-1]["train_accuracy"] == 1
     assert "still gain" in run["verdict_text"]
 
 
 @pytest.mark.slow
 def test_grokking_control():
-    [run] = explore_grokking(Gold(kind="grokking", weight_decay=0.0, train_share=0.7), 0).block["runs"]
+    [run] = explore_grokking(ToyWorlds(kind="grokking", weight_decay=0.0, train_share=0.7), 0).block["runs"]
     assert run["verdict"] == "no_generalisation" and run["lines"][-1]["held_out_accuracy"] < 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_induction(seed):
-    [run] = explore_induction(Gold(kind="induction"), seed).block["runs"]
+    [run] = explore_induction(ToyWorlds(kind="induction"), seed).block["runs"]
     holds_the_bar_of_two_layers(run)
     _, head = run["heads"]["previous_token_head"]
     assert run["heads"]["ablation_cost"][0][head] == np.max(run["heads"]["ablation_cost"])
@@ -280,7 +280,7 @@ def holds_the_bar_of_two_layers(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_one_layer_is_told_to_grow_and_the_grown_model_holds_the_bar_of_two(seed):
-    [run] = explore_induction(Gold(kind="induction", layers=1, grow=True), seed).block["runs"]
+    [run] = explore_induction(ToyWorlds(kind="induction", layers=1, grow=True), seed).block["runs"]
     assert run["lines"][-1]["accuracy"] < 0.25 and run["lines"][-1]["prefix_matching"] < 0.15
     assert run["plan"]["action"] == "structure: depth"
     assert run["grown"]["logits_moved"] <= 1e-5
@@ -290,5 +290,5 @@ def test_one_layer_is_told_to_grow_and_the_grown_model_holds_the_bar_of_two(seed
 
 @pytest.mark.slow
 def test_induction_control():
-    [run] = explore_induction(Gold(kind="induction", layers=1, steps=2000), 0).block["runs"]
+    [run] = explore_induction(ToyWorlds(kind="induction", layers=1, steps=2000), 0).block["runs"]
     assert run["lines"][-1]["accuracy"] < 0.25 and run["lines"][-1]["prefix_matching"] < 0.15

@@ -10,7 +10,7 @@ import pytest
 from llmstage.cli.command import main
 
 SMALL = [
-    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1",
+    "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1",
     "data.context=96", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.threads=1", "trainer.train_rows_scored=8",
     "trainer.eval_every=3", "trainer.eval_batch_tokens=500", "optim.lr=3e-3", "seed=5",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from llmstage.cli.command import main
 from llmstage.paths import options
 
 SMALL = [
-    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1",
+    "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320", "data.demo_rows=60", "data.max_lost=1",
     "data.context=96", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.threads=1", "trainer.train_rows_scored=8",
     "trainer.eval_every=3", "optim.lr=3e-3", "seed=5",
 ]  # fmt: skip
@@ -146,10 +146,10 @@ def test_pretrained_weights_are_taken_into_finetuning(workplace: Path) -> None:
 def test_lm_eval_writes_the_scores_of_the_report_and_tells_the_command(workplace, capsys):
     small = [
         "data.demo_rows=40",
-        "model.layers=2",
-        "model.width=32",
-        "model.heads=2",
-        "model.mlp_width=48",
+        "model.num_hidden_layers=2",
+        "model.hidden_size=32",
+        "model.num_attention_heads=2",
+        "model.intermediate_size=48",
         "model.vocab_size=320",
         "trainer.threads=1",
     ]

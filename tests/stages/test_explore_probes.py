@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     prompts = [f"{a} and {b} make" for a in "abcdefgh" for b in "klmnopqr"]
     processor = train_processor(prompts * 4, 400, "gpt", 512)
-    cfg = ModelConfig(layers=2, width=32, heads=2, mlp_width=64)
+    cfg = ModelConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
     made = build_model(cfg, "AutoModelForCausalLM", processor, 512, {}, None, offline=True)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -235,7 +235,7 @@ def test_what_is_missing_or_wrong_is_told_before_anything_runs(
 
 
 def test_a_model_without_a_language_head_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320"]
+    small = ["model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320"]
     made = ["stage=finetune", "task=classification", *small, "data.demo_rows=40", "trainer.max_steps=2"]
     assert main([*made, "trainer.batch_size=4", "trainer.threads=1", "hydra.run.dir=run", "data.max_lost=1"]) == 0
     words = ["stage=explore", "model.path=run", "stage.probes=[copying]", "trainer.threads=1", "hydra.run.dir=looked"]

@@ -12,7 +12,7 @@ from llmstage.cli.command import main
 from llmstage.paths import options
 
 SMALL = [
-    "stage=inspect", "model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=400",
+    "stage=inspect", "model.num_hidden_layers=2", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=400",
     "trainer.batch_size=8", "trainer.threads=1", "hydra.run.dir=out",
 ]  # fmt: skip
 TEXT = ["task=classification", "data.columns.text=text", "data.columns.label=label"]
@@ -64,10 +64,10 @@ def test_the_ledger_is_the_one_that_training_reports():
         "model.vocab_size=400",
         "data.context=128",
         "trainer.threads=1",
-        "model.layers=2",
-        "model.width=32",
-        "model.heads=2",
-        "model.mlp_width=48",
+        "model.num_hidden_layers=2",
+        "model.hidden_size=32",
+        "model.num_attention_heads=2",
+        "model.intermediate_size=48",
     ]
     train = [
         "stage=finetune",

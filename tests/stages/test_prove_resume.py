@@ -12,7 +12,7 @@ from llmstage.cli.command import main
 from llmstage.stages import prove_resume
 
 WORDS = [
-    "stage=prove_resume", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320",
+    "stage=prove_resume", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320",
     "data.demo_rows=40", "data.context=64", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.threads=1",
     "trainer.eval_rows=4", "hydra.run.dir=proof",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from llmstage.cli.command import main
 
 SMALL = [
-    "task=classification", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320",
+    "task=classification", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320",
     "data.context=64", "trainer.threads=1", "data.train=a.csv",
 ]  # fmt: skip
 TRAIN = ["stage=finetune", "trainer.max_steps=4", "trainer.batch_size=8", "trainer.eval_every=4"]

@@ -10,7 +10,7 @@ import pytest
 from llmstage.cli.command import main
 
 SMALL = [
-    "stage=pretrain", "task=causal_lm", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "stage=pretrain", "task=causal_lm", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48",
     "model.vocab_size=320", "data.demo_rows=40", "data.context=64", "trainer.max_steps=4", "trainer.batch_size=4",
     "trainer.threads=1", "trainer.train_rows_scored=0", "trainer.eval_every=2", "model.dropout=0.1",
 ]  # fmt: skip

@@ -243,8 +243,8 @@ def test_augmentation_reaches_the_pixels_in_training_alone(it, tiny_task, crop, 
 
 
 SMALL = (
-    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=400",
-    "model.vision.layers=1", "model.vision.width=32", "model.vision.heads=2", "model.vision.mlp_width=48",
+    "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=400",
+    "model.vision.num_hidden_layers=1", "model.vision.hidden_size=32", "model.vision.num_attention_heads=2", "model.vision.intermediate_size=48",
     "model.vision.size=32", "data.demo_rows=60", "trainer.threads=1",
 )  # fmt: skip
 

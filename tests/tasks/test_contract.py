@@ -53,7 +53,7 @@ def learned(tiny):
     @cache
     def learn(name: str, kind: str) -> tuple[Any, Any]:
         it = tiny(name, kind)
-        model = it.model(width=64, mlp_width=128).train()
+        model = it.model(hidden_size=64, intermediate_size=128).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
         batch = it.batch()
         for step in range(STEPS):

@@ -24,9 +24,9 @@ from llmstage.training.machine import Machine
 from llmstage.training.plan import bytes_per_token, image_tokens, resolve_micro
 
 SMALL = [
-    "stage=pretrain", "task=contrastive", "trainer=smoke", "trainer.threads=1", "model.layers=1", "model.width=32", "model.heads=2",
-    "model.mlp_width=48", "model.vocab_size=320", "model.projection=16", "model.vision.size=32", "model.vision.layers=1",
-    "model.vision.width=32", "model.vision.heads=2", "model.vision.mlp_width=48",
+    "stage=pretrain", "task=contrastive", "trainer=smoke", "trainer.threads=1", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2",
+    "model.intermediate_size=48", "model.vocab_size=320", "model.projection=16", "model.vision.size=32", "model.vision.num_hidden_layers=1",
+    "model.vision.hidden_size=32", "model.vision.num_attention_heads=2", "model.vision.intermediate_size=48",
 ]  # fmt: skip
 RED = "demo:48:circle.red.large.1.1.12"
 

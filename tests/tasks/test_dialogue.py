@@ -226,7 +226,7 @@ def test_an_answer_longer_than_the_context_is_cut_and_counted(it):
 @pytest.fixture(scope="module")
 def half_learned(it):
     """A model that knows its eight rows, and no other."""
-    model = it.model(width=64, mlp_width=128).train()
+    model = it.model(hidden_size=64, intermediate_size=128).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     batch = it.batch()
     for _ in range(70):

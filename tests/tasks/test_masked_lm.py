@@ -19,7 +19,7 @@ from llmstage.models.packing import read_packed_rows
 from llmstage.tasks.base import IGNORE_INDEX
 
 SMALL = [
-    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "data.demo_rows=40",
+    "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320", "data.demo_rows=40",
     "trainer.max_steps=4", "trainer.batch_size=4", "trainer.threads=1", "trainer.train_rows_scored=0",
 ]  # fmt: skip
 

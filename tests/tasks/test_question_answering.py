@@ -259,8 +259,8 @@ def test_rows_that_were_not_answered_have_no_score(written):
 def test_the_style_chooses_the_class():
     assert isinstance(TASK(Config(style="extract"), GenerationConfig()), Extractive)
     assert isinstance(TASK(Config(style="generate"), GenerationConfig()), Generative)
-    assert Config(kinds=["bert", "gpt", "t5"]).takes() == ["bert"]
-    assert Config(kinds=["bert", "gpt", "t5"], style="generate").takes() == ["gpt", "t5"]
+    assert Config(model_families=["bert", "gpt", "t5"]).takes() == ["bert"]
+    assert Config(model_families=["bert", "gpt", "t5"], style="generate").takes() == ["gpt", "t5"]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_the_style_chooses_the_class():
             ["task.style=generate", "model=gpt_tiny", "task.stride=8"],
             "task.stride is not read here: task.style=generate",
         ),
-        (["generation.beams=2"], "generation.beams is not read here"),
+        (["generation.num_beams=2"], "generation.num_beams is not read here"),
     ],
 )
 def test_what_does_not_fit_the_style_is_refused_before_the_run(words, reason, workplace, capsys):
@@ -287,8 +287,8 @@ def test_what_does_not_fit_the_style_is_refused_before_the_run(words, reason, wo
 
 
 SMALL = [
-    "stage=finetune", "task=question_answering", "trainer=smoke", "model.layers=1", "model.width=32", "model.heads=2",
-    "model.mlp_width=48", "data.demo_rows=60",
+    "stage=finetune", "task=question_answering", "trainer=smoke", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2",
+    "model.intermediate_size=48", "data.demo_rows=60",
 ]  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def closed(kind, values, **knobs):
 def test_every_way_learns_saves_and_comes_back_the_same(way, tmp_path):
     name, it = way
     assert it.task.select == MAIN[name]
-    model = it.model(width=64, mlp_width=128).train()
+    model = it.model(hidden_size=64, intermediate_size=128).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     batch = it.batch()
     whole = it.task.loss(model.eval(), batch)

@@ -171,7 +171,7 @@ def test_long_features_in_one_row_do_not_see_each_other(tiny_task) -> None:
     it = tiny_task("token_classification", "bert", context=256)
     features = [it.task.encode(long_row(num))[0] for num in (150, 20, 200)]
     assert max(len(item.input_ids) for item in features) > 150
-    model = it.model(layers=4)
+    model = it.model(num_hidden_layers=4)
     packed = it.task.collate([[features[0], features[1]], [features[2]]])
     one, two = it.task.loss(model, packed), it.task.loss(model, it.batch(features))
     assert float(one.total.detach()) == pytest.approx(float(two.total.detach()), rel=1e-5)

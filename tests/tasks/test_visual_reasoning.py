@@ -15,8 +15,8 @@ from llmstage.tasks.base import IGNORE_INDEX, RowError
 from llmstage.tasks.visual_reasoning import VisualReasoning, answer_of
 
 SMALL = [
-    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=400", "model.vision.size=16",
-    "model.vision.layers=1", "model.vision.width=32", "model.vision.heads=2", "model.vision.mlp_width=48", "data.context=96",
+    "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=400", "model.vision.size=16",
+    "model.vision.num_hidden_layers=1", "model.vision.hidden_size=32", "model.vision.num_attention_heads=2", "model.vision.intermediate_size=48", "data.context=96",
     "trainer.max_steps=4", "trainer.batch_size=2", "trainer.batch_tokens=null", "trainer.threads=1", "task.control=off",
 ]  # fmt: skip
 

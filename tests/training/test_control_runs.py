@@ -17,9 +17,9 @@ from llmstage.training import fault_injection
 
 STEPS = 4
 WORDS = [
-    "stage=finetune", "task=visual_reasoning", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
-    "model.vocab_size=400", "model.vision.size=16", "model.vision.layers=1", "model.vision.width=32", "model.vision.heads=2",
-    "model.vision.mlp_width=48", "model.dropout=0.1", "data.demo_rows=60", "data.context=128", f"trainer.max_steps={STEPS}",
+    "stage=finetune", "task=visual_reasoning", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48",
+    "model.vocab_size=400", "model.vision.size=16", "model.vision.num_hidden_layers=1", "model.vision.hidden_size=32", "model.vision.num_attention_heads=2",
+    "model.vision.intermediate_size=48", "model.dropout=0.1", "data.demo_rows=60", "data.context=128", f"trainer.max_steps={STEPS}",
     "trainer.batch_size=4", "trainer.batch_tokens=null", "trainer.eval_every=2", "trainer.save_every=2", "trainer.eval_rows=8",
     "trainer.train_rows_scored=0", "trainer.threads=1", "optim.lr=3e-3",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from llmstage.training.plan import resolve_micro
 
 CPU, GPU = Machine(torch.device("cpu"), 2, "bf16", ""), Machine(torch.device("cuda"), 2, "bf16", "")
 SMALL = [
-    "stage=pretrain", "task=causal_lm", "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "stage=pretrain", "task=causal_lm", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48",
     "model.vocab_size=320", "data.demo_rows=40", "data.context=64", "trainer.max_steps=4", "trainer.batch_size=4",
     "trainer.threads=1", "trainer.train_rows_scored=0", "trainer.eval_every=2",
 ]  # fmt: skip
@@ -41,21 +41,21 @@ def test_kernels(compose_run) -> None:
     def chosen(run, machine, fixed=None):
         return choose_kernels(run, machine, fixed or {}, SimpleNamespace(config=LlamaConfig(vocab_size=8192)))
 
-    kept = {"checkpointing": False, "float8": "off"}
-    assert chosen(auto, CPU) == {"attention": "products", "compile": False, "lean": True, "head_chunk": 2048, **kept}
-    assert chosen(auto, GPU) == {"attention": "documents", "compile": True, "lean": False, "head_chunk": 16384, **kept}
-    assert chosen(auto, slow) == {"attention": "sdpa", "compile": False, "lean": False, "head_chunk": 2048, **kept}
+    kept = {"activation_checkpointing": False, "float8": "off"}
+    assert chosen(auto, CPU) == {"attention": "products", "compile": False, "fused_blocks": True, "head_chunk": 2048, **kept}
+    assert chosen(auto, GPU) == {"attention": "documents", "compile": True, "fused_blocks": False, "head_chunk": 16384, **kept}
+    assert chosen(auto, slow) == {"attention": "sdpa", "compile": False, "fused_blocks": False, "head_chunk": 2048, **kept}
     assert chosen(sdpa, CPU)["attention"] == chosen(sdpa, GPU)["attention"] == "sdpa"
     assert chosen(compose_run([*words, "trainer.compile=on"]), CPU)["compile"] is True
     assert chosen(compose_run([*words, "trainer.compile=off"]), GPU)["compile"] is False
-    assert chosen(compose_run([*words, "trainer.lean=off"]), CPU)["lean"] is False
+    assert chosen(compose_run([*words, "trainer.fused_blocks=off"]), CPU)["fused_blocks"] is False
     assert chosen(compose_run([*words, "trainer.head_chunk=off"]), CPU)["head_chunk"] == 0
     assert chosen(compose_run([*words, "trainer.head_chunk=5"]), CPU)["head_chunk"] == 5
-    assert chosen(compose_run([*words, "trainer.checkpointing=on"]), CPU)["checkpointing"] is True
+    assert chosen(compose_run([*words, "trainer.activation_checkpointing=on"]), CPU)["activation_checkpointing"] is True
     emulated = chosen(compose_run([*words, "trainer.float8=emulated"]), CPU)
-    assert emulated["float8"] == "emulated" and emulated["lean"] is False, "its layers are not plain ones"
+    assert emulated["float8"] == "emulated" and emulated["fused_blocks"] is False, "its layers are not plain ones"
     kept = {
-        "attention": "sdpa", "compile": True, "lean": False, "head_chunk": 3, "checkpointing": True, "float8": "off",
+        "attention": "sdpa", "compile": True, "fused_blocks": False, "head_chunk": 3, "activation_checkpointing": True, "float8": "off",
     }  # fmt: skip
     assert chosen(auto, CPU, kept) == kept, "a resumed run keeps it"
 
@@ -152,7 +152,7 @@ def test_evaluation_rows_and_cadence(workplace: Path) -> None:
                 "trainer.eval_every=1",
                 "trainer.eval_rows=2",
                 "trainer.save_every=4",
-                "trainer.keep=2",
+                "trainer.save_total_limit=2",
                 "hydra.run.dir=run",
             ]
         )
@@ -180,7 +180,7 @@ def test_activations_computed_again_change_memory_and_not_the_run(
     """Also what the progress line says of the machine's use."""
     assert main([*SMALL, "hydra.run.dir=plain", "trainer.log_every=1"]) == 0
     plain = capsys.readouterr().err
-    assert main([*SMALL, "hydra.run.dir=again", "trainer.checkpointing=on"]) == 0
+    assert main([*SMALL, "hydra.run.dir=again", "trainer.activation_checkpointing=on"]) == 0
     told = capsys.readouterr().err
     assert "activations recomputed" in told and "activations recomputed" not in plain
     assert losses("plain") == losses("again")

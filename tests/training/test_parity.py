@@ -17,7 +17,7 @@ from llmstage.stages.prove_resume import compare, final
 from llmstage.training import fault_injection
 
 SMALL = [
-    "stage=pretrain", "task=causal_lm", "model.layers=2", "model.width=32", "model.heads=2", "model.mlp_width=48",
+    "stage=pretrain", "task=causal_lm", "model.num_hidden_layers=2", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48",
     "model.vocab_size=320", "data.demo_rows=200", "data.context=32", "trainer.batch_size=4", "trainer.threads=1",
     "trainer.train_rows_scored=0", "trainer.eval_rows=4", "trainer.eval_every=0", "trainer.baselines=false",
     "optim.lr=3e-3",
@@ -41,13 +41,13 @@ def test_bf16_with_all_its_short_cuts_learns_as_fp32_does() -> None:
     exact = losses("fp32", *steps, "trainer.precision=fp32", "trainer.head_chunk=off")
     rounded = losses("bf16", *steps, "trainer.precision=bf16")
     resolved = yaml.safe_load(Path("bf16/run.yaml").read_text())["resolved"]
-    assert resolved["lean"] and resolved["attention"] == "products" and resolved["head_chunk"]
+    assert resolved["fused_blocks"] and resolved["attention"] == "products" and resolved["head_chunk"]
     apart = [abs(a - b) for a, b in zip(exact, rounded, strict=True)]
     assert exact[-1] < exact[0] - 1, "something is learned"
     assert statistics.fmean(apart) < MEAN and max(apart) < LARGEST, f"{statistics.fmean(apart):.4f}, {max(apart):.4f}"
 
 
-KEYS = ("trainer.head_chunk=off", "trainer.head_chunk=3", "trainer.lean=off")
+KEYS = ("trainer.head_chunk=off", "trainer.head_chunk=3", "trainer.fused_blocks=off")
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -22,7 +22,7 @@ from llmstage.training.session import run_lock
 
 STEPS = 9
 SMALL = [
-    "model.layers=1", "model.width=32", "model.heads=2", "model.mlp_width=48", "model.vocab_size=320", "model.dropout=0.1",
+    "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320", "model.dropout=0.1",
     "data.demo_rows=40", "data.context=96", f"trainer.max_steps={STEPS}", "trainer.batch_size=4", "trainer.micro_batch_size=2",
     "trainer.eval_every=2", "trainer.save_every=2", "trainer.eval_rows=4", "trainer.train_rows_scored=0", "trainer.threads=1",
     "optim.lr=3e-3", "data.max_lost=1",
@@ -52,7 +52,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, task: str, run_dir: str, point: str,
     fault_injection.reset_faults()
 
 
-SAVING = ("trainer.keep=2", "trainer.save_every=1", "trainer.eval_every=0")
+SAVING = ("trainer.save_total_limit=2", "trainer.save_every=1", "trainer.eval_every=0")
 
 
 @pytest.fixture(scope="module")

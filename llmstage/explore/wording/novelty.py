@@ -16,8 +16,8 @@ SENTENCES = {
         "没有训练数据时，每条文本都是新的。请指定训练池：data.train=<文件>。",
     ),
     "not_looked_at": (
-        "{num} new texts were not looked at: stage.collect.max_items={most}.",
-        "{num} 条新文本没有查看：stage.collect.max_items={most}。",
+        "{num} new texts were not looked at: stage.novelty.max_items={most}.",
+        "{num} 条新文本没有查看：stage.novelty.max_items={most}。",
     ),
     "hard_by_loss": ("loss per byte above that of byte pairs", "每字节损失超出字节对模型的部分"),
     "hard_by_confidence": ("1 - confidence of the prediction", "1 − 预测的置信度"),

@@ -34,8 +34,8 @@ SENTENCES = {
         "各层状态中由 a 与 b 的组合承载的份额：{where}。它说明整体在何处超出部分之和，但不说明靠的是规则还是死记。",
     ),
     "one_seed": (
-        "One seed: when it generalises differs between seeds by a factor of two or more; stage.gold.seeds=3.",
-        "只有一个种子：何时泛化在种子之间可相差一倍以上；请设 stage.gold.seeds=3。",
+        "One seed: when it generalises differs between seeds by a factor of two or more; stage.toy_worlds.seeds=3.",
+        "只有一个种子：何时泛化在种子之间可相差一倍以上；请设 stage.toy_worlds.seeds=3。",
     ),
     "right_answers": ("Right answers", "答对的比例"),
     "training_pairs": ("training pairs", "训练数对"),
@@ -90,8 +90,8 @@ SENTENCES = {
     ),
     "plan": ("plan: {action}. {why}.{hint}", "计划：{action}。{why}。{hint}"),
     "plan_hint": (
-        " stage.gold.grow=true adds a layer below and trains on.",
-        "stage.gold.grow=true 会在下方加一层并继续训练。",
+        " stage.toy_worlds.grow=true adds a layer below and trains on.",
+        "stage.toy_worlds.grow=true 会在下方加一层并继续训练。",
     ),
     "growth": (
         "with {layers} layers (the new one below; it moved logits by {moved:.1e} when it was added) and {steps} steps more: repeated tokens right in {before:.1%} before, {after:.1%} after; as many steps without the layer: {same:.1%}.",

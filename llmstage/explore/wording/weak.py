@@ -168,7 +168,7 @@ SENTENCES = {
         "正确文本在此处与别处同样可能：训练之前，请先检查答案的形式",
     ),
     "advice_undecided": (
-        "no test told why; it would take rows of the slice to train on (data.train) or a larger model (stage.why.bigger)",
-        "没有检验能说明原因；还需要该切片的训练数据（data.train）或更大的模型（stage.why.bigger）",
+        "no test told why; it would take rows of the slice to train on (data.train) or a larger model (stage.diagnosis.bigger)",
+        "没有检验能说明原因；还需要该切片的训练数据（data.train）或更大的模型（stage.diagnosis.bigger）",
     ),
 }

@@ -55,7 +55,7 @@ class Grounding:
 
     def ground(self, messages: list[Message], room: int) -> Grounded:
         """`messages` end with the question; the conversation before it is not searched for. `room`: tokens that passages may
-        take beside what retrieval.tokens says."""
+        take beside what retrieval.max_tokens says."""
         question = next(
             (text_of(message["content"]) for message in reversed(messages) if message["role"] == "user"), ""
         )
@@ -70,7 +70,7 @@ class Grounding:
             told = cfg.template.format(text=first.text, title=first.title, path=first.path)
             return Grounded(messages, found, "passage", told)
         instruction = cfg.instruction if cfg.instruction is not None else INSTRUCTION[chinese]
-        shown = self.fitting(found, min(cfg.tokens, room) - self.count(f"{instruction}\n\n\n"))
+        shown = self.fitting(found, min(cfg.max_tokens, room) - self.count(f"{instruction}\n\n\n"))
         if not shown:
             return Grounded(messages)
         block = "\n\n".join([instruction, *(written(number, one) for number, one in enumerate(shown, start=1))])

@@ -49,17 +49,17 @@ class Library:
                     raise
                 raise UserError(f"retrieval needs the package {package}: pip install 'llmstage[retrieval]'") from None
         self.cfg, self.cache = cfg, cache
-        self.encoder = Encoder(str(cfg.encoder), offline=offline) if cfg.kind != "bm25" else None
+        self.encoder = Encoder(str(cfg.encoder), offline=offline) if cfg.method != "bm25" else None
         self.renewing = threading.Lock()
         self.index, self.key, built = self.made()
         self.told = (
-            f"{len(self.index):,} passages of {cfg.path} ({cfg.kind}{', built' if built else ', from the cache'})"
+            f"{len(self.index):,} passages of {cfg.path} ({cfg.method}{', built' if built else ', from the cache'})"
         )
 
     def search(self, question: str) -> list[Found]:
         """The best passages for a question, best first."""
         index = self.index
-        hits = index.search(question, self.cfg.kind, self.cfg.top, self.encoder)
+        hits = index.search(question, self.cfg.method, self.cfg.top_k, self.encoder)
         fields = ("id", "title", "text", "path")
         return [
             Found(**{name: index.passages[at][name] for name in fields}, score=round(score, 6)) for at, score in hits

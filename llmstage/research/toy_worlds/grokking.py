@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmstage import console
-from llmstage.config.explore_ladder import Gold
+from llmstage.config.explore_ladder import ToyWorlds
 from llmstage.explore.findings import Findings
 from llmstage.explore.wording import say
 from llmstage.research.reduction.additive import interaction_share
@@ -25,7 +25,7 @@ COLUMNS = {"train_accuracy": "training_pairs", "held_out_accuracy": "held_out_pa
 """Measures whose curve has another name than they."""
 
 
-def world_of(gold: Gold) -> ModularWorld:
+def world_of(gold: ToyWorlds) -> ModularWorld:
     large = gold.modulus > PUBLISHED_ABOVE
     steps = gold.steps or (20_000 if large else 3000)
     return ModularWorld(
@@ -142,7 +142,7 @@ def note(every: int, step: int, loss: float) -> None:
         console.note(f"step {step}  loss {loss:.3g}")
 
 
-def explore_grokking(gold: Gold, seed: int) -> Findings:
+def explore_grokking(gold: ToyWorlds, seed: int) -> Findings:
     """Train, measure and judge `gold.seeds` runs."""
     world, runs = world_of(gold), []
     for at in range(seed, seed + gold.seeds):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from llmstage import console
-from llmstage.config.explore_ladder import Gold
+from llmstage.config.explore_ladder import ToyWorlds
 from llmstage.explore.findings import Findings
 from llmstage.explore.wording import say, verdict_name
 from llmstage.research.curves import Curve
@@ -98,7 +98,7 @@ def told(at: int, lines: list[dict[str, float]], heads: HeadFindings, verdict: V
     return [say("of_seed", seed=at, text=text) for text in found]
 
 
-def explore_induction(gold: Gold, seed: int) -> Findings:
+def explore_induction(gold: ToyWorlds, seed: int) -> Findings:
     """Train, measure and judge `gold.seeds` runs; with `gold.grow`, add a layer where the plan asks for one, and train on."""
     world = InductionWorld(layers=gold.layers, steps=gold.steps or InductionWorld().steps)
     sentences: list[str] = []

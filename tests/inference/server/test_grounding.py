@@ -83,13 +83,13 @@ def test_top_and_tokens_bound_what_is_shown(grounding: Callable[..., Grounding])
     asked = user("refund 退款 assistant mark <|assistant|>")
     many, one = (
         grounding(refuse_below=-1).ground(asked, 10_000),
-        grounding(refuse_below=-1, top=1).ground(asked, 10_000),
+        grounding(refuse_below=-1, top_k=1).ground(asked, 10_000),
     )
     assert len(many.sources) == 3 and len(one.sources) == 1
     assert [found.id for found in grounding().ground(user(ASKED), 10_000).sources] == ["refund"], "others score too low"
     texts = []
     for tokens in (76, 90, 200):
-        it = grounding(tokens=tokens)
+        it = grounding(max_tokens=tokens)
         shown = it.ground(user(ASKED), 10_000)
         texts += [found.text for found in shown.sources]
         assert it.count(shown.messages[0]["content"]) <= tokens
@@ -155,12 +155,12 @@ def test_a_template_that_takes_no_system_message_gets_passages_above_the_questio
 
 def test_vectors_and_fused_ranks(run_of: Callable[[str], Path], faq: Path) -> None:
     path = str(run_of("classification"))
-    dense = Library(RetrievalConfig(path=str(faq), kind="dense", encoder=path), None, offline=True)
+    dense = Library(RetrievalConfig(path=str(faq), method="dense", encoder=path), None, offline=True)
     assert dense.encoder is not None
     text = "What is <|assistant|>?\nA mark <|end|> of odd models."
     assert dense.search(text)[0].id == "odd" and dense.search(text)[0].score == pytest.approx(1, abs=1e-4)
     assert dense.search("")
-    both = Library(RetrievalConfig(path=str(faq), kind="hybrid", encoder=path), None, offline=True)
+    both = Library(RetrievalConfig(path=str(faq), method="hybrid", encoder=path), None, offline=True)
     asked = "refund take 退款"
     cosines, shares = both.index.cosines(asked, both.encoder), both.index.shares(asked)  # type: ignore[arg-type]
     ranks = [np.argsort(np.argsort(-scores)) + 1 for scores in (cosines, shares)]
@@ -173,7 +173,7 @@ def test_vectors_and_fused_ranks(run_of: Callable[[str], Path], faq: Path) -> No
 
 
 def test_vectors_are_kept_and_follow_the_weights(run_of: Callable[[str], Path], faq: Path, tmp_path: Path) -> None:
-    cfg = RetrievalConfig(path=str(faq), kind="dense", encoder=str(run_of("classification")))
+    cfg = RetrievalConfig(path=str(faq), method="dense", encoder=str(run_of("classification")))
     first, again = (Library(cfg, tmp_path, offline=True) for _ in range(2))
     assert "from the cache" in again.told and isinstance(again.index.vectors, np.memmap)
     assert again.search("refund") == first.search("refund")
@@ -204,12 +204,12 @@ def test_an_encoder_that_makes_no_vectors_is_named(tmp_path: Path, faq: Path) ->
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     for path, told in ((str(tmp_path), "is a t5"), (str(tmp_path / "none"), "retrieval.encoder=")):
         with pytest.raises(ModelError, match=told):
-            Library(RetrievalConfig(path=str(faq), kind="dense", encoder=path), None, offline=True)
+            Library(RetrievalConfig(path=str(faq), method="dense", encoder=path), None, offline=True)
 
 
 @pytest.fixture(scope="module")
 def knowing(serving: Callable[..., Any], faq: Path) -> Iterator[Any]:
-    with serving("dialogue", **{"retrieval.path": str(faq), "retrieval.tokens": 90}) as it:
+    with serving("dialogue", **{"retrieval.path": str(faq), "retrieval.max_tokens": 90}) as it:
         yield it
 
 
@@ -311,9 +311,9 @@ def test_keys_that_do_not_go_together_are_told_before_anything_starts(
     chat = ["stage=chat", f"model.path={run_of('dialogue')}"]
     given = [*chat, f"retrieval.path={faq}"]
     for words, told in (
-        ([*chat, "retrieval.top=2"], "retrieval.path names no"),
-        ([*given, "retrieval.kind=hybrid"], "retrieval.encoder="),
-        ([*given, "retrieval.encoder=x"], "retrieval.kind=bm25 compares words"),
+        ([*chat, "retrieval.top_k=2"], "retrieval.path names no"),
+        ([*given, "retrieval.method=hybrid"], "retrieval.encoder="),
+        ([*given, "retrieval.encoder=x"], "retrieval.method=bm25 compares words"),
         ([*given, "retrieval.extract_above=0.3"], "retrieval.answer=model"),
         ([*given, "retrieval.answer=extract", "retrieval.template='{nobody}'"], "{title}"),
         ([*given, "retrieval.refuse_below=-1", "retrieval.refusal=x"], "refuses nothing"),

@@ -303,8 +303,8 @@ def test_a_server_without_a_model_says_what_it_has(alone: Callable[..., Any], tm
         (["stage.monitor=trained"], "stage.monitor=trained is a run of stage=finetune, and no monitor"),
         (["stage.monitor=watch", "stage.slots=2"], "stage.slots is not read here: no model is served"),
         (
-            ["stage.monitor=watch", "generation.beams=2"],
-            "generation.beams is not read here: there is no model to write",
+            ["stage.monitor=watch", "generation.num_beams=2"],
+            "generation.num_beams is not read here: there is no model to write",
         ),
         (["stage.monitor=watch", "retrieval.path=x"], "retrieval.path is not read here"),
         (["stage.monitor=watch", "task=dialogue"], "stage=serve needs a model"),
