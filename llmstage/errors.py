@@ -1,14 +1,12 @@
-"""Errors a user can mend, each with the exit status a script can act on.
+"""Errors that a user can correct, each with the exit status that a script can act on.
 
-Raise one of these with a message that says what is wrong, why, and the key or command that mends it; the command line
-prints the message alone, without a traceback. Anything else that escapes is a bug of ours and exits with 1.
+Raise one of these with a message that says what is wrong, why, and the key or command that corrects it. The command line
+prints the message alone, without a traceback. Any other exception is a bug, and the exit status is 1.
 """
 
-from hydra.errors import CompactHydraException
 
-
-class UserError(CompactHydraException):
-    """Usage or configuration: nothing was started. Hydra prints only the message of a CompactHydraException."""
+class UserError(Exception):
+    """Wrong usage or configuration: nothing was started."""
 
     status = 2
 
@@ -20,19 +18,19 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A model, tokenizer, checkpoint or resume that does not hold."""
+    """A model, tokenizer or checkpoint that cannot be used, or a run that cannot be resumed."""
 
     status = 4
 
 
 class Diverged(UserError):
-    """Loss or gradients stayed non-finite after the policy of skipping and rolling back was used up."""
+    """Loss or gradients are still not finite after all permitted skips and rollbacks."""
 
     status = 5
 
 
 class OutOfMemory(UserError):
-    """Memory ran out and the micro-batch cannot become smaller by itself."""
+    """Out of memory, and the micro-batch cannot be made smaller automatically."""
 
     status = 6
 
@@ -44,18 +42,18 @@ class DiskError(UserError):
 
 
 class Refused(UserError):
-    """Refused for safety: code or pickles from a place the user did not name."""
+    """Refused for safety: code or pickles from a source that the user did not name."""
 
     status = 8
 
 
 class NotImproved(UserError):
-    """stage=explore trained a better model for the weak slices, and its guard refused it: the old one stays."""
+    """stage=explore trained a new model for the weak slices, and its guard refused it: the old model is kept."""
 
     status = 9
 
 
 class Interrupted(UserError):
-    """Stopped by a signal; the same command with the same run folder goes on, or does it again where nothing was to be saved."""
+    """Stopped by a signal. The same command with the same run folder continues the run, or repeats it where nothing is saved."""
 
     status = 75

@@ -104,4 +104,6 @@ def read_run_yaml(run_dir: Path) -> dict[str, Any]:
         raise ModelError(f"{run_dir / 'run.yaml'} cannot be read ({reason}); the run folder is damaged.") from None
     if not isinstance(loaded, dict):
         raise ModelError(f"{run_dir / 'run.yaml'} is not a mapping; the run folder is damaged.")
-    return loaded
+    from llmstage.config.renamed_keys import rename_keys  # here, because modules of llmstage.config import this one
+
+    return rename_keys(loaded)

@@ -16,10 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from llmstage.cli.hydra_runs import compose_overrides
 from llmstage.cli.overrides import read_words
 from llmstage.config import RunConfig, build_run, task_config
 from llmstage.config.checks import other_keys
@@ -70,12 +69,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def composed(words: list[str]) -> RunConfig:
     read = read_words(words)
     assert not read.wrong, read.wrong
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        plain = OmegaConf.to_container(compose("config", overrides=read.for_hydra), resolve=True)
-    assert isinstance(plain, dict)
     wrong: list[str] = []
-    run = build_run(dict(plain), wrong)
+    run = build_run(compose_overrides(read.for_hydra), wrong)
     assert not wrong, wrong
     return run
 
@@ -185,8 +180,8 @@ def see(run: RunConfig, task: Any, processor: Any, rows: list[dict[str, Any]]) -
 
     processor.images = tower_images(run.model.vision)
     processor.eyes = preset_eyes(run.model) if run.model.family == "vlm" else None
-    task.pictures = ImageStore(processor.images)
-    task.pictures.read(place for row in rows for place in task.images(row))
+    task.image_store = ImageStore(processor.images)
+    task.image_store.read(place for row in rows for place in task.images(row))
 
 
 def composed_task(name: str) -> dict[str, Any]:

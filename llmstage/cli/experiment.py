@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from llmstage.config import GROUPS
+from llmstage.config.renamed_keys import rename_keys
 from llmstage.paths import conf_dir
 
 
@@ -35,8 +37,11 @@ def choices_of(name: str, config_dirs: tuple[Path, ...] = ()) -> dict[str, str]:
 def preset_words(name: str, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The leaves of a trainer preset. A recipe sets budget and batch itself and would win over a preset that was typed
     beside it (`experiment=banking77 trainer=smoke`); what is typed shall win."""
-    loaded = read_option("trainer", name, config_dirs)
-    return dict(leaves({key: value for key, value in loaded.items() if key != "defaults"}))
+    loaded = {key: value for key, value in read_option("trainer", name, config_dirs).items() if key != "defaults"}
+    groups = (
+        {"trainer": loaded} if not loaded.keys() & {*GROUPS} else loaded
+    )  # a file of the group, or of the whole run
+    return dict(leaves(rename_keys(groups)))
 
 
 def leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

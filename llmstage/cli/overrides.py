@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 
 from llmstage.cli.experiment import choices_of, preset_words
 from llmstage.config import FACTS, GROUPS, RunConfig, stage_config, task_config
+from llmstage.config.renamed_keys import key_of, present_override
 from llmstage.config.typed import convert, walk_fields
 from llmstage.errors import Refused, UserError
 from llmstage.naming import did_you_mean, unknown
@@ -45,6 +46,8 @@ class Words:
     for_hydra: list[str] = field(default_factory=list)
     """The overrides as Hydra shall see them."""
     wrong: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Old keys that were typed, with their present names."""
     without_task: bool = False
     """The stage does without a task, and none was named."""
 
@@ -102,7 +105,7 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
     """Parse and check every override; complaints are gathered in `wrong`."""
     words = Words()
     overrides: list[Override] = []
-    for argument in arguments:
+    for argument in present_overrides(arguments, words):
         if "_target_" in argument:
             raise Refused(f"'{argument}': a config must not name code to run; components are chosen by name.")
         try:
@@ -137,6 +140,21 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
         elif given:
             words.for_hydra += [f"{key}=null" for key in keys if key not in words.typed]
     return words
+
+
+def present_overrides(arguments: list[str], words: Words) -> list[str]:
+    """Return the overrides with every key under its present name; note the old names, and keys given under both."""
+    typed = {key_of(argument) for argument in arguments}
+    result = []
+    for argument in arguments:
+        present = present_override(argument)
+        old, new = key_of(argument), key_of(present)
+        if old != new:
+            words.renamed[old] = new
+            if new in typed:
+                words.wrong.append(f"{old} and {new} are one key, by its old and its new name. Give {new} alone.")
+        result.append(present)
+    return result
 
 
 def take_recipe(words: Words, config_dirs: tuple[Path, ...]) -> None:

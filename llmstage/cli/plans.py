@@ -12,6 +12,7 @@ import yaml
 from llmstage.cli.experiment import leaves
 from llmstage.cli.overrides import ONE_OF
 from llmstage.config import GROUPS
+from llmstage.config.renamed_keys import key_of, present_key
 from llmstage.errors import Refused, UserError
 
 PLAN = "plan"
@@ -27,12 +28,12 @@ def with_plan(arguments: list[str]) -> list[str]:
     named = [word.partition("=")[2] for word in arguments if word.partition("=")[0] == PLAN]
     if not named or named[-1] in ("", "null"):
         return arguments
-    typed = {word.lstrip("+").partition("=")[0] for word in arguments}
+    typed = {present_key(key_of(word)) for word in arguments}
     path = Path(named[-1].strip("'\"")).expanduser()
     typed |= {
         key for keys in ONE_OF if typed.intersection(keys) for key in keys
     }  # epochs typed switch planned steps off
-    planned = [(key, value) for key, value in read_plan(path) if key not in typed]
+    planned = [(key, value) for key, value in read_plan(path) if present_key(key) not in typed]
     return [*(f"{key}={in_words(value)}" for key, value in planned), *arguments]
 
 

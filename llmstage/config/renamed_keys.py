@@ -6,7 +6,6 @@ run.yaml of an older run and the config saved in an older checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 UNTIL = "0.3"
@@ -77,8 +76,13 @@ def rename_keys(data: dict[str, Any], prefix: str = "", renamed: dict[str, str] 
     return result
 
 
-def old_names(key: str) -> Iterator[str]:
-    """Yield the old names of a present key."""
-    for old, new in RENAMED_KEYS.items():
-        if key == new or key.startswith(f"{new}."):
-            yield old + key[len(new) :]
+def key_of(override: str) -> str:
+    """Return the key of an override such as `+model.width=64` or `~data.split`, without its marks."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def present_override(override: str) -> str:
+    """Return an override of the command line with its key under the present name."""
+    key = key_of(override)
+    new = present_key(key)
+    return override if new == key else override.replace(key, new, 1)

@@ -14,6 +14,7 @@ from typing import Any
 
 from llmstage import console
 from llmstage.config import ProveResume, RunConfig
+from llmstage.config.renamed_keys import present_override
 from llmstage.errors import ModelError, UserError
 from llmstage.report.files import write_json
 from llmstage.training.checkpoint import WALL_CLOCK, list_checkpoints, read_state
@@ -116,7 +117,8 @@ def child(
     drop: tuple[str, ...] = (),
 ) -> Path:
     """One training process of its own, killed after so many of its steps or run to the end; its final checkpoint."""
-    words = [word for word in shlex.split(about["command"])[1:] if not word.startswith(OWN_WORDS + drop)]
+    typed = [present_override(word) for word in shlex.split(about["command"])[1:]]
+    words = [word for word in typed if not word.startswith(OWN_WORDS + drop)]
     command = [
         sys.executable,
         "-m",
