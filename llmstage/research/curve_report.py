@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from llmstage.config.explore import Explore
 from llmstage.explore.findings import Findings
 from llmstage.explore.stats import FEWEST_ITEMS
 from llmstage.explore.wording import current_language, figure, meaning, say, verdict_name
+from llmstage.report.files import write_json
 from llmstage.research.curves import Curve, first_tenth
 from llmstage.research.metric_names import group_of, is_lower_better, is_sharp, twin_of
-
-if TYPE_CHECKING:
-    from llmstage.research.published import Judged, Study
+from llmstage.research.published import Judged, Study, study_scores
 
 ORDER = (
     "break", "explained_by_parts", "metric_artefact", "seed_lottery", "undecided", "smooth", "no_change", "below_resolution",
@@ -41,6 +42,16 @@ WORDS = {
         "read": "如何理解各判定", "means": "含义", "parameter": "参数", "value": "值",
     },
 }  # fmt: skip
+
+
+def explore_curves(cfg: Explore, out_dir: Path, seed: int) -> Findings:
+    """Judge the table that stage.curves names; writes curves.json and, where a law was fitted, fits.json."""
+    assert cfg.curves
+    study = study_scores(cfg, seed)
+    write_json(out_dir / "curves.json", [one.row() for one in study.judged])
+    if study.fits:
+        write_json(out_dir / "fits.json", study.fits)
+    return findings(study)
 
 
 def findings(study: Study) -> Findings:

@@ -5,24 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmstage.config.explore import Explore
-from llmstage.explore.findings import Findings
-from llmstage.report.files import write_json
-from llmstage.research import curve_report
+from llmstage.explore.stats import above_chance, benjamini_hochberg
 from llmstage.research.curves import Curve, breakthroughness, improvement, linearity, told
-from llmstage.research.forecast import Forecast, forecasts
-from llmstage.research.law_fits import fit_table
+from llmstage.research.extrapolation import Forecast, fit_table, forecasts
 from llmstage.research.loss_axis import Lens, LossAxis, find_loss, look, trained
-from llmstage.research.metric_names import chance_of, is_sharp, twin_of
-from llmstage.research.null_audit import Audit, audit
-from llmstage.research.score_curves import Placed, logged, placed_curves
+from llmstage.research.metric_names import chance_of, group_of, is_accuracy, is_sharp, twin_of
+from llmstage.research.score_curves import Placed, items_behind, last_rows, logged, name_of, placed_curves
 from llmstage.research.scores_table import ScoreTable, load_scores
 from llmstage.research.verdicts import Rules, Verdict, agree, correct, judge
+
+FEWEST_SUBJECTS = 10
+ALPHA = 0.05
 
 
 @dataclass(slots=True)
@@ -50,6 +48,20 @@ class Judged:
 
 
 @dataclass(slots=True)
+class Audit:
+    """One model's discoveries over one suite."""
+
+    model: str
+    group: str
+    num: int
+    chance: float
+    raw: int
+    bh: int
+    bonferroni: int
+    min_p: float
+
+
+@dataclass(slots=True)
 class Study:
     """Everything that was found in one table of scores."""
 
@@ -62,16 +74,6 @@ class Study:
     fits: dict[str, Any]
     rules: Rules
     chance: dict[str, float | None]
-
-
-def explore_curves(cfg: Explore, out_dir: Path, seed: int) -> Findings:
-    """Judge the table that stage.curves names; writes curves.json and, where a law was fitted, fits.json."""
-    assert cfg.curves
-    study = study_scores(cfg, seed)
-    write_json(out_dir / "curves.json", [one.row() for one in study.judged])
-    if study.fits:
-        write_json(out_dir / "fits.json", study.fits)
-    return curve_report.findings(study)
 
 
 def study_scores(cfg: Explore, seed: int = 0) -> Study:
@@ -150,3 +152,38 @@ def on_loss(one: Placed, curve: Curve, late: Any, loss: LossAxis | None) -> Curv
         return curve
     x = np.array([loss.values[one.rows[k]].mean() for k in beyond(one, late)])
     return curve.by(loss.label, x, "loss") if np.isfinite(x).all() and len(np.unique(x)) > 1 else curve
+
+
+def audit(table: ScoreTable, chance: Mapping[str, float | None]) -> list[Audit]:
+    """One-sided exact binomial tests of each model's last checkpoint, over every suite of ten subjects or more."""
+    suites: dict[str, list[str]] = {}
+    for metric in table.metrics:
+        group = group_of(metric)
+        if group and is_accuracy(metric) and chance[metric] is not None:
+            suites.setdefault(group, []).append(metric)
+    found = []
+    for group, metrics in suites.items():
+        items = {metric: items_behind(table.metrics[metric], table.errors[metric]) for metric in metrics}
+        known = [metric for metric in metrics if items[metric]]
+        if len(known) < FEWEST_SUBJECTS:
+            continue
+        for row in last_rows(table):
+            p = [p_of(table, metric, row, items[metric], chance[metric]) for metric in known]
+            told = np.array([value for value in p if value is not None])
+            if len(told) < FEWEST_SUBJECTS:
+                continue
+            level = chance[known[0]] or 0.0
+            found.append(
+                Audit(
+                    name_of(table, row), group, len(told), level, int((told < ALPHA).sum()),
+                    int((benjamini_hochberg(told) < ALPHA).sum()), int((told < ALPHA / len(told)).sum()), float(told.min()),
+                )
+            )  # fmt: skip
+    return found
+
+
+def p_of(table: ScoreTable, metric: str, row: int, items: int | None, chance: float | None) -> float | None:
+    value = table.metrics[metric][row]
+    if not items or chance is None or not np.isfinite(value):
+        return None
+    return above_chance(round(float(value) * items), items, chance)

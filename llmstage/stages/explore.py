@@ -22,7 +22,7 @@ from llmstage.training.run_folder import name_the_model, write_run_yaml
 from llmstage.training.session import run_lock, session
 
 if TYPE_CHECKING:
-    from llmstage.training.setup import RunComponents
+    from llmstage.training.components import RunComponents
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
@@ -38,7 +38,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         parts: list[Findings] = []
         pieces: RunComponents | None = None
         if stage.curves:
-            from llmstage.research.published import explore_curves
+            from llmstage.research.curve_report import explore_curves
 
             parts.append(explore_curves(stage, out_dir, cfg.seed))
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
@@ -131,7 +131,7 @@ def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[
     from llmstage.training.setup import setup_run
     from llmstage.training.summary import header
 
-    pieces = setup_run(cfg, out_dir, training=False, fixed={}, resume_from=None)
+    pieces = setup_run(cfg, out_dir, training=False)
     model = pieces.build(cfg, machine.device, training=False)
     resolved = {"context": pieces.context, "threads": machine.threads, "precision": scoring_precision(cfg.trainer)}
     write_run_yaml(out_dir, cfg, resolved)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from llmstage.research.reduction.additive import additive_share, interaction_share
 from llmstage.research.reduction.attention_heads import prefix_scores, previous_token_scores, without_heads
 from llmstage.research.reduction.information import (
     causal_emergence,
@@ -19,6 +18,7 @@ from llmstage.research.reduction.information import (
     joint_of,
     psi,
 )
+from llmstage.research.reduction.layers import additive_share, interaction_share
 from llmstage.research.reduction.skills import compose
 
 

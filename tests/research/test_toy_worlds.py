@@ -11,8 +11,8 @@ import torch
 
 from llmstage.cli.command import main
 from llmstage.config.explore_ladder import ToyWorlds
-from llmstage.research.reduction.additive import interaction_share
 from llmstage.research.reduction.attention_heads import HeadFindings
+from llmstage.research.reduction.layers import interaction_share
 from llmstage.research.toy_worlds import fourier
 from llmstage.research.toy_worlds.grokking import explore_grokking, judge_delay, world_of
 from llmstage.research.toy_worlds.induction import InductionWorld, draw_rows, grown, train_induction
@@ -156,10 +156,17 @@ def test_worlds_by_command_with_their_keys_in_both_languages(workplace, speaks, 
 
     keys = {"steps": 5, "modulus": 11, "train_share": 0.6, "ordered": True, "weight_decay": 0.5}
     told = run(
-        "stage.toy_worlds.kind=grokking", "stage.toy_worlds.seeds=2", *(f"stage.toy_worlds.{key}={value}" for key, value in keys.items())
+        "stage.toy_worlds.kind=grokking",
+        "stage.toy_worlds.seeds=2",
+        *(f"stage.toy_worlds.{key}={value}" for key, value in keys.items()),
     )
     assert told["world"] == keys and [one["seed"] for one in told["runs"]] == [0, 1]
-    told = run("stage.toy_worlds.kind=induction", "stage.toy_worlds.steps=6", "stage.toy_worlds.layers=1", "stage.toy_worlds.grow=true")
+    told = run(
+        "stage.toy_worlds.kind=induction",
+        "stage.toy_worlds.steps=6",
+        "stage.toy_worlds.layers=1",
+        "stage.toy_worlds.grow=true",
+    )
     assert told["world"] == {"layers": 1, "steps": 6} and len(told["runs"]) == 1
 
 
@@ -209,7 +216,9 @@ def test_a_short_run_grows_where_the_plan_asks_for_depth_and_shows_before_after_
     assert found.report_items[0]["series"][0]["x"][-1] == 100
     json.dumps(found.block)
     plain = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1), 0)
-    assert "grown" not in plain.block["runs"][0] and any("stage.toy_worlds.grow=true" in line for line in plain.sentences)
+    assert "grown" not in plain.block["runs"][0] and any(
+        "stage.toy_worlds.grow=true" in line for line in plain.sentences
+    )
 
 
 @pytest.mark.slow

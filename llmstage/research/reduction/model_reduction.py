@@ -24,7 +24,7 @@ from llmstage.models.build import count_parameters
 from llmstage.paths import cache_dir
 from llmstage.research.reduction.attention_heads import examine_heads
 from llmstage.research.reduction.information import decomposition, joint_of
-from llmstage.research.reduction.logit_lens import answer_layer, hidden_states, logit_lens, shares_of_words
+from llmstage.research.reduction.layers import answer_layer, hidden_states, logit_lens, shares_of_words
 from llmstage.research.reduction.skills import compose
 from llmstage.training.machine import Machine, scoring_precision
 

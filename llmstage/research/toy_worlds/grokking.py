@@ -12,10 +12,10 @@ from llmstage import console
 from llmstage.config.explore_ladder import ToyWorlds
 from llmstage.explore.findings import Findings
 from llmstage.explore.wording import say
-from llmstage.research.reduction.additive import interaction_share
+from llmstage.research.reduction.layers import interaction_share
 from llmstage.research.toy_worlds import fourier
+from llmstage.research.toy_worlds.charts import chart
 from llmstage.research.toy_worlds.modular_addition import ModularWorld, Snapshots, norm_of, states_of, train_modular
-from llmstage.research.toy_worlds.snapshots import chart
 
 LEARNED, UNDERSTOOD, HIDDEN = 0.999, 0.99, 0.15
 """Accuracy on training pairs; on held-out pairs; below which what happens is hidden from the score."""

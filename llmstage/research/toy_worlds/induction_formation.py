@@ -21,9 +21,9 @@ from llmstage.research.reduction.attention_heads import (
     previous_token_scores,
     repeated_loss,
 )
+from llmstage.research.toy_worlds.charts import chart
 from llmstage.research.toy_worlds.induction import Attention, InductionRun, InductionWorld, draw_rows, train_induction
 from llmstage.research.toy_worlds.second_layer import DEPTH, charts_of, grow, plan_of, told_of_growth, told_of_plan
-from llmstage.research.toy_worlds.snapshots import chart
 from llmstage.research.verdicts import Rules, Verdict, judge
 
 HELD_OUT_ROWS = 128

@@ -15,8 +15,8 @@ import torch
 from llmstage import console
 from llmstage.explore.wording import say
 from llmstage.research.reduction.attention_heads import INDUCTION, PREVIOUS, HeadFindings
+from llmstage.research.toy_worlds.charts import chart
 from llmstage.research.toy_worlds.induction import InductionRun, draw_rows, grown, train_induction
-from llmstage.research.toy_worlds.snapshots import chart
 
 DEPTH = "structure: depth"
 STILL_FALLING = 0.05

@@ -11,7 +11,7 @@ import pytest
 
 from llmstage.research.broken_law import fit_broken_law
 from llmstage.research.curves import Curve
-from llmstage.research.forecast import extrapolate, forecast
+from llmstage.research.extrapolation import extrapolate, forecast
 from llmstage.research.scaling_law import fit_scaling_law, value_and_slope
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "emergence-curves"
