@@ -32,10 +32,8 @@ RENAMED_KEYS = {
     "stage.gold": "stage.toy_worlds",
     "stage.why": "stage.diagnosis",
     "stage.collect": "stage.novelty",
-    "resolved.checkpointing": "resolved.activation_checkpointing",
-    "resolved.lean": "resolved.fused_blocks",
 }
-"""Old key to new key. A key group stands for all keys below it. `resolved` is what `auto` decided, in run.yaml and checkpoints."""
+"""Old key to new key. A key group stands for all keys below it."""
 
 
 def present_key(key: str) -> str:

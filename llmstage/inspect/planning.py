@@ -20,15 +20,15 @@ from llmstage.inspect.measured_step import Measured, measure
 from llmstage.inspect.memory_estimate import Foreseen, foresee
 from llmstage.inspect.wording import PARTS, heads, say
 from llmstage.kernels.enable import choose_kernels, compile_body, use_kernels
-from llmstage.kernels.varlen_attention import reads_places
+from llmstage.kernels.varlen_attention import uses_cu_seqlens
 from llmstage.paths import cache_dir
 from llmstage.report import formatting
-from llmstage.training.batch_size_finder import largest_batch, probe_micro
+from llmstage.training.batch_size_finder import find_micro_batch_size, largest_batch, searches_micro_batch_size
 from llmstage.training.batches import StepDataset
-from llmstage.training.fit import probes_micro
-from llmstage.training.machine import Machine, cpu_name, product_rate
+
+from llmstage.training.machine import Machine, cpu_name, matmul_rate
 from llmstage.training.plan import SHARE_OF_PEAK, Plan, check_budget, make_order, make_plan, measure_epoch, plan_line
-from llmstage.training.setup import RunComponents
+from llmstage.training.components import RunComponents
 
 MIB = 2**20
 
@@ -48,30 +48,30 @@ class Planned:
 
 def plan_run(run: RunConfig, pieces: RunComponents, machine: Machine, language: str, *, trial: bool) -> Planned:
     """`trial`: do one step on the longest batch and time it."""
-    from llmstage.training.summary import model_about
+    from llmstage.training.summary import describe_model
 
     store, task = pieces.stores["train"], pieces.task
     check_budget(run, store)
     order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
-    rate = product_rate(machine)
+    rate = matmul_rate(machine)
     torch.manual_seed(run.seed)
     model = pieces.build(run, machine.device, training=True)
     kernels = choose_kernels(run, machine, {}, model)
     use_kernels(model, kernels)
     fixed: dict[str, Any] = {}
-    if trial and probes_micro(run, machine, {}, additive=task.additive_loss):
-        fixed["micro_batch_size"] = probe_micro(task, model, store, order, machine)
+    if trial and searches_micro_batch_size(run, machine, {}, additive=task.additive_loss):
+        fixed["micro_batch_size"] = find_micro_batch_size(task, model, store, order, machine)
     plan = make_plan(
-        run, store, order, model, machine, rate, fixed, from_scratch=pieces.place is None, additive=task.additive_loss,
+        run, store, order, model, machine, rate, fixed, from_scratch=pieces.model_source is None, additive=task.additive_loss,
         lr_share=task.lr_share,
     )  # fmt: skip
     line = plan_line(
         plan, machine, packing=pieces.packing, allocator=allocator_name(), compiled=kernels["compile"],
-        recomputed=kernels["activation_checkpointing"], by_length=task.by_length, chance=task.chance_loss(plan.batch_rows),
+        recomputed=kernels["checkpointing"], by_length=task.by_length, chance=task.chance_loss(plan.batch_rows),
     )  # fmt: skip
-    out = Planned(line.rpartition(" · about ")[0], model=model_about(run, pieces, model))
+    out = Planned(line.rpartition(" · about ")[0], model=describe_model(run, pieces, model))
     rows = largest_batch(order)
-    dataset = StepDataset(task, store, plan.micro_batch_size, run.seed, documents=reads_places(model))
+    dataset = StepDataset(task, store, plan.micro_batch_size, run.seed, documents=uses_cu_seqlens(model))
     parts = [part.to(machine.device) for part in dataset.parts(0, rows)]
     foreseen: Foreseen | None = None
     try:

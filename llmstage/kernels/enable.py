@@ -1,55 +1,201 @@
-"""How a model is computed in training: attention, blocks, head, compilation, what is kept for the gradient."""
+"""Choose the kernels of a training run, enable them on its model, and compare each with the plain operation first.
+
+choose_kernels() decides from the configuration, the machine and the model alone. enable() applies the choice: attention, rotary
+positions, fused layers, chunked head loss, float8 and activation checkpointing. Each of them is compared once with the plain operation
+on this model (kernels/comparison.py). Where they differ, the plain operation is used and a warning names the kernel. The final
+decisions are saved with the run; a resumed run takes them from there and compares nothing again, so that it stays bit-exact.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
-from llmstage.config import RunConfig
-from llmstage.kernels.activation_checkpointing import recompute_layers
-from llmstage.kernels.attention import use_products
-from llmstage.kernels.float8 import check_float8, use_float8
-from llmstage.kernels.head_loss import chunk_of
-from llmstage.kernels.llama_blocks import use_lean_blocks
-from llmstage.kernels.rotary import use_turns
-from llmstage.kernels.varlen_attention import use_documents
-from llmstage.training.machine import Machine
+import torch
+from torch import Tensor, nn
+
+from llmstage import console
+from llmstage.config import TrainerConfig
+from llmstage.errors import UserError
+from llmstage.kernels.activation_checkpointing import checkpoint_layers
+from llmstage.kernels.attention import use_matmul_attention
+from llmstage.kernels.comparison import Difference, ModelComparison
+from llmstage.kernels.float8 import TOLERANCE as FLOAT8_TOLERANCE
+from llmstage.kernels.float8 import check_float8, restore_linear, use_float8
+from llmstage.kernels.head_loss import chunk_size, head_difference, supports_chunks
+from llmstage.kernels.llama_blocks import use_fused_blocks
+from llmstage.kernels.rotary import restore_rotary, use_fast_rotary
+from llmstage.kernels.varlen_attention import use_varlen_attention, with_cu_seqlens
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EARLIER_NAMES = {"products": "matmul", "documents": "varlen"}
+"""Names of attention in checkpoints of version 0.1.0."""
+PLAIN: dict[str, Any] = {
+    "attention": "sdpa", "rotary": False, "fused_blocks": False, "head_chunk": 0, "float8": "off", "activation_checkpointing": False,
+}  # fmt: skip
+"""The decision that stands for the plain operation, by the key under which a kernel is saved."""
 
 
-def choose_kernels(run: RunConfig, machine: Machine, fixed: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Which attention, head and blocks, and whether the body is compiled; what an earlier part of the run chose stays."""
-    check_float8(run.trainer.float8, machine.device)
+class Machine(Protocol):
+    """What the choice of kernels needs to know of the machine."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16: the type of matrix products in training."""
+
+
+def choose_kernels(model: Any, trainer: TrainerConfig, machine: Machine, resolved: dict[str, Any]) -> dict[str, Any]:
+    """The kernel of each operation, and whether the body is compiled. `resolved`: decisions of the run that is resumed, which stay."""
+    check_float8(trainer.float8, machine.device)
     on_cpu = machine.device.type == "cpu"
-    products = run.trainer.attention == "auto" and on_cpu and machine.precision == "bf16"
-    compiled = run.trainer.compile == "on" or (run.trainer.compile == "auto" and not on_cpu)
-    flash = run.trainer.attention == "auto" and machine.device.type == "cuda" and machine.precision in ("bf16", "fp16")
-    lean = run.trainer.fused_blocks == "auto" and products and not compiled and run.trainer.float8 == "off"
-    vocabulary = getattr(model.config.get_text_config(), "vocab_size", 1)
+    matmul = trainer.attention == "auto" and on_cpu and machine.precision == "bf16"
+    varlen = trainer.attention == "auto" and machine.device.type == "cuda" and machine.precision in ("bf16", "fp16")
+    compiled = trainer.compile == "on" or (trainer.compile == "auto" and not on_cpu)
+    fused = trainer.fused_blocks == "auto" and matmul and not compiled and trainer.float8 == "off"
+    vocab_size = getattr(model.config.get_text_config(), "vocab_size", 1)
+    attention = resolved.get("attention", "matmul" if matmul else "varlen" if varlen else "sdpa")
+    attention = EARLIER_NAMES.get(attention, attention)
     return {
-        "attention": fixed.get("attention", "products" if products else "documents" if flash else "sdpa"),
-        "compile": bool(fixed.get("compile", compiled)),
-        "fused_blocks": bool(fixed.get("fused_blocks", lean)),
-        "head_chunk": int(fixed.get("head_chunk", chunk_of(run.trainer.head_chunk, vocabulary, machine.device))),
-        "float8": fixed.get("float8", run.trainer.float8),
-        "activation_checkpointing": bool(fixed.get("activation_checkpointing", run.trainer.activation_checkpointing == "on")),
+        "attention": attention,
+        "rotary": bool(resolved.get("rotary", attention == "matmul")),
+        "compile": bool(resolved.get("compile", compiled)),
+        "fused_blocks": bool(resolved.get("fused_blocks", fused)),
+        "head_chunk": int(resolved.get("head_chunk", chunk_size(trainer.head_chunk, vocab_size, machine.device))),
+        "float8": resolved.get("float8", trainer.float8),
+        "activation_checkpointing": bool(
+            resolved.get("activation_checkpointing", trainer.activation_checkpointing == "on")
+        ),
     }
 
 
-def use_kernels(model: Any, kernels: dict[str, Any]) -> None:
-    """All of them but compilation, which comes last."""
-    model.head_chunk = kernels["head_chunk"]
-    if kernels["attention"] == "products":
-        use_products(model)
-        use_turns(model)
-    if kernels["attention"] == "documents":
-        use_documents(model)
+def enable(model: Any, trainer: TrainerConfig, machine: Machine, resolved: dict[str, Any]) -> dict[str, Any]:
+    """Enable the kernels of a run on its model, all but compilation; returns the decisions, to be saved with the run.
+
+    `resolved`: decisions that were saved before. What is among them is enabled without a comparison.
+    """
+    kernels = choose_kernels(model, trainer, machine, resolved)
+    comparisons = Comparisons(model, DTYPES[machine.precision])
+    # Attention comes first: the fused layers apply only to a model whose attention they know.
+    if kernels["attention"] == "matmul":
+        kernels |= comparisons.enable("attention", kernels, resolved, use_matmul_attention, restore_attention)
+    if kernels["rotary"]:
+        kernels |= comparisons.enable("rotary", kernels, resolved, use_fast_rotary, lambda model, _: restore_rotary())
+    if kernels["attention"] == "varlen":
+        kernels |= comparisons.enable(
+            "attention", kernels, resolved, use_varlen_attention, restore_attention, convert=with_cu_seqlens
+        )
     if kernels["fused_blocks"]:
-        use_lean_blocks(model)
+        kernels |= comparisons.enable("fused_blocks", kernels, resolved, use_fused_blocks)
     if kernels["float8"] != "off":
-        use_float8(model, kernels["float8"])
+        kernels |= comparisons.enable(
+            "float8", kernels, resolved, partial(use_float8, setting=kernels["float8"]), restore_linear,
+            tolerance=FLOAT8_TOLERANCE,
+        )  # fmt: skip
     if kernels["activation_checkpointing"]:
-        recompute_layers(model)
+        kernels |= comparisons.enable("activation_checkpointing", kernels, resolved, checkpoint_layers, training=True)
+    if kernels["head_chunk"] and "head_chunk" not in resolved:
+        kernels |= comparisons.compare_head(kernels)
+    model.head_chunk = kernels["head_chunk"]
+    return kernels
+
+
+def restore_attention(model: Any, _: Any) -> None:
+    """Let the model compute transformers' own attention again."""
+    model.set_attn_implementation("sdpa")
+
+
+class Comparisons:
+    """The comparisons of one model. Its plain passes are made when the first kernel is compared, and only if one is."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self.model, self.dtype = model, dtype
+        self.plain: ModelComparison | None = None
+
+    def enable(
+        self,
+        key: str,
+        kernels: dict[str, Any],
+        resolved: dict[str, Any],
+        apply: Callable[[Any], Any],
+        restore: Callable[[Any, Any], None] = lambda model, applied: None,
+        *,
+        convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        training: bool = False,
+        tolerance: float | None = None,
+    ) -> dict[str, Any]:
+        """Apply one kernel and compare; returns the decision as it stands then. `restore(model, applied)` undoes what replacing the
+        forward of modules does not cover; `convert`: the kernel reads packed batches in another form."""
+        if key in resolved or (key == "rotary" and "attention" in resolved):
+            apply(self.model)
+            return {key: kernels[key]}
+        name = f"{key}={kernels[key]}"
+        forwards = [(module, module.__dict__.get("forward")) for module in self.model.modules()]
+        applied: Any = None
+        try:
+            if convert is not None or training:  # passes of their own: other inputs, or dropout
+                comparison = ModelComparison(self.model, self.dtype, packed=convert is not None, training=training)
+            else:
+                comparison = self.plain = self.plain or ModelComparison(self.model, self.dtype)
+            applied = apply(self.model)
+            if not applied:  # this model has nothing that the kernel replaces
+                return {key: kernels[key]}
+            difference = comparison.difference(convert or (lambda inputs: inputs), tolerance)
+            accepted, reason = difference.accepted, str(difference)
+        except UserError:
+            raise  # the kernel was asked for and cannot be had
+        except Exception as error:  # whatever fails here would fail in the first step
+            accepted, reason = False, f"{type(error).__name__}: {error}"
+        if accepted:
+            return {key: kernels[key]}
+        restore(self.model, applied)
+        restore_forwards(forwards)
+        warn(name, reason)
+        return {key: PLAIN[key]}
+
+    def compare_head(self, kernels: dict[str, Any]) -> dict[str, Any]:
+        """Compare the chunked head loss with the plain one; returns the decision."""
+        head = output_layer(self.model)
+        if head is None:
+            return {}
+        try:
+            difference: Difference = head_difference(head, self.dtype)
+            accepted, reason = difference.accepted, str(difference)
+        except Exception as error:  # as above
+            accepted, reason = False, f"{type(error).__name__}: {error}"
+        if accepted:
+            return {}
+        warn(f"head_chunk={kernels['head_chunk']}", reason)
+        return {"head_chunk": PLAIN["head_chunk"]}
+
+
+def output_layer(model: Any) -> nn.Linear | None:
+    """The linear layer whose loss is computed in chunks; None where there is none, or where it is not trained."""
+    if not getattr(model, "split_head", False):
+        return None
+    head = model.get_output_embeddings()
+    return head if supports_chunks(head) else None
+
+
+def restore_forwards(forwards: list[tuple[nn.Module, Any]]) -> None:
+    """Give modules the forward back that they had: one of the instance, or that of the class."""
+    for module, forward in forwards:
+        if forward is not None:
+            module.forward = forward
+        else:
+            module.__dict__.pop("forward", None)
+
+
+def warn(name: str, reason: str) -> None:
+    console.warn(
+        f"kernels: {name} differs from the plain operation on this model ({reason}). The plain operation is used in this run."
+    )
 
 
 def compile_body(model: Any, kernels: dict[str, Any]) -> None:
+    """Compile the body where the run does so. It comes last, after every replacement."""
     if kernels["compile"]:
         model.base_model.compile()  # in place: names of weights stay, and the head keeps its own shapes

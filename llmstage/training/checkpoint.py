@@ -261,13 +261,7 @@ def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
 def read_state(folder: Path) -> tuple[TrainState, dict[str, Any]]:
     """(state, what the run said of itself) of a valid checkpoint."""
     data = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return TrainState(**data.pop("state")), rename_saved(data)
-
-
-def rename_saved(about: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint has beside its state, with the keys of its config under their present names."""
-    resolved = rename_keys({"resolved": about.get("resolved", {})})
-    return {**about, **resolved, "config": rename_keys(about.get("config", {}))}
+    return TrainState(**data.pop("state")), {**data, "config": rename_keys(data.get("config", {}))}
 
 
 def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -80,7 +80,7 @@ def make_plan(
     """`fixed`: decisions of an earlier part of the same run. `rate`: measured FLOP/s, for the estimate of time only.
     `additive`, `lr_share`: of the task (tasks/base.py)."""
     trainer = run.trainer
-    recomputed = bool(fixed.get("activation_checkpointing", trainer.activation_checkpointing == "on"))
+    recomputed = bool(fixed.get("checkpointing", trainer.activation_checkpointing == "on"))
     batches, computed, real, rows = measure_epoch(order)
     tokens_per_batch = real / batches
     if trainer.max_steps is not None:
@@ -91,7 +91,7 @@ def make_plan(
         steps = max(1, math.ceil((trainer.max_tokens or 0) / tokens_per_batch))
     batch_rows = max(1, round(rows / batches))
     width = computed / max(1, rows) + image_tokens(model)
-    micro = fixed.get("micro_batch_size") or resolve_micro(
+    micro = fixed.get("micro_batch_size") or resolve_micro_batch_size(
         run, machine, batch_rows, width, at_once=None if additive else bytes_per_token(model, recomputed=recomputed)
     )
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
@@ -158,7 +158,7 @@ def bytes_per_token(model: nn.Module, *, recomputed: bool = False) -> float:
     return float(max((layer * part.num_hidden_layers + whole) * part.hidden_size for part in parts if part is not None))
 
 
-def resolve_micro(
+def resolve_micro_batch_size(
     run: RunConfig, machine: Machine, batch_rows: int, width: float, *, at_once: float | None = None
 ) -> int:
     """`width`: tokens and patches of a row. `at_once`: bytes of a token's activations where micro-batches cost a second

@@ -16,9 +16,10 @@ from llmstage.cli.command import main
 from llmstage.config import TrainerConfig
 from llmstage.errors import UserError
 from llmstage.kernels.enable import choose_kernels
-from llmstage.training.fit import probes_micro, resolve_workers, spike_policy
-from llmstage.training.machine import Machine, resolve_machine
-from llmstage.training.plan import resolve_micro
+from llmstage.training.batch_size_finder import searches_micro_batch_size
+from llmstage.training.loop_setup import num_workers, spike_policy
+from llmstage.training.machine import Machine, fast_bf16, resolve_machine
+from llmstage.training.plan import resolve_micro_batch_size
 
 CPU, GPU = Machine(torch.device("cpu"), 2, "bf16", ""), Machine(torch.device("cuda"), 2, "bf16", "")
 SMALL = [
@@ -41,21 +42,39 @@ def test_kernels(compose_run) -> None:
     def chosen(run, machine, fixed=None):
         return choose_kernels(run, machine, fixed or {}, SimpleNamespace(config=LlamaConfig(vocab_size=8192)))
 
-    kept = {"activation_checkpointing": False, "float8": "off"}
-    assert chosen(auto, CPU) == {"attention": "products", "compile": False, "fused_blocks": True, "head_chunk": 2048, **kept}
-    assert chosen(auto, GPU) == {"attention": "documents", "compile": True, "fused_blocks": False, "head_chunk": 16384, **kept}
-    assert chosen(auto, slow) == {"attention": "sdpa", "compile": False, "fused_blocks": False, "head_chunk": 2048, **kept}
+    kept = {"checkpointing": False, "float8": "off"}
+    assert chosen(auto, CPU) == {
+        "attention": "products",
+        "compile": False,
+        "lean": True,
+        "head_chunk": 2048,
+        **kept,
+    }
+    assert chosen(auto, GPU) == {
+        "attention": "documents",
+        "compile": True,
+        "lean": False,
+        "head_chunk": 16384,
+        **kept,
+    }
+    assert chosen(auto, slow) == {
+        "attention": "sdpa",
+        "compile": False,
+        "lean": False,
+        "head_chunk": 2048,
+        **kept,
+    }
     assert chosen(sdpa, CPU)["attention"] == chosen(sdpa, GPU)["attention"] == "sdpa"
     assert chosen(compose_run([*words, "trainer.compile=on"]), CPU)["compile"] is True
     assert chosen(compose_run([*words, "trainer.compile=off"]), GPU)["compile"] is False
-    assert chosen(compose_run([*words, "trainer.fused_blocks=off"]), CPU)["fused_blocks"] is False
+    assert chosen(compose_run([*words, "trainer.fused_blocks=off"]), CPU)["lean"] is False
     assert chosen(compose_run([*words, "trainer.head_chunk=off"]), CPU)["head_chunk"] == 0
     assert chosen(compose_run([*words, "trainer.head_chunk=5"]), CPU)["head_chunk"] == 5
-    assert chosen(compose_run([*words, "trainer.activation_checkpointing=on"]), CPU)["activation_checkpointing"] is True
+    assert chosen(compose_run([*words, "trainer.activation_checkpointing=on"]), CPU)["checkpointing"] is True
     emulated = chosen(compose_run([*words, "trainer.float8=emulated"]), CPU)
-    assert emulated["float8"] == "emulated" and emulated["fused_blocks"] is False, "its layers are not plain ones"
+    assert emulated["float8"] == "emulated" and emulated["lean"] is False, "its layers are not plain ones"
     kept = {
-        "attention": "sdpa", "compile": True, "fused_blocks": False, "head_chunk": 3, "activation_checkpointing": True, "float8": "off",
+        "attention": "sdpa", "compile": True, "lean": False, "head_chunk": 3, "checkpointing": True, "float8": "off",
     }  # fmt: skip
     assert chosen(auto, CPU, kept) == kept, "a resumed run keeps it"
 
@@ -77,14 +96,14 @@ def test_policies(compose_run) -> None:
         and spike_policy(compose_run(["stage=finetune", "task=dialogue"])) == "warn"
     )
     assert spike_policy(compose_run([*words, "trainer.spike=rollback"])) == "rollback"
-    assert resolve_workers(compose_run(words), CPU) == 0 and resolve_workers(compose_run(words), GPU) == 2
-    assert resolve_workers(compose_run([*words, "trainer.workers=3"]), CPU) == 3
-    assert resolve_micro(compose_run([*words, "trainer.micro_batch_size=3"]), CPU, 8, 256.0) == 3
-    assert resolve_micro(compose_run(words), CPU, 64, 256.0) == 16
-    tries = [probes_micro(compose_run(words), machine, {}, additive=True) for machine in (CPU, GPU)]
+    assert num_workers(compose_run(words), CPU) == 0 and num_workers(compose_run(words), GPU) == 2
+    assert num_workers(compose_run([*words, "trainer.workers=3"]), CPU) == 3
+    assert resolve_micro_batch_size(compose_run([*words, "trainer.micro_batch_size=3"]), CPU, 8, 256.0) == 3
+    assert resolve_micro_batch_size(compose_run(words), CPU, 64, 256.0) == 16
+    tries = [searches_micro_batch_size(compose_run(words), machine, {}, additive=True) for machine in (CPU, GPU)]
     assert tries == [False, True], "only a GPU is tried out"
-    assert not probes_micro(compose_run(words), GPU, {"micro_batch_size": 4}, additive=True), "a resumed run keeps it"
-    assert not probes_micro(compose_run([*words, "trainer.micro_batch_size=2"]), GPU, {}, additive=True)
+    assert not searches_micro_batch_size(compose_run(words), GPU, {"micro_batch_size": 4}, additive=True), "a resumed run keeps it"
+    assert not searches_micro_batch_size(compose_run([*words, "trainer.micro_batch_size=2"]), GPU, {}, additive=True)
 
 
 def test_keys_change_the_run(workplace: Path) -> None:
@@ -95,7 +114,7 @@ def test_keys_change_the_run(workplace: Path) -> None:
         "seed=7",
         "optim.schedule=constant",
         "data.context=48",
-        "trainer.precision=fp32",
+        "trainer.precision=fp32" if fast_bf16(torch.device("cpu")) else "trainer.precision=bf16",
     ):
         if (
             word == "trainer.attention=sdpa"

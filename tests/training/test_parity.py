@@ -41,7 +41,7 @@ def test_bf16_with_all_its_short_cuts_learns_as_fp32_does() -> None:
     exact = losses("fp32", *steps, "trainer.precision=fp32", "trainer.head_chunk=off")
     rounded = losses("bf16", *steps, "trainer.precision=bf16")
     resolved = yaml.safe_load(Path("bf16/run.yaml").read_text())["resolved"]
-    assert resolved["fused_blocks"] and resolved["attention"] == "products" and resolved["head_chunk"]
+    assert resolved["lean"] and resolved["attention"] == "products" and resolved["head_chunk"]
     apart = [abs(a - b) for a, b in zip(exact, rounded, strict=True)]
     assert exact[-1] < exact[0] - 1, "something is learned"
     assert statistics.fmean(apart) < MEAN and max(apart) < LARGEST, f"{statistics.fmean(apart):.4f}, {max(apart):.4f}"
@@ -66,9 +66,9 @@ def test_a_killed_run_with_this_key_ends_as_the_undisturbed_one(key: str, monkey
 def test_each_key_changes_how_and_not_what(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other functions, and the same loss but for the last digits."""
     seen: list[str] = []
-    head, feed = lm_loss.head_losses, llama_blocks.Feed.apply
+    head, feed = lm_loss.head_losses, llama_blocks.MlpBlock.apply
     monkeypatch.setattr(lm_loss, "head_losses", lambda *args: seen.append(f"chunk {args[-1]}") or head(*args))
-    monkeypatch.setattr(llama_blocks.Feed, "apply", lambda *args: seen.append("lean") or feed(*args))
+    monkeypatch.setattr(llama_blocks.MlpBlock, "apply", lambda *args: seen.append("lean") or feed(*args))
     steps = ("trainer.max_steps=4", "trainer.precision=bf16")
     plain = losses("plain", *steps)
     whole = CHUNK_BYTES // (4 * 320)
