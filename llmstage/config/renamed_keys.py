@@ -62,7 +62,7 @@ def rename_keys(data: dict[str, Any], prefix: str = "", renamed: dict[str, str] 
         old = f"{prefix}.{name}" if prefix else str(name)
         new = present_key(old)
         if isinstance(value, dict):
-            value = rename_keys(value, old, renamed)
+            value = rename_keys(value, new, renamed)
         if new == old:
             result[name] = value
             continue
