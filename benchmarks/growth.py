@@ -4,7 +4,7 @@ python benchmarks/growth.py                       # all points, two hours on two
 python benchmarks/growth.py --quick --out /tmp/g  # tiny points: that it works
 
 Each point is one command of llmstage in a process of its own. Points go to benchmarks/results/growth-<machine>.json as they
-are measured and to docs/growth.svg; a point that is there already is not measured again, unless --anew is given.
+are measured and to docs/concepts/growth.svg; a point that is there already is not measured again, unless --anew is given.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from results import FOLDER, save_results
 from tokenize_corpus import corpus
 from works import REPOSITORY, text_documents
 
-PICTURE = REPOSITORY / "docs" / "growth.svg"
+PICTURE = REPOSITORY / "docs" / "concepts" / "growth.svg"
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#555}.head{font-weight:600;fill:#222}.grid{stroke:#e3e3e3}"
     ".axis{stroke:#888}.line{fill:none;stroke:#2a6fb0;stroke-width:2}.dot{fill:#2a6fb0}svg{background:#fff}"

@@ -134,6 +134,8 @@ def import_graph() -> dict[str, set[str]]:
     """The modules of the package that each module imports, inside functions and for type checking too."""
     graph = {}
     for module, path in MODULES.items():
+        if module == "llmstage":
+            continue  # it re-exports the Python interface, lazily
         names = imported(parse(path))
         # `from package import module` needs the module; the package itself is needed only for names it defines.
         graph[module] = {name for name in names if name in MODULES and name != module} - {
@@ -208,7 +210,7 @@ def test_a_module_imports_its_own_layer_or_lower():
         f"{module} (layer {layer(module)}) imports {name}"
         for module, path in MODULES.items()
         for name in imported(parse(path))
-        if name in MODULES and layer(name) > layer(module)
+        if module != "llmstage" and name in MODULES and layer(name) > layer(module)
     ]
     assert not upward, "\n".join(upward)
 
