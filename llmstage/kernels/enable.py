@@ -29,12 +29,16 @@ from llmstage.kernels.rotary import restore_rotary, use_fast_rotary
 from llmstage.kernels.varlen_attention import use_varlen_attention, with_cu_seqlens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-EARLIER_NAMES = {"products": "matmul", "documents": "varlen"}
-"""Names of attention in checkpoints of version 0.1.0."""
+MATMUL, VARLEN, SDPA = "products", "documents", "sdpa"
+"""Saved names of the attention of kernels/attention.py, of kernels/varlen_attention.py, and of transformers' own. Like the keys below
+they are those of version 0.1.0, whose checkpoints hold them."""
 PLAIN: dict[str, Any] = {
-    "attention": "sdpa", "rotary": False, "fused_blocks": False, "head_chunk": 0, "float8": "off", "activation_checkpointing": False,
+    "attention": SDPA, "rotary": False, "lean": False, "head_chunk": 0, "float8": "off", "checkpointing": False,
 }  # fmt: skip
-"""The decision that stands for the plain operation, by the key under which a kernel is saved."""
+"""The decision for the plain operation, by the key under which a kernel is saved: `lean` is trainer.fused_blocks, `checkpointing` is
+trainer.activation_checkpointing. `rotary` belongs to the attention, and is saved only where it was turned off alone."""
+OPTIONS = {"lean": "trainer.fused_blocks", "checkpointing": "trainer.activation_checkpointing"}
+"""The option of a kernel, where its saved key has another name."""
 
 
 class Machine(Protocol):
@@ -57,18 +61,14 @@ def choose_kernels(model: Any, trainer: TrainerConfig, machine: Machine, resolve
     compiled = trainer.compile == "on" or (trainer.compile == "auto" and not on_cpu)
     fused = trainer.fused_blocks == "auto" and matmul and not compiled and trainer.float8 == "off"
     vocab_size = getattr(model.config.get_text_config(), "vocab_size", 1)
-    attention = resolved.get("attention", "matmul" if matmul else "varlen" if varlen else "sdpa")
-    attention = EARLIER_NAMES.get(attention, attention)
     return {
-        "attention": attention,
-        "rotary": bool(resolved.get("rotary", attention == "matmul")),
+        "attention": resolved.get("attention", MATMUL if matmul else VARLEN if varlen else SDPA),
         "compile": bool(resolved.get("compile", compiled)),
-        "fused_blocks": bool(resolved.get("fused_blocks", fused)),
+        "lean": bool(resolved.get("lean", fused)),
         "head_chunk": int(resolved.get("head_chunk", chunk_size(trainer.head_chunk, vocab_size, machine.device))),
         "float8": resolved.get("float8", trainer.float8),
-        "activation_checkpointing": bool(
-            resolved.get("activation_checkpointing", trainer.activation_checkpointing == "on")
-        ),
+        "checkpointing": bool(resolved.get("checkpointing", trainer.activation_checkpointing == "on")),
+        **{key: bool(resolved[key]) for key in ("rotary",) if key in resolved},
     }
 
 
@@ -80,23 +80,25 @@ def enable(model: Any, trainer: TrainerConfig, machine: Machine, resolved: dict[
     kernels = choose_kernels(model, trainer, machine, resolved)
     comparisons = Comparisons(model, DTYPES[machine.precision])
     # Attention comes first: the fused layers apply only to a model whose attention they know.
-    if kernels["attention"] == "matmul":
+    if kernels["attention"] == MATMUL:
         kernels |= comparisons.enable("attention", kernels, resolved, use_matmul_attention, restore_attention)
-    if kernels["rotary"]:
-        kernels |= comparisons.enable("rotary", kernels, resolved, use_fast_rotary, lambda model, _: restore_rotary())
-    if kernels["attention"] == "varlen":
+        if kernels.get("rotary", True):
+            kernels |= comparisons.enable(
+                "rotary", kernels, resolved, use_fast_rotary, lambda model, _: restore_rotary()
+            )
+    if kernels["attention"] == VARLEN:
         kernels |= comparisons.enable(
             "attention", kernels, resolved, use_varlen_attention, restore_attention, convert=with_cu_seqlens
         )
-    if kernels["fused_blocks"]:
-        kernels |= comparisons.enable("fused_blocks", kernels, resolved, use_fused_blocks)
+    if kernels["lean"]:
+        kernels |= comparisons.enable("lean", kernels, resolved, use_fused_blocks)
     if kernels["float8"] != "off":
         kernels |= comparisons.enable(
             "float8", kernels, resolved, partial(use_float8, setting=kernels["float8"]), restore_linear,
             tolerance=FLOAT8_TOLERANCE,
         )  # fmt: skip
-    if kernels["activation_checkpointing"]:
-        kernels |= comparisons.enable("activation_checkpointing", kernels, resolved, checkpoint_layers, training=True)
+    if kernels["checkpointing"]:
+        kernels |= comparisons.enable("checkpointing", kernels, resolved, checkpoint_layers, training=True)
     if kernels["head_chunk"] and "head_chunk" not in resolved:
         kernels |= comparisons.compare_head(kernels)
     model.head_chunk = kernels["head_chunk"]
@@ -127,33 +129,35 @@ class Comparisons:
         training: bool = False,
         tolerance: float | None = None,
     ) -> dict[str, Any]:
-        """Apply one kernel and compare; returns the decision as it stands then. `restore(model, applied)` undoes what replacing the
-        forward of modules does not cover; `convert`: the kernel reads packed batches in another form."""
+        """Apply one kernel and compare it; returns what changes in the decisions.
+
+        `restore(model, applied)` undoes what does not lie in the forward of a module; `convert`: the kernel reads packed batches
+        in another form; `training`: it acts on a model in training mode only.
+        """
         if key in resolved or (key == "rotary" and "attention" in resolved):
             apply(self.model)
-            return {key: kernels[key]}
-        name = f"{key}={kernels[key]}"
+            return {}
         forwards = [(module, module.__dict__.get("forward")) for module in self.model.modules()]
         applied: Any = None
         try:
-            if convert is not None or training:  # passes of their own: other inputs, or dropout
+            if convert is not None or training:  # plain passes of their own: other inputs, or dropout
                 comparison = ModelComparison(self.model, self.dtype, packed=convert is not None, training=training)
             else:
                 comparison = self.plain = self.plain or ModelComparison(self.model, self.dtype)
             applied = apply(self.model)
             if not applied:  # this model has nothing that the kernel replaces
-                return {key: kernels[key]}
+                return {}
             difference = comparison.difference(convert or (lambda inputs: inputs), tolerance)
             accepted, reason = difference.accepted, str(difference)
         except UserError:
-            raise  # the kernel was asked for and cannot be had
+            raise  # the configuration asks for a kernel that this model or machine cannot have
         except Exception as error:  # whatever fails here would fail in the first step
             accepted, reason = False, f"{type(error).__name__}: {error}"
         if accepted:
-            return {key: kernels[key]}
+            return {}
         restore(self.model, applied)
         restore_forwards(forwards)
-        warn(name, reason)
+        warn(f"{OPTIONS.get(key, key)}={kernels.get(key, True)}", reason)
         return {key: PLAIN[key]}
 
     def compare_head(self, kernels: dict[str, Any]) -> dict[str, Any]:

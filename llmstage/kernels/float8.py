@@ -1,8 +1,11 @@
 """Matrix products in eight bits while training (trainer.float8), by torchao: inputs and weights in e4m3, gradients in e5m2, each
 tensor scaled by its own largest value (Micikevicius 2022, arXiv 2209.05433).
 
-Only this module knows torchao, and imports it when it is asked for. Weights stay fp32 and keep their names, so that
-checkpoints and optimizers see no difference; scoring multiplies as it always does.
+It replaces the trained linear layers of the body: trainer.float8=on on GPUs of compute capability 8.9 or newer,
+trainer.float8=emulated on every machine. This is the only module that imports torchao, and it does so when float8 is asked for. Weights
+stay fp32 and keep their names, so that checkpoints and optimizers see no difference; scoring uses the plain product. When it is
+enabled, outputs and gradients of the model are compared with the plain ones (kernels/comparison.py). They differ by design: e4m3
+has three bits of mantissa, so a relative error of TOLERANCE is accepted, and a larger one turns float8 off.
 """
 
 from __future__ import annotations
@@ -16,67 +19,81 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmstage.errors import UserError
-from llmstage.models.adapter import NO_TARGETS
+from llmstage.kernels.transformers_internals import BODY_EXCLUDED
 
-SIDES = 16
-"""The hardware multiplies matrices whose sides are multiples of this."""
-LEAST = (8, 9)
-"""CUDA compute capability from which on there are products in eight bits."""
+SIDE_MULTIPLE = 16
+"""The hardware multiplies matrices whose sides are multiples of this number."""
+MIN_CAPABILITY = (8, 9)
+"""Lowest CUDA compute capability with products in eight bits."""
+TOLERANCE = 0.5
+"""Relative error of an output or a gradient that is accepted of products in eight bits: 0.01 to 0.3 is usual for gradients."""
 
 
 def check_float8(setting: str, device: torch.device) -> None:
-    """Raises UserError where trainer.float8 asks for what this machine cannot do."""
+    """Raise UserError where trainer.float8 needs a GPU that this machine lacks."""
     if setting != "on":
         return
     if device.type != "cuda":
         raise UserError(
-            "trainer.float8=on needs a GPU: no CPU multiplies in eight bits here. trainer.float8=emulated rounds alike, "
-            "slowly, to see what it does to the loss; trainer.float8=off trains in trainer.precision."
+            "trainer.float8=on needs a GPU: no CPU multiplies in eight bits here. trainer.float8=emulated rounds in the same way, "
+            "slowly, to show the effect on the loss; trainer.float8=off trains in trainer.precision."
         )
-    found = torch.cuda.get_device_capability(device)
-    if found < LEAST:
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MIN_CAPABILITY:
         raise UserError(
-            f"trainer.float8=on needs compute capability {LEAST[0]}.{LEAST[1]} (Ada, Hopper or newer); this GPU has "
-            f"{found[0]}.{found[1]}. Set trainer.float8=off."
+            f"trainer.float8=on needs compute capability {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} (Ada, Hopper or newer); this GPU has "
+            f"{capability[0]}.{capability[1]}. Set trainer.float8=off."
         )
 
 
 def eligible(module: nn.Module, name: str) -> bool:
-    """Trained linear layers of the body with sides that the hardware takes. Heads are left out: their sums are long, and
-    what is lost there is lost for the loss."""
+    """Whether this is a trained linear layer of the body with sides that the hardware takes.
+
+    Heads are left out: their sums over the vocabulary are long, and their rounding goes into the loss directly.
+    """
     if type(module) is not nn.Linear or not module.weight.requires_grad:
         return False
-    return not set(name.split(".")) & set(NO_TARGETS) and not (
-        module.in_features % SIDES or module.out_features % SIDES
+    return not set(name.split(".")) & set(BODY_EXCLUDED) and not (
+        module.in_features % SIDE_MULTIPLE or module.out_features % SIDE_MULTIPLE
     )
 
 
-def use_float8(model: Any, setting: str) -> int:
-    """Let the body's linear layers be trained in eight bits; returns how many. `setting`: on or emulated."""
+def use_float8(model: Any, setting: str) -> dict[str, nn.Module]:
+    """Train the body's linear layers in eight bits; returns the replaced layers by name. `setting`: on or emulated.
+
+    Raises UserError where torchao is missing or no layer is eligible.
+    """
     try:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     except ImportError:
         raise UserError(f"trainer.float8={setting} needs the package torchao: pip install 'llmstage[float8]'") from None
-    before = {name for name, module in model.named_modules() if eligible(module, name)}
-    if not before:
+    replaced = {name: module for name, module in model.named_modules() if eligible(module, name)}
+    if not replaced:
         raise UserError(
-            f"trainer.float8={setting}: no layer of this model can be trained so (linear layers that are trained, with sides "
-            f"divisible by {SIDES}; not heads, not what adapter=lora freezes). Set trainer.float8=off."
+            f"trainer.float8={setting}: no layer of this model can be trained in eight bits (linear layers that are trained, with "
+            f"sides divisible by {SIDE_MULTIPLE}; not heads, not what adapter=lora freezes). Set trainer.float8=off."
         )
-    # Tokens of a batch are no multiple of 16: torchao fills them up for the product of the weights' gradient.
+    # The number of tokens in a batch is no multiple of 16: torchao pads it for the product of the weights' gradient.
     config = Float8LinearConfig(emulate=setting == "emulated", pad_inner_dim=True)
-    convert_to_float8_training(model, config=config, module_filter_fn=lambda module, name: name in before)
-    for name in before:
+    convert_to_float8_training(model, config=config, module_filter_fn=lambda module, name: name in replaced)
+    for name in replaced:
         layer = model.get_submodule(name)
-        layer.forward = MethodType(Trained(layer.forward), layer)
-    return len(before)
+        layer.forward = MethodType(TrainingProduct(layer.forward), layer)
+    return replaced
 
 
-class Trained:
-    """A layer's eight-bit product while gradients are wanted, and its plain one while the model is scored."""
+def restore_linear(model: Any, replaced: dict[str, nn.Module]) -> None:
+    """Put the layers that use_float8() replaced back; they hold the same weights."""
+    for name, module in replaced.items():
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, module)
 
-    def __init__(self, product: Callable[[Tensor], Tensor]) -> None:
-        self.product = product
+
+class TrainingProduct:
+    """A layer's eight-bit product while gradients are recorded, and its plain product while the model is scored."""
+
+    def __init__(self, float8_forward: Callable[[Tensor], Tensor]) -> None:
+        self.float8_forward = float8_forward
 
     def __call__(self, layer: Any, hidden: Tensor) -> Tensor:
-        return self.product(hidden) if torch.is_grad_enabled() else F.linear(hidden, layer.weight, layer.bias)
+        return self.float8_forward(hidden) if torch.is_grad_enabled() else F.linear(hidden, layer.weight, layer.bias)

@@ -1,13 +1,15 @@
-"""Llama's blocks for training in bf16 on a CPU, each half a function with a gradient written out.
+"""Llama's decoder layers for training in bf16 on a CPU, each half a function with a gradient written by hand.
 
-transformers' eager layers under autocast pass over memory far more often than the arithmetic asks for: a norm is six passes
-in fp32, its result is cast anew for each of the products that read it, and each cast, product and sum leaves a gradient of
-its own to be added up. Here a block is two functions, x + attention(norm(x)) and x + mlp(norm(x)): one product for queries,
-keys and values, one for gate and up, rotary positions written where the attention reads them, causal scores only below the
-diagonal (by blocks of queries), weight gradients in the faster order of operands (models/products.py). The residual stream
-and the norms stay in fp32, all else is rounded to bf16 where autocast would. Of long rows the attention's weights are not kept for
-the gradient but computed again, a block at a time. The rest (fp32, scoring, generation, GPUs,
-dropout, low-rank updates, grouped keys, compiled bodies) goes to transformers' own forward.
+They replace the forward of every plain layer of a Llama (no biases, no grouped keys, no adapters, SiLU) while it trains in
+bf16 on a CPU, in rows of up to MAX_FUSED_TOKENS tokens. transformers' eager layers under autocast pass over memory far more often
+than the arithmetic needs: a norm is six passes in fp32, its result is cast again for each product that reads it, and each
+cast, product and sum leaves a gradient of its own to be added up. Here a layer is two functions, x + attention(norm(x)) and
+x + mlp(norm(x)): one product for queries, keys and values, one for gate and up, rotary positions written where the attention
+reads them, causal scores only below the diagonal (by blocks of queries), weight gradients in the faster order of operands
+(kernels/matmul.py). The residual stream and the norms stay in fp32; all else is rounded to bf16 where autocast would round. For
+long rows the attention's weights are not kept for the gradient but computed again, a block at a time. Everything else (fp32,
+scoring, generation, GPUs, dropout, low-rank updates, grouped keys, compiled bodies) goes to transformers' own forward. When they are
+enabled, outputs and gradients of the model are compared with those of transformers' layers (kernels/comparison.py).
 """
 
 from __future__ import annotations
@@ -20,21 +22,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmstage.kernels.attention import LONGEST, NAME, mask_bias
+from llmstage.kernels.attention import MAX_TOKENS, NAME, mask_bias
 from llmstage.kernels.matmul import weight_gradient
+from llmstage.kernels.torch_internals import silu_gradient, softmax_gradient
+from llmstage.kernels.transformers_internals import attention_implementation, has_cache
 
-QUERIES = 128
-"""Queries of a block: it looks at the keys up to its own last one, and above the diagonal nothing is computed."""
-REACH = 2048
-"""Tokens in a row up to which this pays: 1.44 times the rate of transformers' own blocks at 2,048 (14 M parameters, 4,096 tokens a
-step), 0.7 times at 4,096."""
-HALF = torch.bfloat16
+QUERY_BLOCK = 128
+"""Queries in a block: it reads the keys up to its own last query, and nothing is computed above the diagonal."""
+MAX_FUSED_TOKENS = 2048
+"""Tokens in a row up to which this is faster: 1.44 times the rate of transformers' own layers at 2,048 (14 M parameters, 4,096 tokens
+a step), 0.7 times at 4,096."""
+BF16 = torch.bfloat16
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """RMSNorm of x [N, D] in fp32 -> (bf16 [N, D], reciprocal root [N, 1])."""
     inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    return torch.mul(x * inverse, weight).to(HALF), inverse
+    return torch.mul(x * inverse, weight).to(BF16), inverse
 
 
 def norm_gradient(
@@ -49,8 +53,8 @@ def norm_gradient(
     return torch.addcmul(residual, change, inverse), product.sum(0)
 
 
-def turn(states: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """Rotary positions of states [..., T, D]: dimension d is turned with d + D / 2; cos and sin [B or 1, 1, T, D / 2]."""
+def rotate(states: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Write rotary positions of states [..., T, D] into `out`: dimension d is rotated with d + D / 2; cos and sin [B or 1, 1, T, D / 2]."""
     first, second = states.chunk(2, -1)
     left, right = out.chunk(2, -1)
     torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
@@ -59,51 +63,53 @@ def turn(states: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
 
 def stacked(weights: list[Tensor]) -> Tensor:
     """The rows of all weights in bf16, below each other."""
-    out = torch.empty(sum(len(weight) for weight in weights), weights[0].shape[1], dtype=HALF)
+    out = torch.empty(sum(len(weight) for weight in weights), weights[0].shape[1], dtype=BF16)
     for part, weight in zip(out.split([len(weight) for weight in weights]), weights, strict=True):
         part.copy_(weight)
     return out
 
 
 def blocks(length: int) -> list[tuple[int, int]]:
-    """(first, past the last) of each block of queries."""
-    return [(start, min(start + QUERIES, length)) for start in range(0, length, QUERIES)]
+    """(first, one past the last) index of each block of queries."""
+    return [(start, min(start + QUERY_BLOCK, length)) for start in range(0, length, QUERY_BLOCK)]
 
 
-def weights_of(q: Tensor, k: Tensor, bias: Tensor, start: int, stop: int) -> Tensor:
-    """How a block of queries (scaled already) looks at the keys so far, [B * H, block, stop]; bias [B or 1, 1, T, T]."""
+def attention_weights(q: Tensor, k: Tensor, bias: Tensor, start: int, stop: int) -> Tensor:
+    """Attention weights [B * H, block, stop] of a block of scaled queries over the keys so far; bias [B or 1, 1, T, T]."""
     scores = torch.bmm(q[:, start:stop], k[:, :stop].transpose(1, 2))
     scores.unflatten(0, (len(bias), -1)).add_(bias[:, :, start:stop, :stop])
     return torch.softmax(scores, -1)  # in fp32 inside, rounded at the end
 
 
-def look(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, keep: bool) -> tuple[Tensor, list[Tensor]]:
-    """Causal attention [B * H, T, D] of q, k, v [B * H, T, D], and the weights of each block where they are kept."""
-    out, kept = torch.empty_like(q), []
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, save_weights: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Causal attention [B * H, T, D] of q, k, v [B * H, T, D], and the weights of each block if they are saved."""
+    out, saved = torch.empty_like(q), []
     for start, stop in blocks(q.shape[1]):
-        weights = weights_of(q, k, bias, start, stop)
+        weights = attention_weights(q, k, bias, start, stop)
         out[:, start:stop] = torch.bmm(weights, v[:, :stop])
-        if keep:
-            kept.append(weights)
-    return out, kept
+        if save_weights:
+            saved.append(weights)
+    return out, saved
 
 
-def look_gradient(
-    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kept: list[Tensor]
+def causal_attention_gradient(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, saved: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v. Weights that were not kept are computed again, to the same bits."""
+    """Gradients of q, k, v. Weights that were not saved are computed again, to the same bits."""
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for number, (start, stop) in enumerate(blocks(q.shape[1])):
-        weights = kept[number] if kept else weights_of(q, k, bias, start, stop)
-        above = gradient[:, start:stop]
-        dv[:, :stop] += torch.bmm(weights.transpose(1, 2), above)
-        scores = torch._softmax_backward_data(torch.bmm(above, v[:, :stop].transpose(1, 2)), weights, -1, HALF)
-        dq[:, start:stop] = torch.bmm(scores, k[:, :stop])
-        dk[:, :stop] += torch.bmm(scores.transpose(1, 2), q[:, start:stop])
+        weights = saved[number] if saved else attention_weights(q, k, bias, start, stop)
+        d_out = gradient[:, start:stop]
+        dv[:, :stop] += torch.bmm(weights.transpose(1, 2), d_out)
+        d_scores = softmax_gradient(torch.bmm(d_out, v[:, :stop].transpose(1, 2)), weights)
+        dq[:, start:stop] = torch.bmm(d_scores, k[:, :stop])
+        dk[:, :stop] += torch.bmm(d_scores.transpose(1, 2), q[:, start:stop])
     return dq, dk, dv
 
 
-class Attend(torch.autograd.Function):
+class AttentionBlock(torch.autograd.Function):
     """x [B, T, W] -> x + output(attention(norm(x)))."""
 
     @staticmethod
@@ -114,75 +120,80 @@ class Attend(torch.autograd.Function):
         batch, length, _ = x.shape
         flat = x.reshape(batch * length, -1)
         normed, inverse = norm(flat, scale, eps)
-        joint, out_weight = stacked([query, key, value]), output.to(HALF)
-        made = F.linear(normed, joint).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D]
-        made = made.contiguous()
-        width = made.shape[-1]
-        turned = torch.empty_like(made[:2])
+        joint, out_weight = stacked([query, key, value]), output.to(BF16)
+        qkv = F.linear(normed, joint).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D]
+        qkv = qkv.contiguous()
+        width = qkv.shape[-1]
+        # Rotate queries and keys; the scale of the scores is a factor of the queries' angles, which costs nothing.
+        rotated = torch.empty_like(qkv[:2])
         factor = width**-0.5
-        turn(made[0], cos * factor, sin * factor, turned[0])
-        turn(made[1], cos, sin, turned[1])
-        q, k, v = (part.view(batch * heads, length, width) for part in (turned[0], turned[1], made[2]))
-        seen, kept = look(q, k, v, bias, keep=length <= LONGEST)
-        mixed = seen.view(batch, heads, length, width).transpose(1, 2).reshape(batch * length, -1)
-        ctx.save_for_backward(flat, scale, inverse, normed, joint, out_weight, cos, sin, q, k, v, mixed, bias, *kept)
+        rotate(qkv[0], cos * factor, sin * factor, rotated[0])
+        rotate(qkv[1], cos, sin, rotated[1])
+        q, k, v = (part.view(batch * heads, length, width) for part in (rotated[0], rotated[1], qkv[2]))
+        mixed, saved = causal_attention(q, k, v, bias, save_weights=length <= MAX_TOKENS)
+        mixed = mixed.view(batch, heads, length, width).transpose(1, 2).reshape(batch * length, -1)
+        ctx.save_for_backward(flat, scale, inverse, normed, joint, out_weight, cos, sin, q, k, v, mixed, bias, *saved)
         ctx.heads = heads
         return (flat + F.linear(mixed, out_weight)).view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        flat, scale, inverse, normed, joint, out_weight, cos, sin, q, k, v, mixed, bias, *kept = ctx.saved_tensors
+        flat, scale, inverse, normed, joint, out_weight, cos, sin, q, k, v, mixed, bias, *saved = ctx.saved_tensors
         batch, length, _ = gradient.shape
         heads, width = ctx.heads, q.shape[-1]
         residual = gradient.reshape(batch * length, -1)
-        above = residual.to(HALF)
-        d_output = weight_gradient(above, mixed).float()
-        d_seen = (above @ out_weight).view(batch, length, heads, width).transpose(1, 2).reshape(q.shape)
-        dq, dk, dv = (part.view(batch, heads, length, width) for part in look_gradient(d_seen, q, k, v, bias, kept))
-        made = torch.empty(3, batch, heads, length, width, dtype=HALF)
+        d_sum = residual.to(BF16)
+        # Through the output projection and the attention.
+        d_output = weight_gradient(d_sum, mixed).float()
+        d_mixed = (d_sum @ out_weight).view(batch, length, heads, width).transpose(1, 2).reshape(q.shape)
+        dq, dk, dv = (
+            part.view(batch, heads, length, width) for part in causal_attention_gradient(d_mixed, q, k, v, bias, saved)
+        )
+        # Rotate the gradients back, and through the joint projection and the norm.
+        d_qkv = torch.empty(3, batch, heads, length, width, dtype=BF16)
         factor = width**-0.5
-        turn(dq, cos * factor, sin * -factor, made[0])
-        turn(dk, cos, -sin, made[1])
-        made[2] = dv
-        d_made = made.permute(1, 3, 0, 2, 4).reshape(batch * length, -1)
-        d_joint = weight_gradient(d_made, normed).float().chunk(3)
-        dx, d_scale = norm_gradient(d_made @ joint, flat, inverse, scale, residual)
+        rotate(dq, cos * factor, sin * -factor, d_qkv[0])
+        rotate(dk, cos, -sin, d_qkv[1])
+        d_qkv[2] = dv
+        d_qkv = d_qkv.permute(1, 3, 0, 2, 4).reshape(batch * length, -1)
+        d_joint = weight_gradient(d_qkv, normed).float().chunk(3)
+        dx, d_scale = norm_gradient(d_qkv @ joint, flat, inverse, scale, residual)
         return dx.view_as(gradient), d_scale, None, *d_joint, d_output, None, None, None, None
 
 
-class Feed(torch.autograd.Function):
+class MlpBlock(torch.autograd.Function):
     """x [B, T, W] -> x + down(silu(gate(norm(x))) * up(norm(x)))."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         normed, inverse = norm(flat, scale, eps)
-        joint, down_weight = stacked([gate, up]), down.to(HALF)
-        made = F.linear(normed, joint)
-        first, second = made.chunk(2, -1)
-        inner = F.silu(first).mul_(second)
-        ctx.save_for_backward(flat, scale, inverse, normed, joint, down_weight, made, inner)
+        joint, down_weight = stacked([gate, up]), down.to(BF16)
+        gate_up = F.linear(normed, joint)
+        gated, raised = gate_up.chunk(2, -1)
+        inner = F.silu(gated).mul_(raised)
+        ctx.save_for_backward(flat, scale, inverse, normed, joint, down_weight, gate_up, inner)
         return (flat + F.linear(inner, down_weight)).view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        flat, scale, inverse, normed, joint, down_weight, made, inner = ctx.saved_tensors
+        flat, scale, inverse, normed, joint, down_weight, gate_up, inner = ctx.saved_tensors
         residual = gradient.reshape(-1, gradient.shape[-1])
-        above = residual.to(HALF)
-        d_down = weight_gradient(above, inner).float()
-        d_inner = above @ down_weight
-        first, second = made.chunk(2, -1)
-        d_made = torch.empty_like(made)
-        d_first, d_second = d_made.chunk(2, -1)
-        torch.mul(d_inner, F.silu(first), out=d_second)
-        torch.ops.aten.silu_backward.grad_input(d_inner.mul_(second), first, grad_input=d_first)
-        d_gate, d_up = weight_gradient(d_made, normed).float().chunk(2)
-        dx, d_scale = norm_gradient(d_made @ joint, flat, inverse, scale, residual)
+        d_sum = residual.to(BF16)
+        d_down = weight_gradient(d_sum, inner).float()
+        d_inner = d_sum @ down_weight
+        gated, raised = gate_up.chunk(2, -1)
+        d_gate_up = torch.empty_like(gate_up)
+        d_gated, d_raised = d_gate_up.chunk(2, -1)
+        torch.mul(d_inner, F.silu(gated), out=d_raised)
+        silu_gradient(d_inner.mul_(raised), gated, d_gated)
+        d_gate, d_up = weight_gradient(d_gate_up, normed).float().chunk(2)
+        dx, d_scale = norm_gradient(d_gate_up @ joint, flat, inverse, scale, residual)
         return dx.view_as(gradient), d_scale, None, d_gate, d_up, d_down
 
 
-class LeanBlock:
-    """A forward for one layer of a Llama, and transformers' own for what it is not made for."""
+class FusedBlock:
+    """The forward of one layer of a Llama: the functions above where they apply, else transformers' own."""
 
     def __init__(self, original: Callable[..., Tensor], masks: dict[str, Any]) -> None:
         self.original, self.masks = original, masks
@@ -193,19 +204,18 @@ class LeanBlock:
             and x.dtype == torch.float32
             and torch.is_grad_enabled()
             and torch.is_autocast_enabled("cpu")
-            and torch.get_autocast_dtype("cpu") == HALF
-            and x.shape[1] <= REACH
-            and kwargs.get("cache") is None
+            and torch.get_autocast_dtype("cpu") == BF16
+            and x.shape[1] <= MAX_FUSED_TOKENS
+            and not has_cache(kwargs)
             and (mask is None or (mask.ndim == 4 and mask.dtype == torch.bool))
             and not (layer.training and layer.self_attn.attention_dropout)
             and not torch.compiler.is_compiling()
         )
 
     def bias(self, mask: Tensor | None, length: int) -> Tensor:
-        """The mask as numbers to add, made once for all layers of a pass."""
+        """The mask as numbers to add to scores, made once for all layers of a pass."""
         if "bias" not in self.masks or self.masks["mask"] is not mask or self.masks["bias"].shape[-1] != length:
-            found = mask_bias(mask, length, causal=True)
-            self.masks.update(mask=mask, bias=found)
+            self.masks.update(mask=mask, bias=mask_bias(mask, length, causal=True))
         bias: Tensor = self.masks["bias"]
         return bias
 
@@ -213,38 +223,38 @@ class LeanBlock:
         x = hidden_states
         if not self.fits(layer, x, attention_mask, kwargs):
             return self.original(hidden_states, attention_mask=attention_mask, **kwargs)
-        look, feed = layer.self_attn, layer.mlp
+        attention, mlp = layer.self_attn, layer.mlp
         first, second = layer.input_layernorm, layer.post_attention_layernorm
-        half = look.head_dim // 2
-        cos, sin = (part[..., :half].unsqueeze(1).to(HALF) for part in kwargs["position_embeddings"])
+        half = attention.head_dim // 2  # cosines and sines are the same for both halves
+        cos, sin = (part[..., :half].unsqueeze(1).to(BF16) for part in kwargs["position_embeddings"])
         bias = self.bias(attention_mask, x.shape[1])
-        x = Attend.apply(
-            x, first.weight, first.variance_epsilon, look.q_proj.weight, look.k_proj.weight, look.v_proj.weight,
-            look.o_proj.weight, cos, sin, bias, look.config.num_attention_heads,
+        x = AttentionBlock.apply(
+            x, first.weight, first.variance_epsilon, attention.q_proj.weight, attention.k_proj.weight,
+            attention.v_proj.weight, attention.o_proj.weight, cos, sin, bias, attention.config.num_attention_heads,
         )  # fmt: skip
-        out: Tensor = Feed.apply(
-            x, second.weight, second.variance_epsilon, feed.gate_proj.weight, feed.up_proj.weight, feed.down_proj.weight
+        out: Tensor = MlpBlock.apply(
+            x, second.weight, second.variance_epsilon, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
         )
         return out
 
 
-def use_lean_blocks(model: Any) -> int:
-    """Let the layers of a Llama be trained by the functions above; returns how many layers could be.
+def use_fused_blocks(model: Any) -> int:
+    """Let the plain layers of a Llama train by the functions above; returns how many layers do.
 
-    Nothing of it is saved with the model. It keeps away from layers that are not plain: biases, grouped keys, adapters.
+    Layers with biases, grouped keys or adapters are left alone. Nothing of it is saved with the model.
     """
     body = getattr(model, "base_model", model)
     body = getattr(body, "language_model", body)
-    if body.config.model_type != "llama" or body.config._attn_implementation not in ("sdpa", NAME):
+    if body.config.model_type != "llama" or attention_implementation(body.config) not in ("sdpa", NAME):
         return 0
     masks: dict[str, Any] = {}
-    changed = 0
+    num_fused = 0
     for layer in body.layers:
-        look, feed = layer.self_attn, layer.mlp
-        linear = (look.q_proj, look.k_proj, look.v_proj, look.o_proj, feed.gate_proj, feed.up_proj, feed.down_proj)
+        attention, mlp = layer.self_attn, layer.mlp
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        linear = (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         plain = all(type(part) is nn.Linear and part.bias is None for part in linear)
-        if plain and look.num_key_value_groups == 1 and body.config.hidden_act == "silu":
-            block = LeanBlock(layer.forward, masks)
-            layer.forward = MethodType(block, layer)
-            changed += 1
-    return changed
+        if plain and attention.num_key_value_groups == 1 and body.config.hidden_act == "silu":
+            layer.forward = MethodType(FusedBlock(layer.forward, masks), layer)
+            num_fused += 1
+    return num_fused

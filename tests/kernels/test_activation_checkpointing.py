@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from llmstage.errors import UserError
-from llmstage.kernels.activation_checkpointing import recompute_layers
-from llmstage.kernels.attention import use_products
-from llmstage.kernels.llama_blocks import Attend, use_lean_blocks
+from llmstage.kernels.activation_checkpointing import checkpoint_layers
+from llmstage.kernels.attention import use_matmul_attention
+from llmstage.kernels.llama_blocks import AttentionBlock, use_fused_blocks
 
 
 def backward(
@@ -20,11 +20,11 @@ def backward(
     """(loss, gradients, bytes that stood saved for the gradient) of one batch."""
     model = tiny.model(**changes)
     model.train()
-    use_products(model)
+    use_matmul_attention(model)
     if rounded and tiny.run.model.family == "gpt":
-        assert use_lean_blocks(model) == 2
+        assert use_fused_blocks(model) == 2
     if recomputed:
-        assert recompute_layers(model) == len(
+        assert checkpoint_layers(model) == len(
             [name for name, _ in model.named_modules() if name.endswith(("q_proj", "query", "Wqkv"))]
         )
     saved: dict[int, int] = {}
@@ -66,8 +66,8 @@ def test_the_gradient_is_the_same_and_less_is_kept(
 
 def test_lean_blocks_are_computed_twice(tiny_task, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    apply = Attend.apply
-    monkeypatch.setattr(Attend, "apply", lambda *args: calls.append(1) or apply(*args))
+    apply = AttentionBlock.apply
+    monkeypatch.setattr(AttentionBlock, "apply", lambda *args: calls.append(1) or apply(*args))
     backward(tiny_task("causal_lm", "gpt"), recomputed=True, rounded=True)
     assert len(calls) == 4, "two layers, forward and again"
 
@@ -75,7 +75,7 @@ def test_lean_blocks_are_computed_twice(tiny_task, monkeypatch: pytest.MonkeyPat
 def test_nothing_is_computed_again_where_no_gradient_is_wanted(tiny_task) -> None:
     tiny = tiny_task("causal_lm", "gpt")
     plain, other = tiny.model(), tiny.model()
-    recompute_layers(other)
+    checkpoint_layers(other)
     with torch.no_grad():
         assert float(tiny.task.loss(plain, tiny.batch()).total) == float(tiny.task.loss(other, tiny.batch()).total)
     assert set(plain.state_dict()) == set(other.state_dict())
@@ -83,4 +83,4 @@ def test_nothing_is_computed_again_where_no_gradient_is_wanted(tiny_task) -> Non
 
 def test_a_model_without_such_layers_is_refused() -> None:
     with pytest.raises(UserError, match=r"trainer\.micro_batch_size"):
-        recompute_layers(nn.Linear(2, 2))
+        checkpoint_layers(nn.Linear(2, 2))

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmstage.data.encoding.collate import pack
-from llmstage.kernels.attention import LONGEST, mask_bias, use_products
+from llmstage.kernels.attention import MAX_TOKENS, mask_bias, use_matmul_attention
 
 
 def model(groups: int = 4) -> LlamaForCausalLM:
@@ -36,7 +36,7 @@ def test_products_equal_sdpa_within_bf16(rows: list[list[int]], groups: int) -> 
     net = model(groups)
     exact, true_gradient = loss_and_gradient(net, inputs, bf16=False)
     _, their_gradient = loss_and_gradient(net, inputs, bf16=True)
-    use_products(net)
+    use_matmul_attention(net)
     assert net.config._attn_implementation != "sdpa"
     ours, our_gradient = loss_and_gradient(net, inputs, bf16=True)
     assert ours == pytest.approx(exact, rel=0.02)
@@ -51,9 +51,9 @@ def test_products_equal_sdpa_within_bf16(rows: list[list[int]], groups: int) -> 
 
 def test_long_rows_and_scoring_go_to_sdpa() -> None:
     net = model()
-    ids = torch.arange(LONGEST + 8)[None] % 64
+    ids = torch.arange(MAX_TOKENS + 8)[None] % 64
     before, _ = loss_and_gradient(net, {"input_ids": ids}, bf16=True)
-    use_products(net)
+    use_matmul_attention(net)
     after, _ = loss_and_gradient(net, {"input_ids": ids}, bf16=True)
     assert after == before
 
@@ -73,6 +73,6 @@ def test_the_bias_is_zero_where_a_query_may_look() -> None:
 
 def test_nothing_of_it_is_saved(tmp_path) -> None:
     net = model()
-    use_products(net)
+    use_matmul_attention(net)
     net.save_pretrained(tmp_path)
     assert "llmstage" not in (tmp_path / "config.json").read_text()

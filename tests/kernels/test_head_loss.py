@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmstage.kernels import head_loss
-from llmstage.kernels.head_loss import chunk_of, head_losses, takes_chunks
+from llmstage.kernels.head_loss import chunk_size, head_losses, supports_chunks
 from llmstage.models.lm_loss import masked_losses, token_losses
 
 
@@ -79,11 +79,13 @@ def test_no_target_no_loss() -> None:
 
 def test_the_setting_and_what_it_is_refused_for() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert chunk_of("off", 8192, cpu) == 0 and chunk_of(77, 8192, cpu) == 77
-    assert chunk_of("auto", 8192, cpu) == 2048 and chunk_of("auto", 8192, gpu) == 8 * 2048
+    assert chunk_size("off", 8192, cpu) == 0 and chunk_size(77, 8192, cpu) == 77
+    assert chunk_size("auto", 8192, cpu) == 2048 and chunk_size("auto", 8192, gpu) == 8 * 2048
     frozen = nn.Linear(2, 2)
     frozen.weight.requires_grad_(requires_grad=False)
-    assert takes_chunks(nn.Linear(2, 2)) and not takes_chunks(nn.Bilinear(1, 1, 1)) and not takes_chunks(frozen)
+    assert (
+        supports_chunks(nn.Linear(2, 2)) and not supports_chunks(nn.Bilinear(1, 1, 1)) and not supports_chunks(frozen)
+    )
 
 
 def llama(*, tied: bool) -> nn.Module:

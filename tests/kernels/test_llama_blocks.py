@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmstage.data.encoding.collate import pack
 from llmstage.kernels import llama_blocks
-from llmstage.kernels.attention import use_products
-from llmstage.kernels.llama_blocks import use_lean_blocks
+from llmstage.kernels.attention import use_matmul_attention
+from llmstage.kernels.llama_blocks import use_fused_blocks
 from llmstage.kernels.matmul import weight_gradient
 
 ROWS = {
@@ -53,10 +53,10 @@ def test_the_gradient_is_that_of_transformers(rows: str, monkeypatch: pytest.Mon
     """In fp32 all through, and with blocks of queries smaller than a row."""
     net, inputs = model(), inputs_of(ROWS[rows])
     loss, gradients = learn(net, inputs, bf16=False)
-    monkeypatch.setattr(llama_blocks, "HALF", torch.float32)
-    monkeypatch.setattr(llama_blocks, "QUERIES", 16)
-    monkeypatch.setattr(llama_blocks.LeanBlock, "fits", lambda *args: True)
-    assert use_lean_blocks(net) == 2
+    monkeypatch.setattr(llama_blocks, "BF16", torch.float32)
+    monkeypatch.setattr(llama_blocks, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(llama_blocks.FusedBlock, "fits", lambda *args: True)
+    assert use_fused_blocks(net) == 2
     ours, found = learn(net, inputs, bf16=False)
     assert ours == pytest.approx(loss, rel=1e-5)
     assert found.keys() == gradients.keys()
@@ -68,9 +68,9 @@ def test_the_gradient_is_that_of_transformers(rows: str, monkeypatch: pytest.Mon
 def test_bf16_is_as_near_to_fp32_as_theirs(rows: str) -> None:
     net, inputs = model(), inputs_of(ROWS[rows])
     loss, true = learn(net, inputs, bf16=False)
-    use_products(net)
+    use_matmul_attention(net)
     _, theirs = learn(net, inputs, bf16=True)
-    use_lean_blocks(net)
+    use_fused_blocks(net)
     ours, found = learn(net, inputs, bf16=True)
     assert ours == pytest.approx(loss, rel=0.02)
     whole = torch.cat([gradient.flatten() for gradient in true.values()])
@@ -86,24 +86,24 @@ def test_long_rows_keep_no_weights_of_attention_and_learn_the_same_bits(
     rows: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, inputs = model(), inputs_of(ROWS[rows])
-    use_products(net)
-    use_lean_blocks(net)
-    monkeypatch.setattr(llama_blocks, "QUERIES", 16)
+    use_matmul_attention(net)
+    use_fused_blocks(net)
+    monkeypatch.setattr(llama_blocks, "QUERY_BLOCK", 16)
     made: list[tuple[int, int]] = []
 
     def counted(*args: Any) -> Tensor:
         made.append(args[-2:])
-        return weights_of(*args)
+        return attention_weights(*args)
 
-    weights_of = llama_blocks.weights_of
-    monkeypatch.setattr(llama_blocks, "weights_of", counted)
+    attention_weights = llama_blocks.attention_weights
+    monkeypatch.setattr(llama_blocks, "attention_weights", counted)
     kept = learn(net, inputs, bf16=True)
     once = len(made)
-    monkeypatch.setattr(llama_blocks, "LONGEST", 39)
+    monkeypatch.setattr(llama_blocks, "MAX_TOKENS", 39)
     again = learn(net, inputs, bf16=True)
     assert len(made) - once == 2 * once, "computed once more for the gradient"
     assert again[0] == kept[0] and all(torch.equal(again[1][name], kept[1][name]) for name in kept[1])
-    monkeypatch.setattr(llama_blocks, "REACH", 39)
+    monkeypatch.setattr(llama_blocks, "MAX_FUSED_TOKENS", 39)
     before = len(made)
     learn(net, inputs, bf16=True)
     assert len(made) == before, "longer ones are transformers' own"
@@ -114,7 +114,7 @@ def test_scoring_fp32_and_dropout_are_transformers_to_the_bit() -> None:
     before = learn(net, inputs, bf16=False)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         scored = net(**inputs).logits
-    use_lean_blocks(net)
+    use_fused_blocks(net)
     after = learn(net, inputs, bf16=False)
     assert after[0] == before[0] and all(torch.equal(after[1][name], before[1][name]) for name in before[1])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -123,7 +123,7 @@ def test_scoring_fp32_and_dropout_are_transformers_to_the_bit() -> None:
     losses = []
     for change in (False, True):
         if change:
-            use_lean_blocks(dropping)
+            use_fused_blocks(dropping)
         torch.manual_seed(1)
         losses.append(learn(dropping, inputs, bf16=True)[0])
     assert losses[0] == losses[1]
@@ -131,12 +131,12 @@ def test_scoring_fp32_and_dropout_are_transformers_to_the_bit() -> None:
 
 @pytest.mark.parametrize("other", [{"num_key_value_heads": 2}, {"attention_bias": True}, {"hidden_act": "gelu"}])
 def test_layers_that_are_not_plain_stay_as_they_are(other: dict[str, Any]) -> None:
-    assert use_lean_blocks(model(**other)) == 0
+    assert use_fused_blocks(model(**other)) == 0
 
 
 def test_nothing_of_it_is_saved(tmp_path) -> None:
     net = model()
-    use_lean_blocks(net)
+    use_fused_blocks(net)
     net.save_pretrained(tmp_path)
     again = LlamaForCausalLM.from_pretrained(tmp_path)
     assert again.state_dict().keys() == net.state_dict().keys()

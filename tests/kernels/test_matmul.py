@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llmstage.kernels.matmul import MANY, Packed, for_few_rows, head_for_rows
+from llmstage.kernels.matmul import MIN_PACKED_ROWS, PackedLinear, few_rows_linear, output_linear
 
-ROWS = (1, MANY - 1, MANY, 16, 70)
+ROWS = (1, MIN_PACKED_ROWS - 1, MIN_PACKED_ROWS, 16, 70)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def test_a_packed_bf16_weight_gives_the_bits_of_linear(rows: int, bias: bool) ->
     torch.manual_seed(rows)
     x, weight = torch.randn(rows, 96).bfloat16(), torch.randn(300, 96).bfloat16()
     offset = torch.randn(300) if bias else None
-    packed = Packed(weight, offset)
+    packed = PackedLinear(weight, offset)
     wanted = F.linear(x, weight, None if offset is None else offset.bfloat16())
     assert torch.equal(packed(x), wanted)
 
@@ -37,15 +37,15 @@ def test_layers_and_heads_laid_out_for_rows(rows: int, dtype: torch.dtype) -> No
     x = torch.randn(rows, 64).to(dtype)
     near = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.0, "rtol": 0.0}
     joint = torch.cat([part.weight for part in parts]).to(dtype)
-    torch.testing.assert_close(for_few_rows(parts, dtype)(x), F.linear(x, joint), **near)
-    logits = head_for_rows(head, dtype)(x)
+    torch.testing.assert_close(few_rows_linear(parts, dtype)(x), F.linear(x, joint), **near)
+    logits = output_linear(head, dtype)(x)
     torch.testing.assert_close(logits, F.linear(x, head.weight.to(dtype), head.bias.to(dtype)), **near)
 
 
 def test_without_onednn_the_plain_product_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     x, weight = torch.randn(3, 8), torch.randn(5, 8)
-    packed = Packed(weight)
+    packed = PackedLinear(weight)
     assert packed.blocks is None and torch.equal(packed(x), F.linear(x, weight))
 
 

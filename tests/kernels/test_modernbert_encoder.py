@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import ModernBertConfig, ModernBertForSequenceClassification
 
 from llmstage.data.encoding.collate import pack, pad
-from llmstage.kernels.modernbert_encoder import LeanEncoder, plain_body, use_lean_encoder
+from llmstage.kernels.modernbert_encoder import FastEncoder, supported_body, use_fast_encoder
 from llmstage.models.packing import read_packed_rows
 
 LENGTHS = {"one": [9], "alike": [7, 7, 7], "unlike": [31, 12, 3], "longer than the window": [60, 59, 5]}
@@ -49,7 +49,7 @@ def test_in_fp32_it_reads_as_transformers_does(lengths: str) -> None:
     net, inputs = model(), inputs_of(LENGTHS[lengths])
     before, whole = hidden(net, inputs), {**inputs, "attention_mask": None}
     unmasked = hidden(net, whole)
-    use_lean_encoder(plain_body(net), torch.float32)
+    use_fast_encoder(supported_body(net), torch.float32)
     torch.testing.assert_close(hidden(net, inputs), before, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(hidden(net, whole), unmasked, rtol=1e-4, atol=1e-5)
 
@@ -59,7 +59,7 @@ def test_in_bf16_it_is_as_near_to_fp32_as_autocast(lengths: str) -> None:
     net, inputs = model(), inputs_of(LENGTHS[lengths])
     true = hidden(net, inputs)
     theirs = hidden(net, inputs, bf16=True)
-    use_lean_encoder(plain_body(net), torch.bfloat16)
+    use_fast_encoder(supported_body(net), torch.bfloat16)
     found = hidden(net, inputs, bf16=True)
     assert not torch.equal(found, true), "products were not rounded, so this compares nothing"
     assert (found - true).norm() < 1.2 * (theirs - true).norm()
@@ -72,7 +72,7 @@ def test_packed_rows_see_what_they_saw() -> None:
     inputs = pack(ids, 0, causal=False).inputs
     real = pack(ids, 0, causal=False).segments >= 0
     before = hidden(net, inputs)[real]
-    use_lean_encoder(plain_body(net), torch.float32)
+    use_fast_encoder(supported_body(net), torch.float32)
     torch.testing.assert_close(hidden(net, inputs)[real], before, rtol=1e-4, atol=1e-5)
 
 
@@ -80,15 +80,15 @@ def test_the_whole_model_gives_the_same_logits() -> None:
     net, inputs = model(), inputs_of([31, 12, 3])
     with torch.no_grad():
         before = net(**inputs).logits
-        use_lean_encoder(plain_body(net), torch.float32)
+        use_fast_encoder(supported_body(net), torch.float32)
         torch.testing.assert_close(net(**inputs).logits, before, rtol=1e-4, atol=1e-5)
 
 
 def test_what_it_is_not_made_for_goes_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     net, inputs = model(), inputs_of([12, 5])
     before = hidden(net, inputs, bf16=True)
-    use_lean_encoder(plain_body(net), torch.float32)
-    monkeypatch.setattr(LeanEncoder, "read", lambda *args: pytest.fail("read by the forward that does not fit"))
+    use_fast_encoder(supported_body(net), torch.float32)
+    monkeypatch.setattr(FastEncoder, "read", lambda *args: pytest.fail("read by the forward that does not fit"))
     net(**inputs).logits.sum().backward()
     assert all(weight.grad is not None for weight in net.parameters())
     assert torch.equal(hidden(net, inputs, bf16=True), before), "arithmetic that its weights were not prepared for"
@@ -100,12 +100,12 @@ def test_what_it_is_not_made_for_goes_to_transformers(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("other", [{"attention_bias": True}, {"mlp_bias": True}, {"hidden_activation": "silu"}])
 def test_layers_that_are_not_plain_stay_as_they_are(other: dict[str, Any]) -> None:
-    assert plain_body(model()) is not None and plain_body(model(**other)) is None
+    assert supported_body(model()) is not None and supported_body(model(**other)) is None
 
 
 def test_nothing_of_it_is_saved(tmp_path) -> None:
     net = model()
-    use_lean_encoder(plain_body(net), torch.float32)
+    use_fast_encoder(supported_body(net), torch.float32)
     net.save_pretrained(tmp_path)
     again = ModernBertForSequenceClassification.from_pretrained(tmp_path)
     assert again.state_dict().keys() == net.state_dict().keys()

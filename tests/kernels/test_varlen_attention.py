@@ -21,7 +21,13 @@ from transformers import (
 
 from llmstage.data.encoding.collate import block_mask, pack
 from llmstage.kernels import varlen_attention
-from llmstage.kernels.varlen_attention import are_places, mask_of, places, reads_places, use_documents
+from llmstage.kernels.varlen_attention import (
+    is_cu_seqlens,
+    mask_from_cu_seqlens,
+    use_varlen_attention,
+    uses_cu_seqlens,
+    with_cu_seqlens,
+)
 from llmstage.models.packing import read_packed_rows
 
 ROWS = [[5, 9, 3], [12], [2, 2, 7]]
@@ -98,15 +104,15 @@ def test_documents_equal_the_block_mask(name: str, kernel: str, monkeypatch) -> 
         near = torch.arange(inputs["input_ids"].shape[1])
         masked["attention_mask"] = inputs["attention_mask"] & (near[:, None] - near[None, :] < reach)
     true, true_gradient = hidden_and_gradient(model, masked)
-    use_documents(model)
-    assert reads_places(model)
+    use_varlen_attention(model)
+    assert uses_cu_seqlens(model)
     seen = []
     if kernel == "flash":
-        monkeypatch.setattr(varlen_attention, "flashes", lambda query, dropout: query.dtype)
+        monkeypatch.setattr(varlen_attention, "kernel_dtype", lambda query, dropout: query.dtype)
         monkeypatch.setattr(
             varlen_attention, "varlen_attn", lambda *args, **words: seen.append(words) or flash(*args, **words)
         )
-    found, gradient = hidden_and_gradient(model, places(inputs))
+    found, gradient = hidden_and_gradient(model, with_cu_seqlens(inputs))
     torch.testing.assert_close(found, true, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(gradient, true_gradient, atol=2e-5, rtol=1e-3)
     assert bool(seen) == (kernel == "flash")
@@ -115,31 +121,31 @@ def test_documents_equal_the_block_mask(name: str, kernel: str, monkeypatch) -> 
 def test_rows_see_nothing_of_each_other() -> None:
     """A bug in the places would show: another first document changes nothing in the second."""
     model = LlamaModel._from_config(models()["llama"][0].config, attn_implementation="sdpa")
-    use_documents(model)
+    use_varlen_attention(model)
     inputs = packed(causal=True)
-    before = model(**places(inputs)).last_hidden_state
+    before = model(**with_cu_seqlens(inputs)).last_hidden_state
     inputs["input_ids"][0, :5] = 7
-    after = model(**places(inputs)).last_hidden_state
+    after = model(**with_cu_seqlens(inputs)).last_hidden_state
     assert torch.equal(after[0, 5:14], before[0, 5:14]) and not torch.equal(after[0, :5], before[0, :5])
 
 
 def test_places_and_the_mask_they_stand_for() -> None:
     inputs = packed(causal=True)
-    found = places(inputs)["attention_mask"]
-    assert are_places(found) and found.shape == (1, 1, 1, varlen_attention.ROUND)
+    found = with_cu_seqlens(inputs)["attention_mask"]
+    assert is_cu_seqlens(found) and found.shape == (1, 1, 1, varlen_attention.ROUND)
     # 17 tokens a row: features at 0 5 14 | 17, then five of padding | 34 36 38, then six of padding; then the end
     assert found.flatten().tolist()[:17] == [0, 5, 14, 17, 29, 30, 31, 32, 33, 34, 36, 38, 45, 46, 47, 48, 49]
     assert set(found.flatten().tolist()[18:]) == {51}
     owner = torch.repeat_interleave(torch.arange(3), torch.tensor([5, 9, 3]))[None]
-    assert torch.equal(mask_of(found, 3, 17, causal=True)[:1], block_mask(owner, causal=True))
+    assert torch.equal(mask_from_cu_seqlens(found, 3, 17, causal=True)[:1], block_mask(owner, causal=True))
     plain = pack([[[1, 2]], [[3]]], 0, causal=True).inputs
-    assert places(plain) is plain, "rows of one feature have no mask to exchange"
+    assert with_cu_seqlens(plain) is plain, "rows of one feature have no mask to exchange"
 
 
 def test_what_the_kernel_is_not_made_for() -> None:
     query = torch.zeros(1, 2, 4, 16)
-    assert varlen_attention.flashes(query, 0.0) is None, "a CPU"
-    assert varlen_attention.KNOWN, "this torch knows windows and grouped keys"
+    assert varlen_attention.kernel_dtype(query, 0.0) is None, "a CPU"
+    assert varlen_attention.HAS_WINDOWS, "this torch knows windows and grouped keys"
     there = torch.zeros(1, 2, 4, 16, device="meta", dtype=torch.bfloat16)
     out = varlen_attention.varlen_attn(
         there[0].transpose(0, 1), there[0].transpose(0, 1), there[0].transpose(0, 1),
