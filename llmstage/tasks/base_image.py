@@ -1,4 +1,7 @@
-"""What the tasks share that read a picture: its number in the features, its pixels in the batch."""
+"""Base classes of tasks that read an image: alone or with a caption (contrastive), or with a prompt and a generated text.
+
+Examples contain the index of the image in the image store; collate() adds the pixels to the batch.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +11,144 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmstage.data.augment import augmented, speaks_of_sides
+from llmstage.data.augment import augment, mentions_sides
 from llmstage.data.images import BadImage
 from llmstage.data.rows import Row
-from llmstage.tasks.base import Example, RowError, Task
+from llmstage.tasks.base import Batch, Example, RowError, Task
+from llmstage.tasks.base_generation import GenerationTask
+from llmstage.tokenization.chat_template import Turn, conversation
+from llmstage.tokenization.tokenizer import Processor
 
 
-class Seeing(Task):
-    """Rows hold one `image`. Features hold `image` [1], its number among the pictures, and `mirror` [1], whether it may be
-    mirrored."""
+class ImageTask(Task):
+    """Rows have one `image`. Examples have `image` [1], its index in the image store, and `mirror` [1], whether augmentation
+    may mirror it."""
 
     def images(self, row: Row) -> list[str]:
         return [row["image"]]
 
-    def sight(self, row: Row, texts: Sequence[str]) -> dict[str, list[Any]]:
-        """Arrays of the row's picture. `texts`: all that is said of it. Raises RowError where it cannot be used."""
-        assert self.pictures is not None
+    def image_arrays(self, row: Row, texts: Sequence[str]) -> dict[str, list[Any]]:
+        """Return the arrays of the image of a row. Raise RowError for an unusable image.
+
+        `texts`: all texts about the image; one that contains `left` or `right` forbids mirroring.
+        """
+        assert self.image_store is not None
         try:
-            number = self.pictures.index(row["image"])
+            index = self.image_store.index(row["image"])
         except BadImage as error:
             raise RowError(str(error)) from None
-        return {"image": [number], "mirror": [int(not speaks_of_sides(texts))]}
+        return {"image": [index], "mirror": [int(not mentions_sides(texts))]}
 
     def cache_key(self) -> dict[str, Any]:
-        return {"pictures": self.pictures.digest if self.pictures is not None else ""}
+        return {"pictures": self.image_store.digest if self.image_store is not None else ""}
 
-    def picture(self, features: Example) -> int | None:
-        # A task that leaves the picture out on purpose has none in its features, and then none is shown.
-        return int(features.arrays["image"][0]) if "image" in features.arrays else None
+    def image_index(self, example: Example) -> int | None:
+        # A control run without the image has no image in its examples.
+        return int(example.arrays["image"][0]) if "image" in example.arrays else None
 
-    def pixel_values(self, features: Sequence[Example]) -> Tensor:
-        """float32 [B, 3, H, W] as the image processor normalises them; changed at random in training, if asked for."""
-        assert self.pictures is not None
-        pixels = self.pictures.pixels([item.arrays["image"][0] for item in features])
-        wanted = self.augment
-        if wanted is not None and (wanted.crop < 1 or wanted.flip):
-            parts = []
-            for item, own in zip(features, pixels, strict=True):
-                mirror = wanted.flip and bool(item.arrays["mirror"][0])
-                parts.append(own if item.draw is None else augmented(own, item.draw, crop=wanted.crop, mirror=mirror))
-            pixels = torch.stack(parts)
-        return self.pictures.normalised(pixels)
+    def pixel_values(self, examples: Sequence[Example]) -> Tensor:
+        """Return the normalised images, float32 [B, 3, H, W], with random augmentation in training if the config says so."""
+        assert self.image_store is not None
+        pixels = self.image_store.pixels([example.arrays["image"][0] for example in examples])
+        config = self.augment
+        if config is not None and (config.crop < 1 or config.flip):
+            images = []
+            for example, image in zip(examples, pixels, strict=True):
+                mirror = config.flip and bool(example.arrays["mirror"][0])
+                images.append(
+                    image if example.draw is None else augment(image, example.draw, crop=config.crop, mirror=mirror)
+                )
+            pixels = torch.stack(images)
+        return self.image_store.normalised(pixels)
+
+
+class ImageTextTask(ImageTask, GenerationTask):
+    """A user turn with image and prompt, and an assistant turn with the text to generate, by the chat template of the model.
+
+    The text and the end of the turn are targets; the positions of the image patches never are. Examples have `input_ids`,
+    `target` (0 and 1), and `image` and `mirror` [1] unless the task is blind. Several examples may share a packed row; the
+    images of a batch are in reading order, as LLaVA expects.
+    """
+
+    auto_model = "AutoModelForImageTextToText"
+    pipeline_tag = "image-text-to-text"
+    packs = True
+    by_character = True
+    # Questions of equal length often have the same type, and a batch of one question type biases the update.
+    by_length = False
+    # With the learning rate of a text model of the same width, the loss of a new model with a vision tower had spikes.
+    lr_share = 1 / 3
+
+    blind: bool = False
+    """Leave the image out, to measure what the prompt alone reveals."""
+    turns: list[Turn]
+
+    def check_row(self, row: Row) -> str | None:
+        if not isinstance(row["image"], str) or not row["image"].strip():
+            return "image is not the path of an image"
+        if row.get("prompt") is not None and not isinstance(row["prompt"], str):
+            return "prompt is not text"
+        return None
+
+    def attach_tokenizer(self, processor: Processor, context: int) -> None:
+        super().attach_tokenizer(processor, context)
+        image_content: list[dict[str, Any]] = [] if self.blind else [{"type": "image"}]
+        messages = [
+            {"role": "user", "content": [*image_content, {"type": "text", "text": "a"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "b"}]},
+        ]
+        self.turns = conversation(processor, messages)
+
+    def cache_key(self) -> dict[str, Any]:
+        vision = self.processor.vision
+        return {**super().cache_key(), "blind": self.blind, "tokens": vision.tokens if vision else 0}
+
+    def prompt_ids(self, prompt: list[int]) -> list[int]:
+        """Return the user turn and the opening of the assistant turn, with one image token for each image patch."""
+        user_turn, assistant_turn = self.turns
+        assert self.processor.vision is not None
+        image_ids = [self.processor.image_id] * self.processor.vision.tokens
+        before = [
+            part for token in user_turn.before for part in (image_ids if token == self.processor.image_id else [token])
+        ]
+        return [*before, *prompt, *user_turn.after, *assistant_turn.before]
+
+    def encode_text(self, row: Row, prompt: str, text: str, ref: Any, all_texts: list[str]) -> Example:
+        """Return the example of an image, a prompt and the text to generate. Raise RowError for an unusable image.
+
+        If both are too long, first the prompt loses its end, then the text. `all_texts`: all texts of the row about the image.
+        """
+        prompt_ids, text_ids = self.processor.plain_ids([prompt, text])
+        end = self.turns[1].after
+        template_length = len(self.prompt_ids([]))
+        max_tokens = self.context - template_length
+        cut_prompt = prompt_ids[: max(0, max_tokens - len(text_ids) - len(end))]
+        target = [*text_ids, *end]
+        num_lost = max(0, len(target) - (max_tokens - len(cut_prompt)))
+        target = target[: len(target) - num_lost]
+        source = self.prompt_ids(cut_prompt)
+        arrays: dict[str, list[Any]] = {
+            "input_ids": [*source, *target],
+            "target": [0] * len(source) + [1] * len(target),
+        }
+        image_arrays = self.image_arrays(row, all_texts)  # also if blind, so that both runs refuse the same rows
+        if not self.blind:
+            arrays |= image_arrays
+        return Example(
+            arrays,
+            ref=ref,
+            cut=len(prompt_ids) - len(cut_prompt) + num_lost,
+            cut_targets=num_lost,
+            lost_end=num_lost > 0,
+        )
+
+    def collate(self, rows: list[list[Example]]) -> Batch:
+        batch = super().collate(rows)
+        if not self.blind:
+            batch.inputs["pixel_values"] = self.pixel_values(
+                [example for row in rows for example in row]
+            )  # [B, 3, H, W]
+        return batch
+
+    def extra_inputs(self, batch: Batch, numbers: list[int]) -> dict[str, Tensor]:
+        return {} if self.blind else {"pixel_values": batch.inputs["pixel_values"][numbers]}

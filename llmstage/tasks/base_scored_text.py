@@ -1,4 +1,4 @@
-"""What the tasks share whose written texts are scored against references: translation, summarization, captioning."""
+"""The base class of generation tasks with reference texts: translation, summarization, captioning."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from llmstage.evaluation.metrics.intervals import mean
 from llmstage.evaluation.metrics.language_model import language_model_scores
 from llmstage.evaluation.metrics.score import Score
 from llmstage.tasks.base import ReportItem
-from llmstage.tasks.base_errors import Errors, errors_by_loss, errors_by_text, token_nats
-from llmstage.tasks.base_generation import Written
+from llmstage.tasks.base_errors import ExampleErrors, errors_by_loss, errors_by_text, token_nats
+from llmstage.tasks.base_generation import GenerationTask
 
-WORST = 12
-"""Rows of the table of examples."""
-BANDS = 5
-"""Groups of rows, by length of a text, of the chart."""
+NUM_WORST_ROWS = 12
+"""Number of rows in the table of the worst rows."""
+NUM_LENGTH_GROUPS = 5
+"""Number of groups in the chart of scores by length."""
 
 
-class ScoredText(Written):
-    """A feature's `ref` holds `source` (what was read), `targets` (the references; the first is learned) and `bytes` (of
-    that one)."""
+class ScoredTextTask(GenerationTask):
+    """The `ref` of an example has `source`, `targets` (the references; training uses the first) and `bytes` (of the first)."""
 
     source: ClassVar[str]
     target: ClassVar[str]
-    """The task's words for the two."""
-    headline: ClassVar[str]
-    """The score that the exhibits show by row."""
+    """Columns of the source and of the target."""
+    row_metric: ClassVar[str]
+    """The score of single rows in the report."""
     reference_columns = ("reference", "log_probability", "tokens")
-    banded: ClassVar[str] = "source"
-    """Whose length the chart of scores goes by: that of the source, or of the target."""
+    length_of: ClassVar[str] = "source"
+    """`source` or `target`: the text whose length is the x axis of the score chart."""
 
     @property
     def target_columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -45,34 +44,34 @@ class ScoredText(Written):
     def dummy_target(self, row: Row) -> Row:
         return row | {self.target: "?"}
 
-    def target_complaint(self, row: Row, *words: str) -> str | None:
-        """The reason why one of these words of a row is no text and no list of texts, or why its target cannot be learned."""
-        for word in words:
-            value = row[word]
+    def check_texts(self, row: Row, *columns: str) -> str | None:
+        """Return the reason why one of these columns is neither a text nor a list of texts, or why the target is unusable."""
+        for column in columns:
+            value = row[column]
             if not isinstance(value, str) and not (
                 isinstance(value, list) and value and all(isinstance(part, str) for part in value)
             ):
-                return f"{word} is neither a text nor a list of texts"
+                return f"{column} is neither a text nor a list of texts"
             if not any(part.strip() for part in references_of(value)):
-                return f"{word} is empty"
+                return f"{column} is empty"
         if not references_of(row[self.target])[0].strip():
-            return f"the first {self.target}, which is the one that is learned, is empty"
+            return f"the first {self.target}, which is the training target, is empty"
         return None
 
     @abstractmethod
     def text_scores(self, hyps: Sequence[str], refs: list[list[str]]) -> dict[str, Score]:
-        """The task's own scores of texts, the most telling first."""
+        """Return the scores of generated texts, the main score first."""
 
     @abstractmethod
     def row_scores(self, hyps: Sequence[str], refs: list[list[str]]) -> list[float]:
-        """The headline score of each row by itself."""
+        """Return `row_metric` of each row."""
 
     @abstractmethod
     def simple_texts(self, train: Iterable[Row], refs: list[Any]) -> dict[str, list[str]]:
-        """A text for each of the references, by methods that need no neural network and learn from `train` alone."""
+        """Return {method: a text for each of `refs`} by methods without a neural network, fitted to `train` only."""
 
     def all_text_scores(self, hyps: Sequence[str], refs: list[Any]) -> dict[str, Score]:
-        """Scores of the texts for the rows of these refs."""
+        """Return all scores of the texts against the references of `refs`."""
         targets = [ref["targets"] for ref in refs]
         return {
             **self.text_scores(hyps, targets),
@@ -81,8 +80,8 @@ class ScoredText(Written):
         }
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
-        hyps, told = generated(predictions, refs)
-        return (self.all_text_scores(hyps, told) if hyps else {}) | language_model_scores(
+        hyps, scored_refs = generated(predictions, refs)
+        return (self.all_text_scores(hyps, scored_refs) if hyps else {}) | language_model_scores(
             [item["nll"] for item in predictions],
             [item["tokens"] for item in predictions],
             [item["correct"] for item in predictions],
@@ -90,23 +89,28 @@ class ScoredText(Written):
         )
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
-        shown = [refs[int(place)] for place in spread(np.arange(len(refs)), self.generate_rows)]  # those that have text
-        return {name: self.all_text_scores(texts, shown) for name, texts in self.simple_texts(train, shown).items()}
+        scored_refs = [
+            refs[int(index)] for index in spread(np.arange(len(refs)), self.generate_rows)
+        ]  # the rows with a generated text
+        return {
+            name: self.all_text_scores(texts, scored_refs)
+            for name, texts in self.simple_texts(train, scored_refs).items()
+        }
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
-        hyps, told = generated(predictions, refs)
+        hyps, scored_refs = generated(predictions, refs)
         if not hyps:
             return []
-        sources, targets = [ref["source"] for ref in told], [ref["targets"] for ref in told]
+        sources, targets = [ref["source"] for ref in scored_refs], [ref["targets"] for ref in scored_refs]
         values = self.row_scores(hyps, targets)
-        scores = self.all_text_scores(hyps, told)
-        worst = sorted(range(len(hyps)), key=lambda row: values[row])[:WORST]
-        banded = sources if self.banded == "source" else [texts[0] for texts in targets]
+        scores = self.all_text_scores(hyps, scored_refs)
+        worst = sorted(range(len(hyps)), key=lambda row: values[row])[:NUM_WORST_ROWS]
+        texts = sources if self.length_of == "source" else [texts[0] for texts in targets]
         return [
-            by_length(self.headline, self.banded, banded, values),
+            by_length(self.row_metric, self.length_of, texts, values),
             {
                 "kind": "table",
-                "title": "Scores and how they were made",
+                "title": "Scores and their methods",
                 "columns": ["score", "value", "95 %", "method and signature"],
                 "rows": [
                     [
@@ -120,8 +124,8 @@ class ScoredText(Written):
             },
             {
                 "kind": "table",
-                "title": f"Rows with the lowest {self.headline}",
-                "columns": [self.headline, self.source, "written", self.target],
+                "title": f"Rows with the lowest {self.row_metric}",
+                "columns": [self.row_metric, self.source, "generated", self.target],
                 "rows": [
                     [f"{values[row]:.3g}", *(shorten(text) for text in (sources[row], hyps[row], targets[row][0]))]
                     for row in worst
@@ -129,21 +133,21 @@ class ScoredText(Written):
             },
         ]
 
-    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
-        """Of the texts where every row has one, else what the references cost."""
-        costs = [item["nll"] for item in predictions], [item["tokens"] for item in predictions]
+    def errors(self, predictions: list[Any], refs: list[Any]) -> ExampleErrors:
+        """Return the errors of the texts if every row has one, else the loss of the references."""
+        losses = [item["nll"] for item in predictions], [item["tokens"] for item in predictions]
         if not all("text" in item for item in predictions):
-            return errors_by_loss(*costs)
-        found = errors_by_text([item["text"] for item in predictions], [ref["targets"] for ref in refs])
-        found.nats = token_nats(*costs)
-        return found
+            return errors_by_loss(*losses)
+        errors = errors_by_text([item["text"] for item in predictions], [ref["targets"] for ref in refs])
+        errors.nats = token_nats(*losses)
+        return errors
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
-        told = ref["targets"]
+        targets = ref["targets"]
         return [
             {
                 "prediction": prediction.get("text"),
-                "reference": told[0] if len(told) == 1 else told,
+                "reference": targets[0] if len(targets) == 1 else targets,
                 "source": ref["source"],
                 "ended": prediction.get("ended"),
                 "log_probability": -prediction["nll"],
@@ -153,21 +157,21 @@ class ScoredText(Written):
 
     @property
     def generate_rows(self) -> int:
-        wanted: int | None = self.cfg.generate_rows  # type: ignore[attr-defined]
-        return sys.maxsize if wanted is None else wanted
+        num_rows: int | None = self.cfg.generate_rows  # type: ignore[attr-defined]
+        return sys.maxsize if num_rows is None else num_rows
 
 
 def generated(predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[Any]]:
-    """(texts, refs) of the rows for which text was generated."""
+    """Return (texts, refs) of the rows with a generated text."""
     pairs = [(item["text"], ref) for item, ref in zip(predictions, refs, strict=True) if "text" in item]
     return [text for text, _ in pairs], [ref for _, ref in pairs]
 
 
 def by_length(name: str, of: str, texts: list[str], values: list[float]) -> ReportItem:
-    """A row's score against the length of one of its texts (its source, or its target), in groups of equal size."""
+    """Return a chart of the row score by length of the source or target, in groups of equal size."""
     lengths = np.array([len(split_words(text)) for text in texts])
     order = np.argsort(lengths, kind="stable")
-    groups = [group for group in np.array_split(order, min(BANDS, len(order))) if len(group)]
+    groups = [group for group in np.array_split(order, min(NUM_LENGTH_GROUPS, len(order))) if len(group)]
     scores = [mean([values[row] for row in group]) for group in groups]
     return {
         "kind": "lines",
@@ -186,5 +190,5 @@ def by_length(name: str, of: str, texts: list[str], values: list[float]) -> Repo
     }
 
 
-def shorten(text: str, most: int = 160) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def shorten(text: str, max_length: int = 160) -> str:
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"

@@ -1,5 +1,7 @@
-"""A text from a text: what translation and summarization share. Encoder-decoders read the source and write the target;
-decoders go on from a prompt, by the model's own chat template."""
+"""The base class of translation and summarization: a target text from a source text.
+
+Encoder-decoders read the source and generate the target. Decoders continue a prompt in the chat template of the model.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,15 @@ from llmstage.config.task import TextToText as TextToTextConfig
 from llmstage.data.rows import Row
 from llmstage.evaluation.metrics.generation import references_of
 from llmstage.tasks.base import Example
-from llmstage.tasks.base_scored_text import ScoredText
+from llmstage.tasks.base_scored_text import ScoredTextTask
 from llmstage.tokenization.chat_template import Turn, conversation
 from llmstage.tokenization.tokenizer import Processor
 
 
-class TextToText(ScoredText):
-    """Rows hold a source and a target, or a list of targets: the first is learned, all are scored against."""
+class TextToText(ScoredTextTask):
+    """Rows have a source and a target or a list of targets. Training uses the first target; all are references of the scores."""
 
-    by_character = True  # a decoder, too, must be able to put Chinese words together anew
+    by_character = True  # a decoder must be able to combine Chinese characters to new words
     pipeline_tag = "text-generation"
 
     cfg: TextToTextConfig
@@ -32,26 +34,27 @@ class TextToText(ScoredText):
         self.turns: list[Turn] = []
 
     def check_row(self, row: Row) -> str | None:
-        return self.target_complaint(row, self.source, self.target)
+        return self.check_texts(row, self.source, self.target)
 
     def source_of(self, row: Row) -> str:
+        """Return the source as one text."""
         return " ".join(references_of(row[self.source]))
 
     def texts(self, row: Row) -> list[str]:
         return [self.source_of(row), *references_of(row[self.target])]
 
     def cache_key(self) -> dict[str, Any]:
-        return {"kind": self.kind, "prefix": self.cfg.prefix, "target_share": self.cfg.target_share}
+        return {"kind": self.model_family, "prefix": self.cfg.prefix, "target_share": self.cfg.target_share}
 
     def attach_tokenizer(self, processor: Processor, context: int) -> None:
         super().attach_tokenizer(processor, context)
-        if self.kind != "t5":
+        if self.model_family != "t5":
             messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
             self.turns = conversation(processor, messages)
 
     @property
-    def target_room(self) -> int:
-        """Tokens that a target may have, its end included."""
+    def max_target_tokens(self) -> int:
+        """Maximum number of tokens of a target, its end included."""
         return min(self.context - 1, max(2, int(self.context * self.cfg.target_share)))
 
     def encode(self, row: Row) -> list[Example]:
@@ -60,51 +63,56 @@ class TextToText(ScoredText):
     def encode_many(self, rows: list[Row]) -> list[list[Example]]:
         sources = [self.cfg.prefix + self.source_of(row) for row in rows]
         targets = [references_of(row[self.target])[0] for row in rows]
-        room = self.context - self.target_room
-        halves = self._marked(sources, targets, room) if self.kind == "t5" else self._prompted(sources, targets, room)
+        max_source_tokens = self.context - self.max_target_tokens
+        pairs = (
+            self._encode_for_encoder_decoder(sources, targets, max_source_tokens)
+            if self.model_family == "t5"
+            else self._encode_for_decoder(sources, targets, max_source_tokens)
+        )
         return [
-            [self._feature(row, source, cut, target)]
-            for row, (source, cut), target in zip(rows, halves[0], halves[1], strict=True)
+            [self._build_example(row, source, cut, target)]
+            for row, (source, cut), target in zip(rows, pairs[0], pairs[1], strict=True)
         ]
 
-    def _marked(
-        self, sources: list[str], targets: list[str], room: int
+    def _encode_for_encoder_decoder(
+        self, sources: list[str], targets: list[str], max_source_tokens: int
     ) -> tuple[list[tuple[list[int], int]], list[list[int]]]:
-        """Both texts as the tokenizer marks them for an encoder-decoder; a target ends with an end token."""
-        marked = [self.processor.marked_ids(source, None, room) for source in sources]
-        whole = [self.processor.marked_ids(target, None, sys.maxsize)[0] for target in targets]
-        end = self.processor.eos_id
-        return [(ids, cut) for ids, _, cut in marked], [
-            ids if end is None or ids[-1:] == [end] else [*ids, end] for ids in whole
+        """Return ([(source ids, tokens cut)], [target ids]) for an encoder-decoder; a target ends with the end token."""
+        encoded_sources = [self.processor.marked_ids(source, None, max_source_tokens) for source in sources]
+        encoded_targets = [self.processor.marked_ids(target, None, sys.maxsize)[0] for target in targets]
+        eos_id = self.processor.eos_id
+        return [(ids, cut) for ids, _, cut in encoded_sources], [
+            ids if eos_id is None or ids[-1:] == [eos_id] else [*ids, eos_id] for ids in encoded_targets
         ]
 
-    def _prompted(
-        self, sources: list[str], targets: list[str], room: int
+    def _encode_for_decoder(
+        self, sources: list[str], targets: list[str], max_source_tokens: int
     ) -> tuple[list[tuple[list[int], int]], list[list[int]]]:
-        """The source as the user's turn, the target as the assistant's."""
-        asked, answered = self.turns
-        front, back = asked.before, asked.after + answered.before
-        left = max(0, room - len(front) - len(back))
+        """Return the same for a decoder, with the source as the user turn and the target as the assistant turn."""
+        user_turn, assistant_turn = self.turns
+        prefix, suffix = user_turn.before, user_turn.after + assistant_turn.before
+        max_text_tokens = max(0, max_source_tokens - len(prefix) - len(suffix))
         prompts = [
-            ((front + ids[:left] + back)[-room:], max(0, len(ids) - left)) for ids in self.processor.plain_ids(sources)
+            ((prefix + ids[:max_text_tokens] + suffix)[-max_source_tokens:], max(0, len(ids) - max_text_tokens))
+            for ids in self.processor.plain_ids(sources)
         ]
-        return prompts, [ids + answered.after for ids in self.processor.plain_ids(targets)]
+        return prompts, [ids + assistant_turn.after for ids in self.processor.plain_ids(targets)]
 
-    def _feature(self, row: Row, source: list[int], cut: int, target: list[int]) -> Example:
-        lost = max(0, len(target) - self.target_room)
-        target = target[: self.target_room]
+    def _build_example(self, row: Row, source: list[int], cut: int, target: list[int]) -> Example:
+        num_lost = max(0, len(target) - self.max_target_tokens)
+        target = target[: self.max_target_tokens]
         texts = references_of(row[self.target])
         return Example(
             {"input_ids": source + target, "target": [0] * len(source) + [1] * len(target)},
             ref={"source": self.source_of(row), "targets": texts, "bytes": len(texts[0].encode())},
-            cut=cut + lost,
-            cut_targets=lost,
-            lost_end=lost > 0,
+            cut=cut + num_lost,
+            cut_targets=num_lost,
+            lost_end=num_lost > 0,
         )
 
     @abstractmethod
     def simple_methods(self, train: list[tuple[str, str]], sources: list[str]) -> dict[str, list[str]]:
-        """Texts by methods that need no neural network; `train` holds (source, target)."""
+        """Return {method: texts} by methods without a neural network. `train`: (source, target) pairs."""
 
     def simple_texts(self, train: Iterable[Row], refs: list[Any]) -> dict[str, list[str]]:
         pairs = [(self.source_of(row), references_of(row[self.target])[0]) for row in train]

@@ -12,18 +12,17 @@ from torch import nn
 from llmstage.data.encoding.collate import labels_for, pack
 from llmstage.data.rows import Columns, Row
 from llmstage.demo.prose import prose_rows
-from llmstage.evaluation.metrics.language_model import language_model_scores
+from llmstage.evaluation.metrics.language_model import Unigram, language_model_scores
 from llmstage.evaluation.metrics.score import Score
-from llmstage.evaluation.metrics.unigram import Unigram
 from llmstage.models.lm_loss import sum_by_segment, token_losses
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, Task
-from llmstage.tasks.base_errors import Errors, errors_by_loss
+from llmstage.tasks.base_errors import ExampleErrors, errors_by_loss
 
 
 class CausalLM(Task):
-    """A document is cut into windows of the context; every token but the first is a target exactly once.
+    """A document is split into windows of the context length; each token but the first is a target exactly once.
 
-    Windows overlap by one token: the last token of one is the first of the next, where it is context only.
+    Windows overlap by one token: the last token of a window is the first of the next one, where it is no target.
     """
 
     columns = Columns(required=("text",))
@@ -47,11 +46,11 @@ class CausalLM(Task):
         return self.encode_many([row])[0]
 
     def encode_many(self, rows: list[Row]) -> list[list[Example]]:
-        coded = self.processor.many_ids([row["text"] for row in rows])
-        return [self._windows(row["text"], ids) for row, ids in zip(rows, coded, strict=True)]
+        encoded = self.processor.batch_plain_ids([row["text"] for row in rows])
+        return [self._windows(row["text"], ids) for row, ids in zip(rows, encoded, strict=True)]
 
     def _windows(self, text: str, ids: Any) -> list[Example]:
-        """Lists, or arrays where `ids` is one."""
+        """Return the windows of a document, with lists or, if `ids` is an array, arrays."""
         bos, eos = ([] if token is None else [token] for token in (self.processor.bos_id, self.processor.eos_id))
         ids = (
             [*bos, *ids, *eos]
@@ -61,23 +60,23 @@ class CausalLM(Task):
         num_bytes = len(text.encode())
         stride = self.context - 1
         starts = range(0, max(1, len(ids) - 1), stride)
-        whole = len(ids) - 1  # targets of the document
-        features = []
+        num_targets = len(ids) - 1  # of the whole document
+        examples = []
         for start in starts:
             window = ids[start : start + self.context]
-            share = num_bytes * (len(window) - 1) / max(1, whole)
-            features.append(Example({"input_ids": window}, ref={"bytes": share, "ids": window[1:]}))
-        return features
+            window_bytes = num_bytes * (len(window) - 1) / max(1, num_targets)
+            examples.append(Example({"input_ids": window}, ref={"bytes": window_bytes, "ids": window[1:]}))
+        return examples
 
-    def num_targets(self, features: Example) -> int:
-        return len(features.input_ids) - 1
+    def num_targets(self, example: Example) -> int:
+        return len(example.input_ids) - 1
 
     def collate(self, rows: list[list[Example]]) -> Batch:
-        ids = [[features.input_ids for features in row] for row in rows]
+        ids = [[example.input_ids for example in row] for row in rows]
         packed = pack(ids, self.processor.pad_id, causal=True)
-        # The first token of a feature has nothing before it that it may see, so it is no target.
+        # The first token of an example has no context, so it is no target.
         labels = labels_for([[[IGNORE_INDEX, *window[1:]] for window in row] for row in ids], IGNORE_INDEX)
-        refs = [features.ref for row in rows for features in row]
+        refs = [example.ref for row in rows for example in row]
         return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
@@ -94,7 +93,8 @@ class CausalLM(Task):
             for values in (losses.nll, losses.correct, losses.correct | True)
         ]
         return [
-            {"nll": nll, "correct": int(right), "tokens": int(tokens)} for nll, right, tokens in zip(*sums, strict=True)
+            {"nll": nll, "correct": int(correct), "tokens": int(tokens)}
+            for nll, correct, tokens in zip(*sums, strict=True)
         ]
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
@@ -106,28 +106,33 @@ class CausalLM(Task):
         )
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
-        """How often each token stands in the training split, whatever stands before it."""
-        ends = [self.processor.eos_id] if self.processor.eos_id is not None else []
-        unigram = Unigram(([*self.processor.plain_ids([row["text"]])[0], *ends] for row in train), len(self.processor))
+        """Return the scores of a unigram model of the training split."""
+        end_ids = [self.processor.eos_id] if self.processor.eos_id is not None else []
+        unigram = Unigram(
+            ([*self.processor.plain_ids([row["text"]])[0], *end_ids] for row in train), len(self.processor)
+        )
         sums = unigram.measure(ref["ids"] for ref in refs)
         return {"token frequencies": language_model_scores(*sums, [ref["bytes"] for ref in refs])}
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
-        """How the loss is spread over windows."""
-        rates = sorted(item["nll"] / item["tokens"] for item in predictions if item["tokens"])
-        if not rates:
+        """Return a table of the quantiles of the loss over windows."""
+        losses = sorted(item["nll"] / item["tokens"] for item in predictions if item["tokens"])
+        if not losses:
             return []
-        marks = [0, 5, 25, 50, 75, 95, 100]
-        rows = [[f"{mark} %", f"{rates[min(len(rates) - 1, mark * len(rates) // 100)]:.3f}"] for mark in marks]
+        percentiles = [0, 5, 25, 50, 75, 95, 100]
+        rows = [
+            [f"{percent} %", f"{losses[min(len(losses) - 1, percent * len(losses) // 100)]:.3f}"]
+            for percent in percentiles
+        ]
         return [
             {"kind": "table", "title": "Loss per token over windows", "columns": ["quantile", "nats"], "rows": rows}
         ]
 
-    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+    def errors(self, predictions: list[Any], refs: list[Any]) -> ExampleErrors:
         return errors_by_loss([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
 
     def to_response(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
-        """How likely the text is, all of its windows together."""
+        """Return the log-probability of the text, summed over its windows."""
         nll, tokens = (sum(item[name] for item in predictions) for name in ("nll", "tokens"))
         return {
             "log_probability": -nll,
@@ -142,7 +147,7 @@ class CausalLM(Task):
                 "prediction": None,
                 "reference": None,
                 "log_probability": -prediction["nll"],
-                **{k: prediction[k] for k in ("tokens", "correct")},
+                **{key: prediction[key] for key in ("tokens", "correct")},
             }
         ]
 

@@ -1,4 +1,4 @@
-"""Multi-turn conversations: only the assistant's tokens are learned, the end of its turn included."""
+"""Multi-turn conversations. The targets are the assistant turns, their ends included."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from llmstage.data.rows import Columns, Row
 from llmstage.demo.dialogue import dialogue_rows
 from llmstage.evaluation.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
 from llmstage.evaluation.metrics.intervals import proportion
-from llmstage.evaluation.metrics.language_model import language_model_scores
+from llmstage.evaluation.metrics.language_model import Unigram, language_model_scores
 from llmstage.evaluation.metrics.score import Score
-from llmstage.evaluation.metrics.unigram import Unigram
 from llmstage.models.generation import generate_replies
-from llmstage.models.lm_loss import right_places, sum_by_segment, token_losses
+from llmstage.models.lm_loss import correct_positions, sum_by_segment, token_losses
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
-from llmstage.tasks.base_errors import Errors, errors_by_loss
+from llmstage.tasks.base_errors import ExampleErrors, errors_by_loss
 from llmstage.tokenization.chat_template import TemplateRefused, Turn, conversation, reply_prompt
 
 ROLES = ("system", "user", "assistant")
 
 
 class Dialogue(Task):
-    """A conversation longer than the context is cut into windows of whole turns; every answer is a target once."""
+    """A conversation longer than the context is split into windows of complete turns; each answer is a target once."""
 
     columns = Columns(required=("messages",), optional=("recalls", "language"), content=("messages",))
     auto_model = "AutoModelForCausalLM"
@@ -56,10 +55,8 @@ class Dialogue(Task):
                 return f"message {number} has the role {message.get('role')!r}; known are {', '.join(ROLES)}"
         answers = [message for message in messages if message["role"] == "assistant"]
         if not answers:
-            return "no message of the assistant: there is nothing to learn"
-        return (
-            None if any(message["content"].strip() for message in answers) else "every answer of the assistant is empty"
-        )
+            return "no message has the role assistant: there is no target"
+        return None if any(message["content"].strip() for message in answers) else "every assistant message is empty"
 
     def texts(self, row: Row) -> list[str]:
         return [message["content"] for message in row["messages"]]
@@ -71,12 +68,12 @@ class Dialogue(Task):
         return self.encode_many([row])[0]
 
     def encode_many(self, rows: list[Row]) -> list[list[Example]]:
-        given = [self._with_system(row["messages"]) for row in rows]
-        texts = [message["content"] for messages in given for message in messages]
-        coded = iter(self.processor.plain_ids(texts))
+        conversations = [self._with_system(row["messages"]) for row in rows]
+        texts = [message["content"] for messages in conversations for message in messages]
+        content_ids = iter(self.processor.plain_ids(texts))
         return [
-            self._encode(row, messages, [next(coded) for _ in messages])
-            for row, messages in zip(rows, given, strict=True)
+            self._encode(row, messages, [next(content_ids) for _ in messages])
+            for row, messages in zip(rows, conversations, strict=True)
         ]
 
     def _with_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -91,38 +88,38 @@ class Dialogue(Task):
         except TemplateRefused as error:
             raise RowError(str(error)) from None
         recalls = {int(item["turn"]) + shift: item for item in row.get("recalls") or []}
-        features = []
+        examples = []
         lengths = [len(turn) for turn in turns]
-        reserve = lengths[0] if turns[0].role == "system" else 1
+        reserved = lengths[0] if turns[0].role == "system" else 1
         covered: set[int] = set()
         for first, last, answers in windows(
-            lengths, [turn.role == "assistant" for turn in turns], self.context, reserve
+            lengths, [turn.role == "assistant" for turn in turns], self.context, reserved
         ):
-            features.append(self._window(messages, turns, first, last, answers, recalls, shift))
+            examples.append(self._window(messages, turns, first, last, answers, recalls, shift))
             covered.update(range(first, last + 1))
-        features[-1].cut += sum(length for index, length in enumerate(lengths) if index not in covered)
-        return features
+        examples[-1].cut += sum(length for index, length in enumerate(lengths) if index not in covered)
+        return examples
 
     def dummy_target(self, row: Row) -> Row:
-        said = row["messages"] if isinstance(row["messages"], list) else []
-        return row | {"messages": [*said, {"role": "assistant", "content": "?"}]}
+        messages = row["messages"] if isinstance(row["messages"], list) else []
+        return row | {"messages": [*messages, {"role": "assistant", "content": "?"}]}
 
     def encode_unlabeled(self, rows: list[Row]) -> list[list[Example]]:
-        """The reply that comes next; a last message of the assistant's is passed over."""
-        return [[self._asked(row["messages"])] for row in rows]
+        """Return examples for the next reply; a final assistant message is ignored."""
+        return [[self._reply_example(row["messages"])] for row in rows]
 
-    def _asked(self, messages: list[dict[str, Any]]) -> Example:
-        said = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        if self.cfg.system and said[:1] != [] and said[0]["role"] != "system":
-            said = [{"role": "system", "content": self.cfg.system}, *said]
-        room = max(1, self.context - min(self.generation.max_new_tokens, self.context // 2))
+    def _reply_example(self, messages: list[dict[str, Any]]) -> Example:
+        history = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        if self.cfg.system and history[:1] != [] and history[0]["role"] != "system":
+            history = [{"role": "system", "content": self.cfg.system}, *history]
+        max_prompt_tokens = max(1, self.context - min(self.generation.max_new_tokens, self.context // 2))
         try:
-            prompt, end = reply_prompt(self.processor, said, room)
+            prompt, end = reply_prompt(self.processor, history, max_prompt_tokens)
         except TemplateRefused as error:
             raise RowError(str(error)) from None
-        reply = {"turn": len(said), "start": len(prompt), "stop": len(prompt) + 1, "text": ""}
+        reply = {"turn": len(history), "start": len(prompt), "stop": len(prompt) + 1, "text": ""}
         arrays = {"input_ids": [*prompt, *end[:1]], "target": [0] * len(prompt) + [1] * len(end[:1])}
-        return Example(arrays, ref={"replies": [reply], "messages": said, "first": 0, "bytes": 0})
+        return Example(arrays, ref={"replies": [reply], "messages": history, "first": 0, "bytes": 0})
 
     def _window(
         self,
@@ -134,39 +131,47 @@ class Dialogue(Task):
         recalls: dict[int, Any],
         shift: int,
     ) -> Example:
-        """Turns first..last as one feature; the assistant's turns in `answers` are its targets."""
+        """Return the turns first..last as one example. Targets are the assistant turns in `answers`.
+
+        `recalls`: the recall annotation by turn. `shift`: number of system messages added in front of the row's messages.
+        """
         keep_system = first > 0 and turns[0].role == "system"
-        chosen = ([0] if keep_system else []) + list(range(first, last + 1))
-        begins = first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1]
-        ids: list[int] = turns[0].before[:1] if begins else []  # a later window begins as a conversation does
+        indices = ([0] if keep_system else []) + list(range(first, last + 1))
+        needs_bos = first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1]
+        ids: list[int] = (
+            turns[0].before[:1] if needs_bos else []
+        )  # a later window begins with bos, as the conversation does
         target: list[int] = [0] * len(ids)
         replies = []
-        for index in chosen:
-            turn, learned = turns[index], index in answers
+        for index in indices:
+            turn, is_target = turns[index], index in answers
             ids += turn.before
             target += [0] * len(turn.before)
-            if learned:
+            if is_target:
                 reply = {"turn": index - shift, "start": len(ids), "text": messages[index]["content"]}
                 replies.append({**reply, **({"recall": recalls[index]} if index in recalls else {})})
             ids += turn.content + turn.after
-            target += [int(learned)] * (len(turn.content) + len(turn.after))
-            if learned:
+            target += [int(is_target)] * (len(turn.content) + len(turn.after))
+            if is_target:
                 replies[-1]["stop"] = len(ids)
         cut = max(0, len(ids) - self.context)
         cut_targets = 0
-        if cut:  # a single answer, or what stands before it, is longer than the context
+        if cut:  # a single answer with its question is longer than the context
             start = replies[0]["start"]
-            front = min(cut, max(0, start - 8))
-            ids, target = ids[front:], target[front:]
+            num_dropped = min(cut, max(0, start - 8))
+            ids, target = ids[num_dropped:], target[num_dropped:]
             cut_targets = sum(target[self.context :])
             ids, target = ids[: self.context], target[: self.context]
-            replies = [{**reply, "start": reply["start"] - front, "stop": reply["stop"] - front} for reply in replies]
-        told = [dict(message) for message in messages[first : last + 1]]
+            replies = [
+                {**reply, "start": reply["start"] - num_dropped, "stop": reply["stop"] - num_dropped}
+                for reply in replies
+            ]
+        window_messages = [dict(message) for message in messages[first : last + 1]]
         return Example(
             {"input_ids": ids, "target": target},
             ref={
                 "replies": replies,
-                "messages": told,
+                "messages": window_messages,
                 "first": first - shift if first else 0,
                 "bytes": sum(len(reply["text"].encode()) for reply in replies),
             },
@@ -175,21 +180,21 @@ class Dialogue(Task):
             lost_end=cut_targets > 0,
         )
 
-    def num_targets(self, features: Example) -> int:
-        return sum(features.arrays["target"][1:])
+    def num_targets(self, example: Example) -> int:
+        return sum(example.arrays["target"][1:])
 
     def collate(self, rows: list[list[Example]]) -> Batch:
-        ids = [[features.input_ids for features in row] for row in rows]
+        ids = [[example.input_ids for example in row] for row in rows]
         packed = pack(ids, self.processor.pad_id, causal=True)
-        labels = labels_for([[self._labels(features) for features in row] for row in rows], IGNORE_INDEX)
-        refs = [features.ref for row in rows for features in row]
+        labels = labels_for([[self._labels(example) for example in row] for row in rows], IGNORE_INDEX)
+        refs = [example.ref for row in rows for example in row]
         return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
 
     @staticmethod
-    def _labels(features: Example) -> list[int]:
-        """The id where the assistant speaks; never the first position, which nothing precedes."""
-        pairs = zip(features.input_ids, features.arrays["target"], strict=True)
-        return [token if wanted and place else IGNORE_INDEX for place, (token, wanted) in enumerate(pairs)]
+    def _labels(example: Example) -> list[int]:
+        """Return the ids of target tokens, else IGNORE_INDEX. The first position has no context, so it is no target."""
+        pairs = zip(example.input_ids, example.arrays["target"], strict=True)
+        return [token if is_target and position else IGNORE_INDEX for position, (token, is_target) in enumerate(pairs)]
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         assert batch.labels is not None
@@ -206,44 +211,50 @@ class Dialogue(Task):
         )
         items = [{"nll": a, "correct": int(b), "tokens": int(c)} for a, b, c in zip(nll, correct, tokens, strict=True)]
         if generate:
-            self._generate(model, batch, items, right_places(losses, batch.segments, count))
+            self._generate(model, batch, items, correct_positions(losses, batch.segments, count))
         return items
 
-    def _generate(self, model: nn.Module, batch: Batch, items: list[dict[str, Any]], right: list[set[int]]) -> None:
-        """Each answer anew from its true history.
+    def _generate(
+        self, model: nn.Module, batch: Batch, items: list[dict[str, Any]], correct_positions: list[set[int]]
+    ) -> None:
+        """Add the generated reply to each turn, from the true messages before it.
 
-        Where every token of an answer, its end included, is the likeliest one given the true tokens before it, greedy
-        decoding gives that very answer (by induction), so only the others are generated.
+        If each token of an answer, its end included, is the most probable one after the true tokens before it, greedy
+        decoding gives this answer (by induction). Only the other answers are generated.
         """
         assert batch.segments is not None
-        ids, owner = batch.inputs["input_ids"].cpu(), batch.segments.cpu()
+        ids, segments = batch.inputs["input_ids"].cpu(), batch.segments.cpu()
         greedy = self.generation.temperature == 0 and self.generation.num_beams == 1
-        prompts, places = [], []
+        prompts, targets_of_prompts = [], []
         for number, (item, ref) in enumerate(zip(items, batch.refs, strict=True)):
-            own = ids[owner == number].tolist()
+            example_ids = ids[segments == number].tolist()
             item["replies"], item["ended"] = [None] * len(ref["replies"]), [True] * len(ref["replies"])
-            for place, reply in enumerate(ref["replies"]):
-                known = greedy and reply["stop"] - reply["start"] <= self.generation.max_new_tokens
-                if known and right[number].issuperset(range(reply["start"], reply["stop"])):
-                    item["replies"][place] = self.processor.decode(own[reply["start"] : reply["stop"]])
+            for index, reply in enumerate(ref["replies"]):
+                may_skip = greedy and reply["stop"] - reply["start"] <= self.generation.max_new_tokens
+                if may_skip and correct_positions[number].issuperset(range(reply["start"], reply["stop"])):
+                    item["replies"][index] = self.processor.decode(example_ids[reply["start"] : reply["stop"]])
                 else:
-                    prompts.append(own[: reply["start"]])
-                    places.append((number, place))
-        for (number, place), (text, ended) in zip(
-            places, generate_replies(model, self.processor, prompts, self.generation), strict=True
+                    prompts.append(example_ids[: reply["start"]])
+                    targets_of_prompts.append((number, index))
+        for (number, index), (text, ended) in zip(
+            targets_of_prompts, generate_replies(model, self.processor, prompts, self.generation), strict=True
         ):
-            items[number]["replies"][place], items[number]["ended"][place] = text, ended
+            items[number]["replies"][index], items[number]["ended"][index] = text, ended
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
-        said, told, recalls = answers_of(predictions, refs)
+        replies, references, recalls = answers_of(predictions, refs)
         scores: dict[str, Score] = {}
         for name, closed in (("recall_closed", True), ("recall_numbers", False)):
             hits = [hit for _, hit, item in recalls if bool(item["closed"]) is closed]
             if hits:
                 scores[name] = proportion(hits)
-        if said:
-            scores |= {"chrf": chrf(said, told), "rouge_l": rouge_l(said, told), "exact_match": exact_match(said, told)}
-            scores |= {"distinct_1": distinct_n(said, 1), "distinct_2": distinct_n(said, 2)}
+        if replies:
+            scores |= {
+                "chrf": chrf(replies, references),
+                "rouge_l": rouge_l(replies, references),
+                "exact_match": exact_match(replies, references),
+            }
+            scores |= {"distinct_1": distinct_n(replies, 1), "distinct_2": distinct_n(replies, 2)}
         return scores | language_model_scores(
             [item["nll"] for item in predictions],
             [item["tokens"] for item in predictions],
@@ -252,22 +263,29 @@ class Dialogue(Task):
         )
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
-        """The most frequent training reply, said each time (on the rows that are generated), and token frequencies."""
-        told = [message["content"] for row in train for message in row["messages"] if message["role"] == "assistant"]
+        """Return the scores of the most frequent training reply (on the rows with generated text) and of a unigram model."""
+        train_replies = [
+            message["content"]
+            for row_of_window in train
+            for message in row_of_window["messages"]
+            if message["role"] == "assistant"
+        ]
         end = conversation(self.processor, [{"role": role, "content": "a"} for role in ("user", "assistant")])[-1].after
-        unigram = Unigram(([*ids, *end] for ids in self.processor.plain_ids(told)), len(self.processor))
-        spoken = (self.processor.plain_ids([reply["text"] for reply in ref["replies"]]) for ref in refs)
-        sums = unigram.measure([token for ids in replies for token in [*ids, *end]] for replies in spoken)
-        # A row's first window begins with its first turn: the windows of the rows for which text is generated.
-        row = np.fromiter(itertools.accumulate(int(ref["first"] == 0) for ref in refs), dtype=np.int64)
-        picked = np.isin(row, spread(np.unique(row), self.generate_rows))
-        generated = [ref for ref, taken in zip(refs, picked, strict=True) if taken]
+        unigram = Unigram(([*ids, *end] for ids in self.processor.plain_ids(train_replies)), len(self.processor))
+        reply_ids = (self.processor.plain_ids([reply["text"] for reply in ref["replies"]]) for ref in refs)
+        sums = unigram.measure([token for ids in replies for token in [*ids, *end]] for replies in reply_ids)
+        # The first window of a row begins with turn 0; from this, the row of each window and the rows with generated text.
+        row_of_window = np.fromiter(itertools.accumulate(int(ref["first"] == 0) for ref in refs), dtype=np.int64)
+        is_generated = np.isin(row_of_window, spread(np.unique(row_of_window), self.generate_rows))
+        generated = [ref for ref, is_taken in zip(refs, is_generated, strict=True) if is_taken]
         answers = [reply["text"] for ref in generated for reply in ref["replies"]]
-        scores = most_frequent_reply(told, answers) | language_model_scores(*sums, [ref["bytes"] for ref in refs])
+        scores = most_frequent_reply(train_replies, answers) | language_model_scores(
+            *sums, [ref["bytes"] for ref in refs]
+        )
         return {"most frequent reply, token frequencies": scores}
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
-        """How recall falls with distance, by kind of fact."""
+        """Return a chart of recall by distance and a table of recall by type of fact."""
         _, _, recalls = answers_of(predictions, refs)
         if not recalls:
             return []
@@ -288,13 +306,13 @@ class Dialogue(Task):
                         "high": [score.high for _, score in points],
                     }
                 )
-        kinds: dict[str, list[bool]] = defaultdict(list)
+        hits_by_type: dict[str, list[bool]] = defaultdict(list)
         for _, hit, item in recalls:
-            kinds[str(item["kind"])].append(hit)
+            hits_by_type[str(item["kind"])].append(hit)
         rows = []
-        for kind, hits in sorted(kinds.items()):
+        for fact_type, hits in sorted(hits_by_type.items()):
             score = proportion(hits)
-            rows.append([kind, f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}", str(len(hits))])
+            rows.append([fact_type, f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}", str(len(hits))])
         return [
             {
                 "kind": "lines",
@@ -303,17 +321,17 @@ class Dialogue(Task):
                 "y_label": "share recalled exactly",
                 "series": series,
                 "y_range": [0, 1],
-                "note": "A reply recalls a fact if it holds the right value and no other value of that kind from the conversation.",
+                "note": "A reply recalls a fact if it contains the correct value and no other value of the same type from the conversation.",
             },
             {
                 "kind": "table",
-                "title": "Recall by kind of fact",
+                "title": "Recall by type of fact",
                 "columns": ["fact", "recalled", "95 % (Wilson)", "questions"],
                 "rows": rows,
             },
         ]
 
-    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+    def errors(self, predictions: list[Any], refs: list[Any]) -> ExampleErrors:
         return errors_by_loss([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
@@ -321,18 +339,18 @@ class Dialogue(Task):
         for number, reply in enumerate(ref["replies"]):
             if "replies" not in prediction:
                 break
-            said = prediction["replies"][number]
-            at = reply["turn"] - ref["first"]
+            reply_text = prediction["replies"][number]
+            position = reply["turn"] - ref["first"]
             line = {
                 "turn": reply["turn"],
-                "prediction": said,
+                "prediction": reply_text,
                 "reference": reply["text"],
                 "ended": prediction["ended"][number],
-                "correct": said.strip() == reply["text"].strip(),
-                "prompt": ref["messages"][:at] if at > 0 else ref["messages"],
+                "correct": reply_text.strip() == reply["text"].strip(),
+                "prompt": ref["messages"][:position] if position > 0 else ref["messages"],
             }
             if "recall" in reply:
-                line["recall"] = {**reply["recall"], "hit": recalled(said, reply["recall"])}
+                line["recall"] = {**reply["recall"], "hit": recalled(reply_text, reply["recall"])}
             lines.append(line)
         if not lines:
             lines.append({"prediction": None, "reference": [reply["text"] for reply in ref["replies"]]})
@@ -345,26 +363,29 @@ class Dialogue(Task):
 
 
 def recalled(reply: str, recall: dict[str, Any]) -> bool:
-    """The right value stands in the reply and no other value of its kind from the conversation does."""
+    """Return whether the reply contains the correct value and no other value of its type from the conversation."""
     return recall["answer"] in reply and not any(
-        other in reply.replace(recall["answer"], "") for other in recall.get("others") or []
+        wrong_value in reply.replace(recall["answer"], "") for wrong_value in recall.get("others") or []
     )
 
 
 def answers_of(
     predictions: list[Any], refs: list[Any]
 ) -> tuple[list[str], list[str], list[tuple[int, bool, dict[str, Any]]]]:
-    """(generated replies, reference replies, (distance, hit, recall) of the replies that must recall a fact)."""
-    said: list[str] = []
-    told: list[str] = []
+    """Return (generated replies, reference replies, recalls).
+
+    `recalls`: (distance, hit, annotation) of the replies that must recall a fact.
+    """
+    replies: list[str] = []
+    references: list[str] = []
     recalls = []
     for prediction, ref in zip(predictions, refs, strict=True):
         for text, reply in zip(prediction.get("replies", []), ref["replies"], strict=False):
-            said.append(text)
-            told.append(reply["text"])
+            replies.append(text)
+            references.append(reply["text"])
             if "recall" in reply:
                 recalls.append((int(reply["recall"]["distance"]), recalled(text, reply["recall"]), reply["recall"]))
-    return said, told, recalls
+    return replies, references, recalls
 
 
 TASK = Dialogue

@@ -1,4 +1,4 @@
-"""Hidden tokens from what stands on both sides of them (BERT, Devlin 2019)."""
+"""Masked language modelling: predict masked tokens from the context on both sides (BERT, Devlin 2019)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from llmstage.data.encoding.masking import SHOWN, draw_mask, word_numbers
 from llmstage.data.rows import Columns, Row
 from llmstage.demo.prose import prose_rows
 from llmstage.errors import ModelError
-from llmstage.evaluation.metrics.language_model import masked_language_model_scores
+from llmstage.evaluation.metrics.language_model import Unigram, masked_language_model_scores
 from llmstage.evaluation.metrics.score import Score
-from llmstage.evaluation.metrics.unigram import Unigram
 from llmstage.models.lm_loss import masked_losses
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
-from llmstage.tasks.base_errors import Errors, errors_by_loss
+from llmstage.tasks.base_errors import ExampleErrors, errors_by_loss
 from llmstage.tokenization.tokenizer import Processor
 
 
 class MaskedLM(Task):
-    """A document is cut into windows of like length, each marked as the tokenizer marks a text.
+    """A document is split into windows of similar length, each with the special tokens of the tokenizer.
 
-    Masks are drawn in collate(): in training from (seed, epoch, feature), so anew each time a feature is seen and the same
-    in a resumed run; in scoring from (task.mask_seed, row, window), so a row is always hidden in the same way.
+    collate() draws the masks. In training the seed is (seed, epoch, example): each epoch has other masks, and a resumed run
+    has the same ones. In scoring it is (task.mask_seed, row, window): the masks of a row never change.
     """
 
     columns = Columns(required=("text",))
@@ -56,7 +55,7 @@ class MaskedLM(Task):
         super().attach_tokenizer(processor, context)
         if processor.tokenizer.mask_token_id is None:
             raise ModelError(
-                "The model's tokenizer has no mask token, so nothing can be hidden from it: task=masked_lm takes encoders "
+                "The tokenizer of the model has no mask token. task=masked_lm takes encoders "
                 "such as model=bert_tiny. For a decoder: task=causal_lm."
             )
         self.mask_id = int(processor.tokenizer.mask_token_id)
@@ -65,7 +64,9 @@ class MaskedLM(Task):
         self.before, self.after = processor.marks()
 
     def cache_key(self) -> dict[str, Any]:
-        return {"mask": [self.cfg.mask_share, self.cfg.whole_word, self.cfg.mask_seed]}  # the ledger counts targets
+        return {
+            "mask": [self.cfg.mask_share, self.cfg.whole_word, self.cfg.mask_seed]
+        }  # the counts of target tokens depend on them
 
     def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]
@@ -74,38 +75,38 @@ class MaskedLM(Task):
         texts = [row["text"] for row in rows]
         if not self.cfg.whole_word:
             return [self._windows(ids, None) for ids in self.processor.plain_ids(texts)]
-        coded = self.processor.plain_places(texts)
+        encoded = self.processor.plain_offsets(texts)
         return [
-            self._windows(ids, word_numbers(text, offsets)) for text, (ids, offsets) in zip(texts, coded, strict=True)
+            self._windows(ids, word_numbers(text, offsets)) for text, (ids, offsets) in zip(texts, encoded, strict=True)
         ]
 
     def _windows(self, ids: list[int], words: list[int] | None) -> list[Example]:
-        """As few windows as the context allows, of like length: a short rest would have little to guess from."""
-        room = self.context - len(self.before) - len(self.after)
-        count = max(1, -(-len(ids) // room))
+        """Return as few windows as the context allows, of similar length: a short last window would have little context."""
+        max_tokens = self.context - len(self.before) - len(self.after)
+        count = max(1, -(-len(ids) // max_tokens))
         edges = [len(ids) * number // count for number in range(count + 1)]
-        features, cut = [], 0
+        examples, cut = [], 0
         for number, (start, stop) in enumerate(itertools.pairwise(edges)):
             window = ids[start:stop]
-            if all(token in self.special for token in window):  # nothing but unknown tokens
+            if all(token in self.special for token in window):  # only unknown tokens
                 cut += len(window)
                 continue
             arrays = {"input_ids": [*self.before, *window, *self.after], "window": [number]}
             if words is not None:
                 arrays["word"] = [*[-1] * len(self.before), *words[start:stop], *[-1] * len(self.after)]
-            features.append(Example(arrays, ref={"ids": window}))
-        if not features:
-            raise RowError("the tokenizer finds no token in the text that it knows")
-        features[0].cut = cut
-        return features
+            examples.append(Example(arrays, ref={"ids": window}))
+        if not examples:
+            raise RowError("the tokenizer knows no token of the text")
+        examples[0].cut = cut
+        return examples
 
-    def _masked(self, features: Example) -> tuple[list[int], list[int]]:
-        """(what the model sees [T], hidden positions)."""
-        # A row that no loader has numbered yet is -1; seeds are not negative.
-        seed = features.draw or (self.cfg.mask_seed, features.row + 1, features.arrays["window"][0])
+    def _masked(self, example: Example) -> tuple[list[int], list[int]]:
+        """Return (masked ids [T], masked positions)."""
+        # `row` is -1 before a loader sets it, and seeds must not be negative.
+        seed = example.draw or (self.cfg.mask_seed, example.row + 1, example.arrays["window"][0])
         return draw_mask(
-            features.input_ids,
-            features.arrays.get("word"),
+            example.input_ids,
+            example.arrays.get("word"),
             self.cfg.mask_share,
             self.mask_id,
             self.plain,
@@ -113,23 +114,23 @@ class MaskedLM(Task):
             np.random.default_rng(seed),
         )
 
-    def num_targets(self, features: Example) -> int:
-        return len(self._masked(features)[1])
+    def num_targets(self, example: Example) -> int:
+        return len(self._masked(example)[1])
 
     def collate(self, rows: list[list[Example]]) -> Batch:
-        shown, labels = [], []
+        masked_ids, labels = [], []
         for row in rows:
-            drawn = [self._masked(features) for features in row]
-            shown.append([ids for ids, _ in drawn])
+            masked = [self._masked(example) for example in row]
+            masked_ids.append([ids for ids, _ in masked])
             labels.append(
-                [hidden(features.input_ids, places) for features, (_, places) in zip(row, drawn, strict=True)]
+                [labels_at(example.input_ids, positions) for example, (_, positions) in zip(row, masked, strict=True)]
             )
-        packed = pack(shown, self.processor.pad_id, causal=False)
-        if all(len(row) == 1 for row in rows):  # plain rows, as any library gives them to a model
+        packed = pack(masked_ids, self.processor.pad_id, causal=False)
+        if all(len(row) == 1 for row in rows):  # without packing, a padding mask is enough
             inputs = {"input_ids": packed.inputs["input_ids"], "attention_mask": (packed.segments >= 0).long()}
         else:
             inputs = packed.inputs
-        refs = [features.ref for row in rows for features in row]
+        refs = [example.ref for row in rows for example in row]
         return Batch(inputs, labels_for(labels, IGNORE_INDEX), refs, packed.segments, packed.num_tokens)
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
@@ -140,81 +141,84 @@ class MaskedLM(Task):
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
         assert batch.labels is not None and batch.segments is not None
         losses = masked_losses(model, batch.inputs, batch.labels, IGNORE_INDEX)
-        where = losses.where.cpu()
-        owners = batch.segments.cpu().reshape(-1)[where].tolist()
-        seen = batch.inputs["input_ids"].cpu().reshape(-1)[where].tolist()
-        told = batch.labels.cpu().reshape(-1)[where].tolist()
-        items: list[dict[str, Any]] = [{"nll": [], "said": [], "told": [], "shown": []} for _ in batch.refs]
-        for owner, nll, best, token, target in zip(
-            owners, losses.nll.double().tolist(), losses.best.tolist(), seen, told, strict=True
+        flat_positions = losses.where.cpu()
+        segments = batch.segments.cpu().reshape(-1)[flat_positions].tolist()
+        input_tokens = batch.inputs["input_ids"].cpu().reshape(-1)[flat_positions].tolist()
+        targets = batch.labels.cpu().reshape(-1)[flat_positions].tolist()
+        items: list[dict[str, Any]] = [{"nll": [], "predicted": [], "target": [], "shown": []} for _ in batch.refs]
+        for segment, nll, predicted, token, target in zip(
+            segments, losses.nll.double().tolist(), losses.best.tolist(), input_tokens, targets, strict=True
         ):
-            shown = 0 if token == self.mask_id else 2 if token == target else 1  # as in SHOWN
-            for key, value in (("nll", nll), ("said", best), ("told", target), ("shown", shown)):
-                items[owner][key].append(value)
+            shown = 0 if token == self.mask_id else 2 if token == target else 1  # index in SHOWN
+            for key, value in (("nll", nll), ("predicted", predicted), ("target", target), ("shown", shown)):
+                items[segment][key].append(value)
         return items
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         return masked_language_model_scores(
             [sum(item["nll"]) for item in predictions],
             [len(item["nll"]) for item in predictions],
-            [correct(item) for item in predictions],
+            [num_correct(item) for item in predictions],
         )
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
-        """Token frequencies. They look at no neighbours, so they are measured on every token, not only on hidden ones."""
+        """Return the scores of a unigram model, over all tokens: without context, masking makes no difference."""
         unigram = Unigram((self.processor.plain_ids([row["text"]])[0] for row in train), len(self.processor))
         nll, tokens, correct = unigram.measure(ref["ids"] for ref in refs)
         return {"token frequencies": masked_language_model_scores(nll, tokens, correct)}
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
-        """How well hidden tokens are told by what stood in their place."""
+        """Return a table of the scores by replacement of the masked token."""
         rows = []
-        for number, way in enumerate(SHOWN):
-            part = [
-                (nll, said == told)
+        for number, replacement in enumerate(SHOWN):
+            masked_tokens = [
+                (nll, predicted == target)
                 for item in predictions
-                for nll, said, told, shown in zip(*(item[key] for key in KEYS), strict=True)
+                for nll, predicted, target, shown in zip(*(item[key] for key in KEYS), strict=True)
                 if shown == number
             ]
-            if part:
-                loss, hits = (sum(column) / len(part) for column in zip(*part, strict=True))
-                rows.append([way, str(len(part)), f"{loss:.3f}", f"{hits:.3f}"])
-        columns = ["shown as", "tokens", "nats a token", "accuracy"]
-        return [{"kind": "table", "title": "Hidden tokens by what the model saw", "columns": columns, "rows": rows}]
+            if masked_tokens:
+                loss, hits = (sum(column) / len(masked_tokens) for column in zip(*masked_tokens, strict=True))
+                rows.append([replacement, str(len(masked_tokens)), f"{loss:.3f}", f"{hits:.3f}"])
+        columns = ["replaced by", "tokens", "nats per token", "accuracy"]
+        return [{"kind": "table", "title": "Masked tokens by their replacement", "columns": columns, "rows": rows}]
 
-    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
+    def errors(self, predictions: list[Any], refs: list[Any]) -> ExampleErrors:
         return errors_by_loss([sum(item["nll"]) for item in predictions], [len(item["nll"]) for item in predictions])
 
     def to_response(self, predictions: list[Any], refs: list[Any]) -> dict[str, Any]:
-        """What the model puts in the place of the hidden tokens of all windows, and what stood there."""
-        whole = {key: [value for item in predictions for value in item[key]] for key in KEYS}
-        return self.records(whole, None)[0]
+        """Return the predicted and the true tokens of all masked positions of all windows."""
+        all_windows = {key: [value for item in predictions for value in item[key]] for key in KEYS}
+        return self.records(all_windows, None)[0]
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [
             {
-                "prediction": [self.processor.decode([token]) for token in prediction["said"]],
-                "reference": [self.processor.decode([token]) for token in prediction["told"]],
+                "prediction": [self.processor.decode([token]) for token in prediction["predicted"]],
+                "reference": [self.processor.decode([token]) for token in prediction["target"]],
                 "log_probability": -sum(prediction["nll"]),
-                "tokens": len(prediction["told"]),
-                "correct": correct(prediction),
+                "tokens": len(prediction["target"]),
+                "correct": num_correct(prediction),
             }
         ]
 
 
-KEYS = ("nll", "said", "told", "shown")
-"""Of a prediction, one value for each hidden token."""
+KEYS = ("nll", "predicted", "target", "shown")
+"""Keys of a prediction, each with one value for each masked token."""
 
 
-def correct(prediction: dict[str, Any]) -> int:
-    return sum(said == told for said, told in zip(prediction["said"], prediction["told"], strict=True))
+def num_correct(prediction: dict[str, Any]) -> int:
+    """Return the number of correctly predicted tokens."""
+    return sum(
+        predicted == target for predicted, target in zip(prediction["predicted"], prediction["target"], strict=True)
+    )
 
 
-def hidden(ids: list[int], places: list[int]) -> list[int]:
-    """Labels [T]: the true token at a hidden place."""
+def labels_at(ids: list[int], positions: list[int]) -> list[int]:
+    """Return the labels [T]: the true token at the given positions, else IGNORE_INDEX."""
     labels = [IGNORE_INDEX] * len(ids)
-    for place in places:
-        labels[place] = ids[place]
+    for position in positions:
+        labels[position] = ids[position]
     return labels
 
 

@@ -1,4 +1,4 @@
-"""Questions about a text: the answer is a span that an encoder points at, or is written by a decoder."""
+"""Question answering about a context: an encoder predicts the span of the answer, or a decoder generates the answer."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from llmstage.data.question_rows import BadAnswer, Guesser, answers_of, excerpt,
 from llmstage.data.rows import Columns, Row
 from llmstage.demo.questions import question_rows
 from llmstage.evaluation.metrics.answers import (
-    among_the_first,
     answer_scores,
     answer_tables,
+    best_of_first_spans,
     best_threshold,
     exact_and_f1,
 )
 from llmstage.evaluation.metrics.language_model import language_model_scores
 from llmstage.evaluation.metrics.score import Score
-from llmstage.models.answer_spans import Window, confidences, merge_windows, read_spans, span_logits, windows_of
-from llmstage.models.written_answers import reading_ids
+from llmstage.models.answer_spans import Window, confidences, merge_windows, read_spans, span_logits, context_windows
+from llmstage.models.written_answers import written_answer_ids
 from llmstage.tasks.base import Batch, Example, LossSum, ReportItem, RowError, Task
-from llmstage.tasks.base_errors import Errors, errors_by_text, token_nats
-from llmstage.tasks.base_generation import Written
+from llmstage.tasks.base_errors import ExampleErrors, errors_by_text, token_nats
+from llmstage.tasks.base_generation import GenerationTask
 
 
 class QuestionAnswering(Task):
-    """What both styles share: rows, scores, simple methods, tables."""
+    """Base class of both styles: rows, scores, baselines, report tables."""
 
     columns = Columns(
         required=("question", "context", "answers"),
@@ -50,22 +50,22 @@ class QuestionAnswering(Task):
     demo_size = 6000
 
     cfg: QuestionAnsweringConfig
-    silent: bool = False
-    """Whether "no answer" may be the answer."""
+    has_unanswerable: bool = False
+    """Whether some questions have no answer, so that the answer may be empty."""
 
     def demo_rows(self, num_rows: int, seed: int) -> list[Row]:
         return question_rows(num_rows, seed, unanswerable=self.cfg.unanswerable is True)
 
     def check_row(self, row: Row) -> str | None:
-        for word in ("question", "context"):
-            if not isinstance(row[word], str) or not row[word].strip():
-                return f"{word} is empty" if isinstance(row[word], str) else f"{word} is not text"
+        for column in ("question", "context"):
+            if not isinstance(row[column], str) or not row[column].strip():
+                return f"{column} is empty" if isinstance(row[column], str) else f"{column} is not text"
         try:
-            found = answers_of(row)
+            answers = answers_of(row)
         except BadAnswer as error:
             return str(error)
-        if not found and self.cfg.unanswerable is False:
-            return "a question without an answer, and task.unanswerable=false"
+        if not answers and self.cfg.unanswerable is False:
+            return "the question has no answer, but task.unanswerable=false"
         return None
 
     def texts(self, row: Row) -> list[str]:
@@ -75,125 +75,136 @@ class QuestionAnswering(Task):
         return row | {"answers": str(row.get("context")).strip()[:1]}
 
     def fit_labels(self, rows: Iterable[Row]) -> None:
-        """Whether there are questions without an answer; and how many answers could stand in several places."""
-        silent, unclear = False, 0
+        """Find out whether there are questions without an answer; print a note about ambiguous answer positions."""
+        has_unanswerable, num_ambiguous = False, 0
         for row in rows:
-            found = answers_of(row)
-            silent = silent or not found
-            unclear += any(answer.places > 1 for answer in found)
-        self.silent = silent if self.cfg.unanswerable == "auto" else self.cfg.unanswerable
-        if unclear:
+            answers = answers_of(row)
+            has_unanswerable = has_unanswerable or not answers
+            num_ambiguous += any(answer.places > 1 for answer in answers)
+        self.has_unanswerable = has_unanswerable if self.cfg.unanswerable == "auto" else self.cfg.unanswerable
+        if num_ambiguous:
             console.note(
-                f"train: {unclear} answers without answer_start occur more than once; the first place is taken"
+                f"train: {num_ambiguous} answers without answer_start occur more than once; the first occurrence is used"
             )
 
     def load_config(self, config: Any) -> None:
-        known = getattr(config, "llmstage", None) or {}
-        self.silent = bool(known.get("unanswerable", self.cfg.unanswerable is True))
+        saved = getattr(config, "llmstage", None) or {}
+        self.has_unanswerable = bool(saved.get("unanswerable", self.cfg.unanswerable is True))
 
     def model_options(self) -> dict[str, Any]:
-        return {"llmstage": {"unanswerable": self.silent}}
+        return {"llmstage": {"unanswerable": self.has_unanswerable}}
 
     def ref_of(self, row: Row) -> dict[str, Any]:
         answers = answers_of(row)
         names = {name: row[name] for name in ("id", "title") if row.get(name) not in (None, "")}
-        told = [{"text": one.text, "start": one.start, "places": one.places} for one in answers]
-        return {**names, "question": row["question"], "context": row["context"], "answers": told}
+        answer_dicts = [{"text": answer.text, "start": answer.start, "places": answer.places} for answer in answers]
+        return {**names, "question": row["question"], "context": row["context"], "answers": answer_dicts}
 
     @abstractmethod
     def answer(self, prediction: Any, ref: Any) -> str | None:
-        """The answer as text, empty for none; None where nothing was written."""
+        """Return the answer as text, empty for no answer; None without a generated text."""
 
     def pairs(self, predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[Any]]:
-        """(answers, refs) of the rows that have an answer."""
-        found = [(self.answer(one, ref), ref) for one, ref in zip(predictions, refs, strict=True)]
-        return [said for said, _ in found if said is not None], [ref for said, ref in found if said is not None]
+        """Return (answers, refs) of the rows for which answer() is not None."""
+        pairs = [(self.answer(prediction, ref), ref) for prediction, ref in zip(predictions, refs, strict=True)]
+        return [answer for answer, _ in pairs if answer is not None], [
+            ref for answer, ref in pairs if answer is not None
+        ]
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
-        said, told = self.pairs(predictions, refs)
-        return answer_scores(said, [texts_of(ref) for ref in told]) if said else {}
+        answers, answered_refs = self.pairs(predictions, refs)
+        return answer_scores(answers, [texts_of(ref) for ref in answered_refs]) if answers else {}
 
-    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
-        said = [self.answer(*pair) for pair in zip(predictions, refs, strict=True)]
-        found = errors_by_text(said, [texts_of(ref) for ref in refs])
+    def errors(self, predictions: list[Any], refs: list[Any]) -> ExampleErrors:
+        answers = [self.answer(*pair) for pair in zip(predictions, refs, strict=True)]
+        errors = errors_by_text(answers, [texts_of(ref) for ref in refs])
         if all("nll" in item for item in predictions):  # written, not pointed at
-            found.nats = token_nats([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
-        return found
+            errors.nats = token_nats([item["nll"] for item in predictions], [item["tokens"] for item in predictions])
+        return errors
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
-        """First sentence, the sentence and the span with the question's words; where some have none: never an answer."""
-        told = [texts_of(ref) for ref in refs]
+        """Return scores of the first sentence, and of the sentence and span with most words of the question.
+
+        If some questions have no answer, also of the constant empty answer.
+        """
+        references = [texts_of(ref) for ref in refs]
         scores = {
-            name: answer_scores([method(ref["question"], ref["context"]) for ref in refs], told)
+            name: answer_scores([method(ref["question"], ref["context"]) for ref in refs], references)
             for name, method in Guesser(train).methods().items()
         }
-        return scores | ({} if all(told) else {"never an answer": answer_scores([""] * len(refs), told)})
+        return scores | ({} if all(references) else {"never an answer": answer_scores([""] * len(refs), references)})
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
-        said, told = self.pairs(predictions, refs)
-        kinds = [question_word(ref["question"]) for ref in told]
-        sizes = [len(ref["context"]) for ref in told]
-        unclear = sum(one["places"] > 1 for ref in told for one in ref["answers"])
-        return answer_tables(said, [texts_of(ref) for ref in told], kinds, sizes, unclear)
+        answers, answered_refs = self.pairs(predictions, refs)
+        question_words = [question_word(ref["question"]) for ref in answered_refs]
+        context_lengths = [len(ref["context"]) for ref in answered_refs]
+        num_ambiguous = sum(answer["places"] > 1 for ref in answered_refs for answer in ref["answers"])
+        return answer_tables(
+            answers, [texts_of(ref) for ref in answered_refs], question_words, context_lengths, num_ambiguous
+        )
 
-    def record(self, said: str | None, ref: Any, start: int | None, end: int | None) -> dict[str, Any]:
-        """What both styles say of a row; `start` and `end`: where the answer stands in the context."""
+    def record(self, answer: str | None, ref: Any, start: int | None, end: int | None) -> dict[str, Any]:
+        """Return the keys of predictions.jsonl of both styles. `start` and `end`: the answer's position in the context."""
         names = {f"question_{name}" if name == "id" else name: ref[name] for name in ("id", "title") if name in ref}
-        shown: dict[str, Any] = {"prediction": said, "reference": texts_of(ref)}
-        if said is not None:
-            exact, f1 = exact_and_f1(said, texts_of(ref))
-            shown |= {"correct": exact, "f1": round(f1, 4)}
-        return {**names, **shown, "question": ref["question"], "context": excerpt(ref["context"], start, end)}
+        scored: dict[str, Any] = {"prediction": answer, "reference": texts_of(ref)}
+        if answer is not None:
+            exact, f1 = exact_and_f1(answer, texts_of(ref))
+            scored |= {"correct": exact, "f1": round(f1, 4)}
+        return {**names, **scored, "question": ref["question"], "context": excerpt(ref["context"], start, end)}
 
 
 class Extractive(QuestionAnswering):
-    """A long context is read in windows; a window without the whole answer has "no answer here" as its target."""
+    """A long context is split into windows; the target of a window without the complete answer is "no answer here"."""
 
     auto_model = "AutoModelForQuestionAnswering"
     pipeline_tag = "question-answering"
     by_character = True
 
     threshold: float = 0.0
-    """A row is left unanswered where no answer is likelier than the best span by more than this (nats)."""
-    matching: bool
+    """The answer is empty if the score of no answer exceeds that of the best span by more than this (nats)."""
+    match_features: bool
 
     def __init__(self, cfg: QuestionAnsweringConfig, generation: GenerationConfig) -> None:
         super().__init__(cfg, generation)
-        self.matching = cfg.match_features
+        self.match_features = cfg.match_features
         self._windows = lru_cache(512)(self._windows_of)
 
     @property
-    def tunes(self) -> bool:  # type: ignore[override]
-        return self.silent
+    def needs_tuning(self) -> bool:  # type: ignore[override]
+        return self.has_unanswerable
 
     def load_config(self, config: Any) -> None:
         super().load_config(config)
-        known = getattr(config, "llmstage", None) or {}
-        self.threshold = float(known.get("null_threshold", 0.0))
-        self.matching = bool(known.get("match_features", False))
+        saved = getattr(config, "llmstage", None) or {}
+        self.threshold = float(saved.get("null_threshold", 0.0))
+        self.match_features = bool(saved.get("match_features", False))
 
     def model_options(self) -> dict[str, Any]:
-        own = {"unanswerable": self.silent, "null_threshold": self.threshold, "match_features": self.matching}
-        return {"num_labels": 2, "llmstage": own}
+        options = {
+            "unanswerable": self.has_unanswerable,
+            "null_threshold": self.threshold,
+            "match_features": self.match_features,
+        }
+        return {"num_labels": 2, "llmstage": options}
 
     def extra_module(self, config: Any) -> nn.Module | None:
-        if not self.matching:
+        if not self.match_features:
             return None
         layer = nn.Linear(len(MATCHES), config.hidden_size, bias=False)
-        nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))  # as large as an embedding
+        nn.init.normal_(layer.weight, std=getattr(config, "initializer_range", 0.02))  # the scale of an embedding
         return layer
 
     def cache_key(self) -> dict[str, Any]:
-        return {"style": "extract", "stride": self.cfg.stride, "matching": self.matching}
+        return {"style": "extract", "stride": self.cfg.stride, "matching": self.match_features}
 
     def _windows_of(self, question: str, context: str) -> tuple[list[Window], int]:
-        return windows_of(self.processor, question, context, self.context, self.cfg.stride)
+        return context_windows(self.processor, question, context, self.context, self.cfg.stride)
 
     def encode(self, row: Row) -> list[Example]:
         ref = self.ref_of(row)
         windows, cut = self._windows(row["question"], row["context"])
-        answers = [(one["start"], one["start"] + len(one["text"])) for one in ref["answers"]]
-        features = []
+        answers = [(answer["start"], answer["start"] + len(answer["text"])) for answer in ref["answers"]]
+        examples = []
         for number, window in enumerate(windows):
             spans = (window.tokens_of(*answer) for answer in answers)
             start, end = next((span for span in spans if span is not None), (window.none, window.none))
@@ -201,34 +212,34 @@ class Extractive(QuestionAnswering):
             arrays["place"] = [window.none, window.first, window.stop, start, end]
             if "token_type_ids" in self.processor.tokenizer.model_input_names:
                 arrays["token_type_ids"] = window.types
-            if self.matching:
+            if self.match_features:
                 arrays |= matches(row["question"], row["context"], window.offsets, window.first, len(window.ids))
-            features.append(Example(arrays, ref={**ref, "window": number}))
-        features[0].cut = cut
-        whole = [item for item in features if item.arrays["place"][3] != item.arrays["place"][0]]
-        if answers and not whole:  # an answer longer than what two windows share, on their border
-            features[0].cut_targets = 1
-        return features
+            examples.append(Example(arrays, ref={**ref, "window": number}))
+        examples[0].cut = cut
+        with_answer = [example for example in examples if example.arrays["place"][3] != example.arrays["place"][0]]
+        if answers and not with_answer:  # an answer at a window border that is longer than the overlap
+            examples[0].cut_targets = 1
+        return examples
 
     def collate(self, rows: list[list[Example]]) -> Batch:
-        features = [row[0] for row in rows]
-        lengths = torch.tensor([len(item.input_ids) for item in features])
-        ids = pad([item.input_ids for item in features], self.processor.pad_id)
+        examples = [row[0] for row in rows]
+        lengths = torch.tensor([len(example.input_ids) for example in examples])
+        ids = pad([example.input_ids for example in examples], self.processor.pad_id)
         position = torch.arange(ids.shape[1])[None]
         inputs = {"input_ids": ids, "attention_mask": (position < lengths[:, None]).long()}
-        if "token_type_ids" in features[0].arrays:
-            inputs["token_type_ids"] = pad([item.arrays["token_type_ids"] for item in features], 0)
-        if self.matching:
-            numbers = [pad([item.arrays[name] for item in features], 0, torch.float32) for name in MATCHES]
-            inputs["matches"] = torch.stack(numbers, -1)  # [B, T, 3]
-        place = torch.tensor([item.arrays["place"] for item in features])  # [B, 5]
-        none, first, stop = place[:, :3, None].unbind(1)  # [B, 1] each
+        if "token_type_ids" in examples[0].arrays:
+            inputs["token_type_ids"] = pad([example.arrays["token_type_ids"] for example in examples], 0)
+        if self.match_features:
+            match_arrays = [pad([example.arrays[name] for example in examples], 0, torch.float32) for name in MATCHES]
+            inputs["matches"] = torch.stack(match_arrays, -1)  # [B, T, 3]
+        positions = torch.tensor([example.arrays["place"] for example in examples])  # [B, 5]
+        none, first, stop = positions[:, :3, None].unbind(1)  # [B, 1] each
         inputs["inside"] = (position >= first) & (position < stop)  # [B, T] tokens of the context
         inputs["legal"] = inputs["inside"] | (position == none)
-        return Batch(inputs, place[:, 3:], [item.ref for item in features], num_tokens=int(lengths.sum()))
+        return Batch(inputs, positions[:, 3:], [example.ref for example in examples], num_tokens=int(lengths.sum()))
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
-        """Mean of the cross-entropies of start and end, as in transformers."""
+        """Return the mean of the cross-entropies of start and end, as in transformers."""
         assert batch.labels is not None
         start, end = span_logits(model, batch.inputs)
         total = F.cross_entropy(start, batch.labels[:, 0], reduction="sum")
@@ -242,51 +253,60 @@ class Extractive(QuestionAnswering):
         return read_spans(logits, batch.inputs, windows, contexts, self.cfg.max_answer_tokens, self.cfg.n_best)
 
     def merge(self, predictions: list[Any], refs: list[Any], rows: list[int]) -> tuple[list[Any], list[Any], list[int]]:
-        """The best spans of all windows of a row; no answer is as likely as in the window that believes in it least."""
-        merged, first = merge_windows(predictions, rows, self.cfg.n_best)
-        return merged, [refs[place] for place in first], [rows[place] for place in first]
+        """Merge the best spans of all windows of a row. The score of no answer is the minimum over the windows."""
+        merged, first_windows = merge_windows(predictions, rows, self.cfg.n_best)
+        return merged, [refs[index] for index in first_windows], [rows[index] for index in first_windows]
 
     def margin(self, prediction: Any) -> float:
-        """How much likelier no answer is than the best span, in nats (the null score difference of SQuAD v2)."""
+        """Return the score of no answer minus that of the best span, in nats (the null score difference of SQuAD v2)."""
         spans = prediction["spans"]
         return float(prediction["none"] - spans[0][2]) if spans else math.inf
 
     def tune(self, predictions: list[Any], refs: list[Any]) -> None:
-        """The threshold with the highest F1 on validation, where it has both kinds of questions."""
-        told = [texts_of(ref) for ref in refs]
-        if all(told) or not any(told):
+        """Fit the threshold with the highest F1 on validation, if it has questions with and without an answer."""
+        references = [texts_of(ref) for ref in refs]
+        if all(references) or not any(references):
             return
-        best = [text_at(one, ref) for one, ref in zip(predictions, refs, strict=True)]
-        answered = [exact_and_f1(said, texts)[1] for said, texts in zip(best, told, strict=True)]
-        silent = [exact_and_f1("", texts)[1] for texts in told]
-        self.threshold = best_threshold([min(self.margin(one), 1e4) for one in predictions], answered, silent)
+        best_texts = [text_at(prediction, ref) for prediction, ref in zip(predictions, refs, strict=True)]
+        span_f1 = [exact_and_f1(text, texts)[1] for text, texts in zip(best_texts, references, strict=True)]
+        empty_f1 = [exact_and_f1("", texts)[1] for texts in references]
+        self.threshold = best_threshold(
+            [min(self.margin(prediction), 1e4) for prediction in predictions], span_f1, empty_f1
+        )
 
     def answer(self, prediction: Any, ref: Any) -> str:
-        return "" if self.silent and self.margin(prediction) > self.threshold else text_at(prediction, ref)
+        return "" if self.has_unanswerable and self.margin(prediction) > self.threshold else text_at(prediction, ref)
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
-        """Also how often the right answer stands among the first spans."""
-        shown = super().report_items(predictions, refs)
-        spans = [[ref["context"][a:b] for a, b, _ in one["spans"]] for one, ref in zip(predictions, refs, strict=True)]
-        return [*shown, *among_the_first(spans, [texts_of(ref) for ref in refs], self.cfg.n_best)]
+        """Add a table of the best score among the first spans."""
+        items = super().report_items(predictions, refs)
+        spans = [
+            [ref["context"][a:b] for a, b, _ in prediction["spans"]]
+            for prediction, ref in zip(predictions, refs, strict=True)
+        ]
+        return [*items, *best_of_first_spans(spans, [texts_of(ref) for ref in refs], self.cfg.n_best)]
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
-        said, spans = self.answer(prediction, ref), prediction["spans"]
-        *sure, none = confidences([score for _, _, score in spans], prediction["none"] if self.silent else -math.inf)
+        answer, spans = self.answer(prediction, ref), prediction["spans"]
+        *span_confidences, no_answer_confidence = confidences(
+            [score for _, _, score in spans], prediction["none"] if self.has_unanswerable else -math.inf
+        )
         best = [
-            {"text": ref["context"][a:b], "start": a, "end": b, "confidence": round(chance, 6)}
-            for (a, b, _), chance in zip(spans, sure, strict=True)
+            {"text": ref["context"][a:b], "start": a, "end": b, "confidence": round(confidence, 6)}
+            for (a, b, _), confidence in zip(spans, span_confidences, strict=True)
         ]
-        place: dict[str, Any] = best[0] if said else {"start": None, "end": None, "confidence": round(none, 6)}
-        shown = {name: place[name] for name in ("start", "end", "confidence")}
-        return [{**self.record(said, ref, shown["start"], shown["end"]), **shown, "n_best": best}]
+        chosen: dict[str, Any] = (
+            best[0] if answer else {"start": None, "end": None, "confidence": round(no_answer_confidence, 6)}
+        )
+        position = {name: chosen[name] for name in ("start", "end", "confidence")}
+        return [{**self.record(answer, ref, position["start"], position["end"]), **position, "n_best": best}]
 
 
-class Generative(Written, QuestionAnswering):
-    """Context, question and answer are one text, a line each; the answer and the end after it are learned.
+class Generative(GenerationTask, QuestionAnswering):
+    """Context, question and answer form one text, one line each; the answer and the end token are the target.
 
-    A question without an answer has an empty one. Of a context that is too long, the part that shares most tokens with
-    the question is kept; what is left out is counted as cut.
+    A question without an answer has an empty answer. Of a context that is too long, the part with most tokens of the question
+    is used; the other tokens count as cut.
     """
 
     def cache_key(self) -> dict[str, Any]:
@@ -294,38 +314,40 @@ class Generative(Written, QuestionAnswering):
 
     def encode(self, row: Row) -> list[Example]:
         if self.processor.eos_id is None:
-            raise RowError("the model's tokenizer has no end token, so that no answer could end")
+            raise RowError("the tokenizer of the model has no end token, so a generated answer would never end")
         answers = answers_of(row)
-        said = answers[0].text if answers else ""
-        source, target, cut, lost = reading_ids(self.processor, row["context"], row["question"], said, self.context)
+        answer_text = answers[0].text if answers else ""
+        source, target, cut, num_lost = written_answer_ids(
+            self.processor, row["context"], row["question"], answer_text, self.context
+        )
         ids = source + target
-        ref = {**self.ref_of(row), "bytes": len(said.encode())}
+        ref = {**self.ref_of(row), "bytes": len(answer_text.encode())}
         arrays = {"input_ids": ids, "target": [0] * len(source) + [1] * len(target)}
-        return [Example(arrays, ref=ref, cut=cut + lost, cut_targets=lost, lost_end=lost > 0)]
+        return [Example(arrays, ref=ref, cut=cut + num_lost, cut_targets=num_lost, lost_end=num_lost > 0)]
 
     def answer(self, prediction: Any, ref: Any) -> str | None:
-        said = prediction.get("text")
-        return None if said is None else str(said).strip()
+        text = prediction.get("text")
+        return None if text is None else str(text).strip()
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         counts = [[item[name] for item in predictions] for name in ("nll", "tokens", "correct")]
-        nll, tokens, right = counts
+        nll, tokens, correct = counts
         return super().score(predictions, refs) | language_model_scores(
-            nll, tokens, right, [ref["bytes"] for ref in refs]
+            nll, tokens, correct, [ref["bytes"] for ref in refs]
         )
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
-        said = self.answer(prediction, ref)
-        at = ref["context"].find(said) if said else -1
-        start, end = (at, at + len(said or "")) if at >= 0 else (None, None)
-        shown = {"start": start, "end": end, "ended": prediction.get("ended"), "log_probability": -prediction["nll"]}
-        return [{**self.record(said, ref, start, end), **shown}]
+        answer = self.answer(prediction, ref)
+        position = ref["context"].find(answer) if answer else -1
+        start, end = (position, position + len(answer or "")) if position >= 0 else (None, None)
+        details = {"start": start, "end": end, "ended": prediction.get("ended"), "log_probability": -prediction["nll"]}
+        return [{**self.record(answer, ref, start, end), **details}]
 
     @property
     def generate_rows(self) -> int:
-        return 1 << 31  # every row: what is not answered has no score
+        return 1 << 31  # all rows: without text, a row has no score
 
 
 def TASK(cfg: QuestionAnsweringConfig, generation: GenerationConfig) -> QuestionAnswering:
-    """The task in the style that its config names."""
+    """Return the task in the style of the config."""
     return (Extractive if cfg.style == "extract" else Generative)(cfg, generation)

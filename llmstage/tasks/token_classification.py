@@ -1,4 +1,4 @@
-"""A tag for each token: named entities in text."""
+"""Named entity recognition: a tag for each word of a text."""
 
 from __future__ import annotations
 
@@ -37,16 +37,18 @@ from llmstage.evaluation.metrics.intervals import ratio
 from llmstage.evaluation.metrics.score import Score
 from llmstage.models.token_head import best_path, token_logits
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
-from llmstage.tasks.base_errors import Errors
+from llmstage.tasks.base_errors import ExampleErrors
 from llmstage.tokenization.tokenizer import Processor
 
-MOST_WORDS = 1_000_000
-"""Words whose pieces are remembered at once."""
+MAX_CACHED_WORDS = 1_000_000
+"""Upper bound of the words whose subword tokens are cached."""
 
 
 class TokenClassification(Task):
-    """Labels stand on the first piece of each word. A sentence longer than the context is cut into windows that share
-    context; each word is learned and predicted in one of them, and merge() brings the sentence together again."""
+    """The label of a word is at its first subword token. A sentence longer than the context is split into overlapping windows.
+
+    Each word is a target and predicted in one window only; merge() restores the sentence.
+    """
 
     columns = Columns(
         required=(),
@@ -65,11 +67,11 @@ class TokenClassification(Task):
     cfg: TokenClassificationConfig
     labels: list[str]
     data_scheme: str
-    """Scheme of the rows' tags."""
+    """Tag scheme of the rows."""
     scheme: str
-    """Scheme of labels, predictions and references: iob2, or iobes where the data marks ends of entities."""
+    """Tag scheme of labels, predictions and references: iob2, or iobes if the data marks the ends of entities."""
     repaired: tuple[int, int] | None = None
-    """(sentences repaired, sentences) of the training split, where task.repair is on."""
+    """(repaired sentences, all sentences) of the training split, if task.repair=true."""
 
     @staticmethod
     def demo_rows(num_rows: int, seed: int) -> list[Row]:
@@ -79,49 +81,49 @@ class TokenClassification(Task):
         return check_tagged(row, self.cfg.names)
 
     def _spans(self, row: Row, offsets: Offsets) -> tuple[list[Span], bool]:
-        """(entities by token, whether the tags had to be repaired)."""
+        """Return (entities by word, whether their tags were repaired). Raise RowError for an illegal tag sequence."""
         tags = tags_in(row, self.cfg.names)
         if tags is None:
-            laid = lay_spans(row["spans"], row["text"], offsets)
-            assert not isinstance(laid, str), laid  # check_row has seen the row
-            return laid, False
-        wrong = first_illegal(tags, self.data_scheme)
-        if wrong is None:
+            spans = lay_spans(row["spans"], row["text"], offsets)
+            assert not isinstance(spans, str), spans  # check_row has seen the row
+            return spans, False
+        illegal = first_illegal(tags, self.data_scheme)
+        if illegal is None:
             return spans_of(tags, self.data_scheme), False
         if self.cfg.repair:
             return mended_spans(tags, self.data_scheme), True
-        index, reason = wrong
-        place = f"line {row['first_line'] + index}" if row.get("first_line") else f"token {index + 1}"
+        index, reason = illegal
+        location = f"line {row['first_line'] + index}" if row.get("first_line") else f"token {index + 1}"
         raise RowError(
-            f"{place} ({row['tokens'][index]!r}): {reason}; set task.scheme if it is another scheme, "
-            f"or task.repair=true to read such sequences kindly"
+            f"{location} ({row['tokens'][index]!r}): {reason}; set task.scheme if it is another scheme, "
+            f"or task.repair=true to repair such sequences"
         )
 
     def texts(self, row: Row) -> list[str]:
-        """Word by word, as they are encoded: no entry of a tokenizer trained on them reaches over two words."""
+        """Return the single words, as encode() uses them, so that no vocabulary entry spans two words."""
         return units(*text_of(row))
 
     # labels
 
     def fit_labels(self, rows: Iterable[Row]) -> None:
-        """Types of entities and the scheme, from the training split."""
+        """Fit entity types and tag scheme to the training split."""
         sequences: list[list[str]] = []
-        kinds: set[str] = set()
+        entity_types: set[str] = set()
         for row in rows:
             tags = tags_in(row, self.cfg.names)
             if tags is None:
-                kinds.update(span["label"] for span in row["spans"])
+                entity_types.update(span["label"] for span in row["spans"])
             else:
                 sequences.append(tags)
-                kinds.update(split_tag(tag)[1] for tag in tags if tag != "O")
-        if not kinds:
+                entity_types.update(split_tag(tag)[1] for tag in tags if tag != "O")
+        if not entity_types:
             raise DataError(
-                "The training split has no entity: every tag is O. Check data.columns.tags (for CoNLL files a column "
-                "number, counted from 0; the last is taken)."
+                "The training split has no entity: every tag is O. Check data.columns.tags (in CoNLL files a column "
+                "number from 0; by default the last column)."
             )
         self.data_scheme = self.cfg.scheme if self.cfg.scheme != "auto" else detect_scheme(sequences)
         self.scheme = family(self.data_scheme)
-        self.labels = label_names(kinds, self.scheme)
+        self.labels = label_names(entity_types, self.scheme)
         if self.cfg.repair:
             count = sum(first_illegal(tags, self.data_scheme) is not None for tags in sequences)
             self.repaired = count, len(sequences)
@@ -131,11 +133,11 @@ class TokenClassification(Task):
 
     def load_config(self, config: Any) -> None:
         self.labels = [str(config.id2label[index]) for index in range(len(config.id2label))]
-        wrong = next((reason for label in self.labels if (reason := malformed(label))), None)
-        if wrong:
-            raise ModelError(f"The model's labels are no tags: {wrong}. Is it a token classifier for entities?")
-        ends = any(label[0] in "ES" for label in self.labels if label != "O")
-        self.scheme = "iobes" if ends else "iob2"
+        error = next((reason for label in self.labels if (reason := malformed(label))), None)
+        if error:
+            raise ModelError(f"The labels of the model are not tags: {error}. Is it a token classifier for entities?")
+        marks_ends = any(label[0] in "ES" for label in self.labels if label != "O")
+        self.scheme = "iobes" if marks_ends else "iob2"
         saved = (getattr(config, "llmstage", None) or {}).get("scheme", self.scheme)
         self.data_scheme = self.cfg.scheme if self.cfg.scheme != "auto" else saved
 
@@ -151,21 +153,23 @@ class TokenClassification(Task):
 
     def attach_tokenizer(self, processor: Processor, context: int) -> None:
         super().attach_tokenizer(processor, context)
-        self._pieces: dict[str, list[int]] = {}
-        self._index = {label: index for index, label in enumerate(self.labels)}
-        inner = processor.plain_ids(["a"])[0]
-        whole, _, _ = processor.marked_ids("a", None, context)
-        at = next(at for at in range(len(whole)) if whole[at : at + len(inner)] == inner)
-        self._front, self._back = whole[:at], whole[at + len(inner) :]
-        allowed = np.array([[may_follow(one, two, self.scheme) for two in self.labels] for one in self.labels])
+        self._subwords: dict[str, list[int]] = {}
+        self._label_index = {label: index for index, label in enumerate(self.labels)}
+        ids = processor.plain_ids(["a"])[0]
+        marked, _, _ = processor.marked_ids("a", None, context)
+        start = next(start for start in range(len(marked)) if marked[start : start + len(ids)] == ids)
+        self._prefix, self._suffix = marked[:start], marked[start + len(ids) :]
+        allowed = np.array(
+            [[may_follow(before, after, self.scheme) for after in self.labels] for before in self.labels]
+        )
         edges = np.array(
-            [[may_follow(None, one, self.scheme) for one in self.labels], [may_follow(one, None, self.scheme) for one in self.labels]]
+            [[may_follow(None, before, self.scheme) for before in self.labels], [may_follow(before, None, self.scheme) for before in self.labels]]
         )  # fmt: skip
-        self._step, self._edges = np.where(allowed, 0.0, -np.inf), np.where(edges, 0.0, -np.inf)
+        self._transitions, self._edges = np.where(allowed, 0.0, -np.inf), np.where(edges, 0.0, -np.inf)
 
     def cache_key(self) -> dict[str, Any]:
-        told = {"labels": self.labels, "scheme": self.data_scheme}
-        return {**told, "repair": self.cfg.repair, "names": self.cfg.names}
+        options = {"labels": self.labels, "scheme": self.data_scheme}
+        return {**options, "repair": self.cfg.repair, "names": self.cfg.names}
 
     def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]
@@ -173,59 +177,67 @@ class TokenClassification(Task):
     def encode_many(self, rows: list[Row]) -> list[list[Example]]:
         texts = [text_of(row) for row in rows]
         words = [units(text, offsets) for text, offsets in texts]
-        if len(self._pieces) > MOST_WORDS:
-            self._pieces = {}
-        new = list(dict.fromkeys(unit for line in words for unit in line if unit not in self._pieces))
-        unknown = self.processor.tokenizer.unk_token_id
-        nothing = [self.processor.pad_id if unknown is None else int(unknown)]  # a word that leaves no piece
-        self._pieces.update(zip(new, (ids or nothing for ids in self.processor.plain_ids(new)), strict=True))
-        return [self._encode(row, *text, line) for row, text, line in zip(rows, texts, words, strict=True)]
+        if len(self._subwords) > MAX_CACHED_WORDS:
+            self._subwords = {}
+        new_words = list(dict.fromkeys(word for row_words in words for word in row_words if word not in self._subwords))
+        unk_id = self.processor.tokenizer.unk_token_id
+        no_subwords = [self.processor.pad_id if unk_id is None else int(unk_id)]  # for a word without subword tokens
+        self._subwords.update(
+            zip(new_words, (ids or no_subwords for ids in self.processor.plain_ids(new_words)), strict=True)
+        )
+        return [self._encode(row, *text, row_words) for row, text, row_words in zip(rows, texts, words, strict=True)]
 
     def _encode(self, row: Row, text: str, offsets: Offsets, words: list[str]) -> list[Example]:
         spans, repaired = self._spans(row, offsets)
-        strange = sorted({kind for kind, _, _ in spans if not any(label[2:] == kind for label in self.labels)})
-        if strange:
+        unknown_types = sorted(
+            {entity_type for entity_type, _, _ in spans if not any(label[2:] == entity_type for label in self.labels)}
+        )
+        if unknown_types:
             known = sorted({label[2:] for label in self.labels} - {""})
-            raise RowError(f"unknown entity type '{strange[0]}'; the model knows: {', '.join(known[:20])}")
+            raise RowError(f"unknown entity type '{unknown_types[0]}'; the model knows: {', '.join(known[:20])}")
         tags = tags_of(spans, len(words), self.scheme)
-        room = self.context - len(self._front) - len(self._back)
-        pieces = [self._pieces[word] for word in words]
-        cut = sum(max(0, len(ids) - room) for ids in pieces)  # a word longer than a window keeps its beginning
-        pieces = [ids[:room] for ids in pieces]
-        parts = word_windows([len(ids) for ids in pieces], room)
-        features = []
-        for number, (first, start, stop, end) in enumerate(parts):
-            ids, labels = list(self._front), [IGNORE_INDEX] * len(self._front)
+        max_tokens = self.context - len(self._prefix) - len(self._suffix)
+        subwords = [self._subwords[word] for word in words]
+        cut = sum(
+            max(0, len(ids) - max_tokens) for ids in subwords
+        )  # of a word longer than a window, only the beginning remains
+        subwords = [ids[:max_tokens] for ids in subwords]
+        windows = word_windows([len(ids) for ids in subwords], max_tokens)
+        examples = []
+        for number, (first, start, stop, end) in enumerate(windows):
+            ids, labels = list(self._prefix), [IGNORE_INDEX] * len(self._prefix)
             for index in range(first, end):
-                ids += pieces[index]
-                labels += [self._index[tags[index]] if start <= index < stop else IGNORE_INDEX]
-                labels += [IGNORE_INDEX] * (len(pieces[index]) - 1)
+                ids += subwords[index]
+                labels += [self._label_index[tags[index]] if start <= index < stop else IGNORE_INDEX]
+                labels += [IGNORE_INDEX] * (len(subwords[index]) - 1)
             ref = {
                 "text": text if number == 0 else "",
-                "offsets": [list(place) for place in offsets[start:stop]],
+                "offsets": [list(offset) for offset in offsets[start:stop]],
                 "tags": tags[start:stop],
-                "parts": len(parts),
+                "parts": len(windows),
                 "repaired": repaired,
             }
-            arrays = {"input_ids": ids + self._back, "labels": labels + [IGNORE_INDEX] * len(self._back)}
-            features.append(Example(arrays, ref=ref, cut=cut if number == 0 else 0))
-        return features
+            arrays = {"input_ids": ids + self._suffix, "labels": labels + [IGNORE_INDEX] * len(self._suffix)}
+            examples.append(Example(arrays, ref=ref, cut=cut if number == 0 else 0))
+        return examples
 
     def dummy_target(self, row: Row) -> Row:
         tokens = row.get("tokens")
         return row | ({"tags": ["O"] * len(tokens)} if isinstance(tokens, list) else {"spans": []})
 
-    def num_targets(self, features: Example) -> int:
-        return sum(label != IGNORE_INDEX for label in features.arrays["labels"])
+    def num_targets(self, example: Example) -> int:
+        return sum(label != IGNORE_INDEX for label in example.arrays["labels"])
 
     def collate(self, rows: list[list[Example]]) -> Batch:
-        ids = [[features.input_ids for features in row] for row in rows]
-        alone = all(len(row) == 1 for row in rows)
-        packed = pack(ids, self.processor.pad_id, causal=alone)  # rows of one feature need no block mask
-        if alone:
-            packed.inputs["attention_mask"] = (packed.segments >= 0).long()  # told by position, not by id
-        labels = labels_for([[features.arrays["labels"] for features in row] for row in rows], IGNORE_INDEX)
-        refs = [features.ref for row in rows for features in row]
+        ids = [[example.input_ids for example in row] for row in rows]
+        unpacked = all(len(row) == 1 for row in rows)
+        packed = pack(ids, self.processor.pad_id, causal=unpacked)  # rows with one example need no block mask
+        if unpacked:
+            packed.inputs["attention_mask"] = (
+                packed.segments >= 0
+            ).long()  # by position, not by id: pad may be a real token
+        labels = labels_for([[example.arrays["labels"] for example in row] for row in rows], IGNORE_INDEX)
+        refs = [example.ref for row in rows for example in row]
         return Batch(packed.inputs, labels, refs, packed.segments, packed.num_tokens)
 
     # model
@@ -233,132 +245,149 @@ class TokenClassification(Task):
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
         assert batch.labels is not None
         flat = batch.labels.reshape(-1)
-        where = (flat != IGNORE_INDEX).nonzero().squeeze(1)
-        logits = token_logits(model, batch.inputs, where).float()  # [N, C]
-        return LossSum(F.cross_entropy(logits, flat[where], reduction="sum"), len(where))
+        positions = (flat != IGNORE_INDEX).nonzero().squeeze(1)
+        logits = token_logits(model, batch.inputs, positions).float()  # [N, C]
+        return LossSum(F.cross_entropy(logits, flat[positions], reduction="sum"), len(positions))
 
     def predict(self, model: nn.Module, batch: Batch, *, generate: bool) -> list[Any]:
         assert batch.labels is not None and batch.segments is not None
         flat = batch.labels.reshape(-1)
-        where = (flat != IGNORE_INDEX).nonzero().squeeze(1)
-        logits = token_logits(model, batch.inputs, where).float()
+        positions = (flat != IGNORE_INDEX).nonzero().squeeze(1)
+        logits = token_logits(model, batch.inputs, positions).float()
         if logits.shape[1] != len(self.labels):
             raise ModelError(f"The model has {logits.shape[1]} classes and the task {len(self.labels)} tags.")
         log_p = torch.log_softmax(logits, -1).double().cpu().numpy()  # [N, C]
-        nll = -log_p[np.arange(len(log_p)), flat[where].cpu().numpy()]
-        owner = batch.segments.reshape(-1)[where].cpu().numpy()
-        borders = np.searchsorted(owner, np.arange(len(batch.refs) + 1))
-        out = []
-        for ref, start, stop in zip(batch.refs, borders, borders[1:], strict=False):
-            part = {**self._decoded(log_p[start:stop]), "nll": float(nll[start:stop].sum())}
-            if ref is not None and ref["parts"] > 1:  # windows are decoded anew when they are one sentence again
-                part["log_p"] = log_p[start:stop].tolist()
-            out.append(part)
-        return out
+        nll = -log_p[np.arange(len(log_p)), flat[positions].cpu().numpy()]
+        segments = batch.segments.reshape(-1)[positions].cpu().numpy()
+        starts = np.searchsorted(segments, np.arange(len(batch.refs) + 1))
+        predictions = []
+        for ref, start, stop in zip(batch.refs, starts, starts[1:], strict=False):
+            prediction = {**self._decoded(log_p[start:stop]), "nll": float(nll[start:stop].sum())}
+            if ref is not None and ref["parts"] > 1:  # merge() decodes the windows again as one sentence
+                prediction["log_p"] = log_p[start:stop].tolist()
+            predictions.append(prediction)
+        return predictions
 
     def _decoded(self, log_p: np.ndarray) -> dict[str, Any]:
         path = log_p.argmax(1)
         if self.cfg.decode == "viterbi":
-            # Where every token's best tag makes a legal sequence, it is the best one.
-            legal = self._edges[0, path[0]] + self._edges[1, path[-1]] + self._step[path[:-1], path[1:]].sum() == 0
-            path = path if legal else np.array(best_path(log_p, self._step, self._edges))
-        sure = np.exp(log_p[np.arange(len(path)), path])
+            # If the most probable tags form a legal sequence, it is the best path.
+            legal = (
+                self._edges[0, path[0]] + self._edges[1, path[-1]] + self._transitions[path[:-1], path[1:]].sum() == 0
+            )
+            path = path if legal else np.array(best_path(log_p, self._transitions, self._edges))
+        confidence = np.exp(log_p[np.arange(len(path)), path])
         return {
             "labels": [int(index) for index in path],
-            "confidence": [round(float(value), 6) for value in sure],
+            "confidence": [round(float(value), 6) for value in confidence],
         }
 
-    def _said(self, prediction: dict[str, Any]) -> list[str]:
+    def _predicted_tags(self, prediction: dict[str, Any]) -> list[str]:
         return [self.labels[index] for index in prediction["labels"]]
 
     def merge(self, predictions: list[Any], refs: list[Any], rows: list[int]) -> tuple[list[Any], list[Any], list[int]]:
         merged: tuple[list[Any], list[Any], list[int]] = ([], [], [])
-        at = 0
-        while at < len(refs):
-            end = at + refs[at]["parts"]
-            prediction, ref = predictions[at], refs[at]
-            if end > at + 1:
-                parts = predictions[at:end]
-                log_p = np.array([line for part in parts for line in part["log_p"]])
-                prediction = {**self._decoded(log_p), "nll": sum(part["nll"] for part in parts)}
-                joined = {key: [item for part in refs[at:end] for item in part[key]] for key in ("offsets", "tags")}
+        start = 0
+        while start < len(refs):
+            end = start + refs[start]["parts"]
+            prediction, ref = predictions[start], refs[start]
+            if end > start + 1:
+                windows = predictions[start:end]
+                log_p = np.array([row_log_p for window in windows for row_log_p in window["log_p"]])
+                prediction = {**self._decoded(log_p), "nll": sum(window["nll"] for window in windows)}
+                joined = {
+                    key: [item for window in refs[start:end] for item in window[key]] for key in ("offsets", "tags")
+                }
                 ref = {**ref, **joined, "parts": 1}
-            for column, value in zip(merged, (prediction, ref, rows[at]), strict=True):
+            for column, value in zip(merged, (prediction, ref, rows[start]), strict=True):
                 column.append(value)
-            at = end
+            start = end
         return merged
 
     # scores
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
-        said, told = [self._said(item) for item in predictions], [ref["tags"] for ref in refs]
-        lengths = [len(tags) for tags in told]
+        predicted_tags, true_tags = [self._predicted_tags(item) for item in predictions], [ref["tags"] for ref in refs]
+        lengths = [len(tags) for tags in true_tags]
         loss = ratio([item["nll"] for item in predictions], lengths, count=sum(lengths), higher_is_better=False)
-        return {**tag_scores(said, told, self.scheme), "loss": loss}
+        return {**tag_scores(predicted_tags, true_tags, self.scheme), "loss": loss}
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
-        """The most frequent tag of each word, and the entities of the training split looked up (longest match)."""
-        words, names = FrequentTags(), Gazetteer()
+        """Return scores of the most frequent tag of each word, and of a gazetteer of training entities (longest match)."""
+        frequent_tags, gazetteer = FrequentTags(), Gazetteer()
         for row in train:
             text, offsets = text_of(row)
             try:
                 spans, _ = self._spans(row, offsets)
             except RowError:
                 continue  # quarantined
-            tokens = [text[start:end] for start, end in offsets]
-            words.add(tokens, tags_of(spans, len(tokens), self.scheme))
-            names.add(tokens, spans)
-        told = [ref["tags"] for ref in refs]
-        asked = [[ref["text"][start:end] for start, end in ref["offsets"]] for ref in refs]
-        found = {}
+            row_words = [text[start:end] for start, end in offsets]
+            frequent_tags.add(row_words, tags_of(spans, len(row_words), self.scheme))
+            gazetteer.add(row_words, spans)
+        true_tags = [ref["tags"] for ref in refs]
+        words = [[ref["text"][start:end] for start, end in ref["offsets"]] for ref in refs]
+        scores = {}
         methods: dict[str, FrequentTags | Gazetteer] = {
-            "most frequent tag of the word": words,
-            "entities of train looked up": names,
+            "most frequent tag of the word": frequent_tags,
+            "entities of train looked up": gazetteer,
         }
         for name, method in methods.items():
-            said = [tags_of(method.spans(tokens, self.scheme), len(tokens), self.scheme) for tokens in asked]
-            found[name] = tag_scores(said, told, self.scheme)
-        return found
+            predicted_tags = [
+                tags_of(method.spans(row_words, self.scheme), len(row_words), self.scheme) for row_words in words
+            ]
+            scores[name] = tag_scores(predicted_tags, true_tags, self.scheme)
+        return scores
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
-        table = type_scores([self._said(item) for item in predictions], [ref["tags"] for ref in refs], self.scheme)
+        table = type_scores(
+            [self._predicted_tags(item) for item in predictions], [ref["tags"] for ref in refs], self.scheme
+        )
         columns = ("precision", "recall", "f1", "support")
         rows = [
-            [kind, *(f"{row[name]:.4f}" for name in columns[:3]), str(row["support"])] for kind, row in table.items()
+            [entity_type, *(f"{row[name]:.4f}" for name in columns[:3]), str(row["support"])]
+            for entity_type, row in table.items()
         ]
         by_type = {"kind": "table", "title": "Entities by type", "columns": ["type", *columns], "rows": rows}
-        shown: list[ReportItem] = [{**by_type, "report_key": "types", "values": table}]
+        items: list[ReportItem] = [{**by_type, "report_key": "types", "values": table}]
         notes = []
         if not any(tag != "O" for ref in refs for tag in ref["tags"]):
-            notes.append("The references hold no entity: precision, recall and F1 are 0 by convention, not measured.")
+            notes.append(
+                "The references contain no entity: precision, recall and F1 are 0 by convention, not measured."
+            )
         if self.cfg.repair:
             count = sum(ref["repaired"] for ref in refs)
             notes.append(f"Illegal tags were repaired in {count} of {len(refs)} sentences of this split.")
             if self.repaired:
                 notes.append(f"In the training split: in {self.repaired[0]} of {self.repaired[1]} sentences.")
-        return [*shown, {"kind": "text", "title": "About the tags", "text": "\n".join(notes)}] if notes else shown
+        return [*items, {"kind": "text", "title": "About the tags", "text": "\n".join(notes)}] if notes else items
 
-    def errors(self, predictions: list[Any], refs: list[Any]) -> Errors:
-        """1 - F1 of a sentence's entities; where it has none and none was said, it is right."""
+    def errors(self, predictions: list[Any], refs: list[Any]) -> ExampleErrors:
+        """Return 1 - F1 of the entities of each sentence; 0 if there are neither true nor predicted entities."""
         values: list[float | None] = []
         for prediction, ref in zip(predictions, refs, strict=True):
-            said, told = (set(spans_of(tags, self.scheme)) for tags in (self._said(prediction), ref["tags"]))
-            values.append(1 - 2 * len(said & told) / (len(said) + len(told)) if said or told else 0.0)
-        return Errors("f1", values)
+            predicted_spans, true_spans = (
+                set(spans_of(tags, self.scheme)) for tags in (self._predicted_tags(prediction), ref["tags"])
+            )
+            values.append(
+                1 - 2 * len(predicted_spans & true_spans) / (len(predicted_spans) + len(true_spans))
+                if predicted_spans or true_spans
+                else 0.0
+            )
+        return ExampleErrors("f1", values)
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         text, offsets = ref["text"], ref["offsets"]
-        said, sure = self._said(prediction), prediction["confidence"]
-        found = spans_of(said, self.scheme)
-        spans = describe_spans(found, text, offsets)
-        for span, (_, start, stop) in zip(spans, found, strict=True):
-            # Geometric mean of its tags' probabilities, so that long entities compare with short ones.
-            span["confidence"] = round(float(np.exp(np.log(np.maximum(sure[start:stop], 1e-12)).mean())), 6)
+        predicted_tags, confidence = self._predicted_tags(prediction), prediction["confidence"]
+        predicted_spans = spans_of(predicted_tags, self.scheme)
+        spans = describe_spans(predicted_spans, text, offsets)
+        for span, (_, start, stop) in zip(spans, predicted_spans, strict=True):
+            # The geometric mean of the tag probabilities does not depend on the length of the entity.
+            span["confidence"] = round(float(np.exp(np.log(np.maximum(confidence[start:stop], 1e-12)).mean())), 6)
         return [
             {
-                "prediction": said,
+                "prediction": predicted_tags,
                 "reference": ref["tags"],
-                "correct": said == ref["tags"],
+                "correct": predicted_tags == ref["tags"],
                 "text": text,
                 "tokens": [text[start:end] for start, end in offsets],
                 "spans": spans,

@@ -1,4 +1,4 @@
-"""Sentences into another language: BLEU, chrF and TER, cut by source so that no sentence stands on two sides."""
+"""Translation: chrF, BLEU and TER. Splits are by source, so that no source sentence is in two splits."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from llmstage.evaluation.metrics.score import Score
 from llmstage.evaluation.metrics.translation import bleu, chrf_rows, ter
 from llmstage.tasks.base_text_to_text import TextToText
 
-SEARCHED = 100_000
-"""Training rows that the translation memory looks through, at most."""
-AT_ONCE = 256
+MAX_MEMORY = 100_000
+"""Upper bound of the training rows in the translation memory."""
+BATCH_SIZE = 256
 
 
 class Translation(TextToText):
-    # The source alone says what a row is: one sentence with several translations stays on one side of a cut.
+    """A source sentence and its translation, or a list of translations."""
+
+    # Only the source identifies a row: all translations of a sentence are in the same split.
     columns = Columns(required=("source", "target"), content=("source",))
     pipeline_tag = "translation"
     route = "translate"
     demo_size = 4000
     source, target = "source", "target"
-    headline = "chrf"
+    row_metric = "chrf"
 
     cfg: TranslationConfig
 
@@ -41,26 +43,26 @@ class Translation(TextToText):
         return chrf_rows(hyps, refs)
 
     def simple_methods(self, train: list[tuple[str, str]], sources: list[str]) -> dict[str, list[str]]:
-        common = Counter(target for _, target in train).most_common(1)[0][0]
+        most_frequent = Counter(target for _, target in train).most_common(1)[0][0]
         return {
             "copy of the source": list(sources),
-            "most frequent target": [common] * len(sources),
-            "translation of the most similar training source": memory(train[:SEARCHED], sources),
+            "most frequent target": [most_frequent] * len(sources),
+            "translation of the most similar training source": translation_memory(train[:MAX_MEMORY], sources),
         }
 
 
-def memory(train: list[tuple[str, str]], sources: list[str]) -> list[str]:
-    """The target of the training source with the largest cosine of TF-IDF over character 1- to 4-grams within words."""
+def translation_memory(train: list[tuple[str, str]], sources: list[str]) -> list[str]:
+    """Return the target of the training source with the largest TF-IDF cosine, over character 1- to 4-grams in words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
-    known = vectors.fit_transform([source for source, _ in train])
-    found = vectors.transform(sources)
-    out: list[str] = []
-    for start in range(0, len(sources), AT_ONCE):  # a dense block of cosines at a time
-        likeness = (found[start : start + AT_ONCE] @ known.T).toarray()
-        out += [train[int(index)][1] for index in likeness.argmax(axis=1)]
-    return out
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
+    train_matrix = vectorizer.fit_transform([source for source, _ in train])
+    source_matrix = vectorizer.transform(sources)
+    targets: list[str] = []
+    for start in range(0, len(sources), BATCH_SIZE):  # in blocks, because the matrix of cosines is dense
+        cosines = (source_matrix[start : start + BATCH_SIZE] @ train_matrix.T).toarray()
+        targets += [train[int(index)][1] for index in cosines.argmax(axis=1)]
+    return targets
 
 
 TASK = Translation

@@ -18,13 +18,14 @@ from llmstage.demo.scene_sentences import CHINESE, ENGLISH
 from llmstage.errors import ModelError
 from llmstage.evaluation.metrics.cider import cider
 from llmstage.evaluation.metrics.sklearn_baselines import most_frequent
-from llmstage.kernels.attention import use_products
+from llmstage.kernels.attention import use_matmul_attention
 from llmstage.models.build import save_model
 from llmstage.tasks.base import UNSCORED
 from llmstage.tasks.base_generation import split
 from llmstage.tasks.captioning import coarse, hits
 from llmstage.training.checkpoint import Checkpoints, TrainState
-from llmstage.training.fit import load_best, save_weights
+from llmstage.training.fit import load_best
+from llmstage.training.loop_setup import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_the_first_reference_is_learned_and_all_are_scored_against(it):
     (features,) = it.task.encode(row)
     asked, written = split(features)
     assert it.processor.decode(written) == row["caption"][0] and row["prompt"] in it.processor.decode(asked)
-    assert asked.count(it.processor.image_id) == it.processor.eyes.tokens == 16
+    assert asked.count(it.processor.image_id) == it.processor.vision.tokens == 16
     assert it.processor.image_id not in written
     scores = it.task.score(said([row["caption"][-1]]), [features.ref])
     assert scores["exact_match"].value == scores["rouge_l"].value == 1.0
@@ -150,9 +151,9 @@ def test_the_most_similar_training_picture_lends_its_caption(it, tmp_path):
         {"image": str(tmp_path / "blue.png"), "caption": "a blue one", "prompt": "en"},
         {"image": str(tmp_path / "none.png"), "caption": "lost", "prompt": "en"},
     ]
-    before, task.pictures = task.pictures, ImageStore(it.processor.images)
+    before, task.image_store = task.image_store, ImageStore(it.processor.images)
     try:
-        task.pictures.read([str(tmp_path / "pink.png"), str(tmp_path / "blue.png")])
+        task.image_store.read([str(tmp_path / "pink.png"), str(tmp_path / "blue.png")])
         refs = [
             ref("x", image=0, source="en"),
             ref("a blue one", image=1, source="en"),
@@ -164,11 +165,11 @@ def test_the_most_similar_training_picture_lends_its_caption(it, tmp_path):
         scores = task.baselines(train, refs)["caption of the most similar training picture"]
         assert scores["exact_match"].value == 0.5 and {"cider", "bleu4", "rouge_l", "chrf"} <= scores.keys()
     finally:
-        task.pictures = before
+        task.image_store = before
 
 
 def test_coarse_pixels_and_hits(it):
-    cells = coarse(it.task.pictures, [0, 1])
+    cells = coarse(it.task.image_store, [0, 1])
     assert cells.shape == (2, 192) and float(cells.min()) >= 0 and float(cells.max()) <= 1
     assert hits([" a ", "b"], [ref("x", "a"), ref("x")]) == [1.0, 0.0]
 
@@ -200,7 +201,7 @@ def test_transformers_alone_writes_the_same_text(it, tmp_path):
 
 def test_attention_by_products_reaches_both_towers_and_gives_the_same_loss(it):
     model, other = it.model(), it.model()
-    use_products(other)
+    use_matmul_attention(other)
     parts = (other, other.model.vision_tower, other.model.language_model)
     assert len({part.config._attn_implementation for part in parts}) == 1
     batch = it.task.collate([it.features[:3], it.features[3:]])

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from llmstage.cli.command import main
 from llmstage.config.checks import TWO_TOWERS
 from llmstage.data.image_store import ImageStore
-from llmstage.data.splits import row_hash
+from llmstage.data.split_keys import row_hash
 from llmstage.paths import conf_dir, locate_model, options
 from llmstage.tasks.base import IGNORE_INDEX, UNSCORED
-from llmstage.tokenization.vision import eyes_of
+from llmstage.tokenization.vision import vision_spec_of
 from llmstage.training.gradient_cache import backward_parts
 
 
@@ -279,21 +279,25 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     if model.config.model_type in TWO_TOWERS:
         told["pixel_values"] = it.batch().inputs["pixel_values"][:1]
     with torch.no_grad():
-        assert torch.equal(theirs(**told)[0], model(**told)[0])  # logits, or hidden states where the head is the task's
+        torch.testing.assert_close(
+            theirs(**told)[0], model(**told)[0], rtol=1e-5, atol=1e-5
+        )  # logits, or hidden states where the head is the task's
     mine, batch = predict(it, model)
     if hasattr(model, "extra"):
         theirs.extra = model.extra  # transformers loads its own part; the task's lies beside it
     again, _ = predict(it, theirs)
     assert it.scores(mine, batch.refs) == it.scores(again, batch.refs)
     adopted = type(it.task)(it.run.task, it.run.generation)
-    adopted.set_model_family(it.task.kind)
+    adopted.set_model_family(it.task.model_family)
     adopted.load_config(theirs.config)  # what stage=evaluate does: no training rows are seen
     processor = load_processor(str(tmp_path), local=True, sees=it.run.task.reads_images)
     if it.run.task.reads_images:
-        processor.eyes = eyes_of(theirs.config)
-        adopted.pictures = ImageStore(processor.images)
-        adopted.pictures.read(it.task.pictures.places)
-        assert adopted.pictures.digest == it.task.pictures.digest  # the saved image processor gives the same pixels
+        processor.vision = vision_spec_of(theirs.config)
+        adopted.image_store = ImageStore(processor.images)
+        adopted.image_store.read(it.task.image_store.places)
+        assert (
+            adopted.image_store.digest == it.task.image_store.digest
+        )  # the saved image processor gives the same pixels
     adopted.attach_tokenizer(processor, it.context)
     assert [item for row in it.rows for item in adopted.encode(row) if item.ref != UNSCORED] == it.features
     loaded = build_model(
@@ -387,7 +391,7 @@ def outside(workplace, monkeypatch):
         # Water or fire.
         name: elements_outside.water_or_fire
         stages: [finetune]
-        kinds: [gpt, bert]
+        model_families: [gpt, bert]
         generates: false
         select: macro_f1
         class_weights: none

@@ -18,10 +18,10 @@ from llmstage.data.encoding.order import BatchOrder
 from llmstage.data.row_source import ListSource
 from llmstage.demo.scenes import draw
 from llmstage.errors import UserError
-from llmstage.kernels.attention import use_products
+from llmstage.kernels.attention import use_matmul_attention
 from llmstage.models.build import save_model
 from llmstage.training.machine import Machine
-from llmstage.training.plan import bytes_per_token, image_tokens, resolve_micro
+from llmstage.training.plan import bytes_per_token, image_tokens, resolve_micro_batch_size
 
 SMALL = [
     "stage=pretrain", "task=contrastive", "trainer=smoke", "trainer.threads=1", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2",
@@ -39,7 +39,7 @@ def it(tiny_task):
 def changed(it, rows=None, **options):
     """The same with other options, and on other rows of the same pictures."""
     task = type(it.task)(replace(it.run.task, **options), it.run.generation)
-    task.pictures = it.task.pictures
+    task.image_store = it.task.image_store
     task.attach_tokenizer(it.processor, it.context)
     rows = it.rows if rows is None else rows
     return replace(it, task=task, rows=rows, features=[item for row in rows for item in task.encode(row)])
@@ -251,7 +251,7 @@ def test_products_attend_as_sdpa_does_in_both_towers(it):
     for faster in (False, True):
         model = it.model().train()
         if faster:
-            use_products(model)
+            use_matmul_attention(model)
             assert model.text_model.config._attn_implementation == "llmstage_products"
             assert model.vision_model.config._attn_implementation == "llmstage_products"
         with torch.autocast("cpu", torch.bfloat16):
@@ -284,11 +284,11 @@ def test_auto_micro_batches_are_as_large_as_memory_allows_and_count_patches(it, 
     run, machine = compose_run(["stage=pretrain", "task=contrastive"]), Machine(torch.device("cpu"), 1, "fp32", "")
     model = it.model()
     assert image_tokens(model) == 17 and bytes_per_token(model) == 40 * 2 * 32
-    assert resolve_micro(run, machine, 256, 100.0) == 40  # where parts simply add up
-    assert resolve_micro(run, machine, 256, 100.0, at_once=bytes_per_token(model)) == 256
-    assert resolve_micro(run, machine, 256, 300.0, at_once=40.0 * 12 * 768) == 19
+    assert resolve_micro_batch_size(run, machine, 256, 100.0) == 40  # where parts simply add up
+    assert resolve_micro_batch_size(run, machine, 256, 100.0, at_once=bytes_per_token(model)) == 256
+    assert resolve_micro_batch_size(run, machine, 256, 300.0, at_once=40.0 * 12 * 768) == 19
     typed = compose_run(["stage=pretrain", "task=contrastive", "trainer.micro_batch_size=8"])
-    assert resolve_micro(typed, machine, 256, 100.0, at_once=1.0) == 8
+    assert resolve_micro_batch_size(typed, machine, 256, 100.0, at_once=1.0) == 8
 
 
 # from end to end

@@ -151,7 +151,7 @@ def test_the_threshold_is_tuned_saved_and_decides(it):
     task = changed(it, unanswerable=True)
     refs = [task.ref_of({"question": "?", "context": "a fox", "answers": a}) for a in ("fox", "fox", "", "")]
     predictions = [{"spans": [[2, 5, -1.0]], "none": none} for none in (-9.0, 1.0, 3.0, 4.0)]
-    assert task.tunes and task.score(predictions, refs)["f1"].value == 0.75
+    assert task.needs_tuning and task.score(predictions, refs)["f1"].value == 0.75
     task.tune(predictions, refs)
     assert 2.0 <= task.threshold < 4.0
     scores = task.score(predictions, refs)
@@ -159,7 +159,7 @@ def test_the_threshold_is_tuned_saved_and_decides(it):
     model = replace(it, task=task).model()
     again = TASK(it.run.task, it.run.generation)
     again.load_config(model.config)
-    assert again.silent and again.threshold == task.threshold
+    assert again.has_unanswerable and again.threshold == task.threshold
     assert "never an answer" in task.baselines(it.rows, refs)
     record = task.records(predictions[3], refs[3])[0]
     assert record["prediction"] == "" and record["start"] is None and record["correct"] is True
@@ -172,7 +172,7 @@ def test_unanswerable_is_found_in_the_training_rows_or_set(it):
     ):  # fmt: skip
         task = TASK(replace(it.run.task, unanswerable=setting), it.run.generation)
         task.fit_labels(rows)
-        assert task.silent is silent
+        assert task.has_unanswerable is silent
     assert "task.unanswerable=false" in task.check_row(none)
     assert any(row["is_impossible"] for row in changed(it, unanswerable=True).demo_rows(40, 0))
     # An answer is given, however unlikely, where there is always one.

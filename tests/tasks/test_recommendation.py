@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from llmstage.data.row_source import ListSource
 from llmstage.errors import DataError, ModelError
-from llmstage.models.negative_sampling import Negatives, fixed_uniform
+from llmstage.models.negative_sampling import Negatives, fixed_uniform_numbers
 from llmstage.models.pooling import text_vectors
 from llmstage.models.recommendation_records import decode
 from llmstage.tasks.base import RowError
@@ -112,7 +112,7 @@ def test_negatives_are_drawn_anew_in_training_and_fixed_by_the_row_else(it):
 
 def test_drawn_items_have_the_chance_that_is_said():
     negatives = Negatives(np.array([81, 16, 1, 0]))
-    drawn = Counter(negatives.draw(fixed_uniform(list(range(200)), 400)).flatten().tolist())
+    drawn = Counter(negatives.draw(fixed_uniform_numbers(list(range(200)), 400)).flatten().tolist())
     shares = torch.tensor([drawn[item] / 80_000 for item in range(4)])
     assert torch.allclose(shares, negatives.log_q.exp(), atol=0.01)
     assert negatives.log_q.exp().sum() == pytest.approx(1.0)
@@ -138,9 +138,9 @@ def test_many_draws_give_the_whole_softmax(it):
 def test_a_model_begins_from_co_clicks_unless_it_shall_not(it):
     """Before any step, items of the history's neighbourhood rank above others; a random start knows popularity alone."""
     known = it.task.catalog.ids[: it.task.catalog.num_known]
-    found = it.task.together.vectors(known, 32)
+    found = it.task.co_clicks.vectors(known, 32)
     warm, cold = it.model(), changed(it, start="random")
-    assert cold.task.together is None
+    assert cold.task.co_clicks is None
     cold.task.fit_labels(it.rows)
     cold.task.attach_tokenizer(it.processor, it.context)
     torch.testing.assert_close(warm.extra.item_ids.weight.detach(), torch.from_numpy(found))
@@ -152,7 +152,10 @@ def test_id_dropout_leaves_the_text_and_cold_items_have_nothing_else(it):
     text_only = changed(it, id_dropout=1.0)
     model = text_only.model().train()
     index = torch.arange(4)
-    assert not text_only.task.own(model, index).any() and it.task.own(model.eval(), index).all()
+    assert (
+        not text_only.task.uses_item_weights(model, index).any()
+        and it.task.uses_item_weights(model.eval(), index).all()
+    )
     text = torch.randn(4, 32)
     head = model.extra
     cold, known = index + head.num_known, torch.ones(4, dtype=torch.bool)

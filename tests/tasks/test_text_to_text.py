@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from llmstage.cli.command import main
+from llmstage.data.quality.split_leakage import overlap
 from llmstage.data.row_source import ListSource
-from llmstage.data.splits import Cut, overlap
+from llmstage.data.split_keys import Cut
 from llmstage.evaluation.metrics.generation import chrf, rouge
 from llmstage.evaluation.metrics.translation import bleu
 from llmstage.models.build import save_model

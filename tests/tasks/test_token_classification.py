@@ -208,7 +208,7 @@ def test_viterbi_finds_the_best_of_all_legal_sequences(it) -> None:
             if first_illegal([task.labels[index] for index in path], "iobes") is None
         ]
         best = max(legal, key=lambda path: sum(log_p[place, index] for place, index in enumerate(path)))
-        assert best_path(log_p, task._step, task._edges) == list(best)
+        assert best_path(log_p, task._transitions, task._edges) == list(best)
 
 
 def test_decode_chooses_legal_tags_or_each_by_itself(it) -> None:
@@ -311,7 +311,7 @@ def test_published_sets_hold_the_entities_that_seqeval_sees(it, path, sentences,
     from seqeval.scheme import IOB1, IOB2, IOBES, Entities
 
     from llmstage.config.data import DataConfig
-    from llmstage.data.file_source import open_splits
+    from llmstage.data.splits import open_splits
 
     if not (DATA / path).exists():
         pytest.skip(f"{DATA / path} is not on this machine")

@@ -68,14 +68,14 @@ def said(*answers):
 def test_how_it_answers_follows_from_the_training_answers(answers, words, mode, vocabulary, made, capsys):
     task = made(*words)
     task.fit_labels(rows_with(*answers))
-    assert (task.mode, task.answers) == (mode, vocabulary)
+    assert (task.answer_mode, task.answers) == (mode, vocabulary)
     told = capsys.readouterr().err
     assert ("the answers of 1 training rows are not" in told) is (vocabulary == ["b", "c"])
     assert (f"task.answer=auto: {mode}" in told) is not any(word.startswith("task.answer") for word in words)
     saved = task.model_options()["llmstage"]
     again = made()
     again.load_config(type("Config", (), {"llmstage": json.loads(json.dumps(saved))}))
-    assert (again.mode, again.answers, again.blind) == (mode, vocabulary, False)
+    assert (again.answer_mode, again.answers, again.blind) == (mode, vocabulary, False)
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_pictures_are_never_learned_and_a_blind_model_sees_none(tiny_task):
         batch = it.batch()
         marks = batch.inputs["input_ids"] == it.processor.image_id
         assert bool((batch.labels[marks] == IGNORE_INDEX).all())
-        assert int(marks.sum()) == (0 if blind else len(it.features) * it.processor.eyes.tokens)
+        assert int(marks.sum()) == (0 if blind else len(it.features) * it.processor.vision.tokens)
         assert ("pixel_values" in batch.inputs) is not blind
         for features, row in zip(it.features, it.rows, strict=True):
             assert it.processor.decode(written_ids(features)).strip() == row["answer"]
     assert it.task.controls() == [] and it.task.model_options()["llmstage"]["blind"]
     bad = {**it.rows[0], "image": "nowhere.png"}
-    it.task.pictures.read([bad["image"]])
+    it.task.image_store.read([bad["image"]])
     with pytest.raises(RowError):  # a blind run leaves out the rows that a seeing one does
         it.task.encode(bad)
 
@@ -174,7 +174,7 @@ def test_choose_predicts_the_likeliest_answer_and_generate_writes(tiny_task):
 
 def test_truth_scores_are_scikit_learns(yes_and_no):
     task = yes_and_no.task
-    assert task.mode == "truth"
+    assert task.answer_mode == "truth"
     told = ["true", "true", "false", "true", "false", "false"]
     guess = ["true", "false", "false", "true", "true", "false"]
     scores = task.score(said(*guess), refs_with(*told))
@@ -199,7 +199,7 @@ def test_accuracy_by_kind_beside_the_blind_model(tiny_task):
         "counting": 0.5,
     }
     assert all(values["accuracy"]["low"] is not None for values in kinds["values"].values())
-    gains, shown = task.contrast("blind", ours, blind, refs)
+    gains, shown = task.compare_with_control("blind", ours, blind, refs)
     assert gains["image_gain"].value == 0.25
     chart, table = shown
     assert chart["marks"] == [0.5, 0.5] and table["columns"][-2:] == ["blind", "gain"]

@@ -1,4 +1,4 @@
-"""Scores of answers to questions: SQuAD's exact match and F1, for Chinese by character."""
+"""Scores of answers to questions: exact match and F1 of SQuAD; Chinese text is compared by character."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from llmstage.evaluation.metrics.score import Score
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 HAS_CJK = re.compile(f"[{CJK}]")
-PIECES = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
+CHINESE_UNITS = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 
 
 def english_words(text: str) -> list[str]:
-    """Lower case, without ASCII punctuation and articles, split at white space: SQuAD v1.1's normalize_answer."""
-    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return ARTICLES.sub(" ", kept).split()
+    """Return lower-cased words without ASCII punctuation and articles, as normalize_answer of SQuAD v1.1 does."""
+    letters = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return ARTICLES.sub(" ", letters).split()
 
 
 def chinese_words(text: str) -> list[str]:
-    """Lower case, without punctuation of any script; each Chinese character or kana is a word, other runs are whole.
+    """Return lower-cased words without punctuation of any script. Each Chinese character or kana is a word.
 
     The mixed segmentation of CMRC 2018 (Cui et al. 2019) and MLQA (Lewis et al. 2020).
     """
-    kept = "".join(letter for letter in text.lower() if not is_punctuation(letter))
-    return PIECES.findall(kept)
+    letters = "".join(letter for letter in text.lower() if not is_punctuation(letter))
+    return CHINESE_UNITS.findall(letters)
 
 
 def is_punctuation(letter: str) -> bool:
@@ -39,57 +39,65 @@ def is_punctuation(letter: str) -> bool:
 
 
 def exact_and_f1(answer: str, references: Sequence[str]) -> tuple[bool, float]:
-    """(exact match, F1) with the reference that fits best; no reference: the right answer is none, an empty text.
+    """Return (exact match, F1) with the best matching reference. Without references, the correct answer is an empty text.
 
-    Rajpurkar et al. (2016), section 6.1, and the v2.0 script where an answer or a reference is empty. A row with a
-    Chinese character in any reference is split by character.
+    Rajpurkar et al. (2016), section 6.1, and the v2.0 script for an empty answer or reference. Texts are split by
+    character if any reference contains a Chinese character.
     """
-    split = chinese_words if any(HAS_CJK.search(one) for one in references) else english_words
-    said = split(answer)
-    wanted = [split(one) for one in references or [""]]
-    return any(said == one for one in wanted), max(overlap_f1(said, one) for one in wanted)
+    split = chinese_words if any(HAS_CJK.search(reference) for reference in references) else english_words
+    predicted = split(answer)
+    expected = [split(reference) for reference in references or [""]]
+    return any(predicted == reference for reference in expected), max(
+        overlap_f1(predicted, reference) for reference in expected
+    )
 
 
-def overlap_f1(said: list[str], wanted: list[str]) -> float:
-    """Harmonic mean of precision and recall over the bags of words; 1 or 0 where one is empty."""
-    if not said or not wanted:
-        return float(said == wanted)
-    same = sum((Counter(said) & Counter(wanted)).values())
-    return 2 * same / (len(said) + len(wanted))
+def overlap_f1(predicted: list[str], expected: list[str]) -> float:
+    """Return the harmonic mean of precision and recall over the bags of words; 1 or 0 if one is empty."""
+    if not predicted or not expected:
+        return float(predicted == expected)
+    num_common = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * num_common / (len(predicted) + len(expected))
 
 
 def answer_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Score]:
-    """`exact_match` and `f1`; where some rows have no reference (SQuAD v2), also `no_answer_accuracy`, the share of
-    those that were left unanswered, and `answerable_f1` of the others. All from 0 to 1."""
-    pairs = [exact_and_f1(answer, told) for answer, told in zip(answers, references, strict=True)]
+    """Return `exact_match` and `f1`, from 0 to 1.
+
+    If some rows have no reference (SQuAD v2), also return `no_answer_accuracy`, the share of these rows with an empty
+    answer, and `answerable_f1` of the other rows.
+    """
+    pairs = [exact_and_f1(answer, row_references) for answer, row_references in zip(answers, references, strict=True)]
     scores = {"exact_match": proportion([exact for exact, _ in pairs]), "f1": mean([f1 for _, f1 in pairs])}
-    open_ones = [number for number, told in enumerate(references) if not told]
-    if open_ones:
-        scores["no_answer_accuracy"] = proportion([not answers[number].strip() for number in open_ones])
-        rest = [f1 for (_, f1), told in zip(pairs, references, strict=True) if told]
-        if rest:
-            scores["answerable_f1"] = mean(rest)
+    unanswerable = [number for number, row_references in enumerate(references) if not row_references]
+    if unanswerable:
+        scores["no_answer_accuracy"] = proportion([not answers[number].strip() for number in unanswerable])
+        answerable_f1 = [f1 for (_, f1), row_references in zip(pairs, references, strict=True) if row_references]
+        if answerable_f1:
+            scores["answerable_f1"] = mean(answerable_f1)
     return scores
 
 
-def best_threshold(margins: Sequence[float], answered: Sequence[float], silent: Sequence[float]) -> float:
-    """The threshold t that makes the mean score highest where a row is left unanswered if its margin is above t.
+def best_threshold(margins: Sequence[float], answered: Sequence[float], unanswered: Sequence[float]) -> float:
+    """Return the threshold with the highest mean score. A row gets the empty answer if its margin is above the threshold.
 
-    `margins` [N]: how much likelier no answer is than the best span; `answered`, `silent` [N]: the row's score either
-    way. The middle between two neighbours is taken; among equals the one nearest to 0.
+    `margins` [N]: log-probability of no answer minus that of the best span; `answered`, `unanswered` [N]: the score of the
+    row with the span and with the empty answer. The result lies midway between two neighbouring margins; of equally good
+    thresholds, it is the one nearest to 0.
     """
     order = sorted(range(len(margins)), key=lambda row: margins[row])
-    total = sum(silent)  # below the smallest margin every row is left unanswered
-    ends = [margins[row] for row in order]
-    options = [(total, min(ends[0] - 1.0, 0.0))]
-    for place, row in enumerate(order):
-        total += answered[row] - silent[row]
-        if place + 1 == len(order):
-            options.append((total, max(ends[place] + 1.0, 0.0)))
-        elif ends[place] < ends[place + 1]:
-            # 0 is as good as any other number between the two.
-            inside = ends[place] < 0.0 < ends[place + 1]
-            options.append((total, 0.0 if inside else (ends[place] + ends[place + 1]) / 2))
+    total = sum(unanswered)  # below the smallest margin, every row gets the empty answer
+    sorted_margins = [margins[row] for row in order]
+    options = [(total, min(sorted_margins[0] - 1.0, 0.0))]
+    for position, row in enumerate(order):
+        total += answered[row] - unanswered[row]
+        if position + 1 == len(order):
+            options.append((total, max(sorted_margins[position] + 1.0, 0.0)))
+        elif sorted_margins[position] < sorted_margins[position + 1]:
+            # Every number between the two gives the same score; 0 needs no explanation.
+            contains_zero = sorted_margins[position] < 0.0 < sorted_margins[position + 1]
+            options.append(
+                (total, 0.0 if contains_zero else (sorted_margins[position] + sorted_margins[position + 1]) / 2)
+            )
     best = max(value for value, _ in options)
     return min((threshold for value, threshold in options if value >= best - 1e-9), key=abs)
 
@@ -97,55 +105,71 @@ def best_threshold(margins: Sequence[float], answered: Sequence[float], silent: 
 def answer_tables(
     answers: Sequence[str],
     references: Sequence[Sequence[str]],
-    kinds: Sequence[str],
-    sizes: Sequence[int],
-    unclear: int = 0,
+    question_words: Sequence[str],
+    lengths: Sequence[int],
+    num_ambiguous: int = 0,
 ) -> list[dict[str, Any]]:
-    """Tables of the scores by question word and by quarters of the context's length in characters."""
+    """Return tables of the scores by question word and by quarters of the context length in characters.
+
+    `num_ambiguous`: references without a given position that occur more than once in their context.
+    """
     if not answers:
         return []
-    bounds = sorted(sizes)
-    quarters = [bounds[min(len(bounds) - 1, part * len(bounds) // 4)] for part in (1, 2, 3)]
+    sorted_lengths = sorted(lengths)
+    quarters = [sorted_lengths[min(len(sorted_lengths) - 1, part * len(sorted_lengths) // 4)] for part in (1, 2, 3)]
     names = [f"up to {quarters[0]}", *(f"{a + 1} to {b}" for a, b in itertools.pairwise(quarters))]
     names.append(f"above {quarters[-1]}")
-    of_size = [names[sum(size > bound for bound in quarters)] for size in sizes]
-    by_kind = table_of("question word", answers, references, kinds, sorted(set(kinds), key=kinds.count, reverse=True))
-    if unclear:
-        by_kind["note"] = f"{unclear} references came without a place and occur more than once: the first was taken."
-    by_size = table_of("characters of the context", answers, references, of_size, list(dict.fromkeys(names)))
-    return [by_kind, by_size]
+    length_groups = [names[sum(size > bound for bound in quarters)] for size in lengths]
+    by_question_word = scores_by_group(
+        "question word",
+        answers,
+        references,
+        question_words,
+        sorted(set(question_words), key=question_words.count, reverse=True),
+    )
+    if num_ambiguous:
+        by_question_word["note"] = (
+            f"{num_ambiguous} references have no answer_start and occur more than once: the first occurrence is used."
+        )
+    by_length = scores_by_group(
+        "characters of the context", answers, references, length_groups, list(dict.fromkeys(names))
+    )
+    return [by_question_word, by_length]
 
 
-def table_of(
-    word: str,
+def scores_by_group(
+    group_name: str,
     answers: Sequence[str],
     references: Sequence[Sequence[str]],
     groups: Sequence[str],
     order: Sequence[str],
 ) -> dict[str, Any]:
+    """Return a table of the scores of each group, in the given order."""
     rows = []
     for group in order:
-        chosen = [number for number, name in enumerate(groups) if name == group]
-        if not chosen:
+        members = [number for number, name in enumerate(groups) if name == group]
+        if not members:
             continue
-        scores = answer_scores([answers[number] for number in chosen], [references[number] for number in chosen])
-        shown = [f"{scores[name].value:.3f}" for name in ("exact_match", "f1")]
+        scores = answer_scores([answers[number] for number in members], [references[number] for number in members])
+        cells = [f"{scores[name].value:.3f}" for name in ("exact_match", "f1")]
         low, high = scores["exact_match"].low, scores["exact_match"].high
-        rows.append([group, *shown, f"{low:.3f} to {high:.3f}", str(len(chosen))])
-    columns = [word, "exact match", "F1", "95 % of exact match (Wilson)", "questions"]
-    return {"kind": "table", "title": f"Answers by {word}", "columns": columns, "rows": rows}
+        rows.append([group, *cells, f"{low:.3f} to {high:.3f}", str(len(members))])
+    columns = [group_name, "exact match", "F1", "95 % of exact match (Wilson)", "questions"]
+    return {"kind": "table", "title": f"Answers by {group_name}", "columns": columns, "rows": rows}
 
 
-def among_the_first(
-    spans: Sequence[Sequence[str]], references: Sequence[Sequence[str]], most: int
+def best_of_first_spans(
+    spans: Sequence[Sequence[str]], references: Sequence[Sequence[str]], max_spans: int
 ) -> list[dict[str, Any]]:
-    """A table of the best score among the first 1, 2, … `most` spans, over the questions that have an answer."""
-    told = [(list(found), texts) for found, texts in zip(spans, references, strict=True) if texts]
+    """Return a table of the best score among the first 1, 2, … `max_spans` spans, over the questions that have an answer."""
+    answerable = [(list(row_spans), texts) for row_spans, texts in zip(spans, references, strict=True) if texts]
     rows = []
-    for count in range(1, most + 1 if told else 1):
-        best = [[exact_and_f1(text, texts) for text in found[:count] or [""]] for found, texts in told]
-        exact = sum(any(hit for hit, _ in pairs) for pairs in best) / len(best)
-        f1 = sum(max(f1 for _, f1 in pairs) for pairs in best) / len(best)
+    for count in range(1, max_spans + 1 if answerable else 1):
+        row_scores = [
+            [exact_and_f1(text, texts) for text in row_spans[:count] or [""]] for row_spans, texts in answerable
+        ]
+        exact = sum(any(hit for hit, _ in pairs) for pairs in row_scores) / len(row_scores)
+        f1 = sum(max(f1 for _, f1 in pairs) for pairs in row_scores) / len(row_scores)
         rows.append([str(count), f"{exact:.3f}", f"{f1:.3f}"])
     title = "Best of the first spans, on questions with an answer"
     table = {"kind": "table", "title": title, "columns": ["spans", "exact match", "F1"], "rows": rows}

@@ -1,4 +1,4 @@
-"""How well a score ranks one class before the other: average precision, ROC area, their curves, thresholds."""
+"""Scores of binary rankings: average precision, area under the ROC curve, their curves, and the best threshold."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from llmstage.evaluation.metrics.intervals import CHUNK, RESAMPLES, SEED, bootst
 from llmstage.evaluation.metrics.score import Score
 
 Floats = NDArray[np.float64]
-MOST_POINTS = 200
-"""Points of a curve in a report."""
+MAX_POINTS = 200
+"""Upper bound of the points of a curve in a report."""
 
 
 def ranking_scores(truth: NDArray[np.bool_], score: Floats) -> dict[str, Score]:
-    """`average_precision roc_auc` of the positive rows `truth` [N] under `score` [N]; NaN where one class is missing."""
+    """Return `average_precision` and `roc_auc` of `score` [N] for the positive rows `truth` [N]; NaN if a class is missing."""
     positives = int(truth.sum())
     if positives in (0, len(truth)):
         return {name: Score(math.nan, count=len(truth)) for name in ("average_precision", "roc_auc")}
@@ -30,7 +30,7 @@ def ranking_scores(truth: NDArray[np.bool_], score: Floats) -> dict[str, Score]:
 
 
 def resampled_ranking(truth: NDArray[np.bool_], score: Floats) -> tuple[Floats, Floats]:
-    """(average precision [R], ROC area [R]) of seeded bootstrap samples of the rows."""
+    """Return (average precision [R], ROC area [R]) of seeded bootstrap samples of the rows."""
     rng = np.random.default_rng(SEED)
     step = max(1, CHUNK // max(1, len(truth)))
     parts = []
@@ -43,36 +43,39 @@ def resampled_ranking(truth: NDArray[np.bool_], score: Floats) -> tuple[Floats, 
 
 
 def weighted_ranking(truth: NDArray[np.bool_], score: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """The same for R samples given by how often each row was drawn, `counts` [R, N]; rows of equal score are one step.
+    """Return (average precision [R], ROC area [R]) of R samples, given as the draw counts of each row, `counts` [R, N].
 
-    The sort is done once, so a thousand samples cost little more than one; NaN where a sample has one class only.
+    Rows of equal score form one step of the curve. The rows are sorted once, so a thousand samples cost little more than
+    one. A sample with only one class gives NaN.
     """
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)  # last row of each group of equal scores
-    up = np.cumsum(counts[:, order] * truth[order], axis=1)[:, ends]
-    down = np.cumsum(counts[:, order] * ~truth[order], axis=1)[:, ends]
+    true_positives = np.cumsum(counts[:, order] * truth[order], axis=1)[:, ends]
+    false_positives = np.cumsum(counts[:, order] * ~truth[order], axis=1)[:, ends]
     with np.errstate(invalid="ignore", divide="ignore"):
-        gained = np.diff(up, axis=1, prepend=0)
-        precision = np.nan_to_num(up / (up + down))
-        average = (gained * precision).sum(axis=1) / up[:, -1]
-        passed = np.diff(down, axis=1, prepend=0)
-        area = (passed * (up - gained / 2)).sum(axis=1) / (up[:, -1] * down[:, -1])
-    return average, area
+        new_true_positives = np.diff(true_positives, axis=1, prepend=0)
+        precision = np.nan_to_num(true_positives / (true_positives + false_positives))
+        average_precision = (new_true_positives * precision).sum(axis=1) / true_positives[:, -1]
+        new_false_positives = np.diff(false_positives, axis=1, prepend=0)
+        area = (new_false_positives * (true_positives - new_true_positives / 2)).sum(axis=1) / (
+            true_positives[:, -1] * false_positives[:, -1]
+        )
+    return average_precision, area
 
 
-def curve_exhibits(truth: NDArray[np.bool_], score: Floats, positive: str) -> list[dict[str, object]]:
-    """Precision over recall and the ROC curve, as scikit-learn draws their points, thinned for the page."""
+def curve_items(truth: NDArray[np.bool_], score: Floats, positive: str) -> list[dict[str, object]]:
+    """Return charts of precision over recall and of the ROC curve, with at most MAX_POINTS points each."""
     if truth.all() or not truth.any():
         return []
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     precision, recall, _ = precision_recall_curve(truth, score)
     false, true, _ = roc_curve(truth, score)
-    share = float(truth.mean())
+    prevalence = float(truth.mean())
     return [
         lines(
             f"Precision and recall of '{positive}'", "recall", "precision",
-            {"model": thinned(recall[::-1], precision[::-1]), "chance": ([0.0, 1.0], [share, share])},
+            {"model": thinned(recall[::-1], precision[::-1]), "chance": ([0.0, 1.0], [prevalence, prevalence])},
         ),
         lines(
             f"ROC curve of '{positive}'", "false positive rate", "true positive rate",
@@ -82,17 +85,17 @@ def curve_exhibits(truth: NDArray[np.bool_], score: Floats, positive: str) -> li
 
 
 def thinned(x: Floats, y: Floats) -> tuple[list[float], list[float]]:
-    """At most MOST_POINTS points, evenly spread along the curve, both ends kept."""
-    if len(x) > MOST_POINTS:
-        kept = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(np.int64))
-        x, y = x[kept], y[kept]
+    """Return at most MAX_POINTS evenly spaced points of the curve, with both ends."""
+    if len(x) > MAX_POINTS:
+        indices = np.unique(np.linspace(0, len(x) - 1, MAX_POINTS).round().astype(np.int64))
+        x, y = x[indices], y[indices]
     return [round(float(value), 6) for value in x], [round(float(value), 6) for value in y]
 
 
 def lines(
     title: str, x_label: str, y_label: str, curves: dict[str, tuple[list[float], list[float]]]
 ) -> dict[str, object]:
-    """An exhibit of shares against shares; the second curve is the one to compare with and stands back."""
+    """Return a line chart with both axes from 0 to 1. All curves but the first are references and are drawn faint."""
     series = [
         {"name": name, "x": x, "y": y, **({"faint": True} if number else {})}
         for number, (name, (x, y)) in enumerate(curves.items())
@@ -103,9 +106,9 @@ def lines(
 
 
 def best_threshold(truth: NDArray[np.bool_], score: Floats, fallback: float = 0.5) -> float:
-    """The score from which on a row is called positive so that F1 is highest; `fallback` with under five positives.
+    """Return the threshold with the highest F1: rows at or above it are positive. `fallback` with fewer than five positives.
 
-    Between the chosen score and the next lower one the middle is taken: the exact score would fit the sample's noise.
+    The result lies midway between the best score and the next lower one: the exact score would fit the noise of the sample.
     Lipton, Elkan & Naryanaswamy (2014), Optimal Thresholding of Classifiers to Maximize F1 Measure.
     """
     if truth.sum() < 5 or truth.all():
@@ -113,8 +116,8 @@ def best_threshold(truth: NDArray[np.bool_], score: Floats, fallback: float = 0.
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, thresholds = precision_recall_curve(truth, score)
-    both = precision[:-1] + recall[:-1]
-    f1 = np.divide(2 * precision[:-1] * recall[:-1], both, out=np.zeros_like(both), where=both > 0)
-    place = int(f1.argmax())
-    below = float(thresholds[place - 1]) if place else 0.0
-    return (float(thresholds[place]) + below) / 2
+    sums = precision[:-1] + recall[:-1]
+    f1 = np.divide(2 * precision[:-1] * recall[:-1], sums, out=np.zeros_like(sums), where=sums > 0)
+    best = int(f1.argmax())
+    below = float(thresholds[best - 1]) if best else 0.0
+    return (float(thresholds[best]) + below) / 2

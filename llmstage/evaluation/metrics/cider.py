@@ -1,13 +1,13 @@
 """CIDEr-D of captions against several references (Vedantam, Zitnick & Parikh 2015, CVPR, section 4 and its D variant).
 
-Computed as the COCO caption code does it (`pycocoevalcap.cider`, Lin & Vedantam): TF-IDF vectors of 1- to 4-grams, document
-frequency from the references of the very rows that are scored, counts clipped at the reference's, a Gaussian penalty of the
+It is computed as in the COCO caption code (`pycocoevalcap.cider`, Lin & Vedantam): TF-IDF vectors of 1- to 4-grams, document
+frequencies from the references of the scored rows, counts clipped at the reference's, a Gaussian penalty of the
 difference in length (sigma 6, measured in bigrams), the mean over the four lengths of n-gram and over the references, times
 10. So it lies between 0 and 10, depends on the other rows of the split (compare only equal splits), and is 0 for one row.
 
-Words are ours (metrics/generation.py): lower-case runs of letters and digits without punctuation, each Chinese character by
-itself. The COCO code runs Stanford's PTB tokenizer first, which keeps hyphens and clitics ('s) as tokens of their own and
-knows no Chinese words; on plain English captions both cut alike.
+Words are those of metrics/generation.py: lower-cased runs of letters and digits without punctuation; each Chinese character
+is a word. The COCO code runs Stanford's PTB tokenizer first, which makes tokens of hyphens and clitics
+('s) and knows no Chinese words; on plain English captions both give the same words.
 """
 
 from __future__ import annotations
@@ -20,61 +20,67 @@ from llmstage.evaluation.metrics.generation import References, check_pairs, refe
 from llmstage.evaluation.metrics.intervals import mean
 from llmstage.evaluation.metrics.score import Score
 
-LONGEST = 4
+MAX_N = 4
 SIGMA = 6.0
 SCALE = 10.0
 
 Gram = tuple[str, ...]
 Vectors = list[dict[Gram, float]]
-"""Weights of the n-grams of one text: of single words, of pairs, ... ."""
+"""TF-IDF weights of the n-grams of one text, one dict for each n."""
 
 
 def cider(hyps: Sequence[str], refs: References) -> Score:
-    """Mean over rows (0 to 10). The interval is the bootstrap over rows with the document frequencies as they are."""
+    """Return the mean CIDEr-D over rows (0 to 10). The bootstrap over rows does not resample the document frequencies."""
     return mean(cider_rows(hyps, refs))
 
 
 def cider_rows(hyps: Sequence[str], refs: References) -> list[float]:
-    """CIDEr-D of each row; the frequencies are those of all `refs`."""
+    """Return the CIDEr-D of each row; the document frequencies are those of all `refs`."""
     check_pairs(hyps, refs)
-    told = [[grams(ref) for ref in references_of(row)] for row in refs]
-    seen = Counter(gram for row in told for gram in set().union(*row))
-    whole = math.log(max(1, len(refs)))
-    rareness = {gram: whole - math.log(count) for gram, count in seen.items()}
+    ref_counts = [[count_ngrams(ref) for ref in references_of(row)] for row in refs]
+    document_frequency = Counter(gram for row in ref_counts for gram in set().union(*row))
+    log_num_rows = math.log(max(1, len(refs)))
+    idf = {gram: log_num_rows - math.log(count) for gram, count in document_frequency.items()}
 
     def vectors(counts: Counter[Gram]) -> Vectors:
-        out: Vectors = [{} for _ in range(LONGEST)]
+        weights: Vectors = [{} for _ in range(MAX_N)]
         for gram, count in counts.items():
-            out[len(gram) - 1][gram] = count * rareness.get(gram, whole)  # in no reference: as if in one
-        return out
+            weights[len(gram) - 1][gram] = count * idf.get(
+                gram, log_num_rows
+            )  # an n-gram of no reference counts as if one reference had it
+        return weights
 
     scores = []
-    for hyp, row in zip(hyps, told, strict=True):
-        counts = grams(hyp)
-        mine = vectors(counts)
-        likeness = [similarity(mine, vectors(ref), num_pairs(counts) - num_pairs(ref)) for ref in row]
-        scores.append(SCALE * sum(likeness) / max(1, len(likeness)))
+    for hyp, row in zip(hyps, ref_counts, strict=True):
+        counts = count_ngrams(hyp)
+        hyp_vectors = vectors(counts)
+        similarities = [similarity(hyp_vectors, vectors(ref), num_bigrams(counts) - num_bigrams(ref)) for ref in row]
+        scores.append(SCALE * sum(similarities) / max(1, len(similarities)))
     return scores
 
 
-def grams(text: str) -> Counter[Gram]:
-    """How often each 1- to 4-gram of words stands in a text."""
+def count_ngrams(text: str) -> Counter[Gram]:
+    """Return the counts of the 1- to 4-grams of words of a text."""
     words = split_words(text)
     return Counter(
-        tuple(words[at : at + size]) for size in range(1, LONGEST + 1) for at in range(len(words) - size + 1)
+        tuple(words[start : start + size]) for size in range(1, MAX_N + 1) for start in range(len(words) - size + 1)
     )
 
 
-def num_pairs(counts: Counter[Gram]) -> int:
-    """The length that the penalty compares; the COCO code counts bigrams."""
+def num_bigrams(counts: Counter[Gram]) -> int:
+    """Return the number of bigrams, which the COCO code takes as the length in the penalty."""
     return sum(count for gram, count in counts.items() if len(gram) == 2)
 
 
-def similarity(hyp: Vectors, ref: Vectors, longer: int) -> float:
-    """Mean over n of the clipped cosine, less where one text is `longer` than the other."""
+def similarity(hyp: Vectors, ref: Vectors, length_difference: int) -> float:
+    """Return the mean over n of the clipped cosine, reduced by the difference in length."""
     total = 0.0
-    for mine, theirs in zip(hyp, ref, strict=True):
-        shared = sum(min(weight, theirs.get(gram, 0.0)) * theirs.get(gram, 0.0) for gram, weight in mine.items())
-        size = math.sqrt(sum(weight**2 for weight in mine.values()) * sum(weight**2 for weight in theirs.values()))
-        total += shared / size if size else 0.0
-    return total / LONGEST * math.exp(-(longer**2) / (2 * SIGMA**2))
+    for hyp_weights, ref_weights in zip(hyp, ref, strict=True):
+        shared = sum(
+            min(weight, ref_weights.get(gram, 0.0)) * ref_weights.get(gram, 0.0) for gram, weight in hyp_weights.items()
+        )
+        norm = math.sqrt(
+            sum(weight**2 for weight in hyp_weights.values()) * sum(weight**2 for weight in ref_weights.values())
+        )
+        total += shared / norm if norm else 0.0
+    return total / MAX_N * math.exp(-(length_difference**2) / (2 * SIGMA**2))

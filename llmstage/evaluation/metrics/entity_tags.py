@@ -1,4 +1,4 @@
-"""Scores of tag sequences: values by seqeval in strict mode, intervals by the bootstrap over sentences."""
+"""Scores of tag sequences: seqeval in strict mode computes the values, the bootstrap over sentences the intervals."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ Tags = Sequence[Sequence[str]]
 
 
 def type_scores(predicted: Tags, expected: Tags, scheme: str) -> dict[str, dict[str, float]]:
-    """{type: {precision, recall, f1, support}} with the rows `micro`, `macro` and `weighted` last, as seqeval's strict
-    report has them; types are those of references and predictions. Empty where no side has an entity."""
+    """Return {type: {precision, recall, f1, support}} with `micro`, `macro` and `weighted` last, from seqeval's strict report.
+
+    The types are those of references and predictions. The result is empty if there is no entity in either.
+    """
     from seqeval.metrics import classification_report
     from seqeval.scheme import IOB2, IOBES
 
     if not any(spans_of(tags, scheme) for side in (expected, predicted) for tags in side):
-        return {}  # seqeval fails on this
+        return {}  # seqeval raises on this
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a type never predicted: its answer, 0, is the one wanted
+        warnings.simplefilter("ignore")  # seqeval returns 0 for a type that is never predicted, which is right here
         report: dict[str, Any] = classification_report(
             [list(tags) for tags in expected],
             [list(tags) for tags in predicted],
@@ -50,61 +52,67 @@ def type_scores(predicted: Tags, expected: Tags, scheme: str) -> dict[str, dict[
 
 
 def tag_scores(predicted: Tags, expected: Tags, scheme: str) -> dict[str, Score]:
-    """`precision recall f1 macro_f1 weighted_f1` of entities (exact borders and type) and `token_accuracy`.
+    """Return `precision recall f1 macro_f1 weighted_f1` of entities (exact span and type) and `token_accuracy`.
 
-    `scheme`: iob2 or iobes. Where there is no entity in the references the first five are 0 by convention, as in
-    seqeval, with a count of 0: nothing was measured.
+    `scheme`: iob2 or iobes. If the references have no entity, the first five are 0 by convention, as in seqeval, with a
+    count of 0.
     """
     table = type_scores(predicted, expected, scheme)
-    hits, said, told = counts_by_type(predicted, expected, scheme)
-    num = int(told.sum())
+    correct_counts, predicted_counts, true_counts = counts_by_type(predicted, expected, scheme)
+    num_entities = int(true_counts.sum())
     values = dict.fromkeys(NAMES, 0.0)
     if table:
         values = {name: table["micro"][name] for name in ("precision", "recall", "f1")}
         values |= {"macro_f1": table["macro"]["f1"], "weighted_f1": table["weighted"]["f1"]}
     resampled = {}
-    if len(hits) > 1 and hits.shape[1]:
-        # Sentences, not entities, are drawn: entities of one sentence depend on each other.
-        sums = resampled_sums(np.concatenate([hits, said, told], axis=1))
+    if len(correct_counts) > 1 and correct_counts.shape[1]:
+        # Sentences are resampled, not entities: entities of one sentence depend on each other.
+        sums = resampled_sums(np.concatenate([correct_counts, predicted_counts, true_counts], axis=1))
         resampled = scores_of_sums(*np.split(sums, 3, axis=1))
     scores = {
-        name: bootstrap_score(value, resampled[name], num) if name in resampled else Score(value, count=num)
+        name: bootstrap_score(value, resampled[name], num_entities)
+        if name in resampled
+        else Score(value, count=num_entities)
         for name, value in values.items()
     }
-    right = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(predicted, expected, strict=True)]
+    correct_tags = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in zip(predicted, expected, strict=True)]
     lengths = [len(tags) for tags in expected]
-    return {**scores, "token_accuracy": ratio(right, lengths, count=sum(lengths))}
+    return {**scores, "token_accuracy": ratio(correct_tags, lengths, count=sum(lengths))}
 
 
 def counts_by_type(
     predicted: Tags, expected: Tags, scheme: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Entities found, predicted and true, each [sentences, types]."""
-    pairs = [(spans_of(one, scheme), spans_of(two, scheme)) for one, two in zip(predicted, expected, strict=True)]
-    kinds = sorted({span[0] for pair in pairs for side in pair for span in side})
-    where = {kind: index for index, kind in enumerate(kinds)}
-    found = np.zeros((3, len(pairs), len(kinds)))
-    for row, (said, told) in enumerate(pairs):
-        for layer, spans in enumerate((set(said) & set(told), said, told)):
-            for kind, count in Counter(span[0] for span in spans).items():
-                found[layer, row, where[kind]] = count
-    return found[0], found[1], found[2]
+    """Return the numbers of correct, predicted and true entities, each [sentences, types]."""
+    pairs = [
+        (spans_of(predicted_tags, scheme), spans_of(expected_tags, scheme))
+        for predicted_tags, expected_tags in zip(predicted, expected, strict=True)
+    ]
+    entity_types = sorted({span[0] for pair in pairs for side in pair for span in side})
+    index_of = {entity_type: index for index, entity_type in enumerate(entity_types)}
+    counts = np.zeros((3, len(pairs), len(entity_types)))
+    for row, (predicted_spans, expected_spans) in enumerate(pairs):
+        for which, spans in enumerate((set(predicted_spans) & set(expected_spans), predicted_spans, expected_spans)):
+            for entity_type, count in Counter(span[0] for span in spans).items():
+                counts[which, row, index_of[entity_type]] = count
+    return counts[0], counts[1], counts[2]
 
 
 def scores_of_sums(
-    hits: NDArray[np.float64], said: NDArray[np.float64], told: NDArray[np.float64]
+    hits: NDArray[np.float64], predicted: NDArray[np.float64], expected: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    """The five scores of R resamples, given as sums by type [R, types]."""
-    f1 = divide(2 * hits, said + told)
-    true, either = told.sum(1), (said + told > 0).sum(1)
+    """Return the five scores of R resamples, given as sums by type [R, types]."""
+    f1 = divide(2 * hits, predicted + expected)
+    num_expected, occurs = expected.sum(1), (predicted + expected > 0).sum(1)
     return {
-        "precision": divide(hits.sum(1), said.sum(1)),
-        "recall": divide(hits.sum(1), true),
-        "f1": divide(2 * hits.sum(1), said.sum(1) + true),
-        "macro_f1": divide(f1.sum(1), either.astype(np.float64)),
-        "weighted_f1": divide((f1 * told).sum(1), true),
+        "precision": divide(hits.sum(1), predicted.sum(1)),
+        "recall": divide(hits.sum(1), num_expected),
+        "f1": divide(2 * hits.sum(1), predicted.sum(1) + num_expected),
+        "macro_f1": divide(f1.sum(1), occurs.astype(np.float64)),
+        "weighted_f1": divide((f1 * expected).sum(1), num_expected),
     }
 
 
-def divide(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+def divide(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the quotient; 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

@@ -1,4 +1,4 @@
-"""From the vectors of (image, caption) pairs to where each image and each caption stands in its pool, and to scores."""
+"""From the embeddings of (image, caption) pairs to the ranks in each pool, and to the scores of a contrastive model."""
 
 from __future__ import annotations
 
@@ -14,124 +14,153 @@ from llmstage.evaluation.metrics.intervals import proportion
 from llmstage.evaluation.metrics.retrieval import Pool, make_pools, ranks, retrieval_scores
 from llmstage.evaluation.metrics.score import Score
 
-SHOWN = 24
-"""Images of the first pool whose similarities are kept for the report's heat map."""
+HEAT_MAP_IMAGES = 24
+"""Images of the first pool whose similarities the report shows as a heat map."""
 BLOCK = 20_000_000
 """Similarities in memory at once."""
-OF_IMAGE = ("label", "composition", "language", "foils")
+IMAGE_KEYS = ("label", "composition", "language", "foils")
 
 Vectors = NDArray[np.float64]
 
 
-def placed(
+def merge_pairs(
     predictions: Sequence[Any], refs: Sequence[Any], rows: Sequence[int], size: int | None
 ) -> tuple[list[Any], list[Any], list[int]]:
-    """One item an image. `predictions`: {image [D], text [D], scale, label?, foils_beaten?}, `refs`: {picture, captions,
-    caption, ...} and `rows`, one each a pair; pairs of one picture are brought together, whatever row they come from."""
+    """Merge pairs to one item for each image; return its (predictions, refs, rows) with the ranks in its pool.
+
+    `predictions`: {image [D], text [D], scale, label?, foils_beaten?}, `refs`: {picture, captions, caption, ...} and `rows`
+    have one entry for each pair. Pairs of one image are merged even if they come from several rows.
+    """
     images: dict[int, dict[str, Any]] = {}
     for prediction, ref, row in zip(predictions, refs, rows, strict=True):
-        item = images.setdefault(ref["picture"], {"row": row, "image": prediction["image"], "texts": {}, "said": {}})
+        item = images.setdefault(
+            ref["picture"], {"row": row, "image": prediction["image"], "texts": {}, "prediction": {}}
+        )
         item["texts"].setdefault(ref["captions"][ref["caption"]], prediction["text"])
         for name in ("label", "label_probability"):
             if name in prediction:
-                item["said"][name] = prediction[name]
+                item["prediction"][name] = prediction[name]
         if "foils_beaten" in prediction:
-            item["said"]["foils_beaten"] = item["said"].get("foils_beaten", True) and prediction["foils_beaten"]
-        item["ref"] = {name: ref[name] for name in OF_IMAGE if name in ref} | item.get("ref", {})
-    listed = list(images.values())
-    pools = make_pools([list(item["texts"]) for item in listed], size)
-    for number, pool in enumerate(pools):
-        place_pool(listed, pool, number, predictions[0]["scale"])
+            item["prediction"]["foils_beaten"] = (
+                item["prediction"].get("foils_beaten", True) and prediction["foils_beaten"]
+            )
+        item["ref"] = {name: ref[name] for name in IMAGE_KEYS if name in ref} | item.get("ref", {})
+    items = list(images.values())
+    pools = make_pools([list(item["texts"]) for item in items], size)
+    for pool_index, pool in enumerate(pools):
+        rank_pool(items, pool, pool_index, predictions[0]["scale"])
     return (
-        [item["said"] for item in listed],
+        [item["prediction"] for item in items],
         [
             {"picture": picture, "captions": list(item["texts"]), **item["ref"]}
-            for picture, item in zip(images, listed, strict=True)
+            for picture, item in zip(images, items, strict=True)
         ],
-        [item["row"] for item in listed],
+        [item["row"] for item in items],
     )
 
 
-def place_pool(listed: list[dict[str, Any]], pool: Pool, number: int, scale: float) -> None:
-    """Ranks within a pool, written to `said` of those that are looked for in it."""
-    members = [listed[index] for index in pool.members]
+def rank_pool(items: list[dict[str, Any]], pool: Pool, number: int, scale: float) -> None:
+    """Write the ranks within a pool to the `prediction` of its queries."""
+    members = [items[index] for index in pool.members]
     texts: dict[str, list[float]] = {}
     for item in members:
         for text, vector in item["texts"].items():
             texts.setdefault(text, vector)
-    place = {text: index for index, text in enumerate(texts)}
-    own = [[place[text] for text in item["texts"]] for item in members]
-    right = np.zeros((len(members), len(texts)), dtype=bool)
-    for index, columns in enumerate(own):
-        right[index, columns] = True
-    of_images = np.array([item["image"] for item in members], dtype=np.float64)  # [M, D]
-    of_texts = np.array(list(texts.values()), dtype=np.float64)  # [T, D]
-    asked = sorted({column for columns in own[: pool.queries] for column in columns})
-    text_ranks = dict(zip(asked, find(of_texts[asked], of_images, right.T[asked])[0], strict=True))
-    image_ranks, best, value, mine = find(of_images[: pool.queries], of_texts, right[: pool.queries])
+    column_of = {text: index for index, text in enumerate(texts)}
+    columns_of = [[column_of[text] for text in item["texts"]] for item in members]
+    correct = np.zeros((len(members), len(texts)), dtype=bool)
+    for index, columns in enumerate(columns_of):
+        correct[index, columns] = True
+    image_vectors = np.array([item["image"] for item in members], dtype=np.float64)  # [M, D]
+    text_vectors = np.array(list(texts.values()), dtype=np.float64)  # [T, D]
+    query_texts = sorted({column for columns in columns_of[: pool.queries] for column in columns})
+    text_ranks = dict(
+        zip(query_texts, search(text_vectors[query_texts], image_vectors, correct.T[query_texts])[0], strict=True)
+    )
+    image_ranks, best, best_similarity, correct_similarity = search(
+        image_vectors[: pool.queries], text_vectors, correct[: pool.queries]
+    )
     names = list(texts)
     for index, item in enumerate(members[: pool.queries]):
-        item["said"] |= {
+        item["prediction"] |= {
             "rank": int(image_ranks[index]),
-            "text_ranks": [int(text_ranks[column]) for column in own[index]],
+            "text_ranks": [int(text_ranks[column]) for column in columns_of[index]],
             "found": names[best[index]],
-            "found_similarity": round(float(value[index]), 6),
-            "similarity": round(float(mine[index]), 6),
+            "found_similarity": round(float(best_similarity[index]), 6),
+            "similarity": round(float(correct_similarity[index]), 6),
             "pool": number,
             "pool_size": len(members),
         }
     if number == 0:
-        shown = min(SHOWN, pool.queries)
-        near = scale * of_images[:shown] @ of_texts[[columns[0] for columns in own[:shown]]].T
-        for index, (item, line) in enumerate(zip(members[:shown], near, strict=True)):
-            item["said"] |= {"near": [round(float(one), 4) for one in line], "near_place": index}
+        num_images = min(HEAT_MAP_IMAGES, pool.queries)
+        logits = (
+            scale * image_vectors[:num_images] @ text_vectors[[columns[0] for columns in columns_of[:num_images]]].T
+        )
+        for index, (item, row) in enumerate(zip(members[:num_images], logits, strict=True)):
+            item["prediction"] |= {"near": [round(float(logit), 4) for logit in row], "near_place": index}
 
 
-def find(
-    queries: Vectors, answers: Vectors, right: NDArray[np.bool_]
+def search(
+    queries: Vectors, candidates: Vectors, correct: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Vectors, Vectors]:
-    """(rank, best answer, its similarity, the best right one's) of each query, [Q] each; in blocks, for large pools."""
-    step = max(1, BLOCK // max(1, len(answers)))
+    """Return (rank, index of the best candidate, its similarity, similarity of the best correct one), each [Q].
+
+    Large pools are computed in blocks.
+    """
+    step = max(1, BLOCK // max(1, len(candidates)))
     parts = []
     for start in range(0, len(queries), step):
-        scores, truth = queries[start : start + step] @ answers.T, right[start : start + step]
-        parts.append((ranks(scores, truth), scores.argmax(1), scores.max(1), np.where(truth, scores, -np.inf).max(1)))
-    return tuple(np.concatenate(same) for same in zip(*parts, strict=True))  # type: ignore[return-value]
+        scores, block_correct = queries[start : start + step] @ candidates.T, correct[start : start + step]
+        parts.append(
+            (
+                ranks(scores, block_correct),
+                scores.argmax(1),
+                scores.max(1),
+                np.where(block_correct, scores, -np.inf).max(1),
+            )
+        )
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
 def pair_scores(predictions: Sequence[Any], refs: Sequence[Any], classes: Sequence[str]) -> dict[str, Score]:
-    """Retrieval, wrong captions refused, classes told; `_seen`, `_unseen`, `_gap`: by the images' `composition`."""
-    found = retrieval_scores([item["rank"] for item in predictions], [item["text_ranks"] for item in predictions])
-    for name, (correct, groups) in by_image(predictions, refs).items():
-        if name not in found:
-            found[name] = proportion([value == 1 for value in correct])
-        found |= group_scores(name, correct, groups)
-    told = [
+    """Return the scores of retrieval, foils and zero-shot classes; `_seen`, `_unseen`, `_gap`: by `composition`."""
+    scores = retrieval_scores([item["rank"] for item in predictions], [item["text_ranks"] for item in predictions])
+    for name, (correct, groups) in metrics_by_image(predictions, refs).items():
+        if name not in scores:
+            scores[name] = proportion([value == 1 for value in correct])
+        scores |= group_scores(name, correct, groups)
+    label_pairs = [
         (item["label"], ref["label"])
         for item, ref in zip(predictions, refs, strict=True)
         if "label" in ref and "label" in item
     ]
-    if told:
-        names = sorted({*classes, *(name for pair in told for name in pair)})
-        scores = classification_scores([said for said, _ in told], [true for _, true in told], names)
-        found |= {name: scores[name] for name in ("accuracy", "macro_f1")}
-    return found
+    if label_pairs:
+        names = sorted({*classes, *(name for pair in label_pairs for name in pair)})
+        class_scores = classification_scores(
+            [predicted for predicted, _ in label_pairs], [expected for _, expected in label_pairs], names
+        )
+        scores |= {name: class_scores[name] for name in ("accuracy", "macro_f1")}
+    return scores
 
 
-def by_image(predictions: Sequence[Any], refs: Sequence[Any]) -> dict[str, tuple[list[float], list[str | None]]]:
-    """Metric to (one number an image, the image's composition or None). `foil_accuracy`: the right caption is nearer than
-    all its foils (the text score of Thrush 2022, Winoground)."""
+def metrics_by_image(
+    predictions: Sequence[Any], refs: Sequence[Any]
+) -> dict[str, tuple[list[float], list[str | None]]]:
+    """Return {metric: (one number for each image, its composition or None)}.
+
+    `foil_accuracy`: the correct caption is more similar than all foils (the text score of Thrush 2022, Winoground).
+    """
     groups = [ref.get("composition") for ref in refs]
-    texts = [sum(rank == 1 for rank in item["text_ranks"]) / len(item["text_ranks"]) for item in predictions]
-    found = {
+    text_hits = [sum(rank == 1 for rank in item["text_ranks"]) / len(item["text_ranks"]) for item in predictions]
+    metrics = {
         "image_to_text_recall@1": ([float(item["rank"] == 1) for item in predictions], groups),
-        "text_to_image_recall@1": (texts, groups),
+        "text_to_image_recall@1": (text_hits, groups),
     }
-    asked = [
+    foil_results = [
         (float(item["foils_beaten"]), group)
         for item, group in zip(predictions, groups, strict=True)
         if "foils_beaten" in item
     ]
-    if asked:
-        found["foil_accuracy"] = ([value for value, _ in asked], [group for _, group in asked])
-    return found
+    if foil_results:
+        metrics["foil_accuracy"] = ([value for value, _ in foil_results], [group for _, group in foil_results])
+    return metrics

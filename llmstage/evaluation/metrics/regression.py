@@ -14,29 +14,31 @@ Floats = NDArray[np.float64]
 
 
 def regression_scores(predicted: Floats, expected: Floats) -> dict[str, Score]:
-    """`mae rmse r2 spearman` of values [N] in the data's own unit."""
+    """Return `mae rmse r2 spearman` of values [N] in the unit of the data."""
     from sklearn.metrics import r2_score
 
-    off = predicted - expected
-    r2, spread = math.nan, np.full(1, math.nan)
+    errors = predicted - expected
+    r2, resampled_r2 = math.nan, np.full(1, math.nan)
     if len(expected) > 1 and np.ptp(expected) > 0:
         r2 = float(r2_score(expected, predicted))
-        # Shifted by the mean, which changes no variance and keeps large values (prices, years) from cancelling.
+        # Subtract the mean: it changes no variance and avoids cancellation of large values (prices, years).
         centred = expected - expected.mean()
-        sums = resampled_sums(np.stack([off**2, centred, centred**2], axis=1))
+        sums = resampled_sums(np.stack([errors**2, centred, centred**2], axis=1))
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = 1 - sums[:, 0] / (sums[:, 2] - sums[:, 1] ** 2 / len(expected))
+            resampled_r2 = 1 - sums[:, 0] / (sums[:, 2] - sums[:, 1] ** 2 / len(expected))
     return {
-        "mae": mean(np.abs(off), higher_is_better=False),
-        "rmse": ratio(off**2, np.ones_like(off), np.sqrt, higher_is_better=False),
-        "r2": bootstrap_score(r2, spread, len(expected)),
+        "mae": mean(np.abs(errors), higher_is_better=False),
+        "rmse": ratio(errors**2, np.ones_like(errors), np.sqrt, higher_is_better=False),
+        "r2": bootstrap_score(r2, resampled_r2, len(expected)),
         "spearman": spearman(predicted, expected),
     }
 
 
 def spearman(predicted: Floats, expected: Floats) -> Score:
-    """Rank correlation by scipy, with the interval of Bonett & Wright (2000), Psychometrika 65:23-28: Fisher's z with
-    standard error sqrt((1 + rho²/2) / (N - 3)). 0 where the predictions are all alike: they rank nothing."""
+    """Return the rank correlation of scipy with the interval of Bonett & Wright (2000), Psychometrika 65:23-28.
+
+    The interval is Fisher's z with standard error sqrt((1 + rho²/2) / (N - 3)). Equal predictions give 0: they rank nothing.
+    """
     from scipy.stats import spearmanr
 
     num = len(expected)
@@ -52,14 +54,14 @@ def spearman(predicted: Floats, expected: Floats) -> Score:
     return Score(rho, math.tanh(middle - half), math.tanh(middle + half), num, "fisher")
 
 
-def quantile_exhibits(predicted: Floats, expected: Floats) -> list[dict[str, object]]:
-    """Predictions of rows sorted by their true value, in up to twenty groups of equal size: median, and 10 % to 90 %."""
+def quantile_items(predicted: Floats, expected: Floats) -> list[dict[str, object]]:
+    """Return a chart of the predictions by true value, in up to twenty groups of equal size: median, and 10 % to 90 %."""
     groups = np.array_split(np.argsort(expected, kind="stable"), min(20, len(expected)))
     true = [float(np.median(expected[group])) for group in groups]
-    spots = np.array([np.percentile(predicted[group], [10, 50, 90]) for group in groups])
+    percentiles = np.array([np.percentile(predicted[group], [10, 50, 90]) for group in groups])
     model = {
-        "name": "predicted (median, 10 % to 90 %)", "x": true, "y": spots[:, 1].tolist(),
-        "low": spots[:, 0].tolist(), "high": spots[:, 2].tolist(),
+        "name": "predicted (median, 10 % to 90 %)", "x": true, "y": percentiles[:, 1].tolist(),
+        "low": percentiles[:, 0].tolist(), "high": percentiles[:, 2].tolist(),
     }  # fmt: skip
     exact = {"name": "exact", "x": [true[0], true[-1]], "y": [true[0], true[-1]], "faint": True}
     return [

@@ -1,4 +1,4 @@
-"""A number with its uncertainty: what every metric of this project returns."""
+"""The value that every metric returns: a number with its 95 % interval."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 @dataclass(slots=True, frozen=True)
 class Score:
-    """A metric's value, the interval around it, and what it was counted on."""
+    """The value of a metric, its interval, and the number of items."""
 
     value: float
     low: float | None = None
     high: float | None = None
     count: int = 0
-    """Items the value rests on: rows, tokens, replies."""
+    """Number of items: rows, tokens, replies."""
     method: str = ""
-    """How the interval was made: `wilson`, `bootstrap`, or empty where there is none."""
+    """Method of the interval, e.g. `wilson` or `bootstrap`; empty without an interval."""
     higher_is_better: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """For `report.json`."""
+        """Return the entry of report.json."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""BLEU and TER by sacreBLEU, with its signature and a bootstrap over its own statistics."""
+"""BLEU, TER and chrF of each row by sacreBLEU, with its signature and a bootstrap over its sufficient statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
-from llmstage.evaluation.metrics.generation import References, check_pairs, references_of, streams
+from llmstage.evaluation.metrics.generation import References, check_pairs, reference_streams_of, references_of
 from llmstage.evaluation.metrics.intervals import bootstrap_score, ratio, resampled_sums
 from llmstage.evaluation.metrics.score import Score
 
@@ -23,7 +23,7 @@ LETTER = re.compile(r"[^\W\d_]")
 
 
 def choose_tokenizer(refs: References) -> str:
-    """zh where a third of the letters are Chinese characters, char where a tenth are kana, else 13a."""
+    """Return the sacreBLEU tokenizer: char if a tenth of the letters are kana, zh if a third are Chinese, else 13a."""
     text = "".join(known for ref in refs for known in references_of(ref))
     letters = max(1, len(LETTER.findall(text)))
     if len(KANA.findall(text)) > letters / 10:
@@ -32,11 +32,11 @@ def choose_tokenizer(refs: References) -> str:
 
 
 def bleu(hyps: Sequence[str], refs: References, tokenize: str = "auto") -> Score:
-    """Corpus BLEU (0 to 100; Papineni 2002; Post 2018) over one or several references a row."""
+    """Return the corpus BLEU (0 to 100; Papineni 2002; Post 2018) with one or several references for each row."""
     metric = BLEU(tokenize=choose_tokenizer(refs) if tokenize == "auto" else tokenize)
 
     def resampled(counts: Any) -> Any:
-        # Rounded, because compute_bleu takes counts; sums of groups of rows are whole numbers anyway.
+        # compute_bleu takes integer counts, so the float sums are rounded.
         rows = resampled_sums(counts)
         return np.array([metric._compute_score_from_stats(row.round().astype(int).tolist()).score for row in rows])
 
@@ -44,39 +44,44 @@ def bleu(hyps: Sequence[str], refs: References, tokenize: str = "auto") -> Score
 
 
 def ter(hyps: Sequence[str], refs: References, tokenize: str = "auto") -> Score:
-    """Translation edit rate (0 is best, may pass 100; Snover 2006): edits and shifts per word of the references; per
-    character where text has no spaces."""
+    """Return the translation edit rate (0 is best, may exceed 100; Snover 2006): edits and shifts per reference word.
+
+    Chinese and Japanese texts count per character.
+    """
     by_character = (choose_tokenizer(refs) if tokenize == "auto" else tokenize) in ("zh", "char")
     metric = TER(normalized=by_character, asian_support=by_character)
     check_pairs(hyps, refs)
     if not hyps:
         return Score(math.nan, higher_is_better=False)
-    counts = np.asarray(metric._extract_corpus_statistics(list(hyps), streams(refs)), dtype=np.float64)  # [N, 2]
+    counts = np.asarray(
+        metric._extract_corpus_statistics(list(hyps), reference_streams_of(refs)), dtype=np.float64
+    )  # [N, 2]
     score = ratio(counts[:, 0], counts[:, 1], lambda share: 100 * share, higher_is_better=False)
-    return signed(score, f"TER|{metric.get_signature()}")
+    return with_signature(score, f"TER|{metric.get_signature()}")
 
 
 def corpus_score(
     metric: Any, name: str, hyps: Sequence[str], refs: References, resampled: Callable[[Any], Any]
 ) -> Score:
-    """A sacreBLEU score of a corpus, between the ends of its bootstrap over rows."""
+    """Return a corpus score of sacreBLEU with its bootstrap interval over rows."""
     check_pairs(hyps, refs)
     if not hyps:
         return Score(math.nan)
-    told = streams(refs)
-    value = float(metric.corpus_score(list(hyps), told).score)
+    reference_streams = reference_streams_of(refs)
+    value = float(metric.corpus_score(list(hyps), reference_streams).score)
     score = Score(value, None, None, 1)
     if len(hyps) > 1:
-        counts = np.asarray(metric._extract_corpus_statistics(list(hyps), told), dtype=np.float64)
+        counts = np.asarray(metric._extract_corpus_statistics(list(hyps), reference_streams), dtype=np.float64)
         score = bootstrap_score(value, resampled(counts), len(hyps))
-    return signed(score, f"{name}|{metric.get_signature()}")
+    return with_signature(score, f"{name}|{metric.get_signature()}")
 
 
-def signed(score: Score, signature: str) -> Score:
+def with_signature(score: Score, signature: str) -> Score:
+    """Return the score with the sacreBLEU signature in `method`."""
     return replace(score, method=f"{score.method}, {signature}" if score.method else signature)
 
 
 def chrf_rows(hyps: Sequence[str], refs: References) -> list[float]:
-    """chrF2 of each row by itself (0 to 100), for slices and for finding the worst."""
+    """Return the sentence-level chrF2 of each row (0 to 100)."""
     metric = CHRF()
     return [float(metric.sentence_score(hyp, references_of(ref)).score) for hyp, ref in zip(hyps, refs, strict=True)]

@@ -1,4 +1,4 @@
-"""Answers about pictures: when two are the same, what the picture adds, and means over kinds of questions."""
+"""Scores of answers about images: accuracy by question type, and the gain over the same model without the image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmstage.evaluation.metrics.answers import is_punctuation
-from llmstage.evaluation.metrics.composition import kind_exhibit, share, split_rows
+from llmstage.evaluation.metrics.composition import group_score, question_type_items, split_rows
 from llmstage.evaluation.metrics.generation import split_words
 from llmstage.evaluation.metrics.intervals import bootstrap_score, mean, resampled_sums
 from llmstage.evaluation.metrics.score import Score
@@ -19,15 +19,17 @@ ReportItem = dict[str, Any]
 
 BLIND = "blind"
 FIRST_WORDS = 3
-ERRORS = 15
-"""Lines of the table of mistakes."""
+MAX_WRONG_ANSWERS = 15
+"""Rows of the table of wrong answers."""
 TRUE = frozenset({"true", "yes", "1", "是", "对", "是的", "对的", "正确"})
 FALSE = frozenset({"false", "no", "0", "否", "错", "不是", "不对", "错误"})
 
 
-def normal(text: str) -> str:
-    """Lower case, one form of each character (NFKC), single spaces, no punctuation around words: `The  Left.` and `the left`
-    are the same answer. A sign or a point inside a number stays, so that -3 is not 3."""
+def normalize_answer(text: str) -> str:
+    """Return the answer in lower case and NFKC, with single spaces and without punctuation around words.
+
+    `The  Left.` and `the left` are then equal. A sign or a point inside a number stays: -3 is not 3.
+    """
     words = []
     for word in unicodedata.normalize("NFKC", text).casefold().split():
         start, stop = 0, len(word)
@@ -37,70 +39,100 @@ def normal(text: str) -> str:
             start += 1
         if word[start:stop]:
             words.append(word[start:stop])
-    # An answer of nothing but punctuation (`+`, `?`) is what it is.
+    # An answer of punctuation only (`+`, `?`) stays as it is.
     return " ".join(words) or " ".join(text.split())
 
 
 def truth_of(text: str) -> str | None:
-    """`true` or `false` for the spellings of truth values in English and Chinese; None for anything else."""
-    word = normal(text)
+    """Return `true` or `false` for an English or Chinese spelling of a truth value, else None."""
+    word = normalize_answer(text)
     return "true" if word in TRUE else "false" if word in FALSE else None
 
 
-def image_gain(right: Sequence[float], blind: Sequence[float]) -> Score:
-    """Share of right answers minus that of the model without the picture, on the same rows: the paired bootstrap over rows
-    (their difference is drawn row by row, so what both find easy adds no width)."""
-    return mean(np.asarray(right, dtype=np.float64) - np.asarray(blind, dtype=np.float64))
+def image_gain(correct: Sequence[float], blind: Sequence[float]) -> Score:
+    """Return the accuracy minus that of the model without the image, on the same rows.
+
+    The interval is the paired bootstrap: the difference of each row is resampled, so rows that both answer correctly do not
+    widen it.
+    """
+    return mean(np.asarray(correct, dtype=np.float64) - np.asarray(blind, dtype=np.float64))
 
 
-def macro_by_kind(right: Sequence[float], kinds: Sequence[str | None]) -> Score | None:
-    """Mean of the accuracies of the kinds, each kind counting the same; rows are drawn within their kinds. None where rows
-    have fewer than two kinds."""
-    parts = split_rows(right, kinds)
+def macro_over_types(correct: Sequence[float], question_types: Sequence[str | None]) -> Score | None:
+    """Return the unweighted mean of the accuracies by question type, with rows resampled within their type.
+
+    None if the rows have fewer than two question types.
+    """
+    parts = split_rows(correct, question_types)
     if len(parts) < 2:
         return None
     drawn = [
-        resampled_sums(np.asarray(parts[kind])[:, None], seed=seed)[:, 0] / len(parts[kind])
-        for seed, kind in enumerate(sorted(parts))
+        resampled_sums(np.asarray(parts[question_type])[:, None], seed=seed)[:, 0] / len(parts[question_type])
+        for seed, question_type in enumerate(sorted(parts))
     ]
     value = float(np.mean([np.mean(rows) for rows in parts.values()]))
     return bootstrap_score(value, np.mean(drawn, axis=0), sum(map(len, parts.values())))
 
 
 def answered(predictions: list[Any], refs: list[Any]) -> tuple[list[str], list[Any], list[Any]]:
-    """(answers, refs, predictions) of the rows that were answered: text is not generated for all of them at all times."""
+    """Return (answers, refs, predictions) of the rows with an answer; a run may generate text for a part of the rows only."""
     pairs = [(item, ref) for item, ref in zip(predictions, refs, strict=True) if "answer" in item]
     return [item["answer"] for item, _ in pairs], [ref for _, ref in pairs], [item for item, _ in pairs]
 
 
-def hits(said: Sequence[str], refs: list[Any]) -> list[float]:
-    """1 where the answer is the right one, but for case, spaces and punctuation."""
-    return [float(normal(answer) == normal(ref["answer"])) for answer, ref in zip(said, refs, strict=True)]
+def answer_hits(answers: Sequence[str], refs: list[Any]) -> list[float]:
+    """Return 1 for each answer that equals its reference after normalize_answer(), else 0."""
+    return [
+        float(normalize_answer(answer) == normalize_answer(ref["answer"]))
+        for answer, ref in zip(answers, refs, strict=True)
+    ]
 
 
-def by_kind(right: list[float], refs: list[Any], blind: list[float] | None = None) -> list[ReportItem]:
-    """Accuracy by kind of question; `blind`: what the model without the picture got right, shown beside it."""
-    kinds = [ref["kind"] for ref in refs]
-    parts = split_rows(right, kinds)
+def question_type_items_of(correct: list[float], refs: list[Any], blind: list[float] | None = None) -> list[ReportItem]:
+    """Return a chart and a table of the accuracy by question type; `blind`: the hits of the model without the image."""
+    question_types = [ref["kind"] for ref in refs]
+    parts = split_rows(correct, question_types)
     if not parts:
         return []
-    theirs = {kind: share(rows) for kind, rows in split_rows(blind, kinds).items()} if blind is not None else {}
-    chart, table = kind_exhibit("accuracy", right, kinds, {kind: score.value for kind, score in theirs.items()})
+    blind_scores = (
+        {question_type: group_score(rows) for question_type, rows in split_rows(blind, question_types).items()}
+        if blind is not None
+        else {}
+    )
+    chart, table = question_type_items(
+        "accuracy",
+        correct,
+        question_types,
+        {question_type: score.value for question_type, score in blind_scores.items()},
+    )
     values = {
-        kind: {"accuracy": share(rows).as_dict(), **({BLIND: theirs[kind].as_dict()} if kind in theirs else {})}
-        for kind, rows in parts.items()
+        question_type: {
+            "accuracy": group_score(rows).as_dict(),
+            **({BLIND: blind_scores[question_type].as_dict()} if question_type in blind_scores else {}),
+        }
+        for question_type, rows in parts.items()
     }
     return [chart, {**table, "report_key": "kinds", "values": values}]
 
 
-def mistakes(said: list[str], refs: list[Any], right: list[float]) -> list[ReportItem]:
-    wrong = Counter((ref["answer"], answer) for answer, ref, hit in zip(said, refs, right, strict=True) if not hit)
-    if not wrong:
+def wrong_answers(answers: list[str], refs: list[Any], correct: list[float]) -> list[ReportItem]:
+    """Return a table of the most frequent wrong answers."""
+    counts = Counter(
+        (ref["answer"], answer) for answer, ref, hit in zip(answers, refs, correct, strict=True) if not hit
+    )
+    if not counts:
         return []
-    rows = [[told, answer, str(count)] for (told, answer), count in wrong.most_common(ERRORS)]
-    return [{"kind": "table", "title": "Most frequent mistakes", "columns": ["right", "said", "rows"], "rows": rows}]
+    rows = [[reference, answer, str(count)] for (reference, answer), count in counts.most_common(MAX_WRONG_ANSWERS)]
+    return [
+        {
+            "kind": "table",
+            "title": "Most frequent wrong answers",
+            "columns": ["reference", "predicted", "rows"],
+            "rows": rows,
+        }
+    ]
 
 
-def beginning(question: str) -> str:
-    """Its first words; of Chinese, its first characters."""
+def first_words(question: str) -> str:
+    """Return the first words of a question; for Chinese, its first characters."""
     return " ".join(split_words(question.lower())[:FIRST_WORDS])

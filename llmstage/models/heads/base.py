@@ -1,22 +1,29 @@
-"""One target of a task: a slice of the logits and everything that is said about it."""
+"""The base class of a target's head: values to labels, the loss, decoding, scores; and its simple baselines.
+
+A classification task has one or several targets (columns of a row). The model gives one vector of logits; each head
+owns a slice of it. The subclasses are in the files beside this one, one for each type of target.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.sklearn_baselines import concat_features, tfidf, tfidf_name
 
-Labels = Literal["none", "balanced"]
+TargetPredictions = dict[str, list[dict[str, Any]]]
+"""Predictions of each target, by its column."""
 
 
 @dataclass(slots=True)
-class Knobs:
-    """The options of a task that reach its heads."""
+class HeadOptions:
+    """The task options that the heads read."""
 
     class_weights: str = "none"
     label_smoothing: float = 0.0
@@ -29,108 +36,151 @@ class Knobs:
 
 
 class Head(ABC):
-    """`see` each training value, then `close`; or `adopt` what a saved model says. A complaint is a ValueError."""
+    """Call update() for each training value and then fit(), or load_config() with the entry of a saved model.
 
-    kind: ClassVar[str]
+    encode() and ref() raise ValueError for a value that the head does not know.
+    """
+
+    target_type: ClassVar[str]
     problem_type: ClassVar[str]
-    """What transformers calls the head's loss."""
-    headline: ClassVar[str]
-    """The score that selects a checkpoint where task.select does not say."""
-    share: ClassVar[str]
-    """The score that goes into the mean over several targets: at most 1, higher is better."""
+    """The `problem_type` of a transformers config."""
+    select_metric: ClassVar[str]
+    """The score that selects the best checkpoint where task.select=auto."""
+    mean_metric: ClassVar[str]
+    """The score that enters `mean_score` where there are several targets: at most 1, higher is better."""
 
     labels: list[str]
-    """A name for each logit."""
+    """The name of each logit."""
     label_width: int = 1
-    """Numbers that encode() gives."""
+    """Length of what encode() returns."""
 
-    def __init__(self, word: str, knobs: Knobs) -> None:
-        self.word, self.knobs = word, knobs
+    def __init__(self, column: str, options: HeadOptions) -> None:
+        self.column, self.options = column, options
         self.temperature = 1.0
 
     @property
     def width(self) -> int:
-        """Logits."""
+        """Number of logits."""
         return len(self.labels)
 
     @property
-    def example(self) -> Any:
-        """Some value that encode() takes, for rows that have none of their own."""
+    def placeholder(self) -> Any:
+        """A value that encode() accepts, for rows without a target."""
         return self.labels[0]
 
     @abstractmethod
-    def complaint(self, value: Any) -> str | None:
-        """Why a row's value cannot be used, or None."""
+    def check_value(self, value: Any) -> str | None:
+        """Return the reason why a value of a row cannot be used, or None."""
 
     @abstractmethod
-    def see(self, value: Any) -> None: ...
+    def update(self, value: Any) -> None:
+        """Count one value of the training split."""
 
     @abstractmethod
-    def close(self) -> None:
-        """All training values were seen. Raises DataError where they cannot be learned."""
+    def fit(self) -> None:
+        """Fit labels or statistics on the values that update() counted. Raise DataError if nothing can be learned."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For the model's config; load_config() reads it."""
-        return {"kind": self.kind, "word": self.word, "labels": self.labels, "temperature": self.temperature}
+        """Return the entry of the model's config.json that load_config() reads."""
+        return {"kind": self.target_type, "word": self.column, "labels": self.labels, "temperature": self.temperature}
 
     def load_config(self, saved: dict[str, Any]) -> None:
         self.labels, self.temperature = list(saved["labels"]), float(saved.get("temperature", 1.0))
 
     @abstractmethod
     def encode(self, value: Any) -> list[Any]:
-        """`label_width` numbers: ints for classes, floats otherwise; ValueError where the value is unknown."""
+        """Return `label_width` numbers: ints for classes, else floats. Raise ValueError for an unknown value."""
 
     @abstractmethod
     def ref(self, value: Any) -> Any:
-        """The value as score() compares it; JSON data."""
+        """Return the value in the form that score() compares; JSON data."""
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-        """(sum, count) of logits [B, W] against labels [B, label_width]."""
+        """Return (sum, count) of the loss of logits [B, W] against labels [B, label_width]."""
 
     @abstractmethod
     def decode(self, logits: Tensor) -> list[dict[str, Any]]:
-        """A prediction for each row of logits [B, W]."""
+        """Return a prediction for each row of the logits [B, W]."""
 
     def tune(self, predictions: list[dict[str, Any]], refs: list[Any]) -> None:
-        """Fit temperature and thresholds on the validation split, where the options ask for it."""
+        """Fit temperature and thresholds on the validation split where the options say so."""
 
     @property
-    def tunes(self) -> bool:
+    def needs_tuning(self) -> bool:
+        """Whether tune() does anything."""
         return False
 
     @abstractmethod
     def score(self, predictions: list[dict[str, Any]], refs: list[Any]) -> dict[str, Score]: ...
 
     def report_items(self, predictions: list[dict[str, Any]], refs: list[Any]) -> list[dict[str, Any]]:
+        """Return tables and charts for the report."""
         return []
 
-    error_of: ClassVar[str] = "accuracy"
-    """What error() measures."""
-    error_is_share: ClassVar[bool] = True
-    """Errors are at most 1, and the score is 1 - error."""
+    error_metric: ClassVar[str] = "accuracy"
+    """The metric that error() measures."""
+    error_is_bounded: ClassVar[bool] = True
+    """True: errors are at most 1, and the score is 1 - error."""
 
     def error(self, prediction: dict[str, Any], ref: Any) -> float:
-        """How wrong a prediction is: 0 is right."""
+        """Return the error of a prediction; 0 is correct."""
         return float(not self.record(prediction, ref)["correct"])
 
     def confidence(self, prediction: dict[str, Any]) -> float | None:
-        """Probability of what was said, where it is told."""
+        """Return the probability of the predicted value, or None where the head has none."""
         return None
 
     @abstractmethod
     def record(self, prediction: dict[str, Any], ref: Any) -> dict[str, Any]:
-        """`prediction`, `reference` and what else a line of predictions.jsonl says."""
+        """Return `prediction`, `reference` and the head's other keys of a line of predictions.jsonl."""
 
     @abstractmethod
-    def prior(self, known: list[Any], num_rows: int) -> tuple[str, list[dict[str, Any]]]:
-        """(name, predictions) of a method that looks at no row; `known`: refs of the training split."""
+    def prior_baseline(self, train_refs: list[Any], num_rows: int) -> tuple[str, list[dict[str, Any]]]:
+        """Return (name, predictions) of a constant prediction. `train_refs`: refs of the training split."""
 
     @abstractmethod
-    def linear(self, x_train: Any, known: list[Any], x: Any) -> tuple[str, list[dict[str, Any]]]:
-        """(name, predictions) of a linear model on feature matrices of the training rows and of those asked for."""
+    def linear_baseline(self, x_train: Any, train_refs: list[Any], x: Any) -> tuple[str, list[dict[str, Any]]]:
+        """Return (name, predictions) of a linear model. `x_train`, `x`: feature matrices [rows, features]; `train_refs`: refs
+        of the training rows."""
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """[B, C] on the CPU, float32; a temperature of 1 leaves the numbers as they are."""
+    """Return log-probabilities [B, C], float32, on the CPU. A temperature of 1 does not change the numbers."""
     return torch.log_softmax((logits if temperature == 1.0 else logits / temperature).float(), -1).cpu()
+
+
+def linear_baselines(
+    heads: list[Head],
+    train_refs: dict[str, list[Any]],
+    train_texts: Sequence[str],
+    texts: Sequence[str],
+    feature_matrices: Sequence[Any] | None,
+) -> dict[str, TargetPredictions]:
+    """Return predictions for `texts` by a constant and by linear models on text, on columns, and on both.
+
+    The result is {method: {column: predictions}}. `train_refs`: refs of the training rows by column.
+    `feature_matrices`: matrices of the feature columns, of the training rows and of the rows to predict; None without columns.
+    """
+    inputs: dict[str, tuple[Any, Any]] = {}
+    if any(text.strip() for text in train_texts):
+        inputs[tfidf_name(train_texts)] = tfidf(train_texts, texts)
+    if feature_matrices is not None:
+        inputs["columns"] = (feature_matrices[0], feature_matrices[1])
+    if len(inputs) == 2:
+        (text_train, text_test), (columns_train, columns_test) = inputs.values()
+        inputs["text and columns"] = (
+            concat_features(text_train, columns_train),
+            concat_features(text_test, columns_test),
+        )
+    # With several targets, one method has a different name for each head; a common name keeps them in one row.
+    single_target = len(heads) == 1
+    methods: dict[str, TargetPredictions] = {}
+    for head in heads:
+        name, predictions = head.prior_baseline(train_refs[head.column], len(texts))
+        methods.setdefault(name if single_target else "most frequent or mean", {})[head.column] = predictions
+        for input_name, (x_train, x) in inputs.items():
+            name, predictions = head.linear_baseline(x_train, train_refs[head.column], x)
+            method = f"{input_name}, {name if single_target else 'linear model'}"
+            methods.setdefault(method, {})[head.column] = predictions
+    return methods

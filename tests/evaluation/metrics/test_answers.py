@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llmstage.evaluation.metrics.answers import (
-    among_the_first,
     answer_scores,
     answer_tables,
+    best_of_first_spans,
     best_threshold,
     exact_and_f1,
 )
@@ -92,5 +92,5 @@ def test_tables_say_which_questions_are_hard():
     ]
     assert "2 references" in tables[0]["note"]
     assert sum(int(row[-1]) for row in tables[1]["rows"]) == 3
-    (first,) = among_the_first([["x", "a"], ["b", "y"], ["z"]], [["a"], ["b"], []], 2)
+    (first,) = best_of_first_spans([["x", "a"], ["b", "y"], ["z"]], [["a"], ["b"], []], 2)
     assert [row[1] for row in first["rows"]] == ["0.500", "1.000"]

@@ -7,7 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from llmstage.evaluation.metrics.composition import composition_exhibit, gap_score, group_scores, kind_exhibit, newcombe
+from llmstage.evaluation.metrics.composition import (
+    composition_item,
+    gap_score,
+    group_scores,
+    newcombe,
+    question_type_items,
+)
 from llmstage.report.charts import bar_chart
 
 
@@ -50,7 +56,7 @@ def test_the_gap_holds_the_truth_as_often_as_it_says() -> None:
 
 def test_a_gap_that_chance_does_not_explain_is_told() -> None:
     correct, groups = answers(93, 7) + answers(61, 39), ["seen"] * 100 + ["unseen"] * 100
-    (chart,) = composition_exhibit("exact_match", correct, groups)
+    (chart,) = composition_item("exact_match", correct, groups)
     assert chart["title"] == "exact match: seen against unseen pairs"
     assert chart["kind"] == "bars" and chart["values"] == [0.93, 0.61]
     assert chart["labels"] == ["seen (100 rows)", "unseen (100 rows)"]
@@ -63,8 +69,13 @@ def test_a_gap_that_chance_does_not_explain_is_told() -> None:
     ("seen", "unseen", "chance", "said"),
     [
         ((19, 1), (18, 2), None, "no gap that this many rows can show"),
-        ((19, 1), (18, 2), 0.25, "Nothing here speaks against its composing"),
-        ((50, 150), (50, 150), 0.25, "not above guessing (0.250): that it composes is not shown"),
+        ((19, 1), (18, 2), 0.25, "The scores give no evidence against compositional generalisation"),
+        (
+            (50, 150),
+            (50, 150),
+            0.25,
+            "not above guessing (0.250): there is no evidence of compositional generalisation",
+        ),
         ((180, 20), (52, 148), 0.25, "not above guessing"),
         ((180, 20), (120, 80), 0.25, "It composes in part only"),
         ((0, 20), (0, 20), None, "never right on either"),
@@ -76,13 +87,13 @@ def test_the_sentence_claims_no_more_than_the_rows_tell(
     seen: tuple[int, int], unseen: tuple[int, int], chance: float | None, said: str | None
 ) -> None:
     groups = ["seen"] * sum(seen) + ["unseen"] * sum(unseen)
-    found = composition_exhibit("accuracy", answers(*seen) + answers(*unseen), groups, chance)
+    found = composition_item("accuracy", answers(*seen) + answers(*unseen), groups, chance)
     assert (said is None and found == []) or said in found[0]["note"]
 
 
 def test_rows_too_much_alike_tell_no_gap() -> None:
     groups = ["seen"] * 3 + ["unseen"] * 3
-    (chart,) = composition_exhibit("overlap", [0.5] * 6, groups)
+    (chart,) = composition_item("overlap", [0.5] * 6, groups)
     assert "to tell a gap" in chart["note"] and chart["lows"] == [None, None]
     assert math.isnan(gap_score([], [1.0]).value)
 
@@ -99,12 +110,17 @@ def test_scores_by_group_carry_intervals_and_leave_out_rows_without_a_group() ->
 
 def test_kinds_stand_beside_their_blind_baseline() -> None:
     correct, kinds = answers(9, 1) + answers(4, 6) + [1.0], ["计数"] * 10 + ["negation"] * 10 + ["attribute"]
-    chart, table = kind_exhibit("accuracy", correct, kinds, {"计数": 0.5, "negation": 0.45, "no such kind": 1.0})
+    chart, table = question_type_items("accuracy", correct, kinds, {"计数": 0.5, "negation": 0.45, "no such kind": 1.0})
     assert chart["labels"] == ["attribute (1 row)", "计数 (10 rows)", "negation (10 rows)"]
     assert chart["marks"] == [None, 0.5, 0.45] and chart["mark_name"].startswith("blind")
     assert table["columns"][-2:] == ["blind", "gain"]
     assert [row[-2:] for row in table["rows"]] == [["–", "–"], ["0.500", "+0.400"], ["0.450", "-0.050"]]
     drawn = bar_chart(chart)
     assert drawn.count("<title>blind (without the image)") == 2 and "0.4500" in drawn
-    assert kind_exhibit("accuracy", correct, kinds)[1]["columns"] == ["kind", "accuracy", "95 % interval", "rows"]
-    assert kind_exhibit("accuracy", [1.0], [None]) == []
+    assert question_type_items("accuracy", correct, kinds)[1]["columns"] == [
+        "kind",
+        "accuracy",
+        "95 % interval",
+        "rows",
+    ]
+    assert question_type_items("accuracy", [1.0], [None]) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, top_k_accuracy_score
 
-from llmstage.evaluation.metrics.pair_ranks import pair_scores, placed
+from llmstage.evaluation.metrics.pair_ranks import merge_pairs, pair_scores
 from llmstage.evaluation.metrics.retrieval import CUTS, chance_scores, make_pools, median, ranks, retrieval_scores
 
 
@@ -107,7 +107,7 @@ def test_captions_of_one_picture_are_brought_together_from_rows_of_its_own_or_of
     ]  # fmt: skip
     apart = [pair(5, left, left, both[0]), pair(5, left, [0.6, 0.8], both[1]), pair(9, up, up, "above")]
     for given, rows in ((several, [0, 0, 1]), (apart, [0, 1, 2])):
-        predictions, refs, of = placed([one for one, _ in given], [two for _, two in given], rows, 64)
+        predictions, refs, of = merge_pairs([one for one, _ in given], [two for _, two in given], rows, 64)
         assert [ref["captions"] for ref in refs] == [both, ["above"]]
         assert of == [rows[0], rows[2]]
         assert predictions[0]["rank"] == 1 and predictions[0]["text_ranks"] == [1, 2]
@@ -118,7 +118,7 @@ def test_captions_of_one_picture_are_brought_together_from_rows_of_its_own_or_of
 def test_a_caption_that_two_images_share_is_right_for_both_in_one_pool_of_all():
     left, near, up = [1.0, 0.0], [0.8, 0.6], [0.0, 1.0]
     given = [pair(0, left, left, "a"), pair(1, near, left, "a"), pair(2, up, up, "b")]
-    predictions, _, _ = placed([one for one, _ in given], [two for _, two in given], [0, 1, 2], None)
+    predictions, _, _ = merge_pairs([one for one, _ in given], [two for _, two in given], [0, 1, 2], None)
     assert [item["rank"] for item in predictions] == [1, 1, 1]
     assert [item["text_ranks"] for item in predictions] == [[1], [1], [1]]
 
@@ -134,7 +134,7 @@ def test_seen_and_unseen_pairs_and_wrong_captions_are_told_apart():
         given.append(
             pair(index, image.tolist(), text.tolist(), f"caption {index}", ref=ref, foils_beaten=bool(index % 2))
         )
-    predictions, refs, _ = placed([one for one, _ in given], [two for _, two in given], list(range(40)), 20)
+    predictions, refs, _ = merge_pairs([one for one, _ in given], [two for _, two in given], list(range(40)), 20)
     scores = pair_scores(predictions, refs, [])
     assert scores["image_to_text_recall@1_seen"].value > 0.8 > 0.4 > scores["image_to_text_recall@1_unseen"].value
     assert scores["image_to_text_recall@1_seen"].count == 30 and scores["text_to_image_recall@1_unseen"].count == 10
@@ -149,7 +149,7 @@ def test_classes_are_scored_as_scikit_learn_does():
         pair(index, [1.0, index], [1.0, index], f"caption {index}", ref={"label": true}, label=guess)
         for index, (guess, true) in enumerate(zip(said, told, strict=True))
     ]
-    predictions, refs, _ = placed([one for one, _ in given], [two for _, two in given], list(range(5)), 64)
+    predictions, refs, _ = merge_pairs([one for one, _ in given], [two for _, two in given], list(range(5)), 64)
     scores = pair_scores(predictions, refs, ["a", "b", "c", "d"])
     assert scores["accuracy"].value == 0.8
     assert scores["macro_f1"].value == pytest.approx(f1_score(told, said, average="macro"))

@@ -10,15 +10,15 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from llmstage.evaluation.metrics.sklearn_baselines import (
-    beside,
-    capped,
+    concat_features,
     logistic,
     logistic_multilabel,
     majority,
     mostly_chinese,
+    name_with_sample,
     ridge,
+    subsample,
     tfidf,
-    thin,
 )
 
 ENGLISH = ["the kettle is broken", "refund my money", "a broken lamp", "money back please", "refund the lamp"]
@@ -70,15 +70,15 @@ def test_one_label_in_training_and_texts_without_words_are_no_accident():
 
 
 def test_many_rows_are_thinned_by_a_seeded_draw_and_told():
-    used = thin(100, 10)
-    assert len(used) == 10 and (np.diff(used) > 0).all() and (used == thin(100, 10)).all()
-    assert thin(5, 10).tolist() == [0, 1, 2, 3, 4]
-    assert capped("x", 100, 10) == "x (10 of 100 rows)" and capped("x", 5, 10) == "x"
+    used = subsample(100, 10)
+    assert len(used) == 10 and (np.diff(used) > 0).all() and (used == subsample(100, 10)).all()
+    assert subsample(5, 10).tolist() == [0, 1, 2, 3, 4]
+    assert name_with_sample("x", 100, 10) == "x (10 of 100 rows)" and name_with_sample("x", 5, 10) == "x"
 
 
 def test_ridge_and_parts_side_by_side():
     numbers = np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
     known, _ = tfidf(ENGLISH, ENGLISH)
-    both = beside(known, numbers)
-    assert both.shape == (5, known.shape[1] + 1) and beside(numbers, numbers).shape == (5, 2)
+    both = concat_features(known, numbers)
+    assert both.shape == (5, known.shape[1] + 1) and concat_features(numbers, numbers).shape == (5, 2)
     assert ridge(numbers, [2, 4, 6, 8, 10], numbers) == pytest.approx([2, 4, 6, 8, 10], abs=0.5)

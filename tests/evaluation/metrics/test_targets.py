@@ -10,11 +10,16 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn import metrics
 
-from llmstage.evaluation.metrics.binary_ranking import best_threshold, curve_exhibits, ranking_scores, weighted_ranking
+from llmstage.evaluation.metrics.binary_ranking import best_threshold, curve_items, ranking_scores, weighted_ranking
 from llmstage.evaluation.metrics.calibration import fit_temperature, fit_temperature_multilabel, reliability
-from llmstage.evaluation.metrics.multilabel import bootstrap_labels, label_table, multilabel_scores
-from llmstage.evaluation.metrics.ordinal import ordinal_scores, quadratic_kappa
-from llmstage.evaluation.metrics.regression import quantile_exhibits, regression_scores, spearman
+from llmstage.evaluation.metrics.classification import (
+    bootstrap_labels,
+    label_table,
+    multilabel_scores,
+    ordinal_scores,
+    quadratic_kappa,
+)
+from llmstage.evaluation.metrics.regression import quantile_items, regression_scores, spearman
 
 
 @pytest.fixture
@@ -73,7 +78,7 @@ def test_numbers_equal_scikit_learn(rng):
     assert not scores["mae"].higher_is_better and scores["r2"].higher_is_better
     assert spearman(np.ones(9), np.arange(9.0)).value == 0
     assert math.isnan(regression_scores(np.ones(3), np.ones(3))["r2"].value)
-    model, exact = quantile_exhibits(predicted, expected)[0]["series"]
+    model, exact = quantile_items(predicted, expected)[0]["series"]
     assert len(model["x"]) == 20 and exact["x"] == exact["y"]
 
 
@@ -89,8 +94,8 @@ def test_ranking_equals_scikit_learn_with_ties_and_for_every_resample(rng):
         assert average[row] == pytest.approx(metrics.average_precision_score(truth, score, sample_weight=weight))
         assert area[row] == pytest.approx(metrics.roc_auc_score(truth, score, sample_weight=weight))
     assert math.isnan(ranking_scores(np.zeros(3, bool), np.ones(3))["roc_auc"].value)
-    assert [one["title"] for one in curve_exhibits(truth, score, "yes")][1] == "ROC curve of 'yes'"
-    assert curve_exhibits(np.ones(3, bool), np.ones(3), "yes") == []
+    assert [one["title"] for one in curve_items(truth, score, "yes")][1] == "ROC curve of 'yes'"
+    assert curve_items(np.ones(3, bool), np.ones(3), "yes") == []
 
 
 def test_the_best_threshold_beats_every_other(rng):

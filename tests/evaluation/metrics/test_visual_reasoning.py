@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score
 
-from llmstage.evaluation.metrics.visual_reasoning import image_gain, macro_by_kind, normal, truth_of
+from llmstage.evaluation.metrics.visual_reasoning import image_gain, macro_over_types, normalize_answer, truth_of
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from llmstage.evaluation.metrics.visual_reasoning import image_gain, macro_by_ki
     ],
 )
 def test_answers_are_the_same_but_for_case_spaces_and_punctuation(one, two, same):
-    assert (normal(one) == normal(two)) is same
+    assert (normalize_answer(one) == normalize_answer(two)) is same
 
 
 def test_truth_is_spelled_in_many_ways():
@@ -53,8 +53,8 @@ def test_the_gain_is_paired():
 
 def test_kinds_count_the_same():
     right, kinds = [1, 1, 1, 1, 0, 1], ["a", "a", "a", "a", "b", "b"]
-    score = macro_by_kind(right, kinds)
+    score = macro_over_types(right, kinds)
     each = [accuracy_score([1] * 4, right[:4]), accuracy_score([1] * 2, right[4:])]
     assert score is not None and score.value == pytest.approx(np.mean(each)) and score.count == 6
     assert score.low is not None and score.low < score.value < score.high
-    assert macro_by_kind([1, 0], ["a", None]) is None
+    assert macro_over_types([1, 0], ["a", None]) is None
