@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 from llmstage.cli.overrides import read_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 HISTORY = {"CHANGELOG.md"}
 """Pages that name keys and modules of earlier versions."""
 
@@ -63,3 +65,22 @@ def test_every_file_that_a_page_names_exists():
 def test_both_readmes_show_the_same_commands():
     english, chinese = (commands(ROOT / name) for name in ("README.md", "README.zh-CN.md"))
     assert english == chinese
+
+
+def test_the_example_of_a_task_and_a_reader_runs_as_written(tmp_path: Path):
+    """The files of docs/extend.md, written out and run by its own commands, in a process that imports nothing of the tests."""
+    page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
+    for name, text in re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    reviews = "".join(f"lovely parcel {number} | good\nbroken parcel {number} | bad\n" for number in range(40))
+    (tmp_path / "reviews.pipe").write_text(reviews, encoding="utf-8")
+    lines = [line for block in FENCE.findall(page) for line in block.splitlines() if "PYTHONPATH=. llmstage" in line]
+    assert len(lines) == 4
+    script = "set -e -o pipefail\nllmstage() { " + f'"{sys.executable}" -m llmstage "$@"; }}\n'
+    for line in lines:
+        smoke = " trainer=smoke" if "stage=finetune" in line else ""
+        script += line.replace("PYTHONPATH=. llmstage", f"PYTHONPATH=.:{ROOT} llmstage") + smoke + "\n"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert '"prediction":' in done.stdout and '"text": "STOP the cat STOP"' in done.stdout
