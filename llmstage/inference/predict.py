@@ -1,4 +1,4 @@
-"""Rows through a model to lines: in their order, a chunk at a time, with everything that the input says of a row."""
+"""Predicts the rows of a file in their order, a chunk at a time, and writes each with its input columns as a line."""
 
 from __future__ import annotations
 
@@ -12,131 +12,141 @@ from typing import Any
 
 from llmstage import console
 from llmstage.data.file_source import options_of
-from llmstage.data.inference_rows import Asked, StandardInput
-from llmstage.data.quarantine import BadRows, split_place
+from llmstage.data.inference_rows import InferenceRow, StandardInput
+from llmstage.data.quarantine import BadRows, parse_location
 from llmstage.data.resumable_output import Growing, Pipe
 from llmstage.data.rows import Row
 from llmstage.errors import DataError, Interrupted
-from llmstage.inference.inference_session import Ready
+from llmstage.inference.inference_session import InferenceSession
 from llmstage.training.session import StopFlag
 
-CHUNK_CHARACTERS = 4_000_000
-"""A chunk ends early where its texts are longer than this together."""
-IMAGES = 8
-"""Rows with pictures count so many times."""
+MAX_CHUNK_CHARACTERS = 4_000_000
+"""A chunk ends early where its texts together are longer than this."""
+IMAGE_WEIGHT = 8
+"""A row with images counts as this many rows of a chunk."""
 
-Numbered = tuple[int, Row, str]
-"""(number in the input, row, place)"""
+NumberedRow = tuple[int, Row, str]
+"""(number in the input, row, location as `file:line`)"""
 
 
 @dataclass(slots=True)
 class Predicted:
-    """What came of a run."""
+    """The counts of a run, for report.json."""
 
     rows: int
-    """Lines that were written, those of an earlier part of the run included."""
+    """Lines written, including those of an earlier part of the run."""
     resumed: int
-    """Lines that an earlier part had written."""
+    """Lines that an earlier part wrote."""
     refused: int
+    """Rows that the task cannot encode."""
     seconds: float
-    """Of this part, without the loading of the model."""
+    """Duration of this part, without the loading of the model."""
 
 
-def predict(ready: Ready, output: Growing | Pipe, stop: StopFlag, bad_rows: BadRows, chunk_rows: int) -> Predicted:
-    """Every row to a line. Raises DataError for a bad row where data.on_bad_row says so and for a file that changes,
-    Interrupted after a signal; the draft is then what the same command goes on from."""
+def predict(
+    session: InferenceSession, output: Growing | Pipe, stop: StopFlag, bad_rows: BadRows, chunk_rows: int
+) -> Predicted:
+    """Write a line for every row.
+
+    Raises DataError for a bad row where data.on_bad_row is error and for a file that changes, and Interrupted after a signal. The
+    same command then continues from the draft.
+    """
     started, resumed, refused = time.perf_counter(), output.lines, 0
-    limit = ready.run.data.limit
-    told = time.perf_counter()
-    done = 0
-    for chunk in chunks(ready, output.rows, limit, chunk_rows):
+    last_note, num_done = started, 0
+    for chunk in chunks(session, output.rows, session.run.data.limit, chunk_rows):
         lines = []
-        answers = ready.answer([row for _, row, _ in chunk], [number for number, _, _ in chunk])
-        for (number, row, place), said in zip(chunk, answers, strict=True):
-            if isinstance(said, str):
+        predictions = session.predict([row for _, row, _ in chunk], [number for number, _, _ in chunk])
+        for (number, row, location), prediction in zip(chunk, predictions, strict=True):
+            if isinstance(prediction, str):
                 refused += 1
-                shown, line = split_place(place)
-                bad_rows.report(
-                    shown,
-                    f"predicted {number}",
-                    line,
-                    said,
-                    json.dumps(row, ensure_ascii=False, default=str)[:500],
-                    number,
-                )
+                file_name, line = parse_location(location)
+                raw = json.dumps(row, ensure_ascii=False, default=str)[:500]
+                bad_rows.report(file_name, f"predicted {number}", line, prediction, raw, number)
             else:
-                lines.append(line_of(row, said))
-        check(ready, output)
+                lines.append(output_line(row, prediction))
+        check_unchanged(session, output)  # before the lines are saved: they would be predictions of another file
         output.add(lines, chunk[-1][0] + 1)
-        done += len(chunk)
-        if time.perf_counter() - told > 10:
-            told = time.perf_counter()
-            console.note(f"{output.rows:,} rows, {done / (told - started):,.0f} rows/s")
+        num_done += len(chunk)
+        if time.perf_counter() - last_note > 10:
+            last_note = time.perf_counter()
+            console.note(f"{output.rows:,} rows, {num_done / (last_note - started):,.0f} rows/s")
         if stop.name:
             output.close()
             raise Interrupted(f"Stopped by {stop.name} after {output.rows:,} rows; the same command goes on.")
-    check(ready, output)
+    check_unchanged(session, output)
     output.finish()
     return Predicted(output.lines, resumed, refused, time.perf_counter() - started)
 
 
-def check(ready: Ready, output: Growing | Pipe) -> None:
+def check_unchanged(session: InferenceSession, output: Growing | Pipe) -> None:
+    """Drop the output and raise DataError where an input file has changed."""
     try:
-        if ready.asked is not None:
-            ready.asked.check_unchanged()
+        if session.file_source is not None:
+            session.file_source.check_unchanged()
     except DataError:
         output.drop()
         raise
 
 
-def chunks(ready: Ready, skip: int, limit: int | None, size: int) -> Iterator[list[Numbered]]:
-    """The rows behind the first `skip` of the input. Where a chunk ends depends on the rows alone, so that a run that goes
-    on computes in the same batches."""
-    weight = IMAGES if ready.run.task.reads_images else 1
-    chunk: list[Numbered] = []
-    characters = 0
-    assert ready.source is not None
-    for ordinal, (row, place) in enumerate(ready.source):
-        number = row.number if isinstance(row, Asked) else ordinal
+def chunks(session: InferenceSession, skip: int, limit: int | None, size: int) -> Iterator[list[NumberedRow]]:
+    """Yield the rows after the first `skip` rows of the input.
+
+    The end of a chunk depends on the rows alone, so that a resumed run computes the same batches.
+    """
+    weight = IMAGE_WEIGHT if session.run.task.reads_images else 1
+    chunk: list[NumberedRow] = []
+    num_characters = 0
+    assert session.source is not None
+    for ordinal, (row, location) in enumerate(session.source):
+        number = row.number if isinstance(row, InferenceRow) else ordinal
         if limit is not None and ordinal >= limit:
             break
         if number < skip:
             continue
-        chunk.append((number, row, place))
-        characters += sum(len(value) if isinstance(value, str) else 500 for value in row.values())
-        if len(chunk) * weight >= size or characters >= CHUNK_CHARACTERS:
+        chunk.append((number, row, location))
+        num_characters += sum(len(value) if isinstance(value, str) else 500 for value in row.values())
+        if len(chunk) * weight >= size or num_characters >= MAX_CHUNK_CHARACTERS:
             yield chunk
-            chunk, characters = [], 0
+            chunk, num_characters = [], 0
     if chunk:
         yield chunk
 
 
-def line_of(row: Row, said: dict[str, Any]) -> dict[str, Any]:
-    """The row's own columns, then what was predicted. A column that has the name of a part of the prediction and says
-    something else goes on as `input_<name>`."""
-    own = row.record if isinstance(row, Asked) else {}
-    kept = {name if name not in said or said[name] == value else f"input_{name}": value for name, value in own.items()}
-    return kept | said
+def output_line(row: Row, prediction: dict[str, Any]) -> dict[str, Any]:
+    """Return the input columns of a row and its prediction.
+
+    An input column with the name of a prediction field and another value gets the name `input_<name>`.
+    """
+    columns = row.record if isinstance(row, InferenceRow) else {}
+    renamed = {
+        name if name not in prediction or prediction[name] == value else f"input_{name}": value
+        for name, value in columns.items()
+    }
+    return renamed | prediction
 
 
-def key_of(ready: Ready) -> str:
-    """A fingerprint of everything that decides the lines; it has nothing of data.on_bad_row, so that a run stopped by a bad
-    row goes on once it may pass it over."""
-    run, place = ready.run, ready.pieces.place
-    weights = sorted(place.model_dir.glob("*.safetensors")) if place and place.model_dir else []
-    told = [
-        [digest_of_file(path) for path in weights], run.model.path, asdict(run.task), asdict(run.generation), ready.pieces.context,
-        ready.pieces.packing, run.trainer.eval_precision, run.trainer.eval_batch_tokens, run.data.limit, run.stage.name,
-        asdict(run.stage), options_of(run.data, ready.task.columns) | {"on_bad_row": ""}, ready.pieces.processor.digest(),
-        ready.asked.digest() if ready.asked is not None else "",
+def output_fingerprint(session: InferenceSession) -> str:
+    """Return a hash of everything that determines the lines.
+
+    data.on_bad_row is not a part of it: a run that stopped at a bad row can continue with on_bad_row=quarantine.
+    """
+    run, source = session.run, session.components.model_source
+    weights = sorted(source.model_dir.glob("*.safetensors")) if source and source.model_dir else []
+    inputs = [
+        [file_digest(path) for path in weights], run.model.path, asdict(run.task), asdict(run.generation), session.components.context,
+        session.components.packing, run.trainer.eval_precision, run.trainer.eval_batch_tokens, run.data.limit, run.stage.name,
+        asdict(run.stage), options_of(run.data, session.task.columns) | {"on_bad_row": ""}, session.components.processor.digest(),
+        session.file_source.digest() if session.file_source is not None else "",
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps(told, ensure_ascii=False, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, ensure_ascii=False, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def digest_of_file(path: Path) -> str:
+def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def reads_standard_input(ready: Ready) -> bool:
-    return any(isinstance(file, StandardInput) or file.shown == "-" for file, _ in ready.asked.files)
+def reads_standard_input(session: InferenceSession) -> bool:
+    """Return whether the rows come from standard input, which cannot be read a second time."""
+    source = session.file_source
+    return source is not None and any(isinstance(file, StandardInput) or file.display_name == "-" for file, _ in source.files)

@@ -1,4 +1,4 @@
-"""A conversation in the terminal, through the same writer as the server's."""
+"""A conversation with a model in the terminal. Replies come from the same generation worker as the server's."""
 
 from __future__ import annotations
 
@@ -15,83 +15,91 @@ from llmstage.config import GenerationConfig
 from llmstage.data.row_checks import half_character
 from llmstage.errors import DataError, UserError
 from llmstage.inference.retrieval.grounding import Grounding
-from llmstage.inference.retrieval.library import Found
-from llmstage.inference.server.generation_worker import Job, Piece, Writer
+from llmstage.inference.retrieval.retriever import SearchResult
+from llmstage.inference.server.generation_worker import GenerationWorker, Job, TextDelta
 from llmstage.tokenization.chat_template import TemplateRefused, reply_prompt
 from llmstage.tokenization.tokenizer import Processor
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-HELP = "/reset begins anew · /system <text> says who the model is and begins anew · /save <file> · /quit"
+HELP = (
+    "/reset starts a new conversation · /system <text> sets the system message and starts a new conversation · "
+    "/save <file> · /quit"
+)
 
 
 class Conversation:
-    """What was said so far. `seed`: of sampling; each reply draws with a number of its own. `grounding`: looks up what a turn
-    asks for, where there is one."""
+    """The messages so far, and the model that replies. `seed`: each reply samples with a seed derived from it; `grounding`:
+    searches passages for each turn; None turns retrieval off."""
 
     def __init__(
-        self, writer: Writer, processor: Processor, generation: GenerationConfig, system: str | None, seed: int,
+        self, worker: GenerationWorker, processor: Processor, generation: GenerationConfig, system: str | None, seed: int,
         grounding: Grounding | None = None,
     ) -> None:  # fmt: skip
-        self.writer, self.processor, self.generation, self.system, self.seed = (
-            writer,
-            processor,
-            generation,
-            system,
-            seed,
-        )
-        self.grounding = grounding
+        self.worker, self.processor, self.generation = worker, processor, generation
+        self.system, self.seed, self.grounding = system, seed, grounding
         self.messages: list[dict[str, Any]] = []
-        self.sources: list[Found] = []
-        """Of the last reply."""
+        self.sources: list[SearchResult] = []
+        """The passages of the last reply."""
         self.reset()
 
     def reset(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
-    def say(self, text: str, show: Callable[[str], None]) -> None:
-        """The reply to a text, shown as it is written; both are then part of the conversation. Of a long one the model reads
-        the system message and the latest turns. Ctrl-C ends a reply as it stands."""
-        asked = [*self.messages, {"role": "user", "content": text}]
-        most = min(self.generation.max_new_tokens, self.writer.longest // 2)
-        room = self.writer.longest - most
+    def reply(self, text: str, write: Callable[[str], None]) -> None:
+        """Reply to a text and add both to the conversation. `write` gets each part of the reply once it is generated.
+
+        Of a long conversation the model reads the system message and the latest turns. Ctrl-C ends the reply; its text so far
+        stays in the conversation.
+        """
+        # Build the prompt, or take the answer from the retrieval.
+        messages = [*self.messages, {"role": "user", "content": text}]
+        max_new_tokens = min(self.generation.max_new_tokens, self.worker.max_length // 2)
+        max_prompt_tokens = self.worker.max_length - max_new_tokens
         try:
-            read = asked if self.grounding is None else self.grounded(self.grounding, asked, room)
-            if isinstance(read, str):
-                show(read)
-                self.messages = [*asked, {"role": "assistant", "content": read}]
+            prompt: list[dict[str, Any]] | str = messages
+            if self.grounding is not None:
+                prompt = self.grounded_prompt(self.grounding, messages, max_prompt_tokens)
+            if isinstance(prompt, str):
+                write(prompt)
+                self.messages = [*messages, {"role": "assistant", "content": prompt}]
                 return
-            prompt, _ = reply_prompt(self.processor, read, room)
+            prompt_ids, _ = reply_prompt(self.processor, prompt, max_prompt_tokens)
         except TemplateRefused as error:
             raise DataError(f"{error}.") from None
-        told: queue.Queue[Piece] = queue.Queue()
-        drawn = self.seed + len(self.messages)
-        job = Job(prompt, most, told.put, self.generation.temperature, self.generation.top_p, drawn)
-        self.writer.add(job)
+        # Generate. The seed differs for each turn, so that the same question can get another reply.
+        deltas: queue.Queue[TextDelta] = queue.Queue()
+        seed = self.seed + len(self.messages)
+        job = Job(prompt_ids, max_new_tokens, deltas.put, self.generation.temperature, self.generation.top_p, seed)
+        self.worker.submit(job)
         parts: list[str] = []
         try:
             while True:
-                piece = told.get()
-                if piece.error:
-                    raise UserError(piece.error)
-                parts.append(piece.text)
-                show(piece.text)
-                if piece.finish:
+                delta = deltas.get()
+                if delta.error:
+                    raise UserError(delta.error)
+                parts.append(delta.text)
+                write(delta.text)
+                if delta.finish_reason:
                     break
         except KeyboardInterrupt:
             job.cancelled = True
-        self.messages = [*asked, {"role": "assistant", "content": "".join(parts)}]
+        self.messages = [*messages, {"role": "assistant", "content": "".join(parts)}]
 
-    def grounded(self, grounding: Grounding, asked: list[dict[str, Any]], room: int) -> list[dict[str, Any]] | str:
-        """The conversation with passages in it, or the answer where the model is not asked. Earlier turns give way to passages,
-        the question does not."""
-        start = asked[:1] if asked[0]["role"] == "system" else []
-        question, _ = reply_prompt(self.processor, [*start, asked[-1]], room)
-        made = grounding.ground(asked, room - len(question))
-        self.sources = made.sources
-        return made.messages if made.text is None else made.text
+    def grounded_prompt(
+        self, grounding: Grounding, messages: list[dict[str, Any]], max_prompt_tokens: int
+    ) -> list[dict[str, Any]] | str:
+        """Return the messages with passages in them, or the final answer where the retrieval has one.
+
+        Passages may take the place of earlier turns, but not of the question.
+        """
+        system = messages[:1] if messages[0]["role"] == "system" else []
+        question_ids, _ = reply_prompt(self.processor, [*system, messages[-1]], max_prompt_tokens)
+        grounded = grounding.ground(messages, max_prompt_tokens - len(question_ids))
+        self.sources = grounded.sources
+        return grounded.messages if grounded.text is None else grounded.text
 
     def save(self, path: str) -> None:
-        """Append the conversation as a row of task=dialogue."""
+        """Append the conversation to a file, as a row of task=dialogue. Raises UserError."""
         try:
             with Path(path).expanduser().open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
@@ -99,8 +107,8 @@ class Conversation:
             raise UserError(f"{path} cannot be written ({error.strerror}).") from None
 
 
-def typed() -> Iterator[str]:
-    """Turns from the keyboard, or from a pipe. Raises UserError for bytes that are no text."""
+def typed_lines() -> Iterator[str]:
+    """Yield lines from the keyboard or from a pipe. Raises UserError for bytes that are not text."""
     while True:
         try:
             text = input("> ") if sys.stdin.isatty() else input()
@@ -110,24 +118,29 @@ def typed() -> Iterator[str]:
             raise UserError(
                 f"Standard input is not text in {error.encoding} ({error.reason}). Write it in UTF-8."
             ) from None
-        if half := half_character(text):  # so Python keeps a byte that it cannot read where the locale is none of UTF-8
+        # In the locales C and POSIX Python replaces a byte that it cannot decode by a lone surrogate.
+        if half := half_character(text):
             raise UserError(f"Standard input is not text in UTF-8: {half}. Write it in UTF-8, in a locale that has it.")
         yield text
 
 
 def read_script(path: str) -> list[str]:
+    """Return the lines of stage.script. Raises UserError."""
     try:
         return Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"stage.script={path} cannot be read ({error}).") from None
 
 
-def talk(conversation: Conversation, turns: Iterable[str], *, echo: bool) -> None:
-    """Until the turns end or one is /quit. Replies go to standard output, a line each at least, all else to standard error.
-    `echo`: show the turns too, where nobody typed them."""
+def run_conversation(conversation: Conversation, turns: Iterable[str], *, echo: bool) -> None:
+    """Reply to each turn until the turns end or a turn is /quit.
 
-    def show(text: str) -> None:
-        sys.stdout.write(CONTROL.sub("", text))  # a model must not steer the terminal
+    Each reply goes to standard output and ends with a line break; everything else goes to standard error. `echo`: also print
+    the turns, where nobody typed them.
+    """
+
+    def write(text: str) -> None:
+        sys.stdout.write(CONTROL.sub("", text))  # escape sequences of a model could control the terminal
         sys.stdout.flush()
 
     for line in turns:
@@ -136,25 +149,27 @@ def talk(conversation: Conversation, turns: Iterable[str], *, echo: bool) -> Non
             continue
         if echo:
             console.note(f"> {text}")
-        word, _, rest = text.partition(" ")
-        if word == "/quit":
+        command, _, argument = text.partition(" ")
+        if command == "/quit":
             return
-        if word == "/reset":
+        if command == "/reset":
             conversation.reset()
             console.note("a new conversation")
-        elif word == "/system":
-            conversation.system = rest.strip() or None
+        elif command == "/system":
+            conversation.system = argument.strip() or None
             conversation.reset()
             console.note(
-                "a new conversation with this system message" if rest.strip() else "a new conversation without one"
+                "a new conversation with this system message"
+                if argument.strip()
+                else "a new conversation without a system message"
             )
-        elif word == "/save" and rest.strip():
-            conversation.save(rest.strip())
-            console.note(f"saved to {rest.strip()}")
+        elif command == "/save" and argument.strip():
+            conversation.save(argument.strip())
+            console.note(f"saved to {argument.strip()}")
         elif text.startswith("/"):
             console.note(HELP)
         else:
-            conversation.say(text, show)
-            show("\n")
-            for number, found in enumerate(conversation.sources, start=1):
-                console.note(f"[{number}] {found.title or found.id} ({found.path}, {found.score:.2f})")
+            conversation.reply(text, write)
+            write("\n")
+            for number, source in enumerate(conversation.sources, start=1):
+                console.note(f"[{number}] {source.title or source.id} ({source.path}, {source.score:.2f})")

@@ -1,4 +1,4 @@
-"""From the lines of `metrics.jsonl` to curves for the page."""
+"""Builds the curves of the report from the lines of `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ from typing import Any
 Line = Mapping[str, Any]
 STEP = "optimizer step"
 SMOOTH_FROM = 40
-"""Train losses from which a smoothed curve is drawn over the raw one."""
+"""Number of train losses from which on a smoothed curve is drawn over the raw one."""
 
 
-def points(lines: Sequence[Line], name: str, kind: str, split: str | None = None) -> dict[str, list[Any]]:
-    """`{x: steps, y: values}` of one number, by step; after a resume the later line of a step counts; null is a gap."""
-    found = {
+def points(lines: Sequence[Line], name: str, phase: str, split: str | None = None) -> dict[str, list[Any]]:
+    """Return `{x: steps, y: values}` of one number; null is a gap. `phase`: `train` or `eval`.
+
+    A resumed run logs some steps again; the later line of a step is used.
+    """
+    values = {
         line["step"]: finite(line[name])
         for line in lines
-        if line.get("kind") == kind and name in line and line.get("step") is not None and line.get("split") == split
+        if line.get("kind") == phase and name in line and line.get("step") is not None and line.get("split") == split
     }
-    return {"x": sorted(found), "y": [found[step] for step in sorted(found)]}
+    return {"x": sorted(values), "y": [values[step] for step in sorted(values)]}
 
 
 def finite(value: Any) -> float | None:
-    """A number that can be drawn, or None."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
+    """Return a number that can be drawn, or None."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """Mean of about `window` points around each, fewer towards the ends; unlike an exponential mean it does not lag."""
+    """Return the mean of about `window` points around each point, fewer at the ends. Unlike an exponential mean it does not lag."""
     sums = [0.0, *accumulate(values)]
     out = []
-    for at in range(len(values)):
-        half = min(window // 2, at, len(values) - 1 - at)  # the same number on both sides: a slope stays a slope
-        out.append((sums[at + half + 1] - sums[at - half]) / (2 * half + 1))
+    for index in range(len(values)):
+        half = min(
+            window // 2, index, len(values) - 1 - index
+        )  # the same number on both sides keeps a straight line straight
+        out.append((sums[index + half + 1] - sums[index - half]) / (2 * half + 1))
     return out
 
 
 def loss_chart(lines: Sequence[Line], selected_step: int | None) -> dict[str, Any] | None:
-    """Train loss (raw and smoothed) and the loss of every evaluated split over steps; None where nothing was logged."""
+    """Return train loss (raw and smoothed) and the loss of every evaluated split over steps; None where no loss was logged."""
     train = points(lines, "loss", "train")
     series: list[dict[str, Any]] = []
     known = [value for value in train["y"] if value is not None]
@@ -57,10 +62,12 @@ def loss_chart(lines: Sequence[Line], selected_step: int | None) -> dict[str, An
             series.append({"name": split, **curve, "colour": 1 + number % 7})
     if not series:
         return None
-    lost = len(train["y"]) - len(known)
-    values = [value for one in series for value in one["y"] if value is not None]
+    num_missing = len(train["y"]) - len(known)
+    values = [value for curve in series for value in curve["y"] if value is not None]
     log_y = bool(values) and min(values) > 0 and max(values) / min(values) > 20
-    note = f"{lost} logged step{'s' if lost != 1 else ''} had no finite loss: a gap in the curve." if lost else ""
+    note = ""
+    if num_missing:
+        note = f"{num_missing} logged step{'s' if num_missing != 1 else ''} had no finite loss: a gap in the curve."
     return {
         "title": "Loss", "x_label": STEP, "y_label": "loss (log scale)" if log_y else "loss",
         "series": series, "log_y": log_y, "mark": selected_step, "mark_label": "selected", "note": note,
@@ -68,7 +75,7 @@ def loss_chart(lines: Sequence[Line], selected_step: int | None) -> dict[str, An
 
 
 def metric_charts(lines: Sequence[Line], selected_step: int | None) -> list[dict[str, Any]]:
-    """One chart for each metric evaluated at two steps or more, with a curve for each split."""
+    """Return a chart for each metric that was evaluated at two steps or more, with a curve for each split."""
     skipped = {"step", "kind", "split", "loss", "seconds"}
     names = dict.fromkeys(
         name for line in lines if line.get("kind") == "eval" for name in line
@@ -77,32 +84,35 @@ def metric_charts(lines: Sequence[Line], selected_step: int | None) -> list[dict
     charts = []
     for name in names:
         series = [{"name": split, **points(lines, name, "eval", split)} for split in eval_splits(lines)]
-        series = [one for one in series if len(one["x"]) > 1]
+        series = [curve for curve in series if len(curve["x"]) > 1]
         if series:
             chart = {"title": name, "x_label": STEP, "y_label": name, "series": series, "mark": selected_step}
-            charts.append({**chart, "log_y": False} if grows_to_one(series) else chart)
+            charts.append({**chart, "log_y": False} if is_growing_share(series) else chart)
     return charts
 
 
-def grows_to_one(series: Sequence[Mapping[str, Any]]) -> bool:
-    """A share that grows, such as an accuracy: on a logarithmic axis all of it from 0.5 to 1 would look alike."""
-    known = [[value for value in one["y"] if value is not None] for one in series]
+def is_growing_share(series: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether all curves grow and stay at most 1, as an accuracy does.
+
+    A logarithmic axis would compress the part from 0.5 to 1.
+    """
+    known = [[value for value in curve["y"] if value is not None] for curve in series]
     return all(ys and max(ys) <= 1 and ys[-1] >= ys[0] >= 0 for ys in known)
 
 
 def train_charts(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Learning rate, gradient norm and speed over steps, where logged."""
+    """Return charts of learning rate, gradient norm and speed over steps, where these were logged."""
     charts = []
     titles = {"lr": "Learning rate", "grad_norm": "Gradient norm", "tokens_per_second": "Tokens per second"}
     for name, title in titles.items():
         curve = points(lines, name, "train")
         if sum(value is not None for value in curve["y"]) > 1:
             chart = {"title": title, "x_label": STEP, "y_label": "", "series": [{"name": title, **curve}]}
-            # A schedule is known by its shape on a linear axis; a gradient norm may leap over decades.
+            # Readers recognize a schedule by its shape on a linear axis; a gradient norm can span powers of ten.
             charts.append(chart if name == "grad_norm" else {**chart, "log_y": False})
     return charts
 
 
 def eval_splits(lines: Sequence[Line]) -> list[Any]:
-    """Splits in the order in which they were first evaluated."""
+    """Return the splits in the order of their first evaluation."""
     return list(dict.fromkeys(line.get("split") for line in lines if line.get("kind") == "eval"))

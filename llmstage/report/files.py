@@ -1,4 +1,4 @@
-"""JSON files of a run folder: whole or not at all, and readable by any JSON parser."""
+"""Writes and reads the JSON files of a run folder. A crash never leaves a partly written file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ REMEDY = "Free space there, or choose another folder with hydra.run.dir=<folder>
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write by rename: a reader sees the old file or the new one, also after a crash. Raises DiskError."""
-    # Not tempfile: its files have mode 0600 whatever the umask says, and others could not read the report.
+    """Write a draft and rename it: a reader sees the old file or the new one, also after a crash. Raises DiskError."""
+    # Not tempfile: its files have mode 0600 whatever the umask is, and other users could not read the report.
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,9 @@ def append_line(path: Path, obj: Any) -> None:
         with path.open("ab+") as file:
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a killed process left half a line; it must not swallow this one
+                if (
+                    file.read(1) != b"\n"
+                ):  # a killed process left a part of a line, to which this line must not be added
                     line = b"\n" + line
             file.write(line)
     except OSError as error:
@@ -52,8 +54,8 @@ def append_line(path: Path, obj: Any) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All JSON objects of a line-by-line file; a line cut short by a kill is left out with a warning."""
-    found: list[dict[str, Any]] = []
+    """Return the JSON objects of a JSON-lines file. A line that a kill cut off is left out with a warning."""
+    objects: list[dict[str, Any]] = []
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -64,16 +66,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 warnings.warn(f"{path}:{number}: left out, not JSON: {error.msg}", stacklevel=2)
                 continue
             if isinstance(value, dict):
-                found.append(value)
+                objects.append(value)
             else:
                 warnings.warn(f"{path}:{number}: left out, not a JSON object", stacklevel=2)
-    return found
+    return objects
 
 
 def plain(obj: Any) -> Any:
-    """`obj` in JSON's own types: numpy numbers and arrays, paths and tuples converted, NaN and infinity as null.
+    """Convert `obj` to JSON types: numpy numbers and arrays, paths and tuples are converted, NaN and infinity become null.
 
-    Raises TypeError for anything else, rather than writing a guess.
+    Raises TypeError for anything else.
     """
     if obj is None or isinstance(obj, (bool, str)):
         return obj
@@ -91,4 +93,4 @@ def plain(obj: Any) -> Any:
         return plain(obj.as_dict())
     if hasattr(obj, "tolist"):  # numpy scalars and arrays
         return plain(obj.tolist())
-    raise TypeError(f"{type(obj).__name__} has no place in a JSON file: {obj!r:.80}")
+    raise TypeError(f"{type(obj).__name__} cannot be written as JSON: {obj!r:.80}")

@@ -1,4 +1,4 @@
-"""Numbers and values as a reader wants to see them; the same words on the page, on the card and on the console."""
+"""Formats numbers, times and names for the report page, the model card and the console."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 
 NOTHING = "–"
 LONG_WORD = 20
-"""Letters above which a part of a list is no word or tag but a text, also in Chinese, which has no spaces."""
+"""A list element with more characters is a text, not a word or a tag. Chinese texts have no spaces to tell."""
 
 CAPITALS = {
     "f1": "F1", "mcc": "MCC", "ece": "ECE", "chrf": "chrF", "rouge": "ROUGE", "l": "L", "auc": "AUC", "bleu": "BLEU",
     "ter": "TER", "mrr": "MRR", "ndcg": "NDCG", "brier": "Brier", "lm": "LM", "cider": "CIDEr", "bleu4": "BLEU-4",
     "clip": "CLIP", "vlm": "VLM",
 }  # fmt: skip
-"""How the field writes parts of metric and task names."""
+"""Usual spelling of parts of metric and task names."""
 PHRASES = {
     "image_to_text": "image → text", "text_to_image": "text → image", "zero_shot": "zero-shot", "rouge_l": "ROUGE-L",
     "image_gain": "gain from the image", "_unseen": ", unseen pairs", "_seen": ", seen pairs",
     "_gap": ", seen minus unseen pairs",
 }  # fmt: skip
-"""Parts that a reader understands better in other words."""
+"""Parts of names that are replaced by plainer text."""
 
 
 def number(value: Any) -> str:
-    """Four significant digits: `0.8731`, `12.35`, `1,204`, `3.2e-05`; a dash for nothing. Whole numbers stay whole."""
+    """Format a number with four significant digits: `0.8731`, `12.35`, `1,204`, `3.2e-05`; a dash for None. Integers keep all digits."""
     if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
         return NOTHING
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -44,7 +44,7 @@ def number(value: Any) -> str:
 
 
 def short(value: float | None) -> str:
-    """For big counts: `66.4 M`, `12.0 k`; small ones as they are."""
+    """Format a large count: `66.4 M`, `12.0 k`; small numbers as number() does."""
     if value is None:
         return NOTHING
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
@@ -54,13 +54,13 @@ def short(value: float | None) -> str:
 
 
 def interval(score: Mapping[str, Any]) -> str:
-    """`0.8012 to 0.8945`, or an empty string where there is no interval."""
+    """Return `0.8012 to 0.8945`, or an empty string where there is no interval."""
     low, high = score.get("low"), score.get("high")
     return "" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def change(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> tuple[str, str]:
-    """The signed difference and whether it is `better`, `worse` or nothing to speak of (an empty word)."""
+    """Return the signed difference and `better`, `worse` or, where nothing changed, an empty string."""
     if not before or before.get("value") is None or after.get("value") is None:
         return "", ""
     step = after["value"] - before["value"]
@@ -71,23 +71,23 @@ def change(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> tuple[
 
 
 def seconds(value: float | None) -> str:
-    """`0.8 s`, `42 s`, `3 min 12 s`, `2 h 05 min`, `3 d 4 h`."""
+    """Format a duration: `0.8 s`, `42 s`, `3 min 12 s`, `2 h 05 min`, `3 d 4 h`."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if value < 10:
         return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    total = round(value)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    if total < 48 * 3600:
+        return f"{total // 3600} h {total % 3600 // 60:02d} min"
+    return f"{total // 86400} d {total % 86400 // 3600} h"
 
 
 def memory(value: float | None) -> str:
-    """Bytes in binary units: `512 MiB`, `1.42 GiB`."""
+    """Format bytes in binary units: `512 MiB`, `1.42 GiB`."""
     if value is None:
         return NOTHING
     for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
@@ -97,22 +97,22 @@ def memory(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A fraction as a percentage: two decimals, or two digits where these would hide a small share."""
+    """Format a fraction as a percentage with two decimals; a very small one with two significant digits."""
     if value is None:
         return NOTHING
     return f"{100 * value:.2g} %" if 0 < abs(value) < 0.001 else f"{100 * value:.2f} %"
 
 
 def label(name: str) -> str:
-    """`macro_f1` as `macro F1`, `token_accuracy` as `token accuracy`; names the field writes in capitals get them."""
-    # Longer names first: `_unseen` ends in `seen`, and a phrase stands at a border between words.
-    for part, said in PHRASES.items():
-        name = re.sub(rf"{'' if part.startswith('_') else '(?<![a-z0-9])'}{part}(?![a-z0-9])", said, name)
-    return re.sub(r"[a-z0-9]+", lambda found: CAPITALS.get(found.group(), found.group()), name.replace("_", " "))
+    """Return a readable name: `macro_f1` becomes `macro F1`, `token_accuracy` becomes `token accuracy`."""
+    # PHRASES has longer names first, since `_unseen` ends in `seen`. A phrase matches whole words only.
+    for part, phrase in PHRASES.items():
+        name = re.sub(rf"{'' if part.startswith('_') else '(?<![a-z0-9])'}{part}(?![a-z0-9])", phrase, name)
+    return re.sub(r"[a-z0-9]+", lambda match: CAPITALS.get(match.group(), match.group()), name.replace("_", " "))
 
 
 def moment(value: Any) -> str:
-    """An ISO time as `2026-11-23 19:24`, or as it came."""
+    """Format an ISO time as `2026-11-23 19:24`; return anything else unchanged."""
     try:
         return f"{datetime.fromisoformat(str(value)):%Y-%m-%d %H:%M}"
     except ValueError:
@@ -120,8 +120,11 @@ def moment(value: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """A prediction, reference or cell as text: strings as they are, lists of words with spaces, lists of texts (several
-    references) with slashes, the rest as JSON."""
+    """Return a prediction, reference or cell as text.
+
+    Strings stay unchanged, words of a list are joined by spaces, texts of a list (several references) by slashes; everything
+    else becomes JSON.
+    """
     if value is None:
         return NOTHING
     if isinstance(value, str):
@@ -134,7 +137,7 @@ def text(value: Any) -> str:
 
 
 def language(value: Any) -> str:
-    """`zh` or `ja` where the text has such characters, so that the browser picks the right glyphs; else empty."""
+    """Return `zh` or `ja` where the text has such characters, else an empty string. The browser chooses glyphs by it."""
     sample = text(value)
     if re.search("[\u3040-\u30ff]", sample):
         return "ja"

@@ -1,8 +1,7 @@
-"""Results as lm-evaluation-harness (EleutherAI, version 0.4) writes them, so that tools that read its files read ours; and the
-command line with which it scores the same model on its own tasks.
+"""Writes scores in the format of lm-evaluation-harness (EleutherAI, version 0.4), for tools that read its files.
 
-The form is that of `lm_eval/result_schema.py` and `loggers/evaluation_tracker.py`: one entry a task in `results`, with keys
-`<metric>,<filter>` and `<metric>_stderr,<filter>`. What the harness does not compute keeps our name.
+Also prints the command line with which the harness scores the same model on its own tasks. The format is that of `lm_eval/result_schema.py` and `loggers/evaluation_tracker.py`: one entry a task in `results`, with keys
+`<metric>,<filter>` and `<metric>_stderr,<filter>`. Metrics that the harness does not have keep the name of llmstage.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import Any
 from llmstage.report.files import write_json
 
 NAMES = {"accuracy": "acc"}
-"""Metrics that the harness computes alike and calls otherwise."""
+"""Metrics that the harness computes in the same way, to its name for them."""
 Z = 1.959964
-"""Of an interval of 95 %, so that its width gives a standard error."""
+"""Half the width of a 95 % interval in standard errors."""
 TASKS = "lambada_openai,hellaswag,piqa,arc_easy,winogrande"
-"""What small language models are commonly scored on."""
-WRITES = {"AutoModelForCausalLM": "causal", "AutoModelForSeq2SeqLM": "seq2seq"}
-"""Classes that its `hf` model loads, by its word for them."""
+"""Tasks on which small language models are commonly scored."""
+HF_BACKENDS = {"AutoModelForCausalLM": "causal", "AutoModelForSeq2SeqLM": "seq2seq"}
+"""Classes that the harness's `hf` model loads, to its name for the backend."""
 
 
 def results(report: Mapping[str, Any], tokenizer: Any, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """`report`: what stage=evaluate reports, whole. `tokenizer`: transformers' own."""
+    """Return the contents of the results file. `report`: the report of stage=evaluate; `tokenizer`: the tokenizer of transformers."""
     tables = {f"llmstage_{report['task']}_{split}": (split, scores) for split, scores in report["scores"].items()}
     model = report["model"]
     versions = report.get("versions") or {}
@@ -57,7 +56,7 @@ def results(report: Mapping[str, Any], tokenizer: Any, generation: Mapping[str, 
         "transformers_version": versions.get("transformers"),
         "lm_eval_version": None,
         "upper_git_hash": None,
-        **{f"tokenizer_{kind}_token": [getattr(tokenizer, f"{kind}_token"), str(getattr(tokenizer, f"{kind}_token_id"))] for kind in ("pad", "eos", "bos")},
+        **{f"tokenizer_{name}_token": [getattr(tokenizer, f"{name}_token"), str(getattr(tokenizer, f"{name}_token_id"))] for name in ("pad", "eos", "bos")},
         "eot_token_id": tokenizer.eos_token_id,
         "max_length": model["context"],
         "task_hashes": {},
@@ -74,7 +73,7 @@ def results(report: Mapping[str, Any], tokenizer: Any, generation: Mapping[str, 
 
 
 def metrics(name: str, scores: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """One task: every metric with its standard error, N/A where it has no interval."""
+    """Return the entry of a task: every metric with its standard error, N/A where it has no interval."""
     out: dict[str, Any] = {"name": name, "alias": name, "sample_len": count}
     for key, score in scores.items():
         low, high = score.get("low"), score.get("high")
@@ -84,34 +83,34 @@ def metrics(name: str, scores: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def size_of(report: Mapping[str, Any], split: str, scores: Mapping[str, Any]) -> int:
-    """Rows of a split."""
-    told = ((report.get("data") or {}).get("splits") or {}).get(split) or {}
-    return int(told.get("rows") or max((score.get("count") or 0 for score in scores.values()), default=0))
+    """Return the number of rows of a split."""
+    counts = ((report.get("data") or {}).get("splits") or {}).get(split) or {}
+    return int(counts.get("rows") or max((score.get("count") or 0 for score in scores.values()), default=0))
 
 
 def model_path(report: Mapping[str, Any]) -> str:
-    """The Hugging Face directory, or hub id, that was scored."""
+    """Return the Hugging Face directory, or hub id, of the scored model."""
     return str(report["model_dir"])
 
 
 def model_args(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What its `hf` model is told."""
-    told = {"pretrained": model_path(report), "dtype": "float32", "max_length": report["model"]["context"]}
-    return told | ({"backend": "seq2seq"} if WRITES.get(report["model"]["auto_class"]) == "seq2seq" else {})
+    """Return the arguments of the harness's `hf` model."""
+    args = {"pretrained": model_path(report), "dtype": "float32", "max_length": report["model"]["context"]}
+    return args | ({"backend": "seq2seq"} if HF_BACKENDS.get(report["model"]["auto_class"]) == "seq2seq" else {})
 
 
 def command(report: Mapping[str, Any]) -> str:
-    """The command line that scores the same model on tasks of the harness, or why there is none."""
+    """Return the command line that scores the model on tasks of the harness, or the reason why there is none."""
     name = report["model"]["auto_class"]
-    if name not in WRITES:
-        return f"lm-evaluation-harness scores models that write text ({', '.join(WRITES)}); this one is {name}, so it has no command for it."
+    if name not in HF_BACKENDS:
+        return f"lm-evaluation-harness scores models that generate text ({', '.join(HF_BACKENDS)}); this one is {name}, so there is no command for it."
     args = ",".join(f"{key}={value}" for key, value in model_args(report).items())
     words = ["lm_eval", "--model", "hf", "--model_args", args, "--tasks", TASKS, "--device", "cpu", "--batch_size", "8"]
     return shlex.join([*words, "--output_path", "lm_eval_results"])
 
 
 def write_results(run_dir: Path, report: Mapping[str, Any], tokenizer: Any, generation: Mapping[str, Any]) -> Path:
-    """results_<time>.json, named as the harness names it."""
+    """Write results_<time>.json, the file name that the harness uses, and return its path."""
     stamp = datetime.now().isoformat().replace(":", "-")
     path = run_dir / f"results_{stamp}.json"
     write_json(path, results(report, tokenizer, generation))

@@ -9,10 +9,10 @@ from llmstage.config import RunConfig
 from llmstage.config.stage import Chat
 from llmstage.data.quarantine import BadRows
 from llmstage.errors import ModelError
-from llmstage.inference.inference_session import make_ready
+from llmstage.inference.inference_session import load_session
 from llmstage.inference.retrieval.grounding import make_grounding
-from llmstage.inference.server.generation_worker import Writer
-from llmstage.inference.terminal_chat import HELP, Conversation, read_script, talk, typed
+from llmstage.inference.server.generation_worker import GenerationWorker
+from llmstage.inference.terminal_chat import HELP, Conversation, read_script, run_conversation, typed_lines
 from llmstage.report.files import write_json
 from llmstage.training.finalize import link_latest
 from llmstage.training.machine import environment, resolve_machine
@@ -20,27 +20,28 @@ from llmstage.training.session import run_lock, session
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
-    """Until the turns end."""
+    """Reply to turns until they end."""
     stage = cfg.stage
     assert isinstance(stage, Chat)
-    turns = read_script(stage.script) if stage.script else typed()
+    turns = read_script(stage.script) if stage.script else typed_lines()
     with run_lock(out_dir):
         machine = resolve_machine(cfg.trainer)
         with session(cfg.seed, machine.threads, deterministic=False):
-            ready = make_ready(cfg, machine, BadRows("error", out_dir))
-            if ready.task.auto_model != "AutoModelForCausalLM":
-                raise ModelError(
-                    f"task={cfg.task.name} does not converse: stage=chat needs a model that goes on with a text."
-                )
-            grounding = make_grounding(ready)
-            writer = Writer(ready.model, ready.pieces.processor, slots=1, queue=1, longest=ready.longest)
+            model_session = load_session(cfg, machine, BadRows("error", out_dir))
+            if model_session.task.auto_model != "AutoModelForCausalLM":
+                raise ModelError(f"task={cfg.task.name} does not converse: stage=chat needs a causal language model.")
+            grounding = make_grounding(model_session)
+            processor = model_session.components.processor
+            worker = GenerationWorker(
+                model_session.model, processor, slots=1, queue_size=1, max_length=model_session.max_length
+            )
             system = stage.system or getattr(cfg.task, "system", None)
             try:
-                conversation = Conversation(writer, ready.pieces.processor, cfg.generation, system, cfg.seed, grounding)
+                conversation = Conversation(worker, processor, cfg.generation, system, cfg.seed, grounding)
                 console.note(HELP)
-                talk(conversation, turns, echo=bool(stage.script))
+                run_conversation(conversation, turns, echo=bool(stage.script))
             finally:
-                writer.close()
+                worker.close()
             if stage.save:
                 conversation.save(stage.save)
         report = {"status": "completed", "stage": stage.name, "task": cfg.task.name, **environment(), **about}

@@ -1,4 +1,4 @@
-"""stage=export: a trained model as other runtimes read it, checked before it is put in its place."""
+"""stage=export: writes a trained model for other runtimes and compares the export with the model before publishing it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from llmstage import console
 from llmstage.config import RunConfig
 from llmstage.config.stage import Export
 from llmstage.data.quarantine import BadRows
 from llmstage.errors import ModelError, UserError
-from llmstage.inference.inference_session import make_ready
+from llmstage.inference.inference_session import InferenceSession, load_session
 from llmstage.models.export import answers, difference, export_hf, export_onnx, questions
 from llmstage.report.files import write_json
 from llmstage.training.finalize import link_latest
@@ -20,11 +21,11 @@ from llmstage.training.machine import environment, resolve_machine
 from llmstage.training.session import run_lock, session
 
 TOLERANCE = {"hf": 1e-5, "onnx": 1e-3, "int8": 0.1}
-"""Most that may differ (models/portable.py: difference) where stage.tolerance=auto."""
+"""The largest difference (models/export.py: difference) that stage.tolerance=auto allows."""
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
-    """Returns the difference between the export and its model."""
+    """Export the model, and return the difference between the logits of the export and of the model."""
     stage = cfg.stage
     assert isinstance(stage, Export)
     clock = time.perf_counter()
@@ -36,49 +37,17 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 raise UserError(
                     f"stage.output={target} is there already and not empty. Name a new folder, or remove it."
                 )
-            ready = make_ready(cfg, machine, BadRows("error", out_dir))
-            processor, model = ready.pieces.processor, ready.model.cpu()
-            draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            try:
-                prompts = list(questions(processor, stage.prompts)) if processor.images is None else []
-                # A model without a head of its own (two towers, a recommender's body) is compared by its weights, on loading.
-                prompts = prompts if ready.task.auto_model != "AutoModel" else []
-                wanted = answers(model, prompts)
-                if stage.format == "hf":
-                    ask = export_hf(model, processor, draft, v4=stage.compat == "v4")
-                else:
-                    ask = export_onnx(model, processor, draft, int8=stage.format == "int8")
-                got = ask(prompts)
-                apart = difference(wanted, got) if prompts else 0.0
-                most = TOLERANCE[stage.format] if stage.tolerance == "auto" else float(stage.tolerance)
-                if not apart <= most:
-                    raise ModelError(
-                        f"The {stage.format} export differs from its model by {apart:.2g} of the logits' spread on {len(prompts)} prompts, "
-                        f"more than {most:g}, so nothing was written. stage.tolerance={apart * 1.1:.1g} would accept it."
-                    )
-                same = [
-                    (a.argmax(-1) == b.argmax(-1)).float()
-                    for one, two in zip(wanted, got, strict=True)
-                    for a, b in zip(one, two, strict=True)
-                ]
-                agree = float(sum(part.sum() for part in same) / max(1, sum(part.numel() for part in same)))
-                if target.is_dir():
-                    target.rmdir()
-                draft.rename(target)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+            model_session = load_session(cfg, machine, BadRows("error", out_dir))
+            details = export_model(model_session, stage, target)
             size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-            told = {
-                "format": stage.format, "compat": stage.compat, "folder": str(target.resolve()), "bytes": size, "difference": apart,
-                "tolerance": most, "prompts": len(prompts), "same_likeliest": agree if prompts else None,
+            export = {
+                "format": stage.format, "compat": stage.compat, "folder": str(target.resolve()), "bytes": size, **details,
             }  # fmt: skip
             report = {
                 "status": "completed",
                 "stage": stage.name,
                 "task": cfg.task.name,
-                "export": told,
+                "export": export,
                 **environment(),
                 **about,
             }
@@ -87,6 +56,56 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 {**report, "seconds": time.perf_counter() - clock, "run_dir": str(out_dir.resolve())},
             )
             link_latest(out_dir, stage.name)
-            checked = f"differs by {apart:.2g} of the spread on {len(prompts)} prompts (at most {most:g}), same likeliest {agree:.1%}"
-            console.result(f"{stage.format}: {target} ({size / 1e6:.1f} MB)", checked if prompts else "loaded again")
-    return apart
+            checked = "loaded again"
+            if details["prompts"]:
+                checked = (
+                    f"differs by {details['difference']:.2g} of the spread on {details['prompts']} prompts "
+                    f"(at most {details['tolerance']:g}), same likeliest {details['same_likeliest']:.1%}"
+                )
+            console.result(f"{stage.format}: {target} ({size / 1e6:.1f} MB)", checked)
+    return float(details["difference"])
+
+
+def export_model(model_session: InferenceSession, stage: Export, target: Path) -> dict[str, Any]:
+    """Write the export to a draft, compare it with the model, and rename the draft to `target`.
+
+    Returns the comparison for report.json. Raises ModelError where the export differs more than stage.tolerance allows.
+    """
+    processor, model = model_session.components.processor, model_session.model.cpu()
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        # Models without logits (two towers, the body of a recommender) and models of images have no prompts: the export functions
+        # load such an export again and compare the weights.
+        has_prompts = processor.images is None and model_session.task.auto_model != "AutoModel"
+        prompts = list(questions(processor, stage.prompts)) if has_prompts else []
+        model_logits = answers(model, prompts)
+        if stage.format == "hf":
+            run_export = export_hf(model, processor, draft, v4=stage.compat == "v4")
+        else:
+            run_export = export_onnx(model, processor, draft, int8=stage.format == "int8")
+        export_logits = run_export(prompts)
+        largest_difference = difference(model_logits, export_logits) if prompts else 0.0
+        tolerance = TOLERANCE[stage.format] if stage.tolerance == "auto" else float(stage.tolerance)
+        if not largest_difference <= tolerance:  # also where the difference is NaN
+            raise ModelError(
+                f"The {stage.format} export differs from its model by {largest_difference:.2g} of the logits' spread on "
+                f"{len(prompts)} prompts, more than {tolerance:g}, so nothing was written. "
+                f"stage.tolerance={largest_difference * 1.1:.1g} would accept it."
+            )
+        same = [
+            (logits.argmax(-1) == exported.argmax(-1)).float()
+            for batch, exported_batch in zip(model_logits, export_logits, strict=True)
+            for logits, exported in zip(batch, exported_batch, strict=True)
+        ]
+        agreement = float(sum(part.sum() for part in same) / max(1, sum(part.numel() for part in same)))
+        if target.is_dir():
+            target.rmdir()
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return {
+        "difference": largest_difference, "tolerance": tolerance, "prompts": len(prompts),
+        "same_likeliest": agreement if prompts else None,
+    }  # fmt: skip

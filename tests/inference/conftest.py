@@ -16,7 +16,7 @@ import pytest
 
 from llmstage.cli.command import main
 from llmstage.data.quarantine import BadRows
-from llmstage.inference.inference_session import make_ready
+from llmstage.inference.inference_session import load_session
 from llmstage.training.machine import resolve_machine
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -49,13 +49,13 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def answering() -> Callable[..., Any]:
-    """`with answering(ready, cfg, name) as it`: a server that answers."""
+    """`with answering(session, cfg, name) as it`: a server that answers."""
 
     @contextmanager
-    def opened(ready: Any, cfg: Any, name: str) -> Iterator[Any]:
-        from llmstage.inference.server.server import prepared
+    def opened(session: Any, cfg: Any, name: str) -> Iterator[Any]:
+        from llmstage.inference.server.server import open_server
 
-        with prepared(ready, cfg, name) as it:
+        with open_server(session, cfg, name) as it:
             thread = threading.Thread(target=it.run, daemon=True)
             thread.start()
             until = time.monotonic() + 60
@@ -74,7 +74,7 @@ def answering() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def serving(run_of: Callable[[str], Path], compose_run: Any, answering: Callable[..., Any]) -> Callable[..., Any]:
-    """`with serving("dialogue", queue=2) as it`: a server that answers; `it.url`, `it.writer`, `it.answers`. A key with a dot
+    """`with serving("dialogue", queue=2) as it`: a server that answers; `it.url`, `it.generation_worker`, `it.row_worker`. A key with a dot
     is one of another group than `stage`."""
 
     @contextmanager
@@ -82,8 +82,8 @@ def serving(run_of: Callable[[str], Path], compose_run: Any, answering: Callable
         keys = {key if "." in key else f"stage.{key}": value for key, value in {"port": 0, **changes}.items()}
         words = [f"{key}={value}" for key, value in keys.items()]
         run = compose_run(["stage=serve", f"task={task}", f"model.path={run_of(task)}", "trainer.threads=1", *words])
-        ready = make_ready(run, resolve_machine(run.trainer), BadRows("error", None))
-        with answering(ready, run.stage, task) as it:
+        session = load_session(run, resolve_machine(run.trainer), BadRows("error", None))
+        with answering(session, run.stage, task) as it:
             yield it
 
     return opened

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llmstage.inference import inference_session
-from llmstage.inference.inference_session import precision_of, round_once
+from llmstage.inference.inference_session import cast_linear_weights, inference_precision
 from llmstage.training.machine import scoring_precision
 
 
@@ -26,7 +26,7 @@ def test_weights_rounded_once_say_what_autocast_says(task: str, tiny_task: Calla
             return it.task.predict(model, batch, generate=True)
 
     before, kept = said(), model.get_input_embeddings().weight
-    round_once(model)
+    cast_linear_weights(model)
     inner = [module for module in model.modules() if type(module) is nn.Linear and module.weight is not kept]
     assert inner and all(module.weight.dtype == torch.bfloat16 for module in inner)
     assert kept.dtype == torch.float32, "shared with what is no product"
@@ -58,5 +58,5 @@ def test_many_who_ask_a_server_are_answered_in_bf16_where_it_is_fast(
     run = compose_run([*words, *(["data.test=x"] if stage == "predict" else [])])
     monkeypatch.setattr(inference_session, "fast_bf16", lambda device: fast)
     machine: Any = SimpleNamespace(device=torch.device("cpu"))
-    assert precision_of(run, machine, lean=lean) == found
+    assert inference_precision(run, machine, fast_encoder=lean) == found
     assert scoring_precision(run.trainer) == ("bf16" if asked == "bf16" else "fp32"), "scores are the same everywhere"

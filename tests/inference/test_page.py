@@ -12,9 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from llmstage.inference.page import routes as page_routes
-from llmstage.inference.page.routes import pages
-from llmstage.inference.server.chat_routes import Chat, event
+from llmstage.inference.server.app import PAGE_DIR, page_files
+from llmstage.inference.server.chat_routes import CompletionHandler, server_sent_event
 
 SOURCE = {
     "id": "returns",
@@ -28,15 +27,15 @@ SOURCE = {
 @pytest.fixture(scope="module")
 def talking(serving: Callable[..., Any]) -> Iterator[Any]:
     with serving("dialogue", slots=2, queue=2, max_tokens=40) as it:
-        step, it.writer.pause = it.writer.step, 0.0
+        step, it.generation_worker.pause = it.generation_worker.step, 0.0
 
         def paced(shared: Any) -> None:
-            time.sleep(it.writer.pause)  # so slowly that growth can be seen
-            it.writer.ends = set() if it.writer.pause else ends
+            time.sleep(it.generation_worker.pause)  # so slowly that growth can be seen
+            it.generation_worker.eos_token_ids = set() if it.generation_worker.pause else ends
             step(shared)
 
-        ends = it.writer.ends
-        it.writer.step = paced
+        ends = it.generation_worker.eos_token_ids
+        it.generation_worker.step = paced
         yield it
 
 
@@ -61,24 +60,24 @@ def test_a_reply_streams_and_names_its_sources(
     talking: Any, visit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    stream, reply = Chat.stream, Chat.reply
+    stream, chat = CompletionHandler.stream, CompletionHandler.chat
 
-    async def with_sources(self: Chat, *given: Any, **named: Any) -> AsyncIterator[str]:
+    async def with_sources(self: CompletionHandler, *given: Any, **named: Any) -> AsyncIterator[str]:
         """A stand-in for a server with something to look up: sources in the last part."""
         async for part in stream(self, *given, **named):
             if part.startswith("data: [DONE]"):
-                yield event({"object": "chat.completion.chunk", "choices": [], "sources": [SOURCE]})
+                yield server_sent_event({"object": "chat.completion.chunk", "choices": [], "sources": [SOURCE]})
             yield part
 
-    async def noted(self: Chat, form: Any, *given: Any) -> Any:
-        asked.append([message.plain() for message in form.messages])
-        return await reply(self, form, *given)
+    async def noted(self: CompletionHandler, body: Any, *given: Any) -> Any:
+        asked.append([message.to_dict() for message in body.messages])
+        return await chat(self, body, *given)
 
-    monkeypatch.setattr(Chat, "stream", with_sources)
-    monkeypatch.setattr(Chat, "reply", noted)
+    monkeypatch.setattr(CompletionHandler, "stream", with_sources)
+    monkeypatch.setattr(CompletionHandler, "chat", noted)
     page = visit(talking.url)
     assert page.title() == page.inner_text("#model") == "dialogue"
-    talking.writer.pause = 0.05
+    talking.generation_worker.pause = 0.05
     page.fill("#message", "Hello <img src=x onerror=alert(1)>")
     page.press("#message", "Shift+Enter")
     page.locator("#message").press_sequentially("退款要等多久？")
@@ -96,7 +95,7 @@ def test_a_reply_streams_and_names_its_sources(
     page.click(".sources summary")
     assert page.inner_text(".sources p >> nth=0") == SOURCE["text"] and "0.83" in page.inner_text(".sources summary")
     assert "40 tokens" in page.inner_text("article.assistant .note >> nth=-1")
-    talking.writer.pause = 0.0
+    talking.generation_worker.pause = 0.0
     say(page, "and now?")
     page.wait_for_selector("#send")
     assert asked[0] == [{"role": "user", "content": told}]
@@ -107,7 +106,7 @@ def test_a_reply_streams_and_names_its_sources(
 
 def test_escape_and_the_button_stop_a_reply_and_its_writing(talking: Any, visit: Callable[..., Any]) -> None:
     page = visit(talking.url)
-    talking.writer.pause = 0.05
+    talking.generation_worker.pause = 0.05
     try:
         for stop in (lambda: page.keyboard.press("Escape"), lambda: page.click("#stop")):
             say(page, "Hello")
@@ -115,9 +114,9 @@ def test_escape_and_the_button_stop_a_reply_and_its_writing(talking: Any, visit:
             stop()
             page.wait_for_selector("#send")
             assert "stopped" in page.inner_text("article.assistant .note >> nth=-1")
-            until(lambda: not talking.writer.writing)
+            until(lambda: not talking.generation_worker.running)
     finally:
-        talking.writer.pause = 0.0
+        talking.generation_worker.pause = 0.0
 
 
 def test_a_conversation_longer_than_the_model_reads_goes_on(
@@ -136,7 +135,9 @@ def test_a_conversation_longer_than_the_model_reads_goes_on(
         ask(number, 25)
     assert page.locator("article").count() == 8
     assert "no longer read" in page.inner_text(".line"), "left out before it is too long"
-    monkeypatch.setattr(talking.writer, "longest", 150)  # as if the turns had more tokens than could be foreseen
+    monkeypatch.setattr(
+        talking.generation_worker, "max_length", 150
+    )  # as if the turns had more tokens than could be foreseen
     ask(4, 4)
     ask(5, 4)
     assert page.locator(".line").count() == 1 and page.locator(".line ~ article").count() == 4
@@ -185,7 +186,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
     monkeypatch.setenv("LLMSTAGE_API_KEY", "open sesame".replace(" ", "-"))
     with serving("dialogue", max_tokens=3) as it:
         assert httpx.get(f"{it.url}/v1/models").status_code == 401
-        for address in pages(model=True, monitor=False):
+        for address in page_files(model=True, monitor=False):
             shown = httpx.get(f"{it.url}{address}")
             assert shown.status_code == 200 and "default-src 'none'" in shown.headers["content-security-policy"]
         page = visit(it.url)
@@ -248,7 +249,7 @@ def test_a_server_that_looks_things_up_shows_what_it_found(
 
 
 def test_every_word_of_the_pages_stands_once_in_each_language_and_is_there() -> None:
-    folder = Path(page_routes.__file__).parent
+    folder = PAGE_DIR
     english, chinese = (folder / "words.js").read_text(encoding="utf-8").split("  zh: {")
     keys = [re.findall(r'\b([a-z_]+): "', part) for part in (english, chinese.split("};")[0])]
     assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0]), "a second one would silently replace the first"

@@ -14,10 +14,10 @@ import pytest
 
 from llmstage.config.retrieval import RetrievalConfig
 from llmstage.errors import DataError, UserError
-from llmstage.inference.retrieval.bm25_terms import count_words, words_of
-from llmstage.inference.retrieval.index import Index, best
-from llmstage.inference.retrieval.library import Library
-from llmstage.inference.retrieval.passages import Passage, cut, find_files, read_passages
+from llmstage.inference.retrieval.bm25_terms import count_words, terms_of
+from llmstage.inference.retrieval.index import Index, top_indices
+from llmstage.inference.retrieval.passages import Passage, find_files, read_passages, split_text
+from llmstage.inference.retrieval.retriever import Retriever
 
 ARTICLE = """# Returns
 
@@ -59,9 +59,9 @@ def index_of(*texts: str) -> Index:
 
 
 def test_words_are_stems_and_chinese_characters_with_their_pairs() -> None:
-    assert words_of("Refunds, REFUNDED!") == ["refund", "refund"]
-    assert words_of("退款要iPhone１5") == ["退", "款", "要", "退款", "款要", "iphone15"]
-    assert words_of("<|assistant|> 。!") == ["assist"]
+    assert terms_of("Refunds, REFUNDED!") == ["refund", "refund"]
+    assert terms_of("退款要iPhone１5") == ["退", "款", "要", "退款", "款要", "iphone15"]
+    assert terms_of("<|assistant|> 。!") == ["assist"]
     assert count_words("two words 和三个字") == 6
 
 
@@ -69,7 +69,7 @@ def test_a_folder_is_read_with_its_subfolders_sections_and_rows(tmp_path: Path) 
     found = {passage.id: passage for passage in passages(written(tmp_path))}
     assert list(found) == ["hours.txt:1", "zh-1", "more/faq.jsonl:2", "returns.md:3", "returns.md:7"]
     assert found["returns.md:7"].title == "Returns › Refunds" and "# no heading" in found["returns.md:7"].text
-    assert found["zh-1"].title == "退款要等多久？" and "什么时候" in found["zh-1"].searched()
+    assert found["zh-1"].title == "退款要等多久？" and "什么时候" in found["zh-1"].searchable_text()
     assert found["more/faq.jsonl:2"].title == "Invoice" and found["more/faq.jsonl:2"].path == "more/faq.jsonl"
     only = replace(written(tmp_path), path=str(tmp_path / "more" / "faq.jsonl"))
     assert [passage.id for passage in passages(only)] == ["zh-1", "faq.jsonl:2"]
@@ -115,7 +115,7 @@ def test_pieces_hold_all_the_text_and_are_no_longer_than_told(most: int) -> None
         + "unbroken" * 3
         + " end " * 30
     )
-    pieces = list(cut(text, most))
+    pieces = list(split_text(text, most))
     assert "".join("".join(piece for _, piece in pieces).split()) == "".join(text.split())
     assert all(count_words(piece) <= most for _, piece in pieces)
     assert all(text[begin:].startswith(piece) for begin, piece in pieces)
@@ -135,7 +135,7 @@ def test_a_score_is_lucenes_bm25_over_the_most_that_a_passage_could_score() -> N
     """Lucene's BM25 written down anew from Robertson & Zaragoza (2009), without bm25s."""
     texts = ["the cat sat on the mat", "a dog and a cat", "birds sing", "the dog barks at the mat all day"]
     asked = "cat mat unicorn the"
-    docs = [words_of(text) for text in texts]
+    docs = [terms_of(text) for text in texts]
     mean = np.mean([len(doc) for doc in docs])
     held = (("cat", 2, 1.0), ("mat", 2, 1.0), ("unicorn", 1, 1.0), ("the", 2, 0.5))  # in so many texts, weighed by
     idf = {w: weight * np.log(1 + (4 - n + 0.5) / (n + 0.5)) for w, n, weight in held}
@@ -169,7 +169,7 @@ def test_function_words_that_no_passage_holds_do_not_count_against_one() -> None
 def test_best_is_a_stable_sort_cut_off() -> None:
     scores = np.array([0.1, 0.5, 0.5, 0.2, 0.5, 0.0], np.float32)
     for top in range(1, 9):
-        assert best(scores, top) == list(np.argsort(-scores, kind="stable")[:top])
+        assert top_indices(scores, top) == list(np.argsort(-scores, kind="stable")[:top])
 
 
 @pytest.mark.parametrize("asked", ["", "?!。", "<|assistant|><|end|>", "zzz 丂", "\x00", "a" * 10_000, "退" * 10_000])
@@ -182,11 +182,11 @@ def test_an_index_is_kept_by_content_mapped_and_built_anew_where_it_cannot_be_us
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg, cache = written(tmp_path / "kb"), tmp_path / "cache"
-    first = Library(cfg, cache, offline=True)
-    assert "built" in first.told and isinstance(first.index.bm25.scores["data"], np.memmap)
-    again = Library(cfg, cache, offline=True)
-    assert "from the cache" in again.told and again.search("refund") == first.search("refund")
-    memory = Library(cfg, None, offline=True)
+    first = Retriever(cfg, cache, offline=True)
+    assert "built" in first.description and isinstance(first.index.bm25.scores["data"], np.memmap)
+    again = Retriever(cfg, cache, offline=True)
+    assert "from the cache" in again.description and again.search("refund") == first.search("refund")
+    memory = Retriever(cfg, None, offline=True)
     assert memory.search("退款多久") == first.search("退款多久") and not isinstance(
         memory.index.bm25.scores["data"], np.memmap
     )
@@ -205,30 +205,30 @@ def test_an_index_is_kept_by_content_mapped_and_built_anew_where_it_cannot_be_us
     for change in ("version", "missing", "torn", "nonsense"):
         broken(change)
         capsys.readouterr()
-        assert "built" in Library(cfg, cache, offline=True).told
+        assert "built" in Retriever(cfg, cache, offline=True).description
         assert "built anew" in capsys.readouterr().err
-        assert "from the cache" in Library(cfg, cache, offline=True).told
-    assert Library(replace(cfg, passage_words=9), cache, offline=True).key != first.key
+        assert "from the cache" in Retriever(cfg, cache, offline=True).description
+    assert Retriever(replace(cfg, passage_words=9), cache, offline=True).key != first.key
 
 
 def test_what_is_renewed_is_asked_and_what_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
     cfg = written(tmp_path / "kb")
-    library = Library(cfg, tmp_path / "cache", offline=True)
-    assert library.renew()["changed"] is False and library.search("gift vouchers") == []
+    retriever = Retriever(cfg, tmp_path / "cache", offline=True)
+    assert retriever.reload()["changed"] is False and retriever.search("gift vouchers") == []
     written(
         tmp_path / "kb", [*FAQ, {"question": "Are there gift vouchers?", "answer": "Yes, gift vouchers of any value."}]
     )
-    told = library.renew()
-    assert told["changed"] and told["passages"] == 6
-    assert library.search("gift vouchers")[0].title == "Are there gift vouchers?"
+    reply = retriever.reload()
+    assert reply["changed"] and reply["passages"] == 6
+    assert retriever.search("gift vouchers")[0].title == "Are there gift vouchers?"
     written(tmp_path / "kb", [{"question": "no answer"}])
     with pytest.raises(DataError, match=r"faq\.jsonl:1: a row without a text"):
-        library.renew()
-    assert library.search("gift vouchers")[0].title == "Are there gift vouchers?"
+        retriever.reload()
+    assert retriever.search("gift vouchers")[0].title == "Are there gift vouchers?"
 
 
 def test_files_that_change_while_they_are_read_are_not_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmstage.inference.retrieval import library as module
+    from llmstage.inference.retrieval import retriever as module
 
     cfg = written(tmp_path)
 
@@ -239,7 +239,7 @@ def test_files_that_change_while_they_are_read_are_not_indexed(tmp_path: Path, m
 
     monkeypatch.setattr(module, "read_passages", changing)
     with pytest.raises(DataError, match="changed while it was read"):
-        Library(cfg, None, offline=True)
+        Retriever(cfg, None, offline=True)
 
 
 BAD: list[tuple[str, bytes, str]] = [
@@ -270,23 +270,23 @@ BAD: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case[2][:30])
 def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path: Path, case: tuple[str, bytes, str]) -> None:
-    name, content, told = case
+    name, content, reply = case
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=told):
-        Library(RetrievalConfig(path=str(tmp_path)), None, offline=True)
+    with pytest.raises(DataError, match=reply):
+        Retriever(RetrievalConfig(path=str(tmp_path)), None, offline=True)
 
 
 def test_encodings_and_paths_are_told_by_their_keys(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("退款说明".encode("gb18030"))
-    good = Library(RetrievalConfig(path=str(tmp_path), encoding="gb18030"), None, offline=True)
+    good = Retriever(RetrievalConfig(path=str(tmp_path), encoding="gb18030"), None, offline=True)
     assert good.search("退款")[0].text == "退款说明"
     with pytest.raises(UserError, match=r"retrieval\.encoding=utf8000 is no text encoding"):
-        Library(RetrievalConfig(path=str(tmp_path), encoding="utf8000"), None, offline=True)
+        Retriever(RetrievalConfig(path=str(tmp_path), encoding="utf8000"), None, offline=True)
     with pytest.raises(DataError, match=r"retrieval\.path=.*none\.jsonl: there is no such file"):
-        Library(RetrievalConfig(path=str(tmp_path / "none.jsonl")), None, offline=True)
-    with pytest.raises(DataError, match=r"Files that are read|files that are read end in"):
+        Retriever(RetrievalConfig(path=str(tmp_path / "none.jsonl")), None, offline=True)
+    with pytest.raises(DataError, match=r"File names must end in|file names must end in"):
         (tmp_path / "a.pdf").write_text("x")
-        Library(RetrievalConfig(path=str(tmp_path / "a.pdf")), None, offline=True)
+        Retriever(RetrievalConfig(path=str(tmp_path / "a.pdf")), None, offline=True)
 
 
 def test_a_missing_package_is_named_with_the_command_that_mends_it(
@@ -296,4 +296,4 @@ def test_a_missing_package_is_named_with_the_command_that_mends_it(
 
     monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(UserError, match=r"pip install 'llmstage\[retrieval\]'"):
-        Library(written(tmp_path), None, offline=True)
+        Retriever(written(tmp_path), None, offline=True)

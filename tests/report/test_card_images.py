@@ -15,11 +15,11 @@ from llmstage.config import ModelConfig
 from llmstage.config.run import VisionConfig
 from llmstage.data.image_store import ImageStore
 from llmstage.models.build import build_model, save_model
-from llmstage.models.presets import preset_eyes
+from llmstage.models.presets import preset_vision_spec
 from llmstage.paths import conf_dir
 from llmstage.report.model_card import write_card
 from llmstage.tokenization.tokenizer import Processor, train_processor
-from llmstage.tokenization.vision import tower_images
+from llmstage.tokenization.vision import tower_image_processor
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -30,8 +30,8 @@ def saved(kind: str, auto_class: str, folder: Path) -> tuple[Any, Processor]:
     vision = VisionConfig(**(keys.pop("vision") | SMALL | {"size": 32}))
     cfg = ModelConfig(**(keys | SMALL | {"vision": vision}))
     processor = train_processor(["a red square and a blue circle", "红色 方块"] * 20, 600, kind, 128)
-    processor.images = tower_images(cfg.vision)
-    processor.eyes = preset_eyes(cfg) if kind == "vlm" else None
+    processor.images = tower_image_processor(cfg.vision)
+    processor.vision = preset_vision_spec(cfg) if kind == "vlm" else None
     torch.manual_seed(0)
     model = build_model(cfg, auto_class, processor, 128, {}, None, offline=True)
     save_model(model, processor, folder)

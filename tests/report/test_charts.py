@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llmstage.report.charts import bar_chart, interval_bar, line_chart
+from llmstage.report.charts import bar_chart, heat_map, interval_bar, line_chart
 from llmstage.report.curves import loss_chart, metric_charts, points, smooth
-from llmstage.report.heatmap import heat_map
 from llmstage.report.scale import Axis, cut, fit, nice_ticks, thin, tick_label, width
 
 NASTY = '<b>&"中文\x00\ud800'
@@ -89,7 +88,7 @@ def test_ticks_are_round_evenly_spaced_inside_and_told_apart(low: float, high: f
 
 
 def test_axes_place_ends_at_ends() -> None:
-    assert Axis(2, 4, 10, 20).place(3) == 15 and Axis(1, 100, 0, 2, log=True).place(10) == pytest.approx(1)
+    assert Axis(2, 4, 10, 20).pixel(3) == 15 and Axis(1, 100, 0, 2, log=True).pixel(10) == pytest.approx(1)
     assert fit([3.0], 0, 1).low < 3 < fit([3.0], 0, 1).high and fit([0.0, 5.0], 0, 1).low == 0
 
 

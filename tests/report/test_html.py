@@ -200,7 +200,7 @@ def test_the_card_says_that_weights_of_our_own_are_not_loaded_by_transformers(
 ) -> None:
     report["model"]["own_weights"] = 1200
     body = write_card(tmp_path, report).read_text(encoding="utf-8")
-    assert "1,200 of its weights (`extra.*`) are read by llmstage alone" in body
+    assert "1,200 of its weights (`extra.*`) are read by llmstage only" in body
 
 
 def test_the_console_shows_the_same_numbers(report: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from llmstage.report import formatting
 from llmstage.report.console_table import score_lines, score_table
 from llmstage.report.html import write_html
 from llmstage.report.model_card import write_card
-from llmstage.report.thumbnails import MOST, picture, picture_grid, png_size, without_pixels
+from llmstage.report.thumbnails import MAX_IMAGES, image_grid, png_size, safe_image, without_pixels
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 
@@ -85,18 +85,20 @@ def test_a_grid_shows_pictures_lines_and_marks(tmp_path: Path) -> None:
      "data:text/html;base64,AAAA", "data:image/svg+xml;base64,AAAA", f'{source()}" onerror="x', f"{source()}\n"],
 )  # fmt: skip
 def test_what_is_no_embedded_picture_is_not_shown(tmp_path: Path, src: Any) -> None:
-    assert picture(src) is None
+    assert safe_image(src) is None
     found = page(tmp_path, grid([{"src": src, "lines": ["a"]}]), samples=[{"prediction": "b", "picture": src}])
     assert not found.images and "no picture" in found.text
 
 
 def test_a_page_holds_no_more_pictures_than_a_reader_can_take(tmp_path: Path) -> None:
-    many = picture_grid(grid([{"src": source(), "lines": []}] * (MOST + 5)))
-    assert len(many["pictures"]) == MOST and many["note"] == f"The first {MOST} of {MOST + 5} are shown."
+    many = image_grid(grid([{"src": source(), "lines": []}] * (MAX_IMAGES + 5)))
+    assert (
+        len(many["images"]) == MAX_IMAGES and many["note"] == f"The first {MAX_IMAGES} of {MAX_IMAGES + 5} are shown."
+    )
     heavy = f"data:image/jpeg;base64,{'A' * 1_500_000}"
-    assert len(picture_grid(grid([{"src": heavy}] * 5))["pictures"]) == 2
+    assert len(image_grid(grid([{"src": heavy}] * 5))["images"]) == 2
     assert "The first 2 of 5 are shown." in page(tmp_path, grid([{"src": heavy}] * 5)).text
-    assert picture_grid(grid([]))["pictures"] == [] and picture_grid(grid([], columns=99))["columns"] == 12
+    assert image_grid(grid([]))["images"] == [] and image_grid(grid([], columns=99))["columns"] == 12
 
 
 def test_sizes_are_read_from_the_header() -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from llmstage.cli.command import main
 from llmstage.errors import UserError
-from llmstage.inference.monitor.classifiers import find_roles
+from llmstage.inference.monitor.classifiers import assign_roles
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -222,15 +222,15 @@ def classifier(name: str, *labels: str, kind: str = "label") -> Any:
 def test_who_says_what_is_negative() -> None:
     mood, zh = classifier("mood", "negative", "positive"), classifier("sentiment", "负面", "正面")
     topic, many = classifier("topic", "oil", "banks"), classifier("about", "公司", "政策", kind="multilabel")
-    alone = find_roles([mood], "auto")
+    alone = assign_roles([mood], "auto")
     assert (alone.sentiment, alone.negative, alone.topics) == ("mood", ["negative"], ["all"])
-    both = find_roles([topic, mood], "auto")
+    both = assign_roles([topic, mood], "auto")
     assert (both.sentiment, both.topics, both.prefixed) == ("mood", ["oil", "banks"], False)
-    three = find_roles([many, zh, topic], "auto")
+    three = assign_roles([many, zh, topic], "auto")
     assert three.topics == ["about=公司", "about=政策", "about=none", "topic=oil", "topic=banks"]
-    assert find_roles([mood, zh], "auto").sentiment == "sentiment"
+    assert assign_roles([mood, zh], "auto").sentiment == "sentiment"
     stars = classifier("stars", "1", "2", "3", kind="ordinal")
-    assert find_roles([stars], ["1", "2"]).negative == ["1", "2"] and find_roles([stars], "1").negative == ["1"]
+    assert assign_roles([stars], ["1", "2"]).negative == ["1", "2"] and assign_roles([stars], "1").negative == ["1"]
     for found, negative, told in (
         ([mood, classifier("tone", "neg", "pos")], "auto", "Several classifiers have a negative label"),
         ([topic], "auto", "No label says what is negative"),
@@ -239,4 +239,4 @@ def test_who_says_what_is_negative() -> None:
         ([stars], ["1", "2", "3"], "names every label of stars"),
     ):
         with pytest.raises(UserError, match=told):
-            find_roles(found, negative)
+            assign_roles(found, negative)

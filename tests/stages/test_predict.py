@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_and_writes_what_a_whole_one_writes(classifier: Pat
 def test_a_signal_stops_after_a_chunk_and_the_same_command_goes_on(
     classifier: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmstage.inference.inference_session import Ready
+    from llmstage.inference.inference_session import InferenceSession
 
     write("rows.jsonl", [{"n": n, "text": f"text {n}"} for n in range(40)])
     words = [
@@ -201,15 +201,15 @@ def test_a_signal_stops_after_a_chunk_and_the_same_command_goes_on(
         "stage.output=out.jsonl",
         "stage.chunk_rows=10",
     ]
-    answer, calls = Ready.answer, []
+    predict, calls = InferenceSession.predict, []
 
-    def signalled(self: Ready, rows: Any, numbers: Any) -> Any:
+    def signalled(self: InferenceSession, rows: Any, numbers: Any) -> Any:
         calls.append(list(numbers))
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return answer(self, rows, numbers)
+        return predict(self, rows, numbers)
 
-    monkeypatch.setattr(Ready, "answer", signalled)
+    monkeypatch.setattr(InferenceSession, "predict", signalled)
     assert main(words) == 75 and not Path("out.jsonl").exists()
     assert main(words) == 0
     assert [numbers[0] for numbers in calls] == [0, 10, 20, 30], "nothing is computed twice"
@@ -247,17 +247,17 @@ def test_bad_rows_stop_or_are_left_out_and_named(
 def test_a_file_that_changes_while_it_is_read_is_named(
     classifier: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from llmstage.inference.inference_session import Ready
+    from llmstage.inference.inference_session import InferenceSession
 
     write("rows.jsonl", [{"text": f"text {n}"} for n in range(200)])
-    answer = Ready.answer
+    predict = InferenceSession.predict
 
-    def slow(self: Ready, rows: Any, numbers: Any) -> Any:
+    def slow(self: InferenceSession, rows: Any, numbers: Any) -> Any:
         with Path("rows.jsonl").open("a") as file:
             file.write('{"text": "more"}\n')
-        return answer(self, rows, numbers)
+        return predict(self, rows, numbers)
 
-    monkeypatch.setattr(Ready, "answer", slow)
+    monkeypatch.setattr(InferenceSession, "predict", slow)
     words = [
         "stage=predict",
         f"model.path={classifier}",

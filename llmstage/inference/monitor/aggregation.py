@@ -1,4 +1,4 @@
-"""Counts by topic and window: those that are open, the past that they are judged by, and the verdict when one is closed."""
+"""Counts items by topic and time window, and tests a window for a surge when it closes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from datetime import UTC, datetime, tzinfo
 import numpy as np
 
 from llmstage.config.monitor import DAY
-from llmstage.inference.monitor.surge import above, expect
+from llmstage.inference.monitor.surge import expect, holm_rejections
 
 MONTH = 30 * DAY
+LONG_AGO = -(1 << 60)
+"""A time before every item."""
 
 
 @dataclass(slots=True)
-class Judged:
+class WindowResult:
     """A closed window of one topic."""
 
     start: int
@@ -24,96 +26,123 @@ class Judged:
     items: int
     negative: int
     expected: float | None = None
-    """The share that its past leads one to expect; None where it was not judged."""
+    """The negative share that the past predicts; None where the window was not tested."""
     p_value: float | None = None
     above: bool = False
-    fresh: bool = False
-    """Above, and the first such window of its surge: an alert."""
+    raises_alert: bool = False
+    """The share is above the expected one, and this is the first such window of its surge."""
 
 
-class Windows:
-    """`topics`: how many. `width`, `late`, `history`, `quiet` in seconds. Windows begin at the zone's midnight (by the offset
-    that it has in winter), and the hour of a window is the part of the local day in which it begins."""
+class WindowCounts:
+    """The counts of open windows, and the closed windows with which they are compared.
+
+    `num_topics`: the number of topics; `width`, `late`, `history`, `quiet`: in seconds. Windows begin at midnight of the zone (by
+    its offset in winter). The hour of a window is the part of the local day in which it begins.
+    """
 
     def __init__(
-        self, topics: int, width: int, late: int, history: int, quiet: int, alpha: float, min_items: int, zone: tzinfo
+        self,
+        num_topics: int,
+        width: int,
+        late: int,
+        history: int,
+        quiet: int,
+        alpha: float,
+        min_items: int,
+        zone: tzinfo,
     ) -> None:
-        self.topics, self.width, self.late, self.quiet, self.zone = topics, width, late, quiet, zone
+        self.num_topics, self.width, self.late, self.quiet, self.zone = num_topics, width, late, quiet, zone
         self.min_items, self.level = min_items, alpha * min(1.0, width / MONTH)
-        """Family-wise level of one window: what `alpha` allows in a month, spent evenly."""
+        """Family-wise error rate of one window: `alpha` is the rate of a month and is divided evenly among its windows."""
         winter = datetime(2024, 1, 1, tzinfo=UTC).astimezone(zone).utcoffset()
         self.offset = int(winter.total_seconds()) if winter else 0
-        self.span = max(1, history // width)
+        self.num_past = max(1, history // width)
+        """Closed windows that are remembered."""
         self.newest = float("-inf")
         """The latest time of an item."""
-        self.closed = -(1 << 60)
-        """The end of the last window that was closed; what belongs to windows before it comes too late."""
+        self.closed_until = LONG_AGO
+        """The end of the last closed window; items of earlier windows are too late."""
         self.open: dict[int, np.ndarray] = {}
-        """Start of a window to its counts [topics, 2]: items, negative ones."""
-        self.touched: set[int] = set()
-        """Open windows that changed since they were saved."""
-        self.past = np.zeros((topics, 2, self.span), dtype=np.int64)
-        self.starts = np.full(self.span, -(1 << 60), dtype=np.int64)
-        self.hours = np.zeros(self.span, dtype=np.int64)
-        self.last_above = np.full(topics, -(1 << 60), dtype=np.int64)
+        """Start of a window to its counts [topics, 2]: items, negative items."""
+        self.changed: set[int] = set()
+        """Starts of open windows that changed since the last save."""
+        # The past is a ring buffer: a window is at index (start / width) modulo num_past.
+        self.past = np.zeros((num_topics, 2, self.num_past), dtype=np.int64)
+        self.starts = np.full(self.num_past, LONG_AGO, dtype=np.int64)
+        self.hours = np.zeros(self.num_past, dtype=np.int64)
+        self.last_above = np.full(num_topics, LONG_AGO, dtype=np.int64)
         """The end of each topic's last window that was above."""
 
-    def start_of(self, moment: float) -> int:
-        return int((moment + self.offset) // self.width) * self.width - self.offset
+    def start_of(self, timestamp: float) -> int:
+        """Return the start of the window that contains a time."""
+        return int((timestamp + self.offset) // self.width) * self.width - self.offset
 
     def hour_of(self, start: int) -> int:
+        """Return the number of a window within the local day; 0 where windows are days or longer."""
         if self.width >= DAY:
             return 0
         local = datetime.fromtimestamp(start, UTC).astimezone(self.zone)
         return (local.hour * 3600 + local.minute * 60 + local.second) // self.width
 
-    def is_late(self, moment: float) -> bool:
-        return self.start_of(moment) < self.closed
+    def is_late(self, timestamp: float) -> bool:
+        """Return whether the window of an item has been closed."""
+        return self.start_of(timestamp) < self.closed_until
 
-    def add(self, moment: float, topics: list[int], *, negative: bool) -> None:
-        start = self.start_of(moment)
+    def add(self, timestamp: float, topics: list[int], *, negative: bool) -> None:
+        """Count an item in its window, for each of its topics."""
+        start = self.start_of(timestamp)
         if start not in self.open:
-            self.open[start] = np.zeros((self.topics, 2), dtype=np.int64)
+            self.open[start] = np.zeros((self.num_topics, 2), dtype=np.int64)
         self.open[start][topics, 0] += 1
         if negative:
             self.open[start][topics, 1] += 1
-        self.touched.add(start)
-        self.newest = max(self.newest, moment)
+        self.changed.add(start)
+        self.newest = max(self.newest, timestamp)
 
-    def close(self, *, all_of_them: bool = False) -> Iterator[Judged]:
-        """The verdicts on every window that has ended `late` before the newest item; on all at the end of the input."""
+    def close(self, *, end_of_input: bool = False) -> Iterator[WindowResult]:
+        """Yield the results of the windows that ended `late` seconds or more before the newest item; of all at the end."""
         until = self.newest - self.late
         for start in sorted(self.open):
-            if not all_of_them and start + self.width > until:
+            if not end_of_input and start + self.width > until:
                 return
-            yield from self.judge(start, self.open.pop(start))
-            self.touched.discard(start)
-            self.closed = start + self.width
+            yield from self.test(start, self.open.pop(start))
+            self.changed.discard(start)
+            self.closed_until = start + self.width
 
-    def judge(self, start: int, counts: np.ndarray) -> list[Judged]:
+    def test(self, start: int, counts: np.ndarray) -> list[WindowResult]:
+        """Test each topic of a closed window, and return the results of topics with items."""
         hour = self.hour_of(start)
-        found = [Judged(start, topic, int(counts[topic, 0]), int(counts[topic, 1])) for topic in range(self.topics)]
-        recent = (self.starts >= start - self.span * self.width) & (self.starts < start)
-        p_values = np.full(self.topics, np.nan)
-        for one in found:
-            if one.items < self.min_items:
+        results = [
+            WindowResult(start, topic, int(counts[topic, 0]), int(counts[topic, 1])) for topic in range(self.num_topics)
+        ]
+        # A p-value for each topic with enough items and enough past.
+        is_recent = (self.starts >= start - self.num_past * self.width) & (self.starts < start)
+        p_values = np.full(self.num_topics, np.nan)
+        for result in results:
+            if result.items < self.min_items:
                 continue
-            items, negative = self.past[one.topic]
-            used = recent & (items > 0)
-            past = expect(items[used], negative[used], self.hours[used], hour)
-            if past is not None:
-                one.expected, one.p_value = past.share, past.p_value(one.items, one.negative)
-                p_values[one.topic] = one.p_value
-        for one, is_above in zip(found, above(p_values, self.level), strict=True):
+            items, negative = self.past[result.topic]
+            used = is_recent & (items > 0)
+            expectation = expect(items[used], negative[used], self.hours[used], hour)
+            if expectation is not None:
+                result.expected = expectation.share
+                result.p_value = expectation.p_value(result.items, result.negative)
+                p_values[result.topic] = result.p_value
+        # Which of them are surges. A topic raises one alert for windows that are less than `quiet` apart.
+        for result, is_above in zip(results, holm_rejections(p_values, self.level), strict=True):
             if is_above:
-                one.above, one.fresh = True, start - self.last_above[one.topic] > self.quiet
-                self.last_above[one.topic] = start + self.width
-        self.remember(start, counts, [one.topic for one in found if one.above])
-        return [one for one in found if one.items]
+                result.above = True
+                result.raises_alert = start - self.last_above[result.topic] > self.quiet
+                self.last_above[result.topic] = start + self.width
+        self.remember(start, counts, [result.topic for result in results if result.above])
+        return [result for result in results if result.items]
 
-    def remember(self, start: int, counts: np.ndarray, above: list[int]) -> None:
-        """A window becomes part of the past, but for the topics that were above: a surge is not what the next one should be
-        compared with, and would hide it. (A level that stays becomes the past once the old one is older than `history`.)"""
-        place = (start + self.offset) // self.width % self.span
-        self.past[:, :, place], self.starts[place], self.hours[place] = counts, start, self.hour_of(start)
-        self.past[above, :, place] = 0
+    def remember(self, start: int, counts: np.ndarray, topics_above: list[int]) -> None:
+        """Add a closed window to the past, without the topics that were above.
+
+        A surge in the past would hide the next one. Where a new level stays, it becomes the past once the old level is older
+        than `history`.
+        """
+        index = (start + self.offset) // self.width % self.num_past
+        self.past[:, :, index], self.starts[index], self.hours[index] = counts, start, self.hour_of(start)
+        self.past[topics_above, :, index] = 0

@@ -1,4 +1,4 @@
-"""The input as it grows: whole lines, read by the readers that training uses, as items with a text and a time."""
+"""Reads the growing input of a monitor as items with a text and a time, by the file readers that training uses."""
 
 from __future__ import annotations
 
@@ -22,47 +22,51 @@ from llmstage.data.row_times import KEY, UNITS, TimeError, microseconds, read_te
 from llmstage.data.rows import Columns, Row
 from llmstage.data.text_lines import check_encoding, open_text
 from llmstage.errors import DataError, UserError
-from llmstage.inference.monitor.tail import Feed, Place
+from llmstage.inference.monitor.tail import LineTail, Position
 
-FUTURE = 86400.0
-"""Seconds that a time may lie ahead of this machine's clock: an item of the year 2099 would close every window."""
-GUESS = {"csv": ",", "tsv": "\t"}
+MAX_FUTURE_SECONDS = 86400.0
+"""How far a time may be ahead of this machine's clock: an item of the year 2099 would close every window."""
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+"""The delimiter that the layout detection tries first."""
 
 
 @dataclass(slots=True)
-class Item:
-    """One thing that was said."""
+class MonitorItem:
+    """One row of the input, with its time."""
 
     row: Row
-    """In the words of the classifiers."""
+    """With the columns of the classifiers."""
     time: float
     """Seconds since 1970."""
     line: int
 
 
 @dataclass(slots=True)
-class Reading:
-    """What was found out about the input when it began, and how far it was read."""
+class InputState:
+    """The read position, and what the first lines of the input determined: format, encoding, layout, columns."""
 
-    place: Place = field(default_factory=Place)
+    position: Position = field(default_factory=Position)
     format: str = ""
     encoding: str = "utf-8"
     layout: Layout | None = None
     mapping: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the state as JSON data for the store."""
+        state = asdict(self)
+        return {"place": state.pop("position"), **state}
 
     @classmethod
-    def from_dict(cls, kept: dict[str, Any]) -> Reading:
-        layout = kept["layout"]
+    def from_dict(cls, state: dict[str, Any]) -> InputState:
+        layout = state["layout"]
         layout = Layout(**{**layout, "columns": tuple(layout["columns"])}) if layout else None
-        return cls(**{**kept, "place": Place(**kept["place"]), "layout": layout})
+        fields = {key: value for key, value in state.items() if key != "place"}
+        return cls(**{**fields, "position": Position(**state["place"]), "layout": layout})
 
 
 @dataclass(slots=True, frozen=True)
-class Part(DataFile):
-    """Some whole lines of the input, as a file for the readers."""
+class LineFile(DataFile):
+    """Complete lines of the input, as a file for the readers."""
 
     content: bytes = b""
 
@@ -70,21 +74,22 @@ class Part(DataFile):
         return cast(BinaryIO, io.BufferedReader(io.BytesIO(self.content)))
 
 
-class Items:
-    """The items of `feed`. `columns`: what the classifiers need of a row, and `time`."""
+class RecordReader:
+    """Reads items from the lines of `tail`. `columns`: the columns that the classifiers need, and `time`."""
 
     def __init__(
         self,
-        feed: Feed,
-        reading: Reading,
+        tail: LineTail,
+        state: InputState,
         cfg: DataConfig,
         columns: Columns,
-        form: str | None,
+        time_format: str | None,
         zone: tzinfo,
-        bad: BadRows,
+        bad_rows: BadRows,
     ) -> None:
-        self.feed, self.reading, self.cfg, self.columns, self.form, self.zone = feed, reading, cfg, columns, form, zone
-        self.bad_rows, self.num_bad, self.fine = bad, 0, 0
+        self.tail, self.state, self.cfg, self.columns = tail, state, cfg, columns
+        self.time_format, self.zone = time_format, zone
+        self.bad_rows, self.num_bad, self.num_good = bad_rows, 0, 0
         check_named(cfg.columns, columns)
         self.options = ReadOptions(
             encoding=check_encoding(cfg.encoding), header=cfg.header, delimiter=cfg.delimiter,
@@ -99,107 +104,113 @@ class Items:
 
     @property
     def ended(self) -> bool:
-        return self.feed.ended
+        return self.tail.ended
 
-    def take(self, most: int) -> list[Item]:
-        """What is there now, at most so many; empty where nothing is. Raises DataError for a bad row where data.on_bad_row
-        says so."""
-        if not self.reading.format:
-            head = self.feed.head()
+    def take(self, limit: int) -> list[MonitorItem]:
+        """Return the items that are there now, at most `limit`. Raises DataError for a bad row where data.on_bad_row is error."""
+        if not self.state.format:
+            head = self.tail.head()
             if head:
-                self.begin(Part(Path(self.feed.shown), self.feed.shown, head))
-        lines = self.feed.take(most, quoted=bool(self.reading.layout and self.reading.layout.quoted))
+                self.detect_format(LineFile(Path(self.tail.name), self.tail.name, head))
+        lines = self.tail.take(limit, quoted=bool(self.state.layout and self.state.layout.quoted))
         if not lines:
             return []
-        before = self.feed.place.line - len(lines)
-        part = Part(Path(self.feed.shown), self.feed.shown, b"".join(lines))
-        self.reading.place = self.feed.place
-        found = [self.item(line + before, record) for line, record in self.records(part, first=before == 0)]
-        return [item for item in found if item is not None]
+        num_before = self.tail.position.line - len(lines)
+        file = LineFile(Path(self.tail.name), self.tail.name, b"".join(lines))
+        self.state.position = self.tail.position
+        items = [
+            self.checked_item(line + num_before, record) for line, record in self.records(file, first=num_before == 0)
+        ]
+        return [item for item in items if item is not None]
 
-    def begin(self, part: Part) -> None:
-        """Format, encoding, layout: told by the first lines, and then kept."""
-        content = part.content
+    def detect_format(self, file: LineFile) -> None:
+        """Detect format, encoding and layout from the first lines. They stay the same for the rest of the run."""
+        content = file.content
         if content.startswith(b"\x1f\x8b"):
             raise DataError(
-                f"{part.shown} is gzip, which does not grow by lines: zcat {part.shown} | llmstage … stage.input=-"
+                f"{file.display_name} is gzip, which does not grow by lines: zcat {file.display_name} | llmstage … stage.input=-"
             )
-        _, encoding = open_text(part, self.options.encoding)
+        _, encoding = open_text(file, self.options.encoding)
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise DataError(
-                f"{part.shown} is UTF-16; an input that grows is read as UTF-8 (or data.encoding=…). Recode it."
+                f"{file.display_name} is UTF-16; an input that grows is read as UTF-8 (or data.encoding=…). Recode it."
             )
-        self.reading.encoding = encoding
+        self.state.encoding = encoding
         self.options = replace(self.options, encoding=encoding)
-        self.reading.format = format_of(part, self.cfg.format)
-        if self.reading.format in GUESS:
-            self.reading.layout = find_layout(part, self.options, first_guess=GUESS[self.reading.format])
+        self.state.format = format_of(file, self.cfg.format)
+        if self.state.format in DELIMITERS:
+            self.state.layout = find_layout(file, self.options, first_guess=DELIMITERS[self.state.format])
 
-    def records(self, part: Part, *, first: bool) -> Iterator[Record]:
-        options, layout = replace(self.options, encoding=self.reading.encoding), self.reading.layout
+    def records(self, file: LineFile, *, first: bool) -> Iterator[Record]:
+        """Read the records of some lines. `first`: the lines include the header of a table."""
+        options, layout = replace(self.options, encoding=self.state.encoding), self.state.layout
         if layout is not None:
-            return read_layout(part, options, layout if first else replace(layout, header=False))
-        return load_reader("jsonl").read(part, options)  # type: ignore[no-any-return]
+            return read_layout(file, options, layout if first else replace(layout, header=False))
+        return load_reader("jsonl").read(file, options)  # type: ignore[no-any-return]
 
-    def item(self, line: int, record: dict[str, Any] | Bad) -> Item | None:
-        made = record if isinstance(record, Bad) else self.made(record, line)
-        if isinstance(made, Bad):
-            self.refuse(line, made.reason, made.raw)
+    def checked_item(self, line: int, record: dict[str, Any] | Bad) -> MonitorItem | None:
+        """Return the item of a record; None after a bad row was reported."""
+        item = record if isinstance(record, Bad) else self.to_item(record, line)
+        if isinstance(item, Bad):
+            self.report_bad_row(line, item.reason, item.raw)
             return None
-        self.fine += 1
-        return made
+        self.num_good += 1
+        return item
 
-    def refuse(self, line: int, reason: str, raw: str) -> None:
-        """A bad row. Raises DataError where data.on_bad_row says so."""
-        # Numbered as they come: a file that was replaced begins again at line 1.
-        self.bad_rows.report(self.feed.shown, (self.num_bad, line), line, reason, raw, self.fine)
+    def report_bad_row(self, line: int, reason: str, raw: str) -> None:
+        """Report a bad row. Raises DataError where data.on_bad_row is error."""
+        # The key has the number of the bad row, since a file that was replaced begins at line 1 again.
+        self.bad_rows.report(self.tail.name, (self.num_bad, line), line, reason, raw, self.num_good)
         self.num_bad += 1
 
-    def made(self, record: dict[str, Any], line: int) -> Item | Bad:
-        if not self.reading.mapping:
-            found = sample_columns([(line, record)])
-            self.reading.mapping = map_columns(found, self.cfg.columns, self.columns, f"{self.feed.shown}:{line}")
-        mapping = self.reading.mapping
-        row = {word: record[column] for word, column in mapping.items() if column in record}
+    def to_item(self, record: dict[str, Any], line: int) -> MonitorItem | Bad:
+        """Map the columns of a record, check its values and parse its time."""
+        if not self.state.mapping:
+            present = sample_columns([(line, record)])
+            self.state.mapping = map_columns(present, self.cfg.columns, self.columns, f"{self.tail.name}:{line}")
+        mapping = self.state.mapping
+        row = {name: record[column] for name, column in mapping.items() if column in record}
         reason = complaint(row, mapping, self.columns, self.cfg.max_row_mb)
         try:
-            moment = seconds_of(row.pop("time"), self.form, self.zone) if not reason else 0.0
+            timestamp = seconds_of(row.pop("time"), self.time_format, self.zone) if not reason else 0.0
         except TimeError as error:
             reason = f"'{mapping['time']}': {error}".replace(KEY, "stage.time_format")
-        if not reason and moment > time.time() + FUTURE:
-            reason = f"'{mapping['time']}' lies {(moment - time.time()) / 86400:,.0f} days in the future"
-        return Bad(reason, shorten(record)) if reason else Item(row, moment, line)
+        if not reason and timestamp > time.time() + MAX_FUTURE_SECONDS:
+            reason = f"'{mapping['time']}' lies {(timestamp - time.time()) / 86400:,.0f} days in the future"
+        return Bad(reason, shorten(record)) if reason else MonitorItem(row, timestamp, line)
 
 
-def format_of(part: Part, asked: str) -> str:
-    if asked != "auto":
-        return asked
-    ending, start = part.ending(), part.content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+def format_of(file: LineFile, requested: str) -> str:
+    """Return `csv`, `tsv` or `jsonl`, from data.format, the name of the file, or its first character."""
+    if requested != "auto":
+        return requested
+    ending, start = file.ending(), file.content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if ending in (".csv", ".tsv", ".tab"):
         return "csv" if ending == ".csv" else "tsv"
     if start == b"[":
         raise DataError(
-            f"{part.shown} is a JSON array, which cannot grow by lines. Give JSON lines: one object a line."
+            f"{file.display_name} is a JSON array, which cannot grow by lines. Give JSON lines: one object a line."
         )
     return "jsonl" if start == b"{" or ending in (".jsonl", ".ndjson", ".json") else "csv"
 
 
-def seconds_of(value: Any, form: str | None, zone: tzinfo) -> float:
-    """A time as seconds since 1970; one without a zone is of `zone`. Raises TimeError."""
+def seconds_of(value: Any, time_format: str | None, zone: tzinfo) -> float:
+    """Return a time as seconds since 1970. A time without a zone is in `zone`. Raises TimeError."""
     if isinstance(value, str):
         value = value.strip()
-    if form is not None:
+    if time_format is not None:
         try:
-            return local(datetime.strptime(str(value), form), zone)
+            return to_seconds(datetime.strptime(str(value), time_format), zone)
         except ValueError:
-            raise TimeError(f"{value!r} does not fit {KEY}={form}") from None
+            raise TimeError(f"{value!r} does not fit {KEY}={time_format}") from None
     if isinstance(value, str) and not is_plain_number(value):
-        return local(read_text(value), zone)
+        return to_seconds(read_text(value), zone)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TimeError(f"{value!r} is no time")
     number = float(value)
+    # Eight digits are a date as 20260302; larger numbers are seconds, milli-, micro- or nanoseconds since 1970.
     if 1e7 <= number < 1e8 and number.is_integer():
-        return local(datetime.strptime(str(int(number)), "%Y%m%d"), zone)
+        return to_seconds(datetime.strptime(str(int(number)), "%Y%m%d"), zone)
     unit = next((unit for size, unit in UNITS if number >= size), None)
     if unit is None:
         raise TimeError(f"{value!r} is no time (seconds since 1970, or a date)")
@@ -207,12 +218,14 @@ def seconds_of(value: Any, form: str | None, zone: tzinfo) -> float:
 
 
 def is_plain_number(text: str) -> bool:
+    """Return whether a text consists of digits with at most one point."""
     return text.replace(".", "", 1).isdecimal()
 
 
-def local(moment: datetime, zone: tzinfo) -> float:
+def to_seconds(moment: datetime, zone: tzinfo) -> float:
     return microseconds(moment if moment.tzinfo else moment.replace(tzinfo=zone)) / 1e6
 
 
 def iso(seconds: float, zone: tzinfo) -> str:
+    """Return seconds since 1970 as an ISO 8601 time in `zone`."""
     return datetime.fromtimestamp(seconds, UTC).astimezone(zone).isoformat(timespec="seconds")

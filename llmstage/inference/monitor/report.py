@@ -1,4 +1,4 @@
-"""What a monitor found, for report.json, report.html and the terminal, in English or Chinese."""
+"""Builds the report of a monitor for report.json, report.html and the terminal, in English or Chinese."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from llmstage.config.monitor import seconds
+from llmstage.config.monitor import DAY, seconds
 from llmstage.report.formatting import language
 
-DAY = 86400
-MOST_TOPICS = 8
-"""Topics with a chart of their own: those with alerts, then those with most items."""
-MOST_POINTS = 1500
+MAX_TOPICS = 8
+"""Topics with a chart: those with the most alerts, then those with the most items."""
+MAX_POINTS = 1500
 """Windows of a chart, the newest."""
 
-WORDS = {
+TEXTS = {
     "en": {
-        "alert": "{topic}: {share:.0%} of the items from {begin} on were negative ({negative} of {items} in that window), where its past leads one to expect {expected:.0%} (p = {p_value:.2g}).",
-        "none": "No surge of the negative share in {windows:,} windows that were judged.",
-        "unjudged": "No window could be judged yet: each needs {least} items of its topic and a past that is long enough.",
+        "alert": "{topic}: {share:.0%} of the items from {begin} on were negative ({negative} of {items} in that window); its past predicts {expected:.0%} (p = {p_value:.2g}).",
+        "none": "No surge of the negative share in the {windows:,} windows that were tested.",
+        "unjudged": "No window could be tested yet: each needs {least} items of its topic and a past that is long enough.",
         "counted": "{items:,} items counted in {topics} topics, {negative:.1%} of them negative.",
-        "late": "{late:,} items came after their window was closed and are not counted; stage.late={setting} says how long a window waits.",
-        "bad": "{bad:,} bad rows were left out; they stand in quarantine.jsonl.",
-        "short": "{judged:,} of {windows:,} windows were judged; the others had fewer than {least} items or too short a past.",
-        "rate": "The chance of any false alert is at most {alpha:g} in a month, over all topics and windows together.",
-        "undelivered": "{count} alerts could not be delivered; they stand in alerts.jsonl.",
+        "late": "{late:,} items came after their window was closed and are not counted; a window waits stage.late={setting} for late items.",
+        "bad": "{bad:,} bad rows were left out; quarantine.jsonl lists them.",
+        "short": "{judged:,} of {windows:,} windows were tested; the others had fewer than {least} items or too short a past.",
+        "rate": "The probability of any false alert in a month is at most {alpha:g}, over all topics and windows together.",
+        "undelivered": "{count} alerts could not be delivered; alerts.jsonl lists them.",
         "alerts": "Alerts", "topics": "Topics", "days": "days since {begin}", "share": "negative share", "running": "of the last {span}", "window": "of a window",
         "expected": "expected", "above": "above", "columns": ["window", "topic", "share", "expected", "p", "items", "delivery"],
-        "of_topics": ["topic", "items", "negative share", "windows judged", "windows above", "alerts"],
+        "of_topics": ["topic", "items", "negative share", "windows tested", "windows above", "alerts"],
     },
     "zh": {
         "alert": "{topic}：自 {begin} 起 {share:.0%} 的条目为负面（{items} 条中 {negative} 条），按其以往应为 {expected:.0%}（p = {p_value:.2g}）。",
@@ -47,100 +46,127 @@ WORDS = {
 }  # fmt: skip
 
 
-def block_of(series: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of the whole, for report.json."""
+def monitor_summary(series: Mapping[str, Any]) -> dict[str, Any]:
+    """Return alerts and the totals of each topic, for report.json."""
     topics = []
-    for name, rows in series["topics"].items():
-        items = sum(row["items"] for row in rows)
+    for name, windows in series["topics"].items():
+        items = sum(window["items"] for window in windows)
         topics.append(
             {
-                "topic": name, "items": items, "share": sum(row["negative"] for row in rows) / items,
-                "judged": sum(row["p_value"] is not None for row in rows), "above": sum(row["above"] for row in rows),
-                "alerts": sum(alert["topic"] == name for alert in series["alerts"]), "windows": len(rows),
+                "topic": name, "items": items, "share": sum(window["negative"] for window in windows) / items,
+                "judged": sum(window["p_value"] is not None for window in windows), "above": sum(window["above"] for window in windows),
+                "alerts": sum(alert["topic"] == name for alert in series["alerts"]), "windows": len(windows),
             }
         )  # fmt: skip
-    topics.sort(key=lambda one: (-one["alerts"], -one["items"], one["topic"]))
+    topics.sort(key=lambda topic: (-topic["alerts"], -topic["items"], topic["topic"]))
     return {"alerts": series["alerts"], "topics": topics}
 
 
-def page_of(
-    series: Mapping[str, Any], numbers: Mapping[str, Any], settings: Mapping[str, Any], zone: tzinfo, asked: str
+def monitor_report(
+    series: Mapping[str, Any],
+    numbers: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    zone: tzinfo,
+    requested_language: str,
 ) -> dict[str, Any]:
-    """Sentences, limits and exhibits. `numbers`: items, late, bad, undelivered."""
-    block = block_of(series)
-    names = "".join(one["topic"] for one in block["topics"])
-    tongue = asked if asked != "auto" else "zh" if language(names) == "zh" else "en"
-    say: Any = WORDS[tongue]
-    alerts, topics = block["alerts"], block["topics"]
-    judged = sum(one["judged"] for one in topics)
-    negative = sum(one["share"] * one["items"] for one in topics) / max(1, sum(one["items"] for one in topics))
-    sentences = [say["alert"].format(begin=alert["window"].partition("/")[0], **alert) for alert in alerts[-20:]]
+    """Return the sentences, limits, tables and charts of the report. `numbers`: items, late, bad, undelivered."""
+    summary = monitor_summary(series)
+    alerts, topics = summary["alerts"], summary["topics"]
+    report_language = requested_language
+    if requested_language == "auto":
+        report_language = "zh" if language("".join(topic["topic"] for topic in topics)) == "zh" else "en"
+    texts: Any = TEXTS[report_language]
+    # Sentences: the latest alerts, or that there was none, and the totals.
+    num_tested = sum(topic["judged"] for topic in topics)
+    num_items = sum(topic["items"] for topic in topics)
+    negative = sum(topic["share"] * topic["items"] for topic in topics) / max(1, num_items)
+    sentences = [texts["alert"].format(begin=alert["window"].partition("/")[0], **alert) for alert in alerts[-20:]]
     if not alerts:
-        nothing = say["none" if judged else "unjudged"]
-        sentences.append(nothing.format(windows=judged, least=settings["min_items"]))
-    sentences.append(say["counted"].format(items=numbers["items"], topics=len(topics), negative=negative))
-    limits = [say["rate"].format(alpha=settings["alpha"])]
-    windows = sum(one["windows"] for one in topics)
-    if judged < windows:
-        limits.append(say["short"].format(judged=judged, windows=windows, least=settings["min_items"]))
-    limits += [say["late"].format(setting=settings["late"], late=numbers["late"])] if numbers["late"] else []
-    limits += [say["bad"].format(bad=numbers["bad"])] if numbers["bad"] else []
-    limits += [say["undelivered"].format(count=numbers["undelivered"])] if numbers["undelivered"] else []
+        no_alert = texts["none" if num_tested else "unjudged"]
+        sentences.append(no_alert.format(windows=num_tested, least=settings["min_items"]))
+    sentences.append(texts["counted"].format(items=numbers["items"], topics=len(topics), negative=negative))
+    # Limits: the error rate, and what was not tested, counted or delivered.
+    limits = [texts["rate"].format(alpha=settings["alpha"])]
+    num_windows = sum(topic["windows"] for topic in topics)
+    if num_tested < num_windows:
+        limits.append(texts["short"].format(judged=num_tested, windows=num_windows, least=settings["min_items"]))
+    limits += [texts["late"].format(setting=settings["late"], late=numbers["late"])] if numbers["late"] else []
+    limits += [texts["bad"].format(bad=numbers["bad"])] if numbers["bad"] else []
+    limits += [texts["undelivered"].format(count=numbers["undelivered"])] if numbers["undelivered"] else []
+    # Tables and charts.
     report_items: list[dict[str, Any]] = []
     if alerts:
         rows = [
-            [*(alert[key] for key in ("window", "topic", "share", "expected", "p_value", "items")), told(alert)]
+            [
+                *(alert[key] for key in ("window", "topic", "share", "expected", "p_value", "items")),
+                delivery_text(alert),
+            ]
             for alert in alerts
         ]
-        report_items.append({"kind": "table", "title": say["alerts"], "columns": say["columns"], "rows": rows})
+        report_items.append({"kind": "table", "title": texts["alerts"], "columns": texts["columns"], "rows": rows})
     report_items += [
-        chart(one["topic"], series["topics"][one["topic"]], zone, say, settings) for one in topics[:MOST_TOPICS]
+        topic_chart(topic["topic"], series["topics"][topic["topic"]], zone, texts, settings)
+        for topic in topics[:MAX_TOPICS]
     ]
-    rows = [[one[key] for key in ("topic", "items", "share", "judged", "above", "alerts")] for one in topics]
-    report_items.append({"kind": "table", "title": say["topics"], "columns": say["of_topics"], "rows": rows})
-    return {"language": tongue, "sentences": sentences, "limits": limits, "exhibits": report_items, "monitor": block}
-
-
-def told(alert: Mapping[str, Any]) -> str:
-    return ", ".join(f"{way} {said}" for way, said in (alert["delivery"] or {}).items())
-
-
-def chart(
-    topic: str, rows: Sequence[Mapping[str, Any]], zone: tzinfo, say: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The share of a running day (of a week, for windows of days), that of windows which are large enough to tell something,
-    what was expected of them, and dots for those above."""
-    width = seconds(str(settings["window"]))
-    rows = rows[-MOST_POINTS:]
-    begin = rows[0]["start"]
-    x = [(row["start"] - begin) / DAY for row in rows]
-    shares = [row["negative"] / row["items"] for row in rows]
-    large = [share if row["items"] >= settings["min_items"] else None for row, share in zip(rows, shares, strict=True)]
-    span, name = (7 * DAY, "7d") if width >= DAY else (DAY, "24h")
-    series = [
-        {"name": say["window"], "x": x, "y": large, "faint": True, "colour": 0},
-        {"name": say["running"].format(span=name), "x": x, "y": running(rows, span), "colour": 0},
-        {"name": say["expected"], "x": x, "y": [row["expected"] for row in rows], "colour": 2},
-    ]
-    dots = [place for place, row in enumerate(rows) if row["above"]]
-    # Each dot is a stretch of one point: the chart draws those as dots, and joins what is not parted by a gap.
-    apart = [(x[place], value) for place in dots for value in (shares[place], None)]
-    if apart:
-        series.append({"name": say["above"], "x": [at for at, _ in apart], "y": [y for _, y in apart], "colour": 1})
-    day = datetime.fromtimestamp(begin, UTC).astimezone(zone)
-    highest = max([0.1, *(value for one in series for value in one["y"] if value is not None)])
+    rows = [[topic[key] for key in ("topic", "items", "share", "judged", "above", "alerts")] for topic in topics]
+    report_items.append({"kind": "table", "title": texts["topics"], "columns": texts["of_topics"], "rows": rows})
     return {
-        "kind": "lines", "title": topic, "series": series, "x_label": say["days"].format(begin=day.isoformat(" ", "minutes")),
-        "y_label": say["share"], "y_range": [0.0, min(1.0, highest * 1.1)],
+        "language": report_language, "sentences": sentences, "limits": limits, "exhibits": report_items, "monitor": summary,
     }  # fmt: skip
 
 
-def running(rows: Sequence[Mapping[str, Any]], span: int) -> list[float]:
-    """The share of all items of the last `span` seconds, at each window."""
-    out, first, items, negative = [], 0, 0, 0
-    for row in rows:
-        items, negative = items + row["items"], negative + row["negative"]
-        while rows[first]["start"] <= row["start"] - span:
-            items, negative, first = items - rows[first]["items"], negative - rows[first]["negative"], first + 1
-        out.append(negative / items)
-    return out
+def delivery_text(alert: Mapping[str, Any]) -> str:
+    return ", ".join(f"{channel} {outcome}" for channel, outcome in (alert["delivery"] or {}).items())
+
+
+def topic_chart(
+    topic: str,
+    windows: Sequence[Mapping[str, Any]],
+    zone: tzinfo,
+    texts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return a chart of a topic's negative share over time.
+
+    Its curves are the share of single windows with enough items, the share of the last 24 hours (7 days where windows are days
+    or longer), and the expected share. Dots mark the windows above the expected share.
+    """
+    width = seconds(str(settings["window"]))
+    windows = windows[-MAX_POINTS:]
+    begin = windows[0]["start"]
+    x = [(window["start"] - begin) / DAY for window in windows]
+    shares = [window["negative"] / window["items"] for window in windows]
+    # A share of a few items jumps between 0 and 1 and would hide the others.
+    visible_shares = [
+        share if window["items"] >= settings["min_items"] else None
+        for window, share in zip(windows, shares, strict=True)
+    ]
+    span, span_name = (7 * DAY, "7d") if width >= DAY else (DAY, "24h")
+    series = [
+        {"name": texts["window"], "x": x, "y": visible_shares, "faint": True, "colour": 0},
+        {"name": texts["running"].format(span=span_name), "x": x, "y": running_shares(windows, span), "colour": 0},
+        {"name": texts["expected"], "x": x, "y": [window["expected"] for window in windows], "colour": 2},
+    ]
+    # line_chart draws a single point between two gaps as a dot, and joins points without a gap.
+    above = [index for index, window in enumerate(windows) if window["above"]]
+    points = [(x[index], value) for index in above for value in (shares[index], None)]
+    if points:
+        series.append({"name": texts["above"], "x": [x for x, _ in points], "y": [y for _, y in points], "colour": 1})
+    first_day = datetime.fromtimestamp(begin, UTC).astimezone(zone)
+    highest = max([0.1, *(value for curve in series for value in curve["y"] if value is not None)])
+    return {
+        "kind": "lines", "title": topic, "series": series, "x_label": texts["days"].format(begin=first_day.isoformat(" ", "minutes")),
+        "y_label": texts["share"], "y_range": [0.0, min(1.0, highest * 1.1)],
+    }  # fmt: skip
+
+
+def running_shares(windows: Sequence[Mapping[str, Any]], span: int) -> list[float]:
+    """Return, for each window, the negative share of all items in the last `span` seconds."""
+    shares, first, items, negative = [], 0, 0, 0
+    for window in windows:
+        items, negative = items + window["items"], negative + window["negative"]
+        while windows[first]["start"] <= window["start"] - span:
+            items, negative = items - windows[first]["items"], negative - windows[first]["negative"]
+            first += 1
+        shares.append(negative / items)
+    return shares

@@ -1,4 +1,4 @@
-"""Bytes of an input that may still grow, as whole lines, with the place behind the last line that was taken."""
+"""Reads complete lines of a file that may still grow, or of standard input, and remembers the read position."""
 
 from __future__ import annotations
 
@@ -16,172 +16,192 @@ from llmstage.data.files import NamingFile
 from llmstage.errors import DataError
 from llmstage.naming import did_you_mean
 
-PIECE = 1 << 20
-ENDS = 4096
-"""Bytes at the beginning of a file and before the place, by which it is known again."""
-NOTHING = hashlib.sha256().hexdigest()
+READ_SIZE = 1 << 20
+DIGEST_BYTES = 4096
+"""Bytes at the beginning of a file and before the read position whose digest identifies the file."""
+EMPTY_DIGEST = hashlib.sha256().hexdigest()
 HEAD_LINES = 200
-"""Lines from which format and layout are told."""
+"""Lines that are enough to detect format and layout."""
+
+Line = tuple[bytes, int]
+"""(content, size in the file): the content of a line that is too large is cut."""
 
 
 @dataclass(slots=True)
-class Place:
+class Position:
     """How far an input was read."""
 
     offset: int = 0
     line: int = 0
     digest: str = ""
-    """Of the first bytes, and of the last ones before `offset`."""
+    """Of the first bytes of the file and the last bytes before `offset`."""
 
 
-class Feed:
-    """Lines of a file or of standard input (`-`). `place`: where an earlier run stood."""
+class LineTail:
+    """Lines of a file or of standard input (`-`). `position`: the read position of an earlier run; `name`: the input as the
+    user gave it."""
 
-    def __init__(self, path: str, place: Place, *, follow: bool, poll: float, max_bytes: int) -> None:
-        self.shown, self.follow, self.poll, self.max_bytes = path, follow, poll, max_bytes
-        self.path = None if path == "-" else Path(path).expanduser()
-        self.place, self.ended = Place(), False
-        self.rest, self.rest_size = b"", 0
-        """The beginning of a line whose end was not written yet, as much of it as is kept, and its size."""
-        self.lines: deque[tuple[bytes, int]] = deque()
-        """Whole lines that were not taken, with their size in the file."""
-        self.exhausted = self.at_rest = False
-        """The end was seen and nothing more is expected; the end was seen and more may come."""
+    def __init__(self, name: str, position: Position, *, follow: bool, poll: float, max_bytes: int) -> None:
+        self.name, self.follow, self.poll, self.max_bytes = name, follow, poll, max_bytes
+        self.path = None if name == "-" else Path(name).expanduser()
+        self.position, self.ended = Position(), False
+        self.partial, self.partial_size = b"", 0
+        """The beginning of a line without its end, cut where it is too large, and its size in the file."""
+        self.lines: deque[Line] = deque()
+        """Complete lines that have not been taken."""
+        self.exhausted = False
+        """The end of the input was read and no more can come."""
+        self.idle = False
+        """The end of the input was read and more can come."""
         self.fd = sys.stdin.fileno() if self.path is None else self.open()
-        if self.path is not None and place.offset:
-            self.go_on(place)
+        if self.path is not None and position.offset:
+            self.resume(position)
 
     def open(self) -> int:
         assert self.path is not None
         if not self.path.exists():
-            near = did_you_mean(self.path.name, [item.name for item in self.path.parent.glob("*")])
+            near = did_you_mean(self.path.name, [entry.name for entry in self.path.parent.glob("*")])
             raise DataError(
-                f"stage.input={self.shown}: there is no such file (seen from {Path.cwd()}).{near} Check the path."
+                f"stage.input={self.name}: there is no such file (seen from {Path.cwd()}).{near} Check the path."
             )
         if not self.path.is_file():
-            raise DataError(f"stage.input={self.shown} is no file. Name one file, or - for standard input.")
-        with NamingFile(self.shown):
+            raise DataError(f"stage.input={self.name} is not a file. Name one file, or - for standard input.")
+        with NamingFile(self.name):
             return os.open(self.path, os.O_RDONLY)
 
-    def go_on(self, place: Place) -> None:
-        if os.fstat(self.fd).st_size < place.offset or digest(self.fd, place.offset) != place.digest:
+    def resume(self, position: Position) -> None:
+        """Go to the read position of an earlier run. Raises DataError where the file is not the same."""
+        if os.fstat(self.fd).st_size < position.offset or digest(self.fd, position.offset) != position.digest:
             raise DataError(
-                f"{self.shown} is not the file that was read before: its first {place.offset:,} bytes have changed, so the "
-                f"items already counted cannot be told from new ones. Give the file as it was, or begin anew in another "
+                f"{self.name} is not the file that was read before: its first {position.offset:,} bytes have changed, so the "
+                f"items already counted cannot be told from new ones. Restore the file, or begin again in another "
                 f"folder: hydra.run.dir=<folder>"
             )
-        os.lseek(self.fd, place.offset, os.SEEK_SET)
-        self.place = Place(place.offset, place.line, place.digest)
+        os.lseek(self.fd, position.offset, os.SEEK_SET)
+        self.position = Position(position.offset, position.line, position.digest)
 
     def head(self) -> bytes:
-        """The first whole lines that are there, without taking them."""
+        """Return the first complete lines without taking them."""
         self.fill(HEAD_LINES)
-        return b"".join(line for line, _ in islice(self.lines, HEAD_LINES))
+        return b"".join(content for content, _ in islice(self.lines, HEAD_LINES))
 
-    def take(self, most: int, *, quoted: bool = False) -> list[bytes]:
-        """The next whole lines, at most so many (more where one record has more). `quoted`: a record goes on while a quote is
-        open."""
-        self.fill(most)
-        taken = [self.lines.popleft() for _ in range(min(most, len(self.lines)))]
+    def take(self, limit: int, *, quoted: bool = False) -> list[bytes]:
+        """Return the next complete lines, at most `limit` unless one record has more.
+
+        `quoted`: a record continues over line ends while a quote is open, as in CSV.
+        """
+        self.fill(limit)
+        taken = [self.lines.popleft() for _ in range(min(limit, len(self.lines)))]
         if quoted:
-            taken = self.whole_records(taken)
+            taken = self.complete_records(taken)
         if taken:
-            offset = self.place.offset + sum(size for _, size in taken)
-            known = "" if self.path is None else digest(self.fd, offset)
-            self.place = Place(offset, self.place.line + len(taken), known)
+            offset = self.position.offset + size_of(taken)
+            file_digest = "" if self.path is None else digest(self.fd, offset)
+            self.position = Position(offset, self.position.line + len(taken), file_digest)
         self.ended = self.exhausted and not self.lines
-        return [line for line, _ in taken]
+        return [content for content, _ in taken]
 
-    def whole_records(self, taken: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
-        """Lines up to the last one behind which no quote is open; those after it wait for the end of their record. A quote
-        that never closes is the reader's to tell."""
-        inside = sum(line.count(b'"') for line, _ in taken) % 2 == 1
-        while inside and self.size_of(taken) < self.max_bytes and (self.lines or self.read()):
+    def complete_records(self, taken: list[Line]) -> list[Line]:
+        """Return the lines up to the last one after which no quote is open, and put the others back.
+
+        A quote that never closes is left to the CSV reader, which reports it.
+        """
+        quote_open = sum(content.count(b'"') for content, _ in taken) % 2 == 1
+        while quote_open and size_of(taken) < self.max_bytes and (self.lines or self.read()):
             if self.lines:
                 taken.append(self.lines.popleft())
-                inside ^= taken[-1][0].count(b'"') % 2 == 1
-        if not inside or self.exhausted or self.size_of(taken) >= self.max_bytes:
+                quote_open ^= taken[-1][0].count(b'"') % 2 == 1
+        if not quote_open or self.exhausted or size_of(taken) >= self.max_bytes:
             return taken
-        odd, cut = False, 0
-        for number, (line, _) in enumerate(taken, start=1):
-            odd ^= line.count(b'"') % 2 == 1
-            cut = cut if odd else number
-        self.lines.extendleft(reversed(taken[cut:]))
-        return taken[:cut]
+        odd, num_complete = False, 0
+        for number, (content, _) in enumerate(taken, start=1):
+            odd ^= content.count(b'"') % 2 == 1
+            num_complete = num_complete if odd else number
+        self.lines.extendleft(reversed(taken[num_complete:]))
+        return taken[:num_complete]
 
-    def size_of(self, taken: list[tuple[bytes, int]]) -> int:
-        return sum(size for _, size in taken)
-
-    def fill(self, most: int) -> None:
-        while len(self.lines) < most and not self.exhausted and self.read():
+    def fill(self, limit: int) -> None:
+        while len(self.lines) < limit and not self.exhausted and self.read():
             pass
 
     def read(self) -> bool:
-        """Read another piece, if there is one now."""
+        """Read a block of bytes where there is one now, and return whether something was read."""
         if self.path is None and not select.select([self.fd], [], [], 0)[0]:
             return False
-        data = os.read(self.fd, PIECE)
+        data = os.read(self.fd, READ_SIZE)
         if not data:
             return self.at_end()
-        if self.at_rest and self.path is not None and digest(self.fd, self.place.offset) != self.place.digest:
-            raise self.changed()
-        self.at_rest = False
-        *whole, rest = data.split(b"\n")
-        for line in whole:
-            self.add(line)
-            self.close_line(b"\n")
-        self.add(rest)
+        if self.idle and self.path is not None and digest(self.fd, self.position.offset) != self.position.digest:
+            raise self.changed_error()
+        self.idle = False
+        *line_ends, rest = data.split(b"\n")
+        for part in line_ends:
+            self.append(part)
+            self.end_line(b"\n")
+        self.append(rest)
         return True
 
-    def add(self, piece: bytes) -> None:
-        """Of a line that is too large only so much is kept that the reader sees that it is."""
-        self.rest += piece[: max(0, self.max_bytes + 1 - len(self.rest))]
-        self.rest_size += len(piece)
+    def append(self, part: bytes) -> None:
+        """Add bytes to the partial line. Of a line that is too large one byte too many is stored, so that the reader sees it."""
+        self.partial += part[: max(0, self.max_bytes + 1 - len(self.partial))]
+        self.partial_size += len(part)
 
-    def close_line(self, end: bytes) -> None:
-        self.lines.append((self.rest + end, self.rest_size + len(end)))
-        self.rest, self.rest_size = b"", 0
+    def end_line(self, line_end: bytes) -> None:
+        self.lines.append((self.partial + line_end, self.partial_size + len(line_end)))
+        self.partial, self.partial_size = b"", 0
 
     def at_end(self) -> bool:
-        """Whether there is more behind the end: a new file under the old name. A last line without its end counts as whole
-        where nothing more is expected."""
+        """Handle the end of the input, and return whether a new file has replaced it.
+
+        Where no more can come, a last line without a line end counts as complete. Raises DataError where the part that was read
+        has changed.
+        """
         if self.path is not None:
-            size = self.place.offset + self.size_of(list(self.lines)) + self.rest_size
-            if os.fstat(self.fd).st_size < size or digest(self.fd, self.place.offset) != (self.place.digest or NOTHING):
-                raise self.changed()
+            size = self.position.offset + size_of(self.lines) + self.partial_size
+            expected = self.position.digest or EMPTY_DIGEST
+            if os.fstat(self.fd).st_size < size or digest(self.fd, self.position.offset) != expected:
+                raise self.changed_error()
         if self.path is None or not self.follow:
             self.exhausted = True
-            if self.rest_size:
-                self.close_line(b"")
+            if self.partial_size:
+                self.end_line(b"")
             return False
-        self.at_rest = self.place.offset > 0
+        self.idle = self.position.offset > 0
+        # Log rotation: another file under the same name. The old file is read to its end first.
         try:
             replaced = os.stat(self.path).st_ino != os.fstat(self.fd).st_ino
         except FileNotFoundError:
-            return False  # moved away; the new one is about to come
+            return False  # the old file was moved, and the new one does not exist yet
         if not replaced or self.lines:
             return False
-        if self.rest_size:
-            self.close_line(b"")
+        if self.partial_size:
+            self.end_line(b"")
             return False
         os.close(self.fd)
-        self.fd, self.place, self.at_rest = self.open(), Place(), False
+        self.fd, self.position, self.idle = self.open(), Position(), False
         return True
 
-    def changed(self) -> DataError:
+    def changed_error(self) -> DataError:
         return DataError(
-            f"{self.shown} was changed where it had been read, so what was counted no longer stands there. Append to it only, "
-            f"or replace it by a new file under its name."
+            f"{self.name} was changed where it had been read, so its counts are no longer right. Only append to it, or replace "
+            f"it by a new file under its name."
         )
 
     def wait(self) -> None:
-        """Until there may be more."""
+        """Sleep until there may be more."""
         if self.path is None:
             select.select([self.fd], [], [], self.poll)
         else:
             time.sleep(self.poll)
 
 
+def size_of(lines: list[Line] | deque[Line]) -> int:
+    """Return the bytes that lines take in the file."""
+    return sum(size for _, size in lines)
+
+
 def digest(fd: int, offset: int) -> str:
-    ends = os.pread(fd, min(ENDS, offset), 0) + os.pread(fd, min(ENDS, offset), max(0, offset - ENDS))
+    """Return the digest of the first bytes of a file and the last bytes before `offset`."""
+    ends = os.pread(fd, min(DIGEST_BYTES, offset), 0)
+    ends += os.pread(fd, min(DIGEST_BYTES, offset), max(0, offset - DIGEST_BYTES))
     return hashlib.sha256(ends).hexdigest()

@@ -1,4 +1,4 @@
-"""The loop of a monitor: read, classify, count, judge, save, warn. Everything it needs to go on is in its store."""
+"""The loop of stage=monitor: read, classify, count, test, save, alert. The store has all that a later run needs to continue."""
 
 from __future__ import annotations
 
@@ -14,153 +14,157 @@ from llmstage.config.monitor import Monitor
 from llmstage.data.row_checks import shorten
 from llmstage.data.rows import Row
 from llmstage.errors import Interrupted
-from llmstage.inference.monitor.aggregation import Judged, Windows
-from llmstage.inference.monitor.alerts import DELIVERED, Delivery
-from llmstage.inference.monitor.records import Item, Items, iso
-from llmstage.inference.monitor.store import Store, encoded
+from llmstage.inference.monitor.aggregation import WindowCounts, WindowResult
+from llmstage.inference.monitor.alerts import DELIVERED, Delivery, Outcomes
+from llmstage.inference.monitor.records import MonitorItem, RecordReader, iso
+from llmstage.inference.monitor.store import Store, to_json
 from llmstage.report.files import append_line, write_text
 
 ALERTS = "alerts.jsonl"
+RATE_SECONDS = 10
+"""Seconds between two lines with the number of items."""
 
 
-class Says(Protocol):
-    """What labels items: (whether negative, numbers of topics), or why an item cannot be read."""
+class Labeler(Protocol):
+    """Labels rows: (whether negative, numbers of the topics), or the reason why a row cannot be read."""
 
-    def say(self, rows: Sequence[Row]) -> list[tuple[bool, list[int]] | str]: ...
+    def label_rows(self, rows: Sequence[Row]) -> list[tuple[bool, list[int]] | str]: ...
 
 
 class Stop(Protocol):
     name: str | None
+    """The signal that ends the run, if one has arrived."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Numbers of a whole run, its earlier parts included."""
+    """Numbers of a run, its earlier parts included."""
 
     items: int = 0
     late: int = 0
     bad: int = 0
     quarantined: int = 0
-    """Bytes of quarantine.jsonl that belong to `bad`; what stands behind them is of a batch that was never counted."""
+    """Bytes of quarantine.jsonl that belong to `bad`; later bytes belong to a batch that was not saved."""
 
 
-class Watch:
-    """One run. `draw` makes the report anew."""
+class MonitorLoop:
+    """One run of a monitor. `write_report`: writes report.html while the run continues."""
 
     def __init__(
-        self, cfg: Monitor, out_dir: Path, items: Items, says: Says, windows: Windows, store: Store, delivery: Delivery,
-        zone: tzinfo, tally: Tally, draw: Callable[[], None],
+        self, cfg: Monitor, out_dir: Path, reader: RecordReader, labeler: Labeler, windows: WindowCounts, store: Store,
+        delivery: Delivery, zone: tzinfo, tally: Tally, write_report: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.cfg, self.out_dir, self.items, self.says, self.windows, self.store = (
-            cfg,
-            out_dir,
-            items,
-            says,
-            windows,
-            store,
-        )
-        self.delivery, self.zone, self.tally, self.draw = delivery, zone, tally, draw
-        self.path = out_dir / ALERTS
-        self.drawn = self.noted = time.monotonic()
-        self.began, self.undelivered = tally.items, 0
+        self.cfg, self.out_dir, self.reader, self.labeler = cfg, out_dir, reader, labeler
+        self.windows, self.store, self.delivery = windows, store, delivery
+        self.zone, self.tally, self.write_report = zone, tally, write_report
+        self.alerts_path = out_dir / ALERTS
+        self.last_report = self.last_rate = time.monotonic()
+        self.items_at_last_rate, self.undelivered = tally.items, 0
 
-    def begin(self) -> None:
-        """alerts.jsonl as the store has it, and what was not delivered yet on its way again."""
-        known = self.store.alerts()
-        write_text(self.path, "".join(f"{line}\n" for _, line, _ in known))
-        for number, line, delivery in known:
+    def restore_alerts(self) -> None:
+        """Write alerts.jsonl from the store, and send the alerts that were not delivered."""
+        stored = self.store.alerts()
+        write_text(self.alerts_path, "".join(f"{line}\n" for _, line, _ in stored))
+        for number, line, delivery in stored:
             if delivery is None:
                 self.delivery.send(number, line)
 
     def run(self, stop: Stop) -> None:
-        """Until the input ends. Raises Interrupted after a signal; the same command with the same folder goes on."""
-        self.begin()
+        """Run until the input ends. Raises Interrupted after a signal; the same command with the same folder continues."""
+        self.restore_alerts()
         while True:
-            batch = self.items.take(self.cfg.batch)
-            judged = self.count(batch) if batch else []
-            if self.items.ended and not stop.name:
-                judged += self.windows.close(all_of_them=True)
-            if batch or judged or self.items.num_bad > self.tally.bad:
-                self.save(judged)
-            self.settle(self.delivery.outcomes())
+            # Count a batch and save it, with the results of the windows that it closed.
+            batch = self.reader.take(self.cfg.batch)
+            results = self.count(batch) if batch else []
+            if self.reader.ended and not stop.name:
+                results += self.windows.close(end_of_input=True)
+            if batch or results or self.reader.num_bad > self.tally.bad:
+                self.save(results)
+            self.save_outcomes(self.delivery.outcomes())
+            # End after a signal or at the end of the input.
             if stop.name:
-                self.settle(self.delivery.finish(patient=False))
+                self.save_outcomes(self.delivery.finish(keep_trying=False))
                 raise Interrupted(
                     f"Stopped by {stop.name} after {self.tally.items:,} items; the same command goes on with "
                     f"hydra.run.dir={self.out_dir}"
                 )
-            if self.items.ended:
+            if self.reader.ended:
                 break
-            self.tell()
-            if not batch and not self.items.feed.lines:
-                self.items.feed.wait()
-        self.settle(self.delivery.finish(patient=True))
+            self.report_progress()
+            if not batch and not self.reader.tail.lines:
+                self.reader.tail.wait()
+        self.save_outcomes(self.delivery.finish(keep_trying=True))
 
-    def count(self, batch: list[Item]) -> list[Judged]:
-        judged: list[Judged] = []
-        for item, said in zip(batch, self.says.say([item.row for item in batch]), strict=True):
-            if isinstance(said, str):
-                self.items.refuse(item.line, said, shorten(item.row))
+    def count(self, batch: list[MonitorItem]) -> list[WindowResult]:
+        """Classify a batch, count its items, and return the results of the windows that close."""
+        results: list[WindowResult] = []
+        labels = self.labeler.label_rows([item.row for item in batch])
+        for item, label in zip(batch, labels, strict=True):
+            if isinstance(label, str):
+                self.reader.report_bad_row(item.line, label, shorten(item.row))
             elif self.windows.is_late(item.time):
                 self.tally.late += 1
             else:
+                negative, topics = label
                 self.tally.items += 1
-                self.windows.add(item.time, said[1], negative=said[0])
-                judged += self.windows.close()
-        return judged
+                self.windows.add(item.time, topics, negative=negative)
+                results += self.windows.close()
+        return results
 
-    def save(self, judged: list[Judged]) -> None:
-        lines = [self.line_of(one) for one in judged if one.fresh]
-        quarantine = self.items.bad_rows.path
-        self.tally.bad = self.items.num_bad
+    def save(self, results: list[WindowResult]) -> None:
+        """Save counts, read position and alerts in one transaction; then write and send the alerts."""
+        alerts = [self.alert_of(result) for result in results if result.raises_alert]
+        quarantine = self.reader.bad_rows.path
+        self.tally.bad = self.reader.num_bad
         self.tally.quarantined = quarantine.stat().st_size if quarantine and quarantine.exists() else 0
-        kept = {
-            "reading": self.items.reading.as_dict(), "newest": self.windows.newest, "closed": self.windows.closed,
+        state = {
+            "reading": self.reader.state.as_dict(), "newest": self.windows.newest, "closed": self.windows.closed_until,
             "items": self.tally.items, "late": self.tally.late, "bad": self.tally.bad, "quarantined": self.tally.quarantined,
         }  # fmt: skip
-        for number, line in zip(self.store.save(kept, self.windows, judged, lines), lines, strict=True):
-            append_line(self.path, line)
+        for number, alert in zip(self.store.save(state, self.windows, results, alerts), alerts, strict=True):
+            append_line(self.alerts_path, alert)
             console.note(
-                f"alert: {line['topic']} {line['window']}: {line['share']:.0%} negative ({line['negative']} of {line['items']}), "
-                f"expected {line['expected']:.0%}, p = {line['p_value']:.2g}"
+                f"alert: {alert['topic']} {alert['window']}: {alert['share']:.0%} negative ({alert['negative']} of {alert['items']}), "
+                f"expected {alert['expected']:.0%}, p = {alert['p_value']:.2g}"
             )
-            self.delivery.send(number, encoded(line))
+            self.delivery.send(number, to_json(alert))
 
-    def line_of(self, one: Judged) -> dict[str, Any]:
-        end = iso(one.start + self.windows.width, self.zone)
+    def alert_of(self, result: WindowResult) -> dict[str, Any]:
+        end = iso(result.start + self.windows.width, self.zone)
         return {
-            "time": end, "topic": self.store.topics[one.topic], "window": f"{iso(one.start, self.zone)}/{end}",
-            "share": one.negative / one.items, "expected": one.expected, "p_value": one.p_value, "items": one.items,
-            "negative": one.negative,
+            "time": end, "topic": self.store.topics[result.topic], "window": f"{iso(result.start, self.zone)}/{end}",
+            "share": result.negative / result.items, "expected": result.expected, "p_value": result.p_value,
+            "items": result.items, "negative": result.negative,
         }  # fmt: skip
 
-    def settle(self, outcomes: list[tuple[int, dict[str, str]]]) -> None:
+    def save_outcomes(self, outcomes: Outcomes) -> None:
+        """Save the outcomes of deliveries, and warn of those that failed."""
         for number, outcome in outcomes:
-            self.store.delivered(number, outcome)
-            for way, said in outcome.items():
-                if said != DELIVERED:
+            self.store.set_delivery(number, outcome)
+            for channel, result in outcome.items():
+                if result != DELIVERED:
                     self.undelivered += 1
-                    console.warn(f"alert {number}: {way}: {said}; it stands in {self.path}")
+                    console.warn(f"alert {number}: {channel}: {result}; {self.alerts_path} has the alert")
 
-    def tell(self) -> None:
-        """A line now and then, and the report."""
+    def report_progress(self) -> None:
+        """Print the number of items every few seconds, and write the report every stage.report_every seconds."""
         now = time.monotonic()
-        if now - self.noted > 10 and self.tally.items > self.began:
-            console.note(
-                f"{self.tally.items:,} items, {(self.tally.items - self.began) / (now - self.noted):,.0f} items/s"
-            )
-            self.noted, self.began = now, self.tally.items
-        if now - self.drawn > self.cfg.report_every:
-            self.draw()
-            self.drawn = time.monotonic()
+        new_items = self.tally.items - self.items_at_last_rate
+        if now - self.last_rate > RATE_SECONDS and new_items:
+            console.note(f"{self.tally.items:,} items, {new_items / (now - self.last_rate):,.0f} items/s")
+            self.last_rate, self.items_at_last_rate = now, self.tally.items
+        if now - self.last_report > self.cfg.report_every:
+            self.write_report()
+            self.last_report = time.monotonic()
 
 
-def tally_of(kept: dict[str, Any]) -> Tally:
-    return Tally(*(int(kept.get(key, 0)) for key in ("items", "late", "bad", "quarantined")))
+def tally_from_state(state: dict[str, Any]) -> Tally:
+    """Return the numbers of the earlier parts of a run."""
+    return Tally(*(int(state.get(key, 0)) for key in ("items", "late", "bad", "quarantined")))
 
 
 def cut_quarantine(path: Path | None, size: int) -> None:
-    """Bad rows behind the place where an earlier run was killed are met again."""
+    """Remove the bad rows that an earlier part wrote after its last save: this part reads them again."""
     if path and path.exists() and path.stat().st_size > size:
         with path.open("ab") as file:
             file.truncate(size)

@@ -1,2 +1,5 @@
-"""Answers and articles: read (passages.py), cut into words (words.py), indexed and searched (index.py, encoder.py), kept and
-renewed (library.py), put before a model or in its place (grounding.py)."""
+"""Retrieval of answers and articles for a conversation.
+
+passages.py reads the files, bm25_terms.py splits text into terms, encoder.py computes vectors, index.py searches,
+retriever.py caches and reloads the index, and grounding.py puts passages into the prompt.
+"""

@@ -1,9 +1,9 @@
-"""A text as the words that BM25 compares.
+"""Splits a text into the terms that BM25 compares.
 
 Latin and other spaced scripts: words in lower case, reduced to their stems (Snowball's English stemmer, Porter 2). Chinese,
-Japanese and Korean: each character and each pair of neighbours, which needs no dictionary (as Lucene's CJK analyzer, whose
-pairs overlap, with the characters beside them). On the Chinese sets that benchmarks/retrieval.py reads, this finds at least as
-much as jieba's words, and needs 40 MB less.
+Japanese and Korean: each character and each pair of neighbouring characters, which needs no dictionary (Lucene's CJK analyzer
+makes the same overlapping pairs). On the Chinese sets that benchmarks/retrieval.py reads, these terms find at least as much as
+jieba's words, and they need 40 MB less memory.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ RUN = re.compile(rf"[{CJK}]+|[^\W_{CJK}]+")
 RUN_OF_CJK = re.compile(f"[{CJK}]")
 COUNTED = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
-_one_at_a_time = threading.Lock()
+_stemmer_lock = threading.Lock()
 
 
-def words_of(text: str) -> list[str]:
-    """In the order of the text, repetitions kept."""
-    found: list[str] = []
+def terms_of(text: str) -> list[str]:
+    """Return the terms in the order of the text, with repetitions."""
+    terms: list[str] = []
     for run in RUN.findall(unicodedata.normalize("NFKC", text).lower()):
         if RUN_OF_CJK.match(run):
-            found += run
-            found += [run[at : at + 2] for at in range(len(run) - 1)]
+            terms += run
+            terms += [run[start : start + 2] for start in range(len(run) - 1)]
         else:
-            found.append(stem(run))
-    return found
+            terms.append(stem(run))
+    return terms
 
 
 def count_words(text: str) -> int:
-    """Words of spaced scripts, and characters of the others."""
+    """Return the number of words in spaced scripts plus the number of CJK characters."""
     return len(COUNTED.findall(text))
 
 
@@ -45,7 +45,7 @@ def is_chinese(text: str) -> bool:
 
 @lru_cache(maxsize=1 << 17)
 def stem(word: str) -> str:
-    with _one_at_a_time:  # the stemmer keeps the word that it works on in itself
+    with _stemmer_lock:  # the stemmer stores the current word in itself
         return str(stemmer().stemWord(word))
 
 

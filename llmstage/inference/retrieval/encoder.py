@@ -1,5 +1,4 @@
-"""Texts as vectors: the mean of a model's last hidden states, any encoder or decoder that llmstage trained or transformers
-loads."""
+"""Computes vectors of texts: the mean of a model's last hidden states, for any encoder or decoder that transformers loads."""
 
 from __future__ import annotations
 
@@ -19,47 +18,49 @@ from llmstage.models.build import load_model
 from llmstage.models.pooling import text_vectors
 from llmstage.paths import locate_model
 from llmstage.tokenization.tokenizer import Processor, load_processor
-from llmstage.training.setup import family, model_config, quiet_libraries
+from llmstage.training.task_setup import load_model_config, model_family, quiet_libraries
 
 Floats = NDArray[np.float32]
-AT_ONCE = 64
-"""Texts of one part."""
+BATCH_SIZE = 64
+"""Texts of one forward pass."""
 
 
 class Encoder:
-    """`digest` stands for the weights and the tokenizer."""
+    """The model of retrieval.encoder. `digest` identifies its weights and its tokenizer."""
 
     def __init__(self, path: str, *, offline: bool) -> None:
         quiet_libraries(offline=offline)
-        place = locate_model(path)
+        source = locate_model(path)
         try:
-            config = model_config(place, offline=offline)
-            if family(config) not in ("bert", "gpt"):
+            config = load_model_config(source, offline=offline)
+            if model_family(config) not in ("bert", "gpt"):
                 raise ModelError(
-                    f"{path} is a {config.model_type}: vectors are made by encoders (bert) and decoders (gpt). Name one of those."
+                    f"{path} is a {config.model_type}: only encoders (bert) and decoders (gpt) compute vectors. Name one of those."
                 )
-            source = str(place.model_dir or place.hub_id)
-            local = offline or place.model_dir is not None
-            self.model: Any = load_model(transformers.AutoModel, place, {}, 0.0, offline=offline, quantized={}).eval()
-            self.processor: Processor = load_processor(source, local=local)
+            tokenizer_path = str(source.model_dir or source.hub_id)
+            local = offline or source.model_dir is not None
+            self.model: Any = load_model(transformers.AutoModel, source, {}, 0.0, offline=offline, quantized={}).eval()
+            self.processor: Processor = load_processor(tokenizer_path, local=local)
         except ModelError as error:
             reason = str(error).replace("model.path=", "")
             raise ModelError(f"retrieval.encoder={path}: {reason}") from None
-        self.longest = int(getattr(config, "max_position_embeddings", None) or 512)
-        weights = sorted(place.model_dir.glob("*.safetensors")) if place.model_dir is not None else []
-        told = [DataFile(item, item.name).digest() for item in weights] or [source]
-        self.digest = hashlib.sha256("|".join([*told, self.processor.digest()]).encode()).hexdigest()
-        self.one_at_a_time = threading.Lock()
+        self.max_length = int(getattr(config, "max_position_embeddings", None) or 512)
+        weights = sorted(source.model_dir.glob("*.safetensors")) if source.model_dir is not None else []
+        weight_digests = [DataFile(file, file.name).digest() for file in weights] or [tokenizer_path]
+        self.digest = hashlib.sha256("|".join([*weight_digests, self.processor.digest()]).encode()).hexdigest()
+        self.lock = threading.Lock()
 
     def vectors(self, texts: Sequence[str]) -> Floats:
-        """[N, D] of N texts; of a text longer than the model reads, of its beginning. Between two parts of many texts others have
-        their turn, so that questions do not wait until a new index is whole."""
-        made = []
-        for start in range(0, len(texts), AT_ONCE):
-            with self.one_at_a_time, torch.no_grad():
+        """Return vectors [N, D] of N texts. Of a text longer than the model's context only the beginning is read."""
+        batches = []
+        for start in range(0, len(texts), BATCH_SIZE):
+            # One lock for each batch, not for all: a question does not wait until a new index is complete.
+            with self.lock, torch.no_grad():
                 ids = [
-                    self.processor.marked_ids(text, None, self.longest)[0] for text in texts[start : start + AT_ONCE]
+                    self.processor.marked_ids(text, None, self.max_length)[0]
+                    for text in texts[start : start + BATCH_SIZE]
                 ]
-                ids = [own or [self.processor.pad_id] for own in ids]  # an empty text, in a model that marks none
-                made.append(text_vectors(self.model, ids, self.processor.pad_id).float().cpu().numpy())
-        return np.concatenate(made)
+                # An empty text has no token where the model adds no special tokens.
+                ids = [token_ids or [self.processor.pad_id] for token_ids in ids]
+                batches.append(text_vectors(self.model, ids, self.processor.pad_id).float().cpu().numpy())
+        return np.concatenate(batches)

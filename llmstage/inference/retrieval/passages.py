@@ -1,4 +1,4 @@
-"""Files of answers and articles as passages, each short enough to stand in a prompt."""
+"""Reads files of answers and articles and splits them into passages that are short enough for a prompt."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ TEXT = (
     "answer", "answers", "text", "content", "body", "article", "passage", "context", "document", "reply", "response", "回答",
     "答案", "答", "正文", "内容", "文本",
 )  # fmt: skip
-"""Names of columns, the first that is there counts; upper and lower case are one."""
+"""Names of columns, in any case. The first name that a row has is used."""
 HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
 FENCE = re.compile(r"\s*(```|~~~)")
 SENTENCE = re.compile(r"(?<=[。！？；])|(?<=[.!?;])\s+|\n")
-MOST_BYTES = 64 << 20
+MAX_ROW_BYTES = 64 << 20
 
 
 @dataclass(slots=True, frozen=True)
 class Passage:
-    """A piece of an article, or an answer."""
+    """A part of an article, or an answer."""
 
     id: str
-    """The row's own id, or file:line; of the second and later pieces of a row with #2, #3, …"""
+    """The row's id column, or file:line. The second and later parts of a row have the suffix #2, #3, …"""
     title: str
-    """The question, or the headings above."""
+    """The question, or the headings above the text."""
     text: str
     path: str
-    """The file, seen from the folder."""
+    """The file, relative to the folder."""
     also: str = ""
-    """Other ways to ask; they are searched and not shown."""
+    """Further wordings of the question. The search uses them; the prompt does not contain them."""
 
-    def searched(self) -> str:
+    def searchable_text(self) -> str:
+        """Return the text that the index contains."""
         return "\n".join(part for part in (self.title, self.also, self.text) if part)
 
     def as_dict(self) -> dict[str, str]:
@@ -58,24 +59,26 @@ class Passage:
 
 
 def find_files(cfg: RetrievalConfig) -> list[tuple[DataFile, str]]:
-    """Every file that is read, with its name seen from the folder. Raises DataError where there is none."""
+    """Return the files of retrieval.path, each with its name relative to the folder. Raises DataError where there is none."""
     check_named_encoding(cfg.encoding)
     path = str(cfg.path)
     folder = Path(path).expanduser()
     if folder.is_dir():
-        inside = list(walk(folder))
-        files = [DataFile(item, os.path.join(path, item.relative_to(folder))) for item in inside]
+        entries = list(walk(folder))
+        files = [DataFile(entry, os.path.join(path, entry.relative_to(folder))) for entry in entries]
         files = [file for file in files if file.ending() in READERS]
         if not files:
-            held = ", ".join(item.name for item in inside[:5]) or "it is empty"
+            examples = ", ".join(entry.name for entry in entries[:5]) or "it is empty"
             raise DataError(
-                f"retrieval.path={path}: this folder holds no answers or articles ({held}). Files that are read end in {', '.join(READERS)}."
+                f"retrieval.path={path}: this folder has no answers or articles ({examples}). File names must end in {', '.join(READERS)}."
             )
         return [(file, file.path.relative_to(folder).as_posix()) for file in files]
     files = expand(path, "retrieval.path", set(READERS))
     for file in files:
         if file.ending() not in READERS:
-            raise DataError(f"retrieval.path={file.shown}: files that are read end in {', '.join(READERS)}. Rename it.")
+            raise DataError(
+                f"retrieval.path={file.display_name}: file names must end in {', '.join(READERS)}. Rename it."
+            )
     return [(file, file.path.name) for file in files]
 
 
@@ -87,139 +90,153 @@ def check_named_encoding(name: str) -> None:
 
 
 def read_passages(files: list[tuple[DataFile, str]], cfg: RetrievalConfig) -> Iterator[Passage]:
-    """All passages in the order of the files. Raises DataError `file:line` for a row that is none."""
+    """Yield all passages in the order of the files. Raises DataError with `file:line` for a bad row."""
     options = ReadOptions(
-        encoding=cfg.encoding, text_rows="file", max_bytes=MOST_BYTES, named=(*QUESTION[:1], *TITLE[:1], *TEXT[:1])
+        encoding=cfg.encoding, text_rows="file", max_bytes=MAX_ROW_BYTES, named=(*QUESTION[:1], *TITLE[:1], *TEXT[:1])
     )
     for file, name in files:
-        kind = READERS[file.ending()]
-        with NamingFile(file.shown) as guard:
+        reader = READERS[file.ending()]
+        with NamingFile(file.display_name) as guard:
             try:
-                for guard.line, record in load_reader(kind).read(file, options):
+                for guard.line, record in load_reader(reader).read(file, options):
                     if isinstance(record, Bad):
-                        raise DataError(f"{file.shown}:{guard.line}: {record.reason}.")
-                    if kind == "text":
-                        yield from of_article(record["text"], name, file.ending() in MARKDOWN, cfg.passage_words)
+                        raise DataError(f"{file.display_name}:{guard.line}: {record.reason}.")
+                    if reader == "text":
+                        is_markdown = file.ending() in MARKDOWN
+                        yield from article_passages(record["text"], name, is_markdown, cfg.passage_words)
                     else:
-                        yield from of_row(record, name, guard.line, file.shown, cfg.passage_words)
+                        yield from row_passages(record, name, guard.line, file.display_name, cfg.passage_words)
             except DataError as error:
-                told = str(error).replace("data.encoding", "retrieval.encoding")
-                raise DataError(told if "retrieval.path" in told else f"{told} (retrieval.path={cfg.path})") from None
+                message = str(error).replace("data.encoding", "retrieval.encoding")
+                if "retrieval.path" not in message:
+                    message += f" (retrieval.path={cfg.path})"
+                raise DataError(message) from None
 
 
-def of_row(record: dict[str, Any], name: str, line: int, shown: str, most: int) -> Iterator[Passage]:
-    """A row of JSON or CSV: its text, cut where it is long; every piece keeps the title."""
-    lower = {str(key).strip().lower(): value for key, value in record.items()}
-    column = next((word for word in TEXT if word in lower), None)
-    if column is None:
+def row_passages(record: dict[str, Any], name: str, line: int, file_name: str, max_words: int) -> Iterator[Passage]:
+    """Yield the passages of a row of JSON or CSV. A long text is split; every part keeps the title.
+
+    `name`: the file relative to the folder, for ids; `file_name`: the file as the user named it, for errors.
+    """
+    values = {str(column).strip().lower(): value for column, value in record.items()}
+    text_column = next((column for column in TEXT if column in values), None)
+    if text_column is None:
         raise DataError(
-            f"{shown}:{line}: a row without a text. Its columns are {', '.join(map(str, record)) or 'none'}; the text is looked for in {', '.join(TEXT[:6])}, …"
+            f"{file_name}:{line}: a row without a text. Its columns are {', '.join(map(str, record)) or 'none'}; the text is looked "
+            f"for in {', '.join(TEXT[:6])}, …"
         )
-    text = "\n".join(texts(lower[column], column, shown, line)).strip()
+    text = "\n".join(texts(values[text_column], text_column, file_name, line)).strip()
     if not text:
         raise DataError(
-            f"{shown}:{line}: its '{column}' is empty, so there is nothing to answer with. Fill or remove the row."
+            f"{file_name}:{line}: its '{text_column}' is empty, so there is nothing to answer with. Fill or remove the row."
         )
+    # The title is the title column and the first question; further questions are searched only.
     title, also = "", []
-    for words in (TITLE, QUESTION):
-        key = next((word for word in words if word in lower and word != column), None)
-        if key is not None:
-            first, *others = [*texts(lower[key], key, shown, line), ""]
+    for names in (TITLE, QUESTION):
+        column = next((column for column in names if column in values and column != text_column), None)
+        if column is not None:
+            first, *rest = [*texts(values[column], column, file_name, line), ""]
             title = " – ".join(part for part in (title, first.strip()) if part)
-            also += [other for other in others if other.strip()]
-    given = record.get("id")
-    if isinstance(given, str):
-        texts(given, "id", shown, line)  # it is told with the passage
-    own = str(given) if isinstance(given, (str, int)) and str(given).strip() else f"{name}:{line}"
-    whole = Passage(own, title, text, name, "\n".join(also))
-    for number, (_, piece) in enumerate(cut(text, most), start=1):
-        yield replace(whole, id=own if number == 1 else f"{own}#{number}", text=piece)
+            also += [wording for wording in rest if wording.strip()]
+    row_id = record.get("id")
+    if isinstance(row_id, str):
+        texts(row_id, "id", file_name, line)  # replies contain the id, so it must be valid text
+    passage_id = str(row_id) if isinstance(row_id, (str, int)) and str(row_id).strip() else f"{name}:{line}"
+    passage = Passage(passage_id, title, text, name, "\n".join(also))
+    for number, (_, part) in enumerate(split_text(text, max_words), start=1):
+        yield replace(passage, id=passage_id if number == 1 else f"{passage_id}#{number}", text=part)
 
 
-def texts(value: Any, column: str, shown: str, line: int) -> list[str]:
-    """A text, or a list of texts."""
-    found = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(item, str) for item in found):
-        raise DataError(f"{shown}:{line}: its '{column}' is neither a text nor a list of texts. Mend the row.")
-    half = next(filter(None, map(half_character, found)), None)
+def texts(value: Any, column: str, file_name: str, line: int) -> list[str]:
+    """Return the texts of a cell that contains a text or a list of texts. Raises DataError for anything else."""
+    cell_texts = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in cell_texts):
+        raise DataError(f"{file_name}:{line}: its '{column}' is neither a text nor a list of texts. Correct the row.")
+    half = next(filter(None, map(half_character, cell_texts)), None)
     if half:
-        raise DataError(f"{shown}:{line}: {half} in '{column}'. Mend the row.")
-    return found
+        raise DataError(f"{file_name}:{line}: {half} in '{column}'. Correct the row.")
+    return cell_texts
 
 
-def of_article(text: str, name: str, markdown: bool, most: int) -> Iterator[Passage]:
-    """The sections of an article, cut where they are long; a title is the headings above, else the name of the file."""
-    for first, title, body in sections(text) if markdown else [(1, "", text)]:
-        for before, piece in cut(body, most):
-            line = first + body.count("\n", 0, before)
-            yield Passage(f"{name}:{line}", title or Path(name.removesuffix(".gz")).stem, piece, name)
+def article_passages(text: str, name: str, is_markdown: bool, max_words: int) -> Iterator[Passage]:
+    """Yield the passages of an article, section by section. The title is the headings above it, else the name of the file."""
+    for first_line, title, body in sections(text) if is_markdown else [(1, "", text)]:
+        for start, part in split_text(body, max_words):
+            line = first_line + body.count("\n", 0, start)
+            yield Passage(f"{name}:{line}", title or Path(name.removesuffix(".gz")).stem, part, name)
 
 
 def sections(text: str) -> Iterator[tuple[int, str, str]]:
-    """(line of its first line, headings above it, text) of each section of a Markdown text."""
-    above: list[tuple[int, str]] = []
+    """Yield (number of the first line, headings above it, text) for each section of a Markdown text."""
+    headings: list[tuple[int, str]] = []
     body: list[str] = []
-    first, fenced = 1, False
+    first_line, fenced = 1, False
     lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
         fenced ^= FENCE.match(line) is not None
-        found = None if fenced else HEADING.match(line)
-        if found is None:
+        match = None if fenced else HEADING.match(line)  # a # inside a code block is a comment
+        if match is None:
             body.append(line)
             continue
         if any(map(str.strip, body)):
-            yield first, " › ".join(heading for _, heading in above), "\n".join(body)
-        depth = len(found[1])
-        above = [(level, heading) for level, heading in above if level < depth] + [(depth, found[2])]
-        body, first = [], number + 1
+            yield first_line, " › ".join(heading for _, heading in headings), "\n".join(body)
+        depth = len(match[1])
+        headings = [(level, heading) for level, heading in headings if level < depth] + [(depth, match[2])]
+        body, first_line = [], number + 1
     if any(map(str.strip, body)):
-        yield first, " › ".join(heading for _, heading in above), "\n".join(body)
+        yield first_line, " › ".join(heading for _, heading in headings), "\n".join(body)
 
 
-def cut(text: str, most: int) -> Iterator[tuple[int, str]]:
-    """(where it begins, piece) of pieces of `most` words: whole paragraphs while they fit, else whole sentences, else words."""
-    start, held, size = 0, "", 0
-    for begin, part in parts(text, most):
-        count = count_words(part)
-        if held.strip() and size + count > most:
-            yield start + len(held) - len(held.lstrip()), held.strip()
-            held, size = "", 0
-        if not held:
-            start = begin
-        held += part
+def split_text(text: str, max_words: int) -> Iterator[tuple[int, str]]:
+    """Yield (start, part) of parts with at most `max_words` words.
+
+    Parts are complete paragraphs where these fit, else complete sentences, else words.
+    """
+    start, buffer, size = 0, "", 0
+    for unit_start, unit in text_units(text, max_words):
+        count = count_words(unit)
+        if buffer.strip() and size + count > max_words:
+            yield start + len(buffer) - len(buffer.lstrip()), buffer.strip()
+            buffer, size = "", 0
+        if not buffer:
+            start = unit_start
+        buffer += unit
         size += count
-    if held.strip():
-        yield start + len(held) - len(held.lstrip()), held.strip()
+    if buffer.strip():
+        yield start + len(buffer) - len(buffer.lstrip()), buffer.strip()
 
 
-def parts(text: str, most: int) -> Iterator[tuple[int, str]]:
-    """(where it begins, part) of paragraphs, of the sentences of longer ones, of halves of longer sentences; end to end they
-    are the text."""
-    for begin, paragraph in split(text, re.compile(r"(?<=\n)\s*\n")):
-        if count_words(paragraph) <= most:
-            yield begin, paragraph
+def text_units(text: str, max_words: int) -> Iterator[tuple[int, str]]:
+    """Yield (start, unit): paragraphs, the sentences of longer paragraphs, the halves of longer sentences.
+
+    The units joined together are the text.
+    """
+    for start, paragraph in split_after(text, re.compile(r"(?<=\n)\s*\n")):
+        if count_words(paragraph) <= max_words:
+            yield start, paragraph
             continue
-        for inner, sentence in split(paragraph, SENTENCE):
-            yield from halves(begin + inner, sentence, most)
+        for offset, sentence in split_after(paragraph, SENTENCE):
+            yield from halves(start + offset, sentence, max_words)
 
 
-def split(text: str, border: re.Pattern[str]) -> Iterator[tuple[int, str]]:
-    """Cut behind every border; the border stays with what is before it."""
+def split_after(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, str]]:
+    """Yield (start, part), split after every separator; the separator belongs to the part before it."""
     start = 0
-    for found in border.finditer(text):
-        if found.end() > start:
-            yield start, text[start : found.end()]
-            start = found.end()
+    for match in separator.finditer(text):
+        if match.end() > start:
+            yield start, text[start : match.end()]
+            start = match.end()
     if start < len(text):
         yield start, text[start:]
 
 
-def halves(begin: int, text: str, most: int) -> Iterator[tuple[int, str]]:
-    if count_words(text) <= most or len(text) < 2:
-        yield begin, text
+def halves(start: int, text: str, max_words: int) -> Iterator[tuple[int, str]]:
+    """Yield (start, part): the text split in two until each part has at most `max_words` words."""
+    if count_words(text) <= max_words or len(text) < 2:
+        yield start, text
         return
     middle = len(text) // 2
     space = text.rfind(" ", 1, middle) + 1
-    at = space if space > len(text) // 4 else middle
-    yield from halves(begin, text[:at], most)
-    yield from halves(begin + at, text[at:], most)
+    cut = space if space > len(text) // 4 else middle
+    yield from halves(start, text[:cut], max_words)
+    yield from halves(start + cut, text[cut:], max_words)

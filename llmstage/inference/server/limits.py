@@ -1,5 +1,7 @@
-"""What stands between the socket and the routes (RELIABILITY P15): token, size and time of a request. Written against ASGI
-and uvicorn, which have no such limits themselves."""
+"""An ASGI wrapper around the routes that checks the token, the host name, the size and the duration of each request.
+
+FastAPI and uvicorn have no such limits. The wrapper also answers 500 where a route raises an exception that nothing handled.
+"""
 
 from __future__ import annotations
 
@@ -9,99 +11,115 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.requests import ClientDisconnect
+
+from llmstage.inference.failures import log_failure
+from llmstage.inference.server.schemas import error_body
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-def problem(
-    message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    """OpenAI's form of an error."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-class Limits:
-    """`token`: asked for on every route but those `open_to_all`; None: on none. `hosts`: names under which the server may be called where
-    there is no token, so that a web page cannot reach it through a name of its own (DNS rebinding); None: any."""
+class RequestLimits:
+    """`token`: required on every route outside `public_paths`; None: on no route. `hosts`: the host names that a server without
+    a token accepts, so that a web page cannot reach it through a name of its own (DNS rebinding); None: any."""
 
     def __init__(
         self,
         app: Any,
         *,
         token: str | None,
-        open_to_all: set[str],
+        public_paths: set[str],
         hosts: set[str] | None,
-        body_bytes: int,
+        max_body_bytes: int,
         read_seconds: float,
     ) -> None:
-        self.app, self.token, self.open_to_all, self.hosts = app, token, open_to_all, hosts
-        self.body_bytes, self.read_seconds = body_bytes, read_seconds
+        self.app, self.token, self.public_paths, self.hosts = app, token, public_paths, hosts
+        self.max_body_bytes, self.read_seconds = max_body_bytes, read_seconds
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if await self.refused_by_headers(scope["path"], headers, send):
+            return
+        await self.run_app(scope, receive, send)
+
+    async def refused_by_headers(self, path: str, headers: dict[str, str], send: Send) -> bool:
+        """Check what the headers tell. Where that is wrong, send the error and return True."""
         host = headers.get("host", "").rpartition("]")[0].strip("[") or headers.get("host", "").partition(":")[0]
         if self.hosts is not None and host.lower() not in self.hosts:
-            await refuse(send, 421, f"This server is not called '{host[:80]}'.")
-            return
-        if self.token is not None and scope["path"] not in self.open_to_all:
-            given = headers.get("authorization", "").removeprefix("Bearer ").strip()
-            if not hmac.compare_digest(given.encode(), self.token.encode()):
-                await refuse(
-                    send,
-                    401,
-                    "The token is missing or wrong: Authorization: Bearer <token>.",
-                    kind="authentication_error",
-                )
-                return
-        if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > self.body_bytes:
-            await refuse(send, 413, self.large())
-            return
-        clock = asyncio.get_running_loop().time
-        started, seen, whole, begun = clock(), 0, False, False
-        trouble: tuple[int, str] | None = None
+            await send_error(send, 421, f"This server is not called '{host[:80]}'.")
+            return True
+        if self.token is not None and path not in self.public_paths:
+            token = headers.get("authorization", "").removeprefix("Bearer ").strip()
+            if not hmac.compare_digest(token.encode(), self.token.encode()):
+                message = "The token is missing or wrong: Authorization: Bearer <token>."
+                await send_error(send, 401, message, "authentication_error")
+                return True
+        content_length = headers.get("content-length", "0")
+        if content_length.isdigit() and int(content_length) > self.max_body_bytes:
+            await send_error(send, 413, self.too_large_message())
+            return True
+        return False
 
-        async def limited() -> dict[str, Any]:
-            nonlocal seen, whole, trouble
-            if whole:
+    async def run_app(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Run the routes; stop reading at the limits of size and time."""
+        clock = asyncio.get_running_loop().time
+        started, num_bytes, body_complete = clock(), 0, False
+        reply_started = reply_complete = False
+        exceeded: tuple[int, str] | None = None
+
+        async def limited_receive() -> dict[str, Any]:
+            nonlocal num_bytes, body_complete, exceeded
+            if body_complete:
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(self.read_seconds - (clock() - started), 0.001))
             except TimeoutError:
-                trouble = 408, f"The request took longer than {self.read_seconds:g} s to arrive."
+                exceeded = 408, f"The request took longer than {self.read_seconds:g} s to arrive."
                 return {"type": "http.disconnect"}
-            seen += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if seen > self.body_bytes:
-                trouble = 413, self.large()
+            num_bytes += len(message.get("body", b""))
+            body_complete = not message.get("more_body", False)
+            if num_bytes > self.max_body_bytes:
+                exceeded = 413, self.too_large_message()
                 return {"type": "http.disconnect"}
             return message
 
-        async def noted(message: dict[str, Any]) -> None:
-            nonlocal begun
-            if trouble is not None and not begun:
-                return  # what the routes make of half a request is not told
-            begun = True
+        async def observed_send(message: dict[str, Any]) -> None:
+            nonlocal reply_started, reply_complete
+            if exceeded is not None and not reply_started:
+                return  # the routes saw a part of the request; their reply to it would be misleading
+            reply_started = True
             await send(message)
+            reply_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         try:
-            await self.app(scope, limited, noted)
-        except Exception:
-            if trouble is None:
-                raise
-        if trouble is not None and not begun:
-            await refuse(send, *trouble)
+            await self.app(scope, limited_receive, observed_send)
+        except Exception as error:
+            # uvicorn would log the message of the exception, which may quote the request.
+            if exceeded is None and not isinstance(error, ClientDisconnect):
+                log_failure(f"{scope['method']} {scope['path'][:80]}", error)
+                if not reply_started:
+                    await send_error(send, 500, "The server failed on this request.", "server_error")
+                elif not reply_complete:
+                    raise ReplyAborted from None  # uvicorn closes the connection, so the client sees that the reply is cut
+                return
+        if exceeded is not None and not reply_started:
+            await send_error(send, *exceeded)
 
-    def large(self) -> str:
-        return f"The request is larger than {self.body_bytes:,} bytes (stage.max_body_mb)."
+    def too_large_message(self) -> str:
+        return f"The request is larger than {self.max_body_bytes:,} bytes (stage.max_body_mb)."
 
 
-async def refuse(send: Send, status: int, message: str, kind: str = "invalid_request_error") -> None:
-    body = json.dumps(problem(message, kind)).encode()
+class ReplyAborted(Exception):
+    """A route failed after the reply had begun. The log has the traceback of the failure above this one."""
+
+
+async def send_error(send: Send, status: int, message: str, error_type: str = "invalid_request_error") -> None:
+    """Send an error in OpenAI's form and close the connection, since the rest of the request may still be on its way."""
+    body = json.dumps(error_body(message, error_type)).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
@@ -109,67 +127,3 @@ async def refuse(send: Send, status: int, message: str, kind: str = "invalid_req
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-class Joined:
-    """A transport that sends together what is written in one turn of the loop: uvicorn writes the head and the body of a reply one
-    after the other, and sending the body by itself costs the server as much as a small model does, and its client a second waking."""
-
-    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self.transport, self.loop = transport, loop
-        self.held: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self.held:
-            self.loop.call_soon(self.flush)
-        self.held.append(data)
-
-    def flush(self) -> None:
-        if self.held:
-            self.transport.write(b"".join(self.held))
-            self.held.clear()
-
-    def close(self) -> None:
-        self.flush()
-        self.transport.close()
-
-
-def timed_protocol(seconds: float) -> type[H11Protocol]:
-    """uvicorn's own protocol, which here lets nobody take longer than so many seconds over the head of a request."""
-
-    class Timed(H11Protocol):
-        head_timer: Any = None
-
-        def connection_made(self, transport: Any) -> None:
-            joined: Any = Joined(transport, self.loop)
-            super().connection_made(joined)
-            self.head_timer = self.loop.call_later(seconds, self.head_late)
-
-        def data_received(self, data: bytes) -> None:
-            before = self.cycle
-            super().data_received(data)
-            if self.cycle is not before or (self.cycle is not None and not self.cycle.response_complete):
-                self.stop_timer()
-            elif self.head_timer is None:  # the next request of a kept connection has begun
-                self.head_timer = self.loop.call_later(seconds, self.head_late)
-
-        def head_late(self) -> None:
-            if not self.transport.is_closing():
-                body = json.dumps(problem(f"The head of a request took longer than {seconds:g} s.")).encode()
-                head = f"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-                self.transport.write(head.encode() + body)
-                self.transport.close()
-
-        def stop_timer(self) -> None:
-            if self.head_timer is not None:
-                self.head_timer.cancel()
-                self.head_timer = None
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self.stop_timer()
-            super().connection_lost(exc)
-
-    return Timed

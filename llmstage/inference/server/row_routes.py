@@ -1,4 +1,4 @@
-"""Requests to tasks that answer rows: checked as rows of a file are, answered together with whatever else waits."""
+"""Requests that predict rows or embed texts. Rows are checked as rows of a data file are, and queued for the row worker."""
 
 from __future__ import annotations
 
@@ -12,91 +12,98 @@ from llmstage.data.chat_formats import to_messages
 from llmstage.data.images import BASE64, DATA_URI
 from llmstage.data.row_checks import complaint
 from llmstage.data.rows import Columns, Row
-from llmstage.inference.inference_session import Ready
-from llmstage.inference.server.row_worker import Answers
-from llmstage.inference.server.schemas import RowsForm, TextsForm
+from llmstage.inference.failures import ModelFailed, log_failure
+from llmstage.inference.inference_session import InferenceSession
+from llmstage.inference.server.row_worker import RowWorker
+from llmstage.inference.server.schemas import EmbeddingRequest, RowsRequest
 
 
-class Rows:
-    """`name`: of the model; `answers`: the thread behind."""
+class RowHandler:
+    """Turns requests into rows and predictions into replies. `model_name`: the name by which clients call the model."""
 
-    def __init__(self, ready: Ready, answers: Answers, name: str) -> None:
-        self.ready, self.answers, self.name = ready, answers, name
-        self.columns: Columns = ready.task.columns.without(ready.task.target_columns)
-        self.task, self.route, self.embeds = ready.run.task.name, ready.task.route, ready.task.embeds
+    def __init__(self, session: InferenceSession, worker: RowWorker, model_name: str) -> None:
+        self.session, self.worker, self.model_name = session, worker, model_name
+        self.columns: Columns = session.task.columns.without(session.task.target_columns)
+        self.task, self.route, self.embeds = session.run.task.name, session.task.route, session.task.embeds
         self.converses = "messages" in self.columns.required
 
     def routes(self) -> list[str]:
-        """Of this task beside those that write, in the order in which someone would try them."""
+        """Return the task's routes besides the completions, the one that a new user would try first at the front."""
         return [f"/v1/{name}" for name in (self.route, "embed" if self.embeds else "") if name]
 
-    def described(self) -> dict[str, Any] | None:
-        """What a row holds and where it is sent; None where rows are not answered."""
+    def row_schema(self) -> dict[str, Any] | None:
+        """Return the columns of a row and the route that takes it; None where the task has no such route."""
         if not self.route:
             return None
-        told = {word: list(getattr(self.columns, word)) for word in ("required", "optional", "images")}
-        return {"route": self.route, **told, "either": [list(group) for group in self.columns.either]}
+        columns = {group: list(getattr(self.columns, group)) for group in ("required", "optional", "images")}
+        return {"route": self.route, **columns, "either": [list(group) for group in self.columns.either]}
 
-    async def answer(self, form: RowsForm) -> dict[str, Any]:
-        given = form.input if isinstance(form.input, list) else [form.input]
-        rows = [self.row(value, number) for number, value in enumerate(given)]
-        said = await asyncio.gather(*map(asyncio.wrap_future, self.answers.ask(rows)))
-        for number, answer in enumerate(said):
-            if isinstance(answer, str):
-                raise HTTPException(400, f"input[{number}]: {answer}.")
-        data = [{"index": number, **answer} for number, answer in enumerate(said) if isinstance(answer, dict)]
-        return {"object": "list", "model": self.name, "data": data}
+    async def predict(self, body: RowsRequest) -> dict[str, Any]:
+        values = body.input if isinstance(body.input, list) else [body.input]
+        rows = [self.to_row(value, number) for number, value in enumerate(values)]
+        predictions = await asyncio.gather(*map(asyncio.wrap_future, self.worker.submit(rows)))
+        for number, prediction in enumerate(predictions):
+            if isinstance(prediction, str):
+                raise HTTPException(400, f"input[{number}]: {prediction}.")
+        data = [{"index": number, **pred} for number, pred in enumerate(predictions) if isinstance(pred, dict)]
+        return {"object": "list", "model": self.model_name, "data": data}
 
-    def row(self, value: str | dict[str, Any], number: int) -> Row:
-        """A row in the task's words. Raises 400 where it is none."""
-        words = (*self.columns.required, *self.columns.optional)
+    def to_row(self, value: str | dict[str, Any], number: int) -> Row:
+        """Return a row with the task's columns. Raises HTTPException 400 where the value is not such a row."""
+        columns = (*self.columns.required, *self.columns.optional)
         if isinstance(value, str):
-            texts = self.columns.required or tuple(group[0] for group in self.columns.either[-1:])
-            if len(texts) != 1 or texts[0] in self.columns.images:
-                raise HTTPException(400, f"input[{number}]: a row is an object here, with {', '.join(words)}.")
-            value = {texts[0]: value}
-        unknown = [word for word in value if word not in words]
+            text_columns = self.columns.required or tuple(group[0] for group in self.columns.either[-1:])
+            if len(text_columns) != 1 or text_columns[0] in self.columns.images:
+                raise HTTPException(400, f"input[{number}]: a row is an object here, with {', '.join(columns)}.")
+            value = {text_columns[0]: value}
+        unknown = [column for column in value if column not in columns]
         if unknown:
             raise HTTPException(
-                400, f"input[{number}].{unknown[0][:80]} is not known here. A row has: {', '.join(words)}."
+                400, f"input[{number}].{unknown[0][:80]} is not known here. A row has: {', '.join(columns)}."
             )
         row: Row = dict(value)
         if "messages" in self.columns.required:
-            made = to_messages(row, replies=False)
-            if isinstance(made, str):
-                raise HTTPException(400, f"input[{number}]: {made}.")
-            row = made
-        for word in self.columns.images:
-            picture = row.get(word)
-            # A place on the server's disk or in the web must not be read for whoever asks.
-            if isinstance(picture, str) and not picture.startswith(DATA_URI) and not BASE64.fullmatch(picture):
-                raise HTTPException(400, f"input[{number}].{word}: send the picture itself, as base64 or a data: URI.")
-            if isinstance(picture, str) and not picture.startswith(DATA_URI):
-                row[word] = f"{DATA_URI};base64,{picture}"
-        reason = complaint(row, {}, self.columns, self.ready.run.data.max_row_mb)
-        task = self.ready.task
+            converted = to_messages(row, replies=False)
+            if isinstance(converted, str):
+                raise HTTPException(400, f"input[{number}]: {converted}.")
+            row = converted
+        for column in self.columns.images:
+            image = row.get(column)
+            # A path or an address would make the server read its own disk or the web for any client.
+            if isinstance(image, str) and not image.startswith(DATA_URI) and not BASE64.fullmatch(image):
+                raise HTTPException(
+                    400, f"input[{number}].{column}: send the picture itself, as base64 or a data: URI."
+                )
+            if isinstance(image, str) and not image.startswith(DATA_URI):
+                row[column] = f"{DATA_URI};base64,{image}"
+        reason = complaint(row, {}, self.columns, self.session.run.data.max_row_mb)
+        task = self.session.task
         reason = reason or task.check_row(task.dummy_target(row))
         if reason:
             raise HTTPException(400, f"input[{number}]: {reason}.")
         return row
 
-    async def embed(self, form: TextsForm) -> dict[str, Any]:
-        texts = [form.input] if isinstance(form.input, str) else form.input
-        vectors, tokens = await asyncio.to_thread(self.vectors, texts)
+    async def embed(self, body: EmbeddingRequest) -> dict[str, Any]:
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        try:
+            vectors, num_tokens = await asyncio.to_thread(self.embeddings, texts)
+        except Exception as error:
+            log_failure("embedding texts", error)
+            raise ModelFailed from None
         data = [{"object": "embedding", "index": number, "embedding": vector} for number, vector in enumerate(vectors)]
         return {
             "object": "list",
-            "model": self.name,
+            "model": self.model_name,
             "data": data,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
         }
 
     @torch.no_grad()
-    def vectors(self, texts: list[str]) -> tuple[list[list[float]], int]:
-        """(a vector of length 1 for each text, tokens read)"""
-        task = self.ready.task
+    def embeddings(self, texts: list[str]) -> tuple[list[list[float]], int]:
+        """Return a vector of length 1 for each text, and the number of tokens read."""
+        task = self.session.task
         ids = [task.processor.marked_ids(text, None, task.context)[0] for text in texts]
-        with self.ready.machine.autocast(self.ready.precision):
-            made = task.text_vectors(self.ready.model, ids)
-        made = torch.nn.functional.normalize(made.float(), dim=-1)
-        return made.cpu().tolist(), sum(map(len, ids))
+        with self.session.machine.autocast(self.session.precision):
+            vectors = task.text_vectors(self.session.model, ids)  # [N, D]
+        vectors = torch.nn.functional.normalize(vectors.float(), dim=-1)
+        return vectors.cpu().tolist(), sum(map(len, ids))

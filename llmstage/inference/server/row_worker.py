@@ -1,4 +1,4 @@
-"""The thread that answers rows: whatever waits when the model is free is one batch."""
+"""The thread that predicts rows for all clients. It batches the rows that wait when the model becomes free."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from typing import Any
 
 import torch
 
-from llmstage import console
 from llmstage.data.rows import Row
-from llmstage.inference.inference_session import Ready
-from llmstage.inference.server.generation_worker import QueueFull
+from llmstage.inference.failures import ModelFailed, QueueFull, log_failure
+from llmstage.inference.inference_session import InferenceSession
 
-Said = dict[str, Any] | str
-AT_ONCE = 64
+Prediction = dict[str, Any] | str
+"""The prediction of a row, or the reason why the row cannot be read."""
+MAX_BATCH_SIZE = 64
 """Rows of one batch."""
-PATIENCE, LONGEST = 0.3, 0.01
-"""Whoever was just answered often asks again: the next batch waits for as many rows as the last one had, but no longer than this
-share of the time that the last one took, nor than so many seconds. One client alone never waits."""
-IN_FULL = 8
-"""Short texts from which on a batch in fp32 is arithmetic, which a larger one does not save: it waits for no more of them, so that
-one half of the clients is answered while the other half asks again."""
+MAX_WAIT_SHARE, MAX_WAIT_SECONDS = 0.3, 0.01
+"""A client that just got its reply often sends the next row at once, so the next batch waits until it has as many rows as the last
+one. It waits at most this share of the last batch's duration and at most this many seconds. A single client never waits."""
+CPU_FP32_BATCH_SIZE = 8
+"""From this many short texts on, an fp32 batch on a CPU is limited by arithmetic, and a larger batch gains nothing. The worker
+waits for no more rows than this, so that it predicts for one half of the clients while the other half sends its next rows."""
 
 
-def enough_rows(ready: Ready) -> int:
-    """Models that write, and products in bf16, gain from larger batches."""
-    in_full = ready.precision == "fp32" and not ready.model.can_generate()
-    return IN_FULL if in_full and ready.machine.device.type == "cpu" else AT_ONCE
+def full_batch_size(session: InferenceSession) -> int:
+    """Return the number of rows that a batch waits for. Generation and bf16 products gain from larger batches."""
+    fp32_classifier = session.precision == "fp32" and not session.model.can_generate()
+    return CPU_FP32_BATCH_SIZE if fp32_classifier and session.machine.device.type == "cpu" else MAX_BATCH_SIZE
 
 
-class ModelFailed(Exception):
-    """On a row, for a reason that is not the row's sender's to know."""
+class RowWorker:
+    """A thread with a queue of rows.
 
+    `queue_size`: the number of rows that may wait; `full_batch`: the number of rows that a batch waits for.
+    """
 
-class Answers:
-    """`queue`: rows that may wait; `enough`: rows for which a batch waits at most."""
-
-    def __init__(self, ready: Ready, queue: int, enough: int = AT_ONCE) -> None:
-        self.ready, self.queue, self.enough = ready, queue, enough
-        self.waiting: deque[tuple[Row, Future[Said]]] = deque()
+    def __init__(self, session: InferenceSession, queue_size: int, full_batch: int = MAX_BATCH_SIZE) -> None:
+        self.session, self.queue_size, self.full_batch = session, queue_size, full_batch
+        self.waiting: deque[tuple[Row, Future[Prediction]]] = deque()
         self.changed = threading.Condition()
         self.closed = False
-        self.batches: deque[int] = deque(maxlen=1000)
-        """Rows of the last batches."""
-        self.thread = threading.Thread(target=self.run, name="answers", daemon=True)
+        self.batch_sizes: deque[int] = deque(maxlen=1000)
+        """Rows of each of the latest batches."""
+        self.thread = threading.Thread(target=self.run, name="row-worker", daemon=True)
         self.thread.start()
 
-    def ask(self, rows: list[Row]) -> list[Future[Said]]:
+    def submit(self, rows: list[Row]) -> list[Future[Prediction]]:
+        """Queue rows and return a future for each. Raises QueueFull."""
         with self.changed:
-            if len(self.waiting) + len(rows) > max(self.queue, len(rows) if not self.waiting else 0):
+            # A request with more rows than the queue has places is accepted where nothing else waits.
+            if len(self.waiting) + len(rows) > max(self.queue_size, len(rows) if not self.waiting else 0):
                 raise QueueFull
-            futures: list[Future[Said]] = [Future() for _ in rows]
+            futures: list[Future[Prediction]] = [Future() for _ in rows]
             self.waiting += zip(rows, futures, strict=True)
             self.changed.notify()
         return futures
@@ -66,34 +67,34 @@ class Answers:
 
     @torch.no_grad()
     def run(self) -> None:
-        rows, seconds = 1, 0.0  # of the last batch
+        num_rows, seconds = 1, 0.0  # of the last batch
         while not self.closed:
-            batch = self.gather(rows, min(PATIENCE * seconds, LONGEST))
+            batch = self.next_batch(num_rows, min(MAX_WAIT_SHARE * seconds, MAX_WAIT_SECONDS))
             if batch:
-                self.batches.append(len(batch))
+                self.batch_sizes.append(len(batch))
                 started = time.monotonic()
-                self.answer(batch)
-                rows, seconds = min(len(batch), self.enough), time.monotonic() - started
+                self.predict(batch)
+                num_rows, seconds = min(len(batch), self.full_batch), time.monotonic() - started
 
-    def gather(self, rows: int, seconds: float) -> list[tuple[Row, Future[Said]]]:
-        """What waits once something does; for so many rows it waits so many seconds more."""
+    def next_batch(self, num_rows: int, seconds: float) -> list[tuple[Row, Future[Prediction]]]:
+        """Wait for a first row, then up to `seconds` longer for `num_rows` rows, and return all that wait."""
         with self.changed:
             self.changed.wait_for(lambda: self.closed or self.waiting)
-            self.changed.wait_for(lambda: self.closed or len(self.waiting) >= rows, seconds)
-            batch = [self.waiting.popleft() for _ in range(min(AT_ONCE, len(self.waiting)))]
+            self.changed.wait_for(lambda: self.closed or len(self.waiting) >= num_rows, seconds)
+            batch = [self.waiting.popleft() for _ in range(min(MAX_BATCH_SIZE, len(self.waiting)))]
         return [(row, future) for row, future in batch if future.set_running_or_notify_cancel()]
 
-    def answer(self, batch: list[tuple[Row, Future[Said]]]) -> None:
-        """Neither the server nor a neighbour may suffer from a row on which the model fails."""
+    def predict(self, batch: list[tuple[Row, Future[Prediction]]]) -> None:
+        """Set the future of each row. After a failure each row is predicted alone, so that only the failing row gets an error."""
         try:
-            said = self.ready.answer([row for row, _ in batch], list(range(len(batch))))
+            predictions = self.session.predict([row for row, _ in batch], list(range(len(batch))))
         except Exception as error:
             if len(batch) > 1:
-                for one in batch:
-                    self.answer([one])
+                for row_and_future in batch:
+                    self.predict([row_and_future])
                 return
-            console.warn(f"answering failed: {type(error).__name__}")  # its text may quote what was asked
+            log_failure("predicting a row", error)
             batch[0][1].set_exception(ModelFailed())
             return
-        for (_, future), answer in zip(batch, said, strict=True):
-            future.set_result(answer)
+        for (_, future), prediction in zip(batch, predictions, strict=True):
+            future.set_result(prediction)

@@ -1,5 +1,8 @@
-"""What may stand in a request: the part of OpenAI's API that is served, and rows for the other tasks. Unknown fields are
-refused, since a field that is passed over in silence is a wrong answer."""
+"""Request bodies of the server and the error body of its replies, as pydantic models and plain dictionaries.
+
+Chat and text completions are a part of OpenAI's API. Unknown fields are refused, because silently ignoring a field
+would give a wrong answer.
+"""
 
 from __future__ import annotations
 
@@ -9,56 +12,59 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class Form(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Asked(Form):
-    """A whole request."""
+class RequestBody(StrictModel):
+    """Base of every request body."""
 
     model: str | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def check_text(cls, given: Any) -> Any:
-        """JSON lets halves of characters through, which are no text and which no tokenizer takes."""
+    def check_text(cls, value: Any) -> Any:
+        """Refuse lone surrogates: JSON allows them, but they are not text and no tokenizer accepts them."""
         try:
-            json.dumps(given, ensure_ascii=False, default=str).encode()
+            json.dumps(value, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
             raise ValueError(
                 "a text holds half of a character (an escape like \\ud83d without its other half)"
             ) from None
-        return given
+        return value
 
 
-class Part(Form):
-    """A part of a message; only text is read."""
+class TextPart(StrictModel):
+    """A part of a message. Only text parts are accepted."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(Form):
+class Message(StrictModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | list[TextPart]
     name: str | None = None
 
-    def plain(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
+        """Return the message for a chat template: one string as content, and `system` for OpenAI's role `developer`."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
-class StreamOptions(Form):
+class StreamOptions(StrictModel):
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
 Count = Annotated[int, Field(ge=1)]
-Number = Annotated[float, Field(strict=False)]
 
 
-class Sampling(Asked):
-    """What chat and completions share. Fields that have one harmless value are taken with that value only."""
+class SamplingParams(RequestBody):
+    """Fields that chat and text completions share.
+
+    Fields that the server does not implement (`n`, the penalties) accept only the value that changes nothing.
+    """
 
     max_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2, strict=False)] | None = None
@@ -72,18 +78,19 @@ class Sampling(Asked):
     presence_penalty: Literal[0] | None = 0
     frequency_penalty: Literal[0] | None = 0
 
-    def stops(self) -> list[str]:
-        told = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return [text for text in told if text]
+    def stop_strings(self) -> list[str]:
+        """Return the stop strings as a list, without empty ones."""
+        strings = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [string for string in strings if string]
 
 
-class ChatForm(Sampling):
+class ChatCompletionRequest(SamplingParams):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     logprobs: Literal[False] | None = False
 
 
-class CompletionForm(Sampling):
+class CompletionRequest(SamplingParams):
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=16)]
     echo: Literal[False] | None = False
     best_of: Literal[1] | None = 1
@@ -91,13 +98,20 @@ class CompletionForm(Sampling):
     suffix: None = None
 
 
-class RowsForm(Asked):
-    """Rows in the task's words; a text alone where the task reads one."""
+class RowsRequest(RequestBody):
+    """Rows with the task's columns. A plain string is accepted where the task reads one text column."""
 
     input: str | dict[str, Any] | Annotated[list[str | dict[str, Any]], Field(min_length=1, max_length=256)]
 
 
-class TextsForm(Asked):
+class EmbeddingRequest(RequestBody):
     input: str | Annotated[list[str], Field(min_length=1, max_length=256)]
     encoding_format: Literal["float"] | None = "float"
     user: str | None = None
+
+
+def error_body(
+    message: str, error_type: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """Return an error in OpenAI's form."""
+    return {"error": {"message": message, "type": error_type, "param": param, "code": code}}

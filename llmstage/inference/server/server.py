@@ -1,4 +1,4 @@
-"""A model behind a port: who may ask, the threads that answer, uvicorn."""
+"""The HTTP server of stage=serve: access rules, worker threads, the listening socket and uvicorn."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ import uvicorn
 from llmstage import console
 from llmstage.config.stage import Serve
 from llmstage.errors import Refused, UserError
-from llmstage.inference.inference_session import Ready
-from llmstage.inference.page.routes import pages
+from llmstage.inference.inference_session import InferenceSession
 from llmstage.inference.retrieval.grounding import make_grounding
-from llmstage.inference.server.app import build_app
-from llmstage.inference.server.chat_routes import Chat
-from llmstage.inference.server.generation_worker import Writer
-from llmstage.inference.server.limits import Limits, timed_protocol
-from llmstage.inference.server.monitor_api import Live
-from llmstage.inference.server.row_routes import Rows
-from llmstage.inference.server.row_worker import Answers, enough_rows
+from llmstage.inference.server.app import build_app, page_files
+from llmstage.inference.server.chat_routes import CompletionHandler
+from llmstage.inference.server.generation_worker import GenerationWorker
+from llmstage.inference.server.limits import RequestLimits
+from llmstage.inference.server.monitor_api import MonitorReader
+from llmstage.inference.server.row_routes import RowHandler
+from llmstage.inference.server.row_worker import RowWorker, full_batch_size
+from llmstage.inference.server.uvicorn_internals import make_http_protocol
 
-TOKEN = "LLMSTAGE_API_KEY"
-CONNECTIONS = 512
-"""Open at once; more are answered 503 by uvicorn."""
-KEEP_ALIVE, SHUTDOWN = 5, 20
-"""Seconds that an idle connection stays open, and that replies in progress are given when the server ends."""
+TOKEN_VARIABLE = "LLMSTAGE_API_KEY"
+MAX_CONNECTIONS = 512
+"""Open connections; uvicorn answers 503 to further ones."""
+KEEP_ALIVE_SECONDS, SHUTDOWN_SECONDS = 5, 20
+"""How long an idle connection stays open, and how long replies in progress may take when the server shuts down."""
 
 
 def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach the host."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -42,8 +43,11 @@ def is_loopback(host: str) -> bool:
 
 
 def read_token(cfg: Serve) -> str | None:
-    """The token that requests must bring. Raises Refused where one is needed and there is none, or where others can read it."""
-    token = os.environ.get(TOKEN, "").strip()
+    """Return the token that requests need, or None.
+
+    Raises Refused where other machines can reach the server and there is no token, or where other users can read its file.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if cfg.token_path:
         path = Path(cfg.token_path).expanduser()
         try:
@@ -52,108 +56,128 @@ def read_token(cfg: Serve) -> str | None:
         except OSError as error:
             raise UserError(f"stage.token_path={path} cannot be read ({error.strerror}).") from None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise Refused(f"stage.token_path={path} can be read by others. Close it: chmod 600 {path}")
+            raise Refused(f"stage.token_path={path} can be read by other users. Restrict it: chmod 600 {path}")
         if not token:
             raise UserError(f"stage.token_path={path} is empty. Write a token into it.")
     if not token and not is_loopback(cfg.host):
         raise Refused(
-            f"stage.host={cfg.host} can be reached by others, so requests must bring a token. Set it in the environment "
-            f"({TOKEN}=…) or in a file (stage.token_path=…, mode 600); or keep stage.host=127.0.0.1."
+            f"Other machines can reach stage.host={cfg.host}, so requests need a token. Set it in the environment "
+            f"({TOKEN_VARIABLE}=…) or in a file (stage.token_path=…, mode 600); or keep stage.host=127.0.0.1."
         )
     return token or None
 
 
 @dataclass(slots=True)
-class Prepared:
-    """A server that is bound and has not begun to answer."""
+class BoundServer:
+    """A server whose socket is bound and which does not answer yet. Without a model there are no workers."""
 
     server: uvicorn.Server
-    bound: socket.socket
+    bound_socket: socket.socket
     url: str
-    writer: Writer | None
-    answers: Answers | None
-    """Of a model; None where only a monitor is shown."""
+    generation_worker: GenerationWorker | None
+    row_worker: RowWorker | None
 
     def run(self) -> None:
-        """Until a signal comes, or `server.should_exit` is set."""
-        self.server.run(sockets=[self.bound])
+        """Answer requests until a signal arrives or `server.should_exit` is set."""
+        self.server.run(sockets=[self.bound_socket])
 
 
 @contextmanager
-def prepared(ready: Ready | None, cfg: Serve, name: str) -> Iterator[Prepared]:
-    """`name`: what clients call the model; `ready`: None where a monitor is shown and no model served. The threads that answer
-    end with the context."""
+def open_server(session: InferenceSession | None, cfg: Serve, model_name: str) -> Iterator[BoundServer]:
+    """Yield a server with its worker threads; the threads end with the context.
+
+    `session`: None where the server displays a monitor and has no model; `model_name`: the name by which clients call the model.
+    """
+    # Check everything that may be refused before threads start.
     token = read_token(cfg)
-    live = Live(Path(cfg.monitor).expanduser().resolve()) if cfg.monitor else None
-    grounding = make_grounding(ready) if ready is not None else None
-    bound = bind(cfg)
-    chat: Chat | None = None
-    rows: Rows | None = None
-    answers: Answers | None = None
-    writer: Writer | None = None
-    if ready is not None:
-        answers, writer = Answers(ready, cfg.queue, enough_rows(ready)), make_writer(ready, cfg)
-        rows = Rows(ready, answers, name)
-        if writer is not None:
-            told, system = ready.run.generation, getattr(ready.run.task, "system", None)
-            usual = {"temperature": told.temperature, "top_p": told.top_p}
-            chat = Chat(writer, ready.pieces.processor, cfg, name, system=system, grounding=grounding, **usual)
-    shown = pages(model=rows is not None, monitor=live is not None)
-    app = build_app(chat, rows, live, cfg, name, shown, exposed=not is_loopback(cfg.host))
-    hosts = None if token else {"localhost", "127.0.0.1", "::1", cfg.host}
-    size = int(cfg.max_body_mb * (1 << 20))
-    limits = Limits(
-        app, token=token, open_to_all={"/health", *shown}, hosts=hosts, body_bytes=size, read_seconds=cfg.read_timeout
+    monitor = MonitorReader(Path(cfg.monitor).expanduser().resolve()) if cfg.monitor else None
+    grounding = make_grounding(session) if session is not None else None
+    bound_socket = bind_socket(cfg)
+    # Start the workers and the handlers that use them.
+    completions: CompletionHandler | None = None
+    rows: RowHandler | None = None
+    row_worker: RowWorker | None = None
+    generation_worker: GenerationWorker | None = None
+    if session is not None:
+        row_worker = RowWorker(session, cfg.queue, full_batch_size(session))
+        generation_worker = make_generation_worker(session, cfg)
+        rows = RowHandler(session, row_worker, model_name)
+        if generation_worker is not None:
+            generation = session.run.generation
+            completions = CompletionHandler(
+                generation_worker, session.components.processor, cfg, model_name, grounding=grounding,
+                system=getattr(session.run.task, "system", None), temperature=generation.temperature, top_p=generation.top_p,
+            )  # fmt: skip
+    # Build the application inside its limits.
+    pages = page_files(model=rows is not None, monitor=monitor is not None)
+    app = build_app(completions, rows, monitor, cfg, model_name, pages, exposed=not is_loopback(cfg.host))
+    limited_app = RequestLimits(
+        app,
+        token=token,
+        public_paths={"/health", *pages},
+        hosts=None if token else {"localhost", "127.0.0.1", "::1", cfg.host},
+        max_body_bytes=int(cfg.max_body_mb * (1 << 20)),
+        read_seconds=cfg.read_timeout,
     )
     config = uvicorn.Config(
-        limits, http=timed_protocol(cfg.read_timeout), ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False,
-        limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=SHUTDOWN, server_header=False,
+        limited_app, http=make_http_protocol(cfg.read_timeout), ws="none", lifespan="off", log_config=None, access_log=False,
+        proxy_headers=False, limit_concurrency=MAX_CONNECTIONS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False,
     )  # fmt: skip
-    host, port = bound.getsockname()[:2]
+    host, port = bound_socket.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     try:
-        yield Prepared(uvicorn.Server(config), bound, url, writer, answers)
+        yield BoundServer(uvicorn.Server(config), bound_socket, url, generation_worker, row_worker)
     finally:
-        bound.close()
-        if answers is not None:
-            answers.close()
-        if writer is not None:
-            writer.close()
+        bound_socket.close()
+        if row_worker is not None:
+            row_worker.close()
+        if generation_worker is not None:
+            generation_worker.close()
 
 
-def make_writer(ready: Ready, cfg: Serve) -> Writer | None:
-    """The thread that writes for chat and completions; None where the model does not go on with a text."""
-    if ready.task.auto_model != "AutoModelForCausalLM":
+def make_generation_worker(session: InferenceSession, cfg: Serve) -> GenerationWorker | None:
+    """Return the thread that generates text for completions; None where the model is not a causal language model."""
+    if session.task.auto_model != "AutoModelForCausalLM":
         return None
-    return Writer(ready.model, ready.pieces.processor, slots=cfg.slots, queue=cfg.queue, longest=ready.longest)
+    return GenerationWorker(
+        session.model,
+        session.components.processor,
+        slots=cfg.slots,
+        queue_size=cfg.queue,
+        max_length=session.max_length,
+    )
 
 
-def serve(ready: Ready | None, cfg: Serve, name: str) -> None:
-    """Answer until a signal comes."""
-    with prepared(ready, cfg, name) as it:
+def serve(session: InferenceSession | None, cfg: Serve, model_name: str) -> None:
+    """Answer requests until a signal arrives."""
+    with open_server(session, cfg, model_name) as bound:
         console.note(
-            f"serving '{name}' on {it.url} (a page in the browser, /v1 for programs; GET /health says when it is ready; Ctrl-C ends)"
+            f"serving '{model_name}' on {bound.url} (a web page at this address, the API under /v1; GET /health answers when the "
+            f"server is ready; Ctrl-C ends it)"
         )
-        if ready is not None and ready.precision == "bf16" and ready.run.trainer.eval_precision == "auto":
+        if session is not None and session.precision == "bf16" and session.run.trainer.eval_precision == "auto":
             console.note(
-                "answers are computed in bf16, which is fast here; trainer.eval_precision=fp32 has them as stage=predict has"
+                "predictions are computed in bf16, which is fast on this machine; trainer.eval_precision=fp32 gives the same "
+                "predictions as stage=predict"
             )
         if cfg.monitor:
-            console.note(f"what {cfg.monitor} counts: {it.url}/monitor")
-        it.run()
+            console.note(f"the counts of the monitor {cfg.monitor}: {bound.url}/monitor")
+        bound.run()
 
 
-def bind(cfg: Serve) -> socket.socket:
-    family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET
-    # The protocol by its number: asyncio switches Nagle's delay off only on connections of sockets that name it, and without that
-    # every reply to a client that keeps its connection waits 40 ms for the acknowledgement of its own head.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def bind_socket(cfg: Serve) -> socket.socket:
+    """Return a socket bound to the host and port of the config. Raises UserError."""
+    address_family = socket.AF_INET6 if ":" in cfg.host else socket.AF_INET
+    # The protocol has to be given: asyncio turns Nagle's delay off only for sockets that name it. Without that, every reply on a
+    # connection that stays open waits 40 ms until the client acknowledges the head of the reply.
+    bound_socket = socket.socket(address_family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((cfg.host, cfg.port))
+        bound_socket.bind((cfg.host, cfg.port))
     except OSError as error:
-        bound.close()
+        bound_socket.close()
         raise UserError(
             f"stage.host={cfg.host} stage.port={cfg.port} cannot be opened ({error.strerror}). Name another port."
         ) from None
-    return bound
+    return bound_socket

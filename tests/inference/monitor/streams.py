@@ -15,12 +15,12 @@ from llmstage.config.data import DataConfig
 from llmstage.config.monitor import Monitor, seconds, zone
 from llmstage.data.columns import Columns
 from llmstage.data.quarantine import BadRows
-from llmstage.inference.monitor.aggregation import Windows
+from llmstage.inference.monitor.aggregation import WindowCounts
 from llmstage.inference.monitor.alerts import Delivery
-from llmstage.inference.monitor.records import Items, Reading
+from llmstage.inference.monitor.records import InputState, RecordReader
 from llmstage.inference.monitor.store import Store
-from llmstage.inference.monitor.tail import Feed
-from llmstage.inference.monitor.watch import Watch, cut_quarantine, tally_of
+from llmstage.inference.monitor.tail import LineTail
+from llmstage.inference.monitor.watch import MonitorLoop, cut_quarantine, tally_from_state
 
 TOPICS = ["oil", "银行", "tech"]
 HOUR, DAY = 3600, 86400
@@ -30,7 +30,7 @@ BEGIN = datetime(2026, 3, 2, tzinfo=UTC)
 class Reads:
     """Stands in for classifiers: a text is `<topic> <bad|good> …`; `unreadable …` cannot be read."""
 
-    def say(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
+    def label_rows(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
         out: list[Any] = []
         for row in rows:
             topic, mood, *_ = row["text"].split()
@@ -42,31 +42,36 @@ class Stop:
     name: str | None = None
 
 
-def watch(folder: Path, source: str | Path, *, says: Any = None, stop: Any = None, on_bad_row: str = "quarantine",
-          columns: dict[str, str] | None = None, header: Any = "auto", **keys: Any) -> Watch:  # fmt: skip
+def watch(folder: Path, source: str | Path, *, labeler: Any = None, stop: Any = None, on_bad_row: str = "quarantine",
+          columns: dict[str, str] | None = None, header: Any = "auto", **keys: Any) -> MonitorLoop:  # fmt: skip
     """One part of a run, as stages/monitor.py wires it, with a stand-in for the models."""
     cfg = Monitor(name="monitor", input=str(source), **{"retries": 0, "poll": 0.01, **keys})
     data = DataConfig(on_bad_row=on_bad_row, columns=columns or {}, header=header)
     folder.mkdir(exist_ok=True)
     store, local = Store(folder / "monitor.db", TOPICS), zone(cfg.timezone)
     assert local
-    kept = store.kept()
+    state = store.state()
     spans = [seconds(getattr(cfg, key)) for key in ("window", "late", "history", "quiet")]
-    windows = Windows(len(TOPICS), *spans, cfg.alpha, cfg.min_items, local)
-    reading, tally = Reading.from_dict(kept["reading"]) if "reading" in kept else Reading(), tally_of(kept)
-    bad = BadRows(data.on_bad_row, folder, goes_on=bool(kept))
+    windows = WindowCounts(len(TOPICS), *spans, cfg.alpha, cfg.min_items, local)
+    input_state, tally = (
+        InputState.from_dict(state["reading"]) if "reading" in state else InputState(),
+        tally_from_state(state),
+    )
+    bad = BadRows(data.on_bad_row, folder, append=bool(state))
     cut_quarantine(bad.path, tally.quarantined)
-    feed = Feed(cfg.input or "", reading.place, follow=cfg.follow, poll=cfg.poll, max_bytes=1 << 20)
-    items = Items(feed, reading, data, Columns(("text", "time")), cfg.time_format, local, bad)
-    items.num_bad = tally.bad
-    if kept:
-        store.load(windows, kept["newest"], kept["closed"])
-    made = Watch(cfg, folder, items, says or Reads(), windows, store, Delivery(cfg), local, tally, lambda: None)
+    tail = LineTail(cfg.input or "", input_state.position, follow=cfg.follow, poll=cfg.poll, max_bytes=1 << 20)
+    reader = RecordReader(tail, input_state, data, Columns(("text", "time")), cfg.time_format, local, bad)
+    reader.num_bad = tally.bad
+    if state:
+        store.load_windows(windows, state["newest"], state["closed"])
+    loop = MonitorLoop(
+        cfg, folder, reader, labeler or Reads(), windows, store, Delivery(cfg), local, tally, lambda: None
+    )
     try:
-        made.run(stop or Stop())
+        loop.run(stop or Stop())
     finally:
         store.close()
-    return made
+    return loop
 
 
 def alerts(folder: Path) -> list[dict[str, Any]]:

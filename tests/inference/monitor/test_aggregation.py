@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from streams import DAY, HOUR, counts
 
-from llmstage.inference.monitor.aggregation import Windows
+from llmstage.inference.monitor.aggregation import WindowCounts
 
 
-def made(zone=UTC, width=HOUR, late=0, quiet=6 * HOUR, alpha=0.01, min_items=10, history=28 * DAY) -> Windows:
-    return Windows(1, width, late, history, quiet, alpha, min_items, zone)
+def made(zone=UTC, width=HOUR, late=0, quiet=6 * HOUR, alpha=0.01, min_items=10, history=28 * DAY) -> WindowCounts:
+    return WindowCounts(1, width, late, history, quiet, alpha, min_items, zone)
 
 
-def judge_all(windows: Windows, items: np.ndarray, negative: np.ndarray) -> list:
+def judge_all(windows: WindowCounts, items: np.ndarray, negative: np.ndarray) -> list:
     found = []
     for hour, both in enumerate(np.stack([items, negative], axis=2)):
         windows.open[hour * HOUR] = both
-        found += windows.close(all_of_them=True)
+        found += windows.close(end_of_input=True)
     return found
 
 
@@ -58,11 +58,11 @@ def test_a_window_closes_when_it_has_waited_for_late_items() -> None:
     closed = list(windows.close())
     assert [(one.start, one.items, one.negative) for one in closed] == [(0, 2, 1)]
     assert windows.is_late(3599.0) and not windows.is_late(3600.0)
-    assert [one.start for one in windows.close(all_of_them=True)] == [HOUR]
+    assert [one.start for one in windows.close(end_of_input=True)] == [HOUR]
 
 
 def test_an_item_of_two_topics_counts_in_both() -> None:
-    windows = Windows(3, HOUR, 0, DAY, HOUR, 0.01, 1, UTC)
+    windows = WindowCounts(3, HOUR, 0, DAY, HOUR, 0.01, 1, UTC)
     windows.add(5.0, [0, 2], negative=True)
     assert windows.open[0].tolist() == [[1, 1], [0, 0], [1, 1]]
 
@@ -78,7 +78,7 @@ def surging(hours: list[int], days: int = 16) -> tuple[np.ndarray, np.ndarray]:
 def test_a_surge_is_one_alert_until_it_was_quiet_for_long_enough(quiet: int, starts: list[int]) -> None:
     found = judge_all(made(quiet=quiet * HOUR), *surging([303, 304, 306, 326]))
     assert [one.start // HOUR for one in found if one.above] == [303, 304, 306, 326]
-    assert [one.start // HOUR for one in found if one.fresh] == starts
+    assert [one.start // HOUR for one in found if one.raises_alert] == starts
 
 
 def test_alpha_min_items_and_history_each_decide() -> None:
@@ -109,5 +109,5 @@ def test_a_gap_of_a_year_forgets_the_past_and_is_no_surge() -> None:
     judge_all(windows, items, negative)
     later = 370 * 24 * HOUR
     windows.open[later] = np.array([[40, 40]])
-    (one,) = windows.close(all_of_them=True)
+    (one,) = windows.close(end_of_input=True)
     assert one.start == later and one.p_value is None and not one.above

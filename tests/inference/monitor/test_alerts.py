@@ -15,8 +15,8 @@ from streams import alerts, counts, rows_of, watch, write
 
 from llmstage.config.monitor import COMMANDS, WEBHOOK, Monitor
 from llmstage.errors import Refused, UserError
-from llmstage.inference.monitor import alerts as deliver
-from llmstage.inference.monitor.alerts import Delivery, shown
+from llmstage.inference.monitor import alerts as alerts_module
+from llmstage.inference.monitor.alerts import Delivery, redacted_url
 from llmstage.inference.monitor.store import read_series
 
 
@@ -57,7 +57,7 @@ def hook(request: pytest.FixtureRequest) -> Iterator[Hook]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliver, "WAIT", 0.01)
+    monkeypatch.setattr(alerts_module, "FIRST_RETRY_SECONDS", 0.01)
     monkeypatch.delenv(COMMANDS, raising=False)
     monkeypatch.delenv(WEBHOOK, raising=False)
 
@@ -144,4 +144,4 @@ def test_only_programs_on_the_list_are_run(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_secret_in_an_address_is_not_shown() -> None:
-    assert shown("https://user:word@hooks.example.com:8443/T0/B0/xyz?k=1") == "https://hooks.example.com:8443/…"
+    assert redacted_url("https://user:word@hooks.example.com:8443/T0/B0/xyz?k=1") == "https://hooks.example.com:8443/…"

@@ -9,17 +9,17 @@ import pytest
 from scipy import stats
 from streams import DAY, HOUR, counts
 
-from llmstage.inference.monitor.aggregation import Judged, Windows
-from llmstage.inference.monitor.surge import above, correlation, expect
+from llmstage.inference.monitor.aggregation import WindowCounts, WindowResult
+from llmstage.inference.monitor.surge import correlation, expect, holm_rejections
 
 
-def judged(items: np.ndarray, negative: np.ndarray, alpha: float = 0.01) -> list[Judged]:
+def judged(items: np.ndarray, negative: np.ndarray, alpha: float = 0.01) -> list[WindowResult]:
     """Every verdict on hourly counts [hours, topics]."""
-    windows = Windows(items.shape[1], HOUR, 0, 28 * DAY, 6 * HOUR, alpha, 10, UTC)
+    windows = WindowCounts(items.shape[1], HOUR, 0, 28 * DAY, 6 * HOUR, alpha, 10, UTC)
     found = []
     for hour, both in enumerate(np.stack([items, negative], axis=2)):
         windows.open[hour * HOUR] = both
-        found += windows.close(all_of_them=True)
+        found += windows.close(end_of_input=True)
     return found
 
 
@@ -39,8 +39,8 @@ def check_seeds(seeds: range, days: int) -> None:
     for seed in seeds:
         calm = judged(*counts(seed, days))
         p_values += [one.p_value for one in calm if one.p_value is not None]
-        assert not [one for one in calm if one.fresh], f"seed {seed}"
-        raised = [(one.start, one.topic) for one in judged(*planted(seed, days, at)) if one.fresh]
+        assert not [one for one in calm if one.raises_alert], f"seed {seed}"
+        raised = [(one.start, one.topic) for one in judged(*planted(seed, days, at)) if one.raises_alert]
         assert raised == [(at * HOUR, 1)], f"seed {seed}"
     found = np.array(p_values)
     assert len(found) > 50 * days * len(seeds) / 2
@@ -143,7 +143,7 @@ def test_a_past_that_is_too_short_judges_nothing() -> None:
 
 def test_holm_is_that_of_its_definition() -> None:
     p = np.array([0.012, np.nan, 0.001, 0.04, 0.02])
-    assert above(p, 0.05).tolist() == [True, False, True, True, True]
+    assert holm_rejections(p, 0.05).tolist() == [True, False, True, True, True]
     p = np.array([0.012, np.nan, 0.001, 0.04, 0.03])
-    assert above(p, 0.05).tolist() == [True, False, True, False, False]
-    assert not above(np.array([np.nan]), 0.05).any()
+    assert holm_rejections(p, 0.05).tolist() == [True, False, True, False, False]
+    assert not holm_rejections(np.array([np.nan]), 0.05).any()

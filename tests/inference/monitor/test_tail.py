@@ -14,19 +14,19 @@ from llmstage.data.columns import Columns
 from llmstage.data.quarantine import BadRows
 from llmstage.data.row_times import TimeError
 from llmstage.errors import DataError, UserError
-from llmstage.inference.monitor.records import Items, Reading, seconds_of
-from llmstage.inference.monitor.tail import Feed, Place
+from llmstage.inference.monitor.records import InputState, RecordReader, seconds_of
+from llmstage.inference.monitor.tail import LineTail, Position
 
 
-def feed(path: Path, place: Place | None = None, *, follow: bool = False, max_bytes: int = 1000) -> Feed:
-    return Feed(str(path), place or Place(), follow=follow, poll=0.01, max_bytes=max_bytes)
+def feed(path: Path, position: Position | None = None, *, follow: bool = False, max_bytes: int = 1000) -> LineTail:
+    return LineTail(str(path), position or Position(), follow=follow, poll=0.01, max_bytes=max_bytes)
 
 
-def items(source: Feed, reading: Reading | None = None, zone=UTC, form=None, **keys) -> Items:
+def items(source: LineTail, reading: InputState | None = None, zone=UTC, form=None, **keys) -> RecordReader:
     policy = keys.pop("on_bad_row", "error")
     cfg = DataConfig(on_bad_row=policy, **keys)
     bad = BadRows(policy, source.path.parent if source.path else None)
-    return Items(source, reading or Reading(), cfg, Columns(("text", "time")), form, zone, bad)
+    return RecordReader(source, reading or InputState(), cfg, Columns(("text", "time")), form, zone, bad)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_half_a_line_waits_for_its_end_where_more_may_come(path: Path) -> None:
     assert followed.take(10) == [b"one\n", b"two\n"] and not followed.ended
     with path.open("ab") as file:
         file.write(b"ee\nfour")
-    assert followed.take(10) == [b"three\n"] and followed.place.line == 3
+    assert followed.take(10) == [b"three\n"] and followed.position.line == 3
     assert finished.take(1) == [b"one\n"] and not finished.ended
     assert finished.take(10) == [b"two\n", b"three\n", b"four"] and finished.ended
 
@@ -49,14 +49,14 @@ def test_a_place_is_gone_on_from_and_not_taken_for_that_of_another_file(path: Pa
     path.write_bytes(b"one\ntwo\nthree\n")
     first = feed(path)
     first.take(2)
-    again = feed(path, first.place)
-    assert again.take(9) == [b"three\n"] and again.place.line == 3
+    again = feed(path, first.position)
+    assert again.take(9) == [b"three\n"] and again.position.line == 3
     path.write_bytes(b"one\nTWO\nthree\n")
     with pytest.raises(DataError, match="is not the file that was read before"):
-        feed(path, first.place)
+        feed(path, first.position)
     path.write_bytes(b"one\n")
     with pytest.raises(DataError, match="is not the file"):
-        feed(path, first.place)
+        feed(path, first.position)
 
 
 def test_a_file_that_is_replaced_is_read_to_its_end_and_then_from_its_beginning(path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_file_that_is_replaced_is_read_to_its_end_and_then_from_its_beginning(
     for _ in range(5):
         found += source.take(10)
     assert found == [b"old 2\n", b"old 3, cut off", b"new 1\n"]
-    assert (source.place.line, source.place.offset) == (1, 6)
+    assert (source.position.line, source.position.offset) == (1, 6)
 
 
 def test_a_file_that_is_moved_away_is_waited_for(path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_line_that_is_too_large_is_a_bad_row_and_the_place_behind_it_is_right(
     source = feed(path, max_bytes=1 << 10)
     made = items(source, on_bad_row="quarantine", max_row_mb=1 / (1 << 10))
     assert [item.line for item in made.take(9)] == [1, 3] and made.num_bad == 1
-    assert source.place.offset == path.stat().st_size
+    assert source.position.offset == path.stat().st_size
     assert "MB in one record" in (path.parent / "quarantine.jsonl").read_text()
 
 
@@ -111,7 +111,7 @@ def test_paths_that_lead_nowhere_are_told(path: Path, tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(DataError, match=r"no such file.*Did you mean 'in.jsonl'"):
         feed(tmp_path / "in.json")
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         feed(tmp_path)
 
 
@@ -141,8 +141,8 @@ def test_layout_and_columns_are_kept_for_the_next_part_of_a_run(path: Path) -> N
     source = feed(path)
     made = items(source, encoding="gb18030", delimiter=";", columns={"text": "正文", "time": "时间"})
     assert [item.row for item in made.take(2)] == [{"text": "涨"}]
-    kept = Reading.from_dict(made.reading.as_dict())
-    again = items(feed(path, kept.place), kept, encoding="gb18030", columns={"text": "正文", "time": "时间"})
+    kept = InputState.from_dict(made.state.as_dict())
+    again = items(feed(path, kept.position), kept, encoding="gb18030", columns={"text": "正文", "time": "时间"})
     assert [item.row for item in again.take(5)] == [{"text": "跌"}]
 
 
@@ -226,7 +226,7 @@ def test_times_are_read_as_people_write_them() -> None:
 def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     monkeypatch.setattr("sys.stdin", os.fdopen(reader, "r"))
-    source = Feed("-", Place(), follow=False, poll=0.01, max_bytes=1000)
+    source = LineTail("-", Position(), follow=False, poll=0.01, max_bytes=1000)
     made = items(source)
     assert made.take(5) == [] and not made.ended
     os.write(writer, b'{"text": "a", "time": "2026-03-02"}\n{"text": "b"')

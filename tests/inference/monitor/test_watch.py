@@ -20,7 +20,7 @@ from streams import Reads, Stop, alerts, counts, items_in, rows_of, watch, write
 
 from llmstage.config.monitor import zone
 from llmstage.errors import DataError, Interrupted, ModelError
-from llmstage.inference.monitor.report import page_of
+from llmstage.inference.monitor.report import monitor_report
 from llmstage.inference.monitor.store import Store, read_series
 
 AT = 9 * 24 + 14
@@ -75,8 +75,8 @@ def test_a_run_that_was_killed_anywhere_ends_with_the_same_counts_and_alerts(
         f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path; import streams\n"
         "class Slow(streams.Reads):\n"
-        "    def say(self, rows): time.sleep(0.02); return super().say(rows)\n"
-        f"streams.watch(Path({str(tmp_path / 'run')!r}), {str(stream)!r}, says=Slow(), batch=16)\n"
+        "    def label_rows(self, rows): time.sleep(0.02); return super().label_rows(rows)\n"
+        f"streams.watch(Path({str(tmp_path / 'run')!r}), {str(stream)!r}, labeler=Slow(), batch=16)\n"
     )
     killed = 0
     for attempt in range(3):
@@ -112,13 +112,13 @@ def test_a_signal_saves_and_the_next_part_goes_on(stream: Path, whole: Path, tmp
     class Signalled(Reads):
         calls = 0
 
-        def say(self, rows: Any) -> Any:
+        def label_rows(self, rows: Any) -> Any:
             self.calls += 1
             stop.name = "SIGTERM" if self.calls == 20 else None
-            return super().say(rows)
+            return super().label_rows(rows)
 
     with pytest.raises(Interrupted, match=r"hydra\.run\.dir"):
-        watch(tmp_path / "run", stream, says=Signalled(), stop=stop, batch=64)
+        watch(tmp_path / "run", stream, labeler=Signalled(), stop=stop, batch=64)
     assert items_in(tmp_path / "run") > 1000
     watch(tmp_path / "run", stream, batch=64)
     assert state(tmp_path / "run") == state(whole)
@@ -175,7 +175,7 @@ def test_a_page_can_read_while_the_monitor_writes_and_a_damaged_store_is_told(wh
     for topic, rows in series["topics"].items():
         assert series["totals"][topic] == {key: sum(row[key] for row in rows) for key in ("items", "negative", "above")}
     assert series["items"] == sum(total["items"] for total in series["totals"].values())
-    short = read_series(whole / "monitor.db", last=3600)
+    short = read_series(whole / "monitor.db", last_seconds=3600)
     assert {row["start"] for rows in short["topics"].values() for row in rows} == {
         newest(series),
         newest(series) - 3600,
@@ -222,7 +222,7 @@ def test_header_says_whether_the_first_line_of_a_table_is_an_item(tmp_path: Path
 
 
 def test_the_chart_shows_a_running_day_and_only_windows_that_are_large_enough() -> None:
-    from llmstage.inference.monitor.report import WORDS, chart
+    from llmstage.inference.monitor.report import TEXTS, topic_chart
 
     said = [(4, 2), (20, 5), (30, 24)]
     rows = [
@@ -231,11 +231,11 @@ def test_the_chart_shows_a_running_day_and_only_windows_that_are_large_enough() 
     ]
     local = zone("UTC")
     assert local
-    made = chart("oil", rows, local, WORDS["en"], {"window": "1h", "min_items": 10})
+    made = topic_chart("oil", rows, local, TEXTS["en"], {"window": "1h", "min_items": 10})
     window, day, expected, above = made["series"]
     assert window["y"] == [None, 0.25, 0.8] and expected["y"] == [0.2] * 3 and above["y"] == [0.8, None]
     assert day["y"] == [0.5, 7 / 24, 29 / 50] and day["x"] == pytest.approx([0, 20 / 24, 40 / 24])
-    weekly = chart("oil", rows, local, WORDS["en"], {"window": "1d", "min_items": 10})["series"][1]
+    weekly = topic_chart("oil", rows, local, TEXTS["en"], {"window": "1d", "min_items": 10})["series"][1]
     assert weekly["y"][-1] == 31 / 54 and "7d" in weekly["name"]
 
 
@@ -246,13 +246,15 @@ def test_the_report_tells_alerts_and_limits_in_both_languages(whole: Path, tmp_p
     numbers = {"items": 10, "late": 1, "bad": 2, "undelivered": 3}
     limits = {"alpha": 0.01, "min_items": 10, "late": "10m", "window": "1h"}
     assert local
-    english, chinese, auto = (page_of(series, numbers, limits, local, tongue) for tongue in ("en", "zh", "auto"))
+    english, chinese, auto = (monitor_report(series, numbers, limits, local, tongue) for tongue in ("en", "zh", "auto"))
     assert "75% of the items from 2026-03-11T14:00:00+00:00 on were negative (45 of 60" in english["sentences"][0]
     assert "负面" in chinese["sentences"][0] and auto["language"] == "zh", "one of the topics is Chinese"
     assert len(english["limits"]) == 5
     page = write_html(tmp_path, {"status": "completed", "stage": "monitor", **english}).read_text(encoding="utf-8")
     assert page.count("<svg") == 3 and '<circle class="dot s1"' in page and "银行" in page
-    none = page_of({**series, "alerts": []}, {**numbers, "late": 0, "bad": 0, "undelivered": 0}, limits, local, "en")
+    none = monitor_report(
+        {**series, "alerts": []}, {**numbers, "late": 0, "bad": 0, "undelivered": 0}, limits, local, "en"
+    )
     assert none["sentences"][0].startswith("No surge") and len(none["limits"]) == 2
-    empty = page_of({**series, "alerts": [], "topics": {}}, numbers, limits, local, "en")
-    assert empty["sentences"][0].startswith("No window could be judged yet")
+    empty = monitor_report({**series, "alerts": [], "topics": {}}, numbers, limits, local, "en")
+    assert empty["sentences"][0].startswith("No window could be tested yet")

@@ -20,7 +20,7 @@ from llmstage.config.retrieval import RetrievalConfig
 from llmstage.errors import ModelError
 from llmstage.inference.retrieval import encoder
 from llmstage.inference.retrieval.grounding import REFUSAL, Grounding
-from llmstage.inference.retrieval.library import Library
+from llmstage.inference.retrieval.retriever import Retriever
 from llmstage.tokenization.chat_template import reply_prompt
 from llmstage.tokenization.tokenizer import load_processor
 
@@ -49,11 +49,11 @@ def faq(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def grounding(run_of: Callable[[str], Path], faq: Path) -> Callable[..., Grounding]:
     processor = load_processor(str(run_of("dialogue") / "model"), local=True)
 
-    def made(**changes: Any) -> Grounding:
+    def grounded(**changes: Any) -> Grounding:
         cfg = RetrievalConfig(path=str(faq))
-        return Grounding(Library(replace(cfg, **changes), None, offline=True), processor)
+        return Grounding(Retriever(replace(cfg, **changes), None, offline=True), processor)
 
-    return made
+    return grounded
 
 
 def user(text: str) -> list[dict[str, Any]]:
@@ -67,16 +67,16 @@ def read_by_model(it: Grounding, messages: list[dict[str, Any]]) -> str:
 
 def test_passages_stand_in_the_system_message_and_come_back_as_sources(grounding: Callable[..., Grounding]) -> None:
     it = grounding(instruction="USE THESE")
-    made = it.ground(user(ASKED), 10_000)
-    assert made.by == "model" and made.text is None and made.sources[0].id == "refund"
-    assert made.messages[0]["content"].startswith("USE THESE\n\n[1] How long does a refund take?\nA refund takes")
-    assert made.messages[1:] == user(ASKED)
+    grounded = it.ground(user(ASKED), 10_000)
+    assert grounded.answered_by == "model" and grounded.text is None and grounded.sources[0].id == "refund"
+    assert grounded.messages[0]["content"].startswith("USE THESE\n\n[1] How long does a refund take?\nA refund takes")
+    assert grounded.messages[1:] == user(ASKED)
     own = it.ground([{"role": "system", "content": "Be brief."}, *user(ASKED)], 10_000).messages
     assert own[0]["content"].startswith("Be brief.\n\nUSE THESE") and len(own) == 2
     assert "请根据" in grounding().ground(user("退款要多久？"), 10_000).messages[0]["content"]
-    told = made.told()["sources"][0]
-    assert set(told) == {"id", "title", "text", "score", "path"} and 0.4 < told["score"] <= 1
-    assert told["path"] == "faq.jsonl", "seen from the folder; the server's own paths are nobody's business"
+    source = grounded.response_fields()["sources"][0]
+    assert set(source) == {"id", "title", "text", "score", "path"} and 0.4 < source["score"] <= 1
+    assert source["path"] == "faq.jsonl", "seen from the folder; the server's own paths are nobody's business"
 
 
 def test_top_and_tokens_bound_what_is_shown(grounding: Callable[..., Grounding]) -> None:
@@ -92,48 +92,50 @@ def test_top_and_tokens_bound_what_is_shown(grounding: Callable[..., Grounding])
         it = grounding(max_tokens=tokens)
         shown = it.ground(user(ASKED), 10_000)
         texts += [found.text for found in shown.sources]
-        assert it.count(shown.messages[0]["content"]) <= tokens
+        assert it.count_tokens(shown.messages[0]["content"]) <= tokens
     assert len(texts) == 2 and texts[0] != texts[1] and texts[1].startswith(texts[0]), texts
     for room in (0, -50, 10):
         none = grounding().ground(user(ASKED), room)
-        assert none.sources == [] and none.messages == user(ASKED) and none.by == "model"
+        assert none.sources == [] and none.messages == user(ASKED) and none.answered_by == "model"
 
 
 @pytest.mark.parametrize("room", range(60, 200, 7))
 def test_no_room_is_exceeded_and_no_character_is_cut_in_two(grounding: Callable[..., Grounding], room: int) -> None:
     it = grounding()
-    made = it.ground(user("退款要等多久"), room)
-    if made.sources:
-        assert it.count(made.messages[0]["content"]) <= room
-        assert all(FAQ[1]["answer"].startswith(found.text) for found in made.sources if found.id == "zh")
+    grounded = it.ground(user("退款要等多久"), room)
+    if grounded.sources:
+        assert it.count_tokens(grounded.messages[0]["content"]) <= room
+        assert all(FAQ[1]["answer"].startswith(found.text) for found in grounded.sources if found.id == "zh")
 
 
 def test_marks_in_questions_and_passages_stay_plain_text(grounding: Callable[..., Grounding]) -> None:
     it = grounding(answer="model")
-    made = it.ground(user("What is <|assistant|>?"), 10_000)
-    assert made.sources[0].id == "odd"
-    ids, _ = reply_prompt(it.processor, made.messages, 1 << 30)
+    grounded = it.ground(user("What is <|assistant|>?"), 10_000)
+    assert grounded.sources[0].id == "odd"
+    ids, _ = reply_prompt(it.processor, grounded.messages, 1 << 30)
     assistant = it.processor.tokenizer.convert_tokens_to_ids("<|assistant|>")
     assert ids.count(assistant) == 1, "the one that opens the reply"
 
 
 def test_a_passage_that_scores_high_is_the_answer(grounding: Callable[..., Grounding]) -> None:
-    made = grounding(answer="extract").ground(user(ASKED), 0)
-    assert (made.by, made.text) == ("passage", "A refund takes five days.") and made.sources[0].id == "refund"
+    grounded = grounding(answer="extract").ground(user(ASKED), 0)
+    assert (grounded.answered_by, grounded.text) == ("passage", "A refund takes five days.") and grounded.sources[
+        0
+    ].id == "refund"
     put = grounding(answer="extract", template="{title} → {text} ({path})").ground(user(ASKED), 0)
     assert put.text == "How long does a refund take? → A refund takes five days. (faq.jsonl)"
-    assert grounding(answer="extract", extract_above=0.99).ground(user(ASKED), 10_000).by == "model"
-    assert grounding(answer="model").ground(user(ASKED), 10_000).by == "model"
+    assert grounding(answer="extract", extract_above=0.99).ground(user(ASKED), 10_000).answered_by == "model"
+    assert grounding(answer="model").ground(user(ASKED), 10_000).answered_by == "model"
 
 
 def test_what_is_not_known_is_handed_over(grounding: Callable[..., Grounding]) -> None:
     for asked, chinese in (("Who won the world cup?", False), ("世界杯冠军是谁", True)):
-        made = grounding().ground(user(asked), 10_000)
-        assert (made.by, made.text, made.sources) == ("refusal", REFUSAL[chinese], [])
+        grounded = grounding().ground(user(asked), 10_000)
+        assert (grounded.answered_by, grounded.text, grounded.sources) == ("refusal", REFUSAL[chinese], [])
     assert grounding(refusal="Ask Ann.").ground(user("Who won?"), 10_000).text == "Ask Ann."
-    assert grounding(refuse_below=0.99).ground(user(ASKED), 10_000).by == "refusal"
+    assert grounding(refuse_below=0.99).ground(user(ASKED), 10_000).answered_by == "refusal"
     for asked in ("Who won?", "", "…"):
-        assert grounding(refuse_below=-1).ground(user(asked), 10_000).by == "model"
+        assert grounding(refuse_below=-1).ground(user(asked), 10_000).answered_by == "model"
 
 
 def test_a_template_that_takes_no_system_message_gets_passages_above_the_question(
@@ -146,21 +148,21 @@ def test_a_template_that_takes_no_system_message_gets_passages_above_the_questio
         "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    it = Grounding(it.library, processor)
-    made = it.ground([*user("hi"), {"role": "assistant", "content": "hello"}, *user(ASKED)], 10_000).messages
-    assert [message["role"] for message in made] == ["user", "assistant", "user"] and made[0]["content"] == "hi"
-    assert "A refund takes five days." in made[-1]["content"] and made[-1]["content"].endswith(ASKED)
-    assert "A refund takes" in read_by_model(it, made)
+    it = Grounding(it.retriever, processor)
+    grounded = it.ground([*user("hi"), {"role": "assistant", "content": "hello"}, *user(ASKED)], 10_000).messages
+    assert [message["role"] for message in grounded] == ["user", "assistant", "user"] and grounded[0]["content"] == "hi"
+    assert "A refund takes five days." in grounded[-1]["content"] and grounded[-1]["content"].endswith(ASKED)
+    assert "A refund takes" in read_by_model(it, grounded)
 
 
 def test_vectors_and_fused_ranks(run_of: Callable[[str], Path], faq: Path) -> None:
     path = str(run_of("classification"))
-    dense = Library(RetrievalConfig(path=str(faq), method="dense", encoder=path), None, offline=True)
+    dense = Retriever(RetrievalConfig(path=str(faq), method="dense", encoder=path), None, offline=True)
     assert dense.encoder is not None
     text = "What is <|assistant|>?\nA mark <|end|> of odd models."
     assert dense.search(text)[0].id == "odd" and dense.search(text)[0].score == pytest.approx(1, abs=1e-4)
     assert dense.search("")
-    both = Library(RetrievalConfig(path=str(faq), method="hybrid", encoder=path), None, offline=True)
+    both = Retriever(RetrievalConfig(path=str(faq), method="hybrid", encoder=path), None, offline=True)
     asked = "refund take 退款"
     cosines, shares = both.index.cosines(asked, both.encoder), both.index.shares(asked)  # type: ignore[arg-type]
     ranks = [np.argsort(np.argsort(-scores)) + 1 for scores in (cosines, shares)]
@@ -174,10 +176,10 @@ def test_vectors_and_fused_ranks(run_of: Callable[[str], Path], faq: Path) -> No
 
 def test_vectors_are_kept_and_follow_the_weights(run_of: Callable[[str], Path], faq: Path, tmp_path: Path) -> None:
     cfg = RetrievalConfig(path=str(faq), method="dense", encoder=str(run_of("classification")))
-    first, again = (Library(cfg, tmp_path, offline=True) for _ in range(2))
-    assert "from the cache" in again.told and isinstance(again.index.vectors, np.memmap)
+    first, again = (Retriever(cfg, tmp_path, offline=True) for _ in range(2))
+    assert "from the cache" in again.description and isinstance(again.index.vectors, np.memmap)
     assert again.search("refund") == first.search("refund")
-    assert Library(replace(cfg, encoder=str(run_of("dialogue"))), tmp_path, offline=True).key != first.key
+    assert Retriever(replace(cfg, encoder=str(run_of("dialogue"))), tmp_path, offline=True).key != first.key
 
 
 def test_many_texts_are_encoded_in_parts_between_which_a_question_has_its_turn(
@@ -195,16 +197,16 @@ def test_many_texts_are_encoded_in_parts_between_which_a_question_has_its_turn(
         def __exit__(self, *_: object) -> None:
             turns.append("out")
 
-    monkeypatch.setattr(encoder, "AT_ONCE", 4)
-    monkeypatch.setattr(it, "one_at_a_time", Counted())
+    monkeypatch.setattr(encoder, "BATCH_SIZE", 4)
+    monkeypatch.setattr(it, "lock", Counted())
     assert np.allclose(it.vectors(texts), whole, atol=1e-5) and turns == ["in", "out"] * 3
 
 
 def test_an_encoder_that_makes_no_vectors_is_named(tmp_path: Path, faq: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    for path, told in ((str(tmp_path), "is a t5"), (str(tmp_path / "none"), "retrieval.encoder=")):
-        with pytest.raises(ModelError, match=told):
-            Library(RetrievalConfig(path=str(faq), method="dense", encoder=path), None, offline=True)
+    for path, expected in ((str(tmp_path), "is a t5"), (str(tmp_path / "none"), "retrieval.encoder=")):
+        with pytest.raises(ModelError, match=expected):
+            Retriever(RetrievalConfig(path=str(faq), method="dense", encoder=path), None, offline=True)
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +231,9 @@ def test_the_openai_client_gets_sources_whole_and_in_the_last_event(knowing: Any
     assert refused.sources == [] and refused.choices[0].finish_reason == "stop"  # type: ignore[attr-defined]
     events = list(api.chat.completions.create(model="dialogue", messages=user("Who won?"), stream=True))
     assert "".join(event.choices[0].delta.content or "" for event in events) == REFUSAL[False]
-    cut = api.chat.completions.create(model="dialogue", messages=user("Who won?"), max_tokens=5)
-    assert cut.choices[0].finish_reason == "length" and cut.usage.completion_tokens == 5  # type: ignore[union-attr]
-    assert REFUSAL[False].startswith(cut.choices[0].message.content or "?")
+    truncated = api.chat.completions.create(model="dialogue", messages=user("Who won?"), max_tokens=5)
+    assert truncated.choices[0].finish_reason == "length" and truncated.usage.completion_tokens == 5  # type: ignore[union-attr]
+    assert REFUSAL[False].startswith(truncated.choices[0].message.content or "?")
 
 
 def test_a_question_longer_than_the_budget_is_answered_without_passages(knowing: Any) -> None:
@@ -240,8 +242,8 @@ def test_a_question_longer_than_the_budget_is_answered_without_passages(knowing:
             f"{knowing.url}/v1/chat/completions", json={"messages": user(text), "max_tokens": 4}, timeout=30
         )
 
-    longest, asked = knowing.writer.longest, ASKED
-    while len(reply_prompt(knowing.writer.processor, user(asked), 1 << 30)[0]) < longest - 30:
+    longest, asked = knowing.generation_worker.max_length, ASKED
+    while len(reply_prompt(knowing.generation_worker.processor, user(asked), 1 << 30)[0]) < longest - 30:
         asked += " take"
     answer = ask(asked)
     assert answer.status_code == 200 and answer.json()["sources"] == []
@@ -274,8 +276,8 @@ def test_an_index_is_renewed_under_load_and_no_request_is_lost(serving: Callable
                             ),
                         ],
                     )
-                    told = httpx.post(f"{it.url}/v1/index/reload", timeout=30)
-                    assert told.status_code == 200 and told.json()["passages"] == 501 and told.json()["changed"]
+                    reply = httpx.post(f"{it.url}/v1/index/reload", timeout=30)
+                    assert reply.status_code == 200 and reply.json()["passages"] == 501 and reply.json()["changed"]
             finally:
                 stop.set()
             for asked in asking:
@@ -298,11 +300,11 @@ def test_a_conversation_in_the_terminal_shows_its_sources(
     words = ["stage=chat", f"model.path={run_of('dialogue')}", "stage.script=turns.txt", f"retrieval.path={faq}"]
     capsys.readouterr()
     assert main([*words, "retrieval.answer=extract", "generation.max_new_tokens=3", "stage.save=kept.jsonl"]) == 0
-    told = capsys.readouterr()
-    assert told.out.splitlines()[:2] == ["A refund takes five days.", REFUSAL[False]]
-    assert "[1] How long does a refund take? (faq.jsonl, 0." in told.err and "3 passages of" in told.err
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[:2] == ["A refund takes five days.", REFUSAL[False]]
+    assert "[1] How long does a refund take? (faq.jsonl, 0." in captured.err and "3 passages of" in captured.err
     kept = json.loads(Path("kept.jsonl").read_text(encoding="utf-8"))["messages"]
-    assert [message["role"] for message in kept][:4] == ["user", "assistant"] * 2 and kept[1]["content"] in told.out
+    assert [message["role"] for message in kept][:4] == ["user", "assistant"] * 2 and kept[1]["content"] in captured.out
 
 
 def test_keys_that_do_not_go_together_are_told_before_anything_starts(
@@ -310,7 +312,7 @@ def test_keys_that_do_not_go_together_are_told_before_anything_starts(
 ) -> None:
     chat = ["stage=chat", f"model.path={run_of('dialogue')}"]
     given = [*chat, f"retrieval.path={faq}"]
-    for words, told in (
+    for words, expected in (
         ([*chat, "retrieval.top_k=2"], "retrieval.path names no"),
         ([*given, "retrieval.method=hybrid"], "retrieval.encoder="),
         ([*given, "retrieval.encoder=x"], "retrieval.method=bm25 compares words"),
@@ -321,6 +323,6 @@ def test_keys_that_do_not_go_together_are_told_before_anything_starts(
     ):
         capsys.readouterr()
         assert main(words) == 2
-        assert told in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
     serve = ["stage=serve", f"model.path={run_of('classification')}", "stage.port=0", f"retrieval.path={faq}"]
     assert main(serve) == 4 and "does not converse" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def chat(it: Any, **more: Any) -> httpx.Response:
 
 
 def test_a_reply_has_no_more_tokens_than_the_server_writes(small: Any) -> None:
-    small.writer.ends, kept = set(), small.writer.ends
+    small.generation_worker.eos_token_ids, kept = set(), small.generation_worker.eos_token_ids
     try:
         told = chat(small).json()
         assert told["usage"]["completion_tokens"] == 5 and told["choices"][0]["finish_reason"] == "length"
@@ -47,7 +47,7 @@ def test_a_reply_has_no_more_tokens_than_the_server_writes(small: Any) -> None:
             refused = chat(small, **{key: 6})
             assert refused.status_code == 400 and f"{key}=6 is more than this server writes: 5" in refused.text
     finally:
-        small.writer.ends = kept
+        small.generation_worker.eos_token_ids = kept
 
 
 def test_a_request_is_no_larger_than_the_server_reads(small: Any) -> None:
@@ -88,7 +88,7 @@ def test_a_temperature_of_almost_nothing_is_one_of_nothing(small: Any) -> None:
 
 def test_a_client_that_reads_nothing_holds_nobody_up(serving: Callable[..., Any]) -> None:
     with serving("dialogue", slots=1, max_tokens=900) as it:
-        it.writer.ends = set()
+        it.generation_worker.eos_token_ids = set()
         host, _, port = it.url.removeprefix("http://").partition(":")
         body = json.dumps({"messages": HELLO, "stream": True, "max_tokens": 900}).encode()
         with socket.socket() as link:
@@ -97,26 +97,28 @@ def test_a_client_that_reads_nothing_holds_nobody_up(serving: Callable[..., Any]
             head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             link.sendall(head.encode() + body)
             end = time.monotonic() + 30
-            while not it.writer.writing and time.monotonic() < end:
+            while not it.generation_worker.running and time.monotonic() < end:
                 time.sleep(0.01)
             told = chat(it, max_tokens=3)  # waits for the one slot, and gets it
             assert told.status_code == 200 and told.json()["usage"]["completion_tokens"] == 3
             end = time.monotonic() + 5
-            while it.writer.writing and time.monotonic() < end:  # its row leaves a moment after its last piece
+            while (
+                it.generation_worker.running and time.monotonic() < end
+            ):  # its row leaves a moment after its last piece
                 time.sleep(0.01)
-            assert not it.writer.writing
+            assert not it.generation_worker.running
 
 
 def test_more_rows_than_may_wait_are_answered_429(serving: Callable[..., Any]) -> None:
     with serving("classification", queue=3) as it:
-        ready, held = it.answers.ready, threading.Event()
+        session, held = it.row_worker.session, threading.Event()
 
         class Slow:
-            def answer(self, rows: Any, numbers: Any) -> Any:
+            def predict(self, rows: Any, numbers: Any) -> Any:
                 held.wait(30)
-                return ready.answer(rows, numbers)
+                return session.predict(rows, numbers)
 
-        it.answers.ready = Slow()
+        it.row_worker.session = Slow()
 
         def ask(number: int) -> httpx.Response:
             return httpx.post(f"{it.url}/v1/classify", json={"input": f"parcel {number}"}, timeout=60)
@@ -135,18 +137,18 @@ def test_more_rows_than_may_wait_are_answered_429(serving: Callable[..., Any]) -
 
 def test_a_row_on_which_the_model_fails_spoils_no_other(serving: Callable[..., Any]) -> None:
     with serving("classification") as it:
-        ready = it.answers.ready
+        session = it.row_worker.session
 
         class Failing:
-            def answer(self, rows: Any, numbers: Any) -> Any:
+            def predict(self, rows: Any, numbers: Any) -> Any:
                 if any(row["text"] == "poison" for row in rows):
                     raise ZeroDivisionError("poison")
-                return ready.answer(rows, numbers)
+                return session.predict(rows, numbers)
 
-        it.answers.ready = Failing()
+        it.row_worker.session = Failing()
         bad = httpx.post(f"{it.url}/v1/classify", json={"input": "poison"}, timeout=60)
         assert bad.status_code == 500 and bad.json()["error"]["type"] == "server_error"
-        futures = it.answers.ask([{"text": "good"}, {"text": "poison"}, {"text": "fine"}])
+        futures = it.row_worker.submit([{"text": "good"}, {"text": "poison"}, {"text": "fine"}])
         assert futures[0].result(30)["prediction"] and futures[2].result(30)["prediction"]
         assert futures[1].exception(30) is not None
 
@@ -203,79 +205,79 @@ def test_a_hundred_clients_at_once_are_all_answered_and_memory_stays(
 
 
 def test_rows_of_clients_that_ask_again_at_once_meet_in_one_batch_and_one_client_never_waits() -> None:
-    from llmstage.inference.server.row_worker import Answers
+    from llmstage.inference.server.row_worker import RowWorker
 
     class Counting:
-        def answer(self, rows: Any, numbers: Any) -> Any:
+        def predict(self, rows: Any, numbers: Any) -> Any:
             time.sleep(0.04)
             return [{"prediction": row["text"]} for row in rows]
 
-    ready: Any = Counting()
-    answers = Answers(ready, 64)
+    session: Any = Counting()
+    worker = RowWorker(session, 64)
     try:
 
         def ask(number: int) -> None:
             for _ in range(6):
-                answers.ask([{"text": str(number)}])[0].result(10)
+                worker.submit([{"text": str(number)}])[0].result(10)
                 time.sleep(0.002 * (number % 3))  # they come back a little apart
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(ask, range(8)))
-        together = list(answers.batches)
+        together = list(worker.batch_sizes)
         assert len(together) <= 12, f"48 rows of 8 clients in {together}"
-        answers.ask([{"text": "x"}])[0].result(10)
+        worker.submit([{"text": "x"}])[0].result(10)
         started = time.monotonic()
-        answers.ask([{"text": "x"}])[0].result(10)
+        worker.submit([{"text": "x"}])[0].result(10)
         assert time.monotonic() - started < 0.1
     finally:
-        answers.close()
+        worker.close()
 
 
 def test_a_batch_waits_for_no_more_rows_than_are_worth_it() -> None:
-    from llmstage.inference.server.row_worker import Answers
+    from llmstage.inference.server.row_worker import RowWorker
 
     class Noting:
         held, sizes = threading.Event(), []  # type: ignore[var-annotated]
 
-        def answer(self, rows: Any, numbers: Any) -> Any:
+        def predict(self, rows: Any, numbers: Any) -> Any:
             self.sizes.append(len(rows))
             self.held.wait(30)
             return [{"prediction": row["text"]} for row in rows]
 
-    ready: Any = Noting()
-    answers = Answers(ready, 64, enough=3)
+    session: Any = Noting()
+    worker = RowWorker(session, 64, full_batch=3)
     asked: list[int] = []
-    gather = answers.gather
+    next_batch = worker.next_batch
 
     def noted(rows: int, seconds: float) -> Any:
         asked.append(rows)
-        return gather(rows, seconds)
+        return next_batch(rows, seconds)
 
-    answers.gather = noted  # type: ignore[method-assign]
+    worker.next_batch = noted  # type: ignore[method-assign]
     try:
-        first = answers.ask([{"text": "a"}])
-        while not ready.sizes:
+        first = worker.submit([{"text": "a"}])
+        while not session.sizes:
             time.sleep(0.005)
-        rest = answers.ask([{"text": str(number)} for number in range(10)])
-        ready.held.set()
+        rest = worker.submit([{"text": str(number)} for number in range(10)])
+        session.held.set()
         assert [one.result(30)["prediction"] for one in rest] == [str(number) for number in range(10)] and first[
             0
         ].done()
-        answers.ask([{"text": "z"}])[0].result(30)
-        assert ready.sizes[:2] == [1, 10], "what waits already is taken at once"
+        worker.submit([{"text": "z"}])[0].result(30)
+        assert session.sizes[:2] == [1, 10], "what waits already is taken at once"
         assert max(asked) == 3, "and no batch waits for more than three"
     finally:
-        answers.close()
+        worker.close()
 
 
 def test_what_is_written_in_one_turn_of_the_loop_is_sent_together_and_before_the_end() -> None:
-    from llmstage.inference.server.limits import Joined
+    from llmstage.inference.server.uvicorn_internals import CoalescingTransport
 
     sent: list[bytes | str] = []
     transport: Any = SimpleNamespace(write=sent.append, close=lambda: sent.append("closed"), is_closing=lambda: False)
 
     async def replies() -> None:
-        joined = Joined(transport, asyncio.get_running_loop())
+        joined = CoalescingTransport(transport, asyncio.get_running_loop())
         joined.write(b"head ")
         joined.write(b"body")
         assert not sent and not joined.is_closing()

@@ -41,27 +41,27 @@ def test_rows_of_unlike_length_are_not_all_padded_to_the_longest(
     serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving("classification", **{"trainer.eval_precision": "fp32"}) as it:
-        ready, shapes = it.answers.ready, []
-        collate = ready.task.collate
+        session, shapes = it.row_worker.session, []
+        collate = session.task.collate
 
         def noted(rows: Any) -> Any:
             batch = collate(rows)
             shapes.append(tuple(batch.inputs["input_ids"].shape))
             return batch
 
-        monkeypatch.setattr(ready.task, "collate", noted)
+        monkeypatch.setattr(session.task, "collate", noted)
         rows = [
             {"text": "late"},
             {"text": "where is my order " * 20},
             *({"text": f"parcel {number}"} for number in range(14)),
         ]
-        said = ready.answer(rows, range(len(rows)))
+        said = session.predict(rows, range(len(rows)))
         longest = max(width for _, width in shapes)
         assert (
             sum(count for count, _ in shapes) == len(rows) and sum(a * b for a, b in shapes) < len(rows) * longest / 2
         )
         for row, one in zip(rows, said, strict=True):
-            (alone,) = ready.answer([row], [0])
+            (alone,) = session.predict([row], [0])
             assert one["log_probabilities"] == pytest.approx(alone["log_probabilities"], abs=1e-5)
 
 

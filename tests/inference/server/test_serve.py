@@ -153,17 +153,17 @@ def test_what_is_wrong_is_named_in_openais_form(talking: Any, case: tuple[str, A
 def test_a_client_that_leaves_ends_its_text(serving: Callable[..., Any]) -> None:
     with serving("dialogue", slots=1) as it:
         slow = threading.Event()
-        step = it.writer.step
+        step = it.generation_worker.step
 
         def watched(shared: Any) -> None:
             slow.wait(0.05)  # else the text would be whole before anyone can leave
-            it.writer.ends = set()
+            it.generation_worker.eos_token_ids = set()
             step(shared)
 
-        it.writer.step = watched
+        it.generation_worker.step = watched
         body = {"messages": HELLO, "max_tokens": 200}
         for stream in (True, False):
-            before = it.writer.tokens
+            before = it.generation_worker.num_tokens
             with (
                 pytest.raises(httpx.ReadTimeout)
                 if not stream
@@ -174,9 +174,9 @@ def test_a_client_that_leaves_ends_its_text(serving: Callable[..., Any]) -> None
                 else:
                     httpx.post(f"{it.url}/v1/chat/completions", json=body, timeout=0.4)
             until = time.monotonic() + 8
-            while it.writer.writing and time.monotonic() < until:
+            while it.generation_worker.running and time.monotonic() < until:
                 time.sleep(0.02)
-            assert not it.writer.writing and it.writer.tokens - before < 150
+            assert not it.generation_worker.running and it.generation_worker.num_tokens - before < 150
         slow.set()
         assert httpx.post(f"{it.url}/v1/chat/completions", json=body | {"max_tokens": 2}, timeout=20).status_code == 200
 
@@ -185,14 +185,14 @@ def test_more_than_may_wait_is_answered_429_and_a_text_that_takes_too_long_is_en
     serving: Callable[..., Any],
 ) -> None:
     with serving("dialogue", slots=1, queue=2, timeout=0.5) as it:
-        step = it.writer.step
+        step = it.generation_worker.step
 
         def slow(shared: Any) -> None:
             time.sleep(0.05)
-            it.writer.ends = set()
+            it.generation_worker.eos_token_ids = set()
             step(shared)
 
-        it.writer.step = slow
+        it.generation_worker.step = slow
 
         def ask(number: int) -> httpx.Response:
             return httpx.post(f"{it.url}/v1/chat/completions", json={"messages": HELLO, "max_tokens": 200}, timeout=30)
@@ -248,7 +248,7 @@ def test_rows_of_a_task_are_answered_together(serving: Callable[..., Any], run_o
                     lambda text: httpx.post(f"{it.url}/v1/classify", json={"input": text}, timeout=30).json(), texts
                 )
             )
-        assert max(it.answers.batches) > 1, "what waits together is one batch"
+        assert max(it.row_worker.batch_sizes) > 1, "what waits together is one batch"
         for body, told in (
             ({"input": {"txt": "a"}}, "txt"),
             ({"input": {"text": 3}}, "text"),
@@ -351,7 +351,7 @@ def test_an_open_address_needs_a_token_that_nobody_else_can_read(
     assert main([*words, "stage.token_path=token"]) == 8
     assert "chmod 600" in capsys.readouterr().err
     with socket.socket() as taken:
-        taken.attach_tokenizer(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert main([*words[:2], f"stage.port={taken.getsockname()[1]}"]) == 2
     assert "cannot be opened" in capsys.readouterr().err

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from llmstage.inference.server.generation_worker import Job, Piece, Writer
-from llmstage.models.continuous_batching import Padded, Slots, choose, write_together
+from llmstage.inference.server.generation_worker import GenerationWorker, Job, TextDelta
+from llmstage.models.continuous_batching import PaddedBatch, SlotBatch, sample_tokens, start_batch
 
 
 def alone(model: Any, prompt: list[int], count: int) -> list[int]:
@@ -33,8 +33,8 @@ def test_texts_written_together_are_those_written_alone(kind: str, tiny_task: Ca
     draw = torch.Generator().manual_seed(0)
     prompts = [torch.randint(8, 300, (length,), generator=draw).tolist() for length in (3, 17, 9, 30, 5)]
     lengths = [20, 4, 11, 8, 15]
-    shared = write_together(model, 0, 4, 64) if kind == "slots" else Padded(model, 0)
-    assert isinstance(shared, Slots if kind == "slots" else Padded)
+    shared = start_batch(model, 0, 4, 64) if kind == "slots" else PaddedBatch(model, 0)
+    assert isinstance(shared, SlotBatch if kind == "slots" else PaddedBatch)
     new: list[list[int]] = [[] for _ in prompts]
     rows: list[int] = []
     waiting = list(range(len(prompts)))
@@ -63,34 +63,34 @@ def test_choosing_follows_temperature_and_top_p() -> None:
 
     def drawn(count: int, temperature: float, top_p: float) -> list[int]:
         draw = torch.Generator().manual_seed(0)
-        return choose(logits.expand(count, 4), [temperature] * count, [top_p] * count, [draw] * count)
+        return sample_tokens(logits.expand(count, 4), [temperature] * count, [top_p] * count, [draw] * count)
 
     assert drawn(5, 0, 1) == [0] * 5
     shares = torch.bincount(torch.tensor(drawn(4000, 1, 1)), minlength=4) / 4000
     assert torch.allclose(shares, logits.exp(), atol=0.03)
     assert set(drawn(300, 1, 0.7)) == {0, 1}, "the token that crosses the border stays, those behind it do not"
     assert drawn(300, 0.2, 1).count(0) > 250
-    both = choose(logits.expand(2, 4), [0, 5], [1, 1], [None, torch.Generator().manual_seed(3)])
+    both = sample_tokens(logits.expand(2, 4), [0, 5], [1, 1], [None, torch.Generator().manual_seed(3)])
     assert both[0] == 0, "a row that draws nothing is not touched by one that does"
 
 
-def test_what_is_not_streamed_is_told_once_and_says_the_same(tiny_task: Callable[..., Any]) -> None:
+def test_what_is_not_streamed_is_deltas_once_and_says_the_same(tiny_task: Callable[..., Any]) -> None:
     it = tiny_task("causal_lm", "gpt")
-    writer = Writer(it.model().eval(), it.processor, slots=2, queue=4, longest=64)
-    told: dict[bool, list[Piece]] = {True: [], False: []}
-    ended = {streamed: threading.Event() for streamed in told}
+    worker = GenerationWorker(it.model().eval(), it.processor, slots=2, queue_size=4, max_length=64)
+    deltas: dict[bool, list[TextDelta]] = {True: [], False: []}
+    ended = {streamed: threading.Event() for streamed in deltas}
 
-    def keep(streamed: bool, piece: Piece) -> None:
-        told[streamed].append(piece)
-        if piece.finish or piece.error:
+    def keep(streamed: bool, delta: TextDelta) -> None:
+        deltas[streamed].append(delta)
+        if delta.finish_reason or delta.error:
             ended[streamed].set()
 
     try:
         prompt = it.processor.plain_ids(["The"])[0]
-        for streamed in told:
-            writer.add(Job(prompt, 20, partial(keep, streamed), streamed=streamed))
+        for streamed in deltas:
+            worker.submit(Job(prompt, 20, partial(keep, streamed), streamed=streamed))
         assert all(event.wait(60) for event in ended.values())
     finally:
-        writer.close()
-    assert [len(told[False]), len(told[True]) > 3] == [1, True]
-    assert told[False][0].text == "".join(piece.text for piece in told[True]) and told[False][0].text
+        worker.close()
+    assert [len(deltas[False]), len(deltas[True]) > 3] == [1, True]
+    assert deltas[False][0].text == "".join(delta.text for delta in deltas[True]) and deltas[False][0].text

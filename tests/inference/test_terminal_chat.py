@@ -16,9 +16,9 @@ import pytest
 
 from llmstage.cli.command import main
 from llmstage.errors import UserError
-from llmstage.inference.terminal_chat import typed
+from llmstage.inference.terminal_chat import typed_lines
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -128,7 +128,7 @@ def test_bytes_that_are_no_text_are_said(errors: str, monkeypatch: pytest.Monkey
     """Python reads standard input in the first way in a locale of UTF-8, and in the second in C or POSIX."""
     given = io.BytesIO("你好\n".encode() + b"caf\xe9\n")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given, encoding="utf-8", errors=errors))
-    turns = typed()
+    turns = typed_lines()
     with pytest.raises(UserError, match=r"Standard input is not text in (utf-8|UTF-8: a lone surrogate)"):
         assert next(turns) == "你好"
         next(turns)
