@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmstage.cli.command import Command, check_all, main
+from llmstage.cli import command
+from llmstage.cli.command import main
 from llmstage.cli.experiment import choices_of, preset_words
 from llmstage.cli.overrides import read_words
 from llmstage.paths import options
@@ -47,10 +48,7 @@ def test_data_root_without_a_recipe_is_no_silent_option(workplace, capsys):
 
 
 def test_data_root_beside_a_recipe_that_generates_its_rows_is_no_mistake():
-    words = read_words(["experiment=short_answers", "data_root=/x"])
-    command = Command([], words, sweep=False)
-    check_all(command, ())
-    assert not words.wrong
+    assert command.compose_run(["experiment=short_answers", "data_root=/x"]).data_root == "/x"
 
 
 def test_an_unknown_recipe_is_told_with_the_nearest(capsys):

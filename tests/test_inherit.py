@@ -11,7 +11,7 @@ import yaml
 from llmstage.cli.inherit import inherit
 from llmstage.cli.overrides import read_words
 from llmstage.config import RunConfig
-from llmstage.training.run_folder import plain
+from llmstage.training.run_folder import config_dict
 
 
 @pytest.fixture
@@ -83,6 +83,6 @@ def test_a_saved_folder_of_data_is_found_from_another_directory(
     (tmp_path / "saved").mkdir()
     run = RunConfig()
     run.data.path = "saved"
-    assert plain(run)["data"]["path"] == str(tmp_path / "saved")
+    assert config_dict(run)["data"]["path"] == str(tmp_path / "saved")
     run.data.path = "someone/of_the_hub"
-    assert plain(run)["data"]["path"] == "someone/of_the_hub"
+    assert config_dict(run)["data"]["path"] == "someone/of_the_hub"

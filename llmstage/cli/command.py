@@ -115,6 +115,20 @@ def run_words(words: Sequence[str]) -> list[JobResult]:
     return run_jobs(command, config_dirs)
 
 
+def compose_run(words: Sequence[str]) -> RunConfig:
+    """Return the checked and typed config of the words of one command line, without running it; raise UserError."""
+    arguments = list(words)
+    command, config_dirs = read_command(arguments, parse_flags(arguments))
+    choose_task(command.words)
+    with separate_hydra():
+        runs = HydraRuns(config_dirs)
+        single = compose_single(runs, require_choices(command.words, config_dirs))
+        note_renamed({**command.words.renamed, **runs.renamed})
+        stop_for(command.words.wrong)
+    assert single is not None  # a config that cannot be composed has a complaint
+    return single[1]
+
+
 def read_command(arguments: list[str], flags: argparse.Namespace) -> tuple[CommandLine, tuple[Path, ...]]:
     """Read and check the overrides of a command line, those of its plan included."""
     config_dirs = (Path(flags.config_dir),) if flags.config_dir else ()
@@ -147,10 +161,7 @@ def run_jobs(
 
     Raise UserError with all complaints where nothing can start. `before_job` is called when everything is checked.
     """
-    words = command.words
-    for group in ("stage", "task"):
-        if group not in words.typed and not (group == "task" and words.without_task):
-            words.wrong.append(f"{group}= is missing. Known: {', '.join(options(group, config_dirs))}.")
+    words = require_choices(command.words, config_dirs)
     with separate_hydra():
         runs = HydraRuns(config_dirs)
         try:
@@ -171,6 +182,14 @@ def run_jobs(
             if not command.results:
                 raise  # the sweep itself could not start; an error of a job is in its result
     return command.results
+
+
+def require_choices(words: Words, config_dirs: tuple[Path, ...]) -> Words:
+    """Add a complaint for a missing stage or task; return the words."""
+    for group in ("stage", "task"):
+        if group not in words.typed and not (group == "task" and words.without_task):
+            words.wrong.append(f"{group}= is missing. Known: {', '.join(options(group, config_dirs))}.")
+    return words
 
 
 def compose_single(runs: HydraRuns, words: Words) -> tuple[DictConfig, RunConfig] | None:

@@ -187,7 +187,7 @@ def test_names_in_free_mappings_stay():
 
 
 def test_the_saved_config_of_a_run_of_this_version_is_unchanged():
-    from llmstage.training.run_folder import plain
+    from llmstage.training.run_folder import config_dict
 
-    data = plain(replace(RunConfig(), stage=stage_config("explore")()))
+    data = config_dict(replace(RunConfig(), stage=stage_config("explore")()))
     assert rename_keys(data) == data
