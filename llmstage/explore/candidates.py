@@ -1,4 +1,4 @@
-"""What is told of an improvement: the models that were put to the test, and what each was on the rows of the comparison."""
+"""The results of an improvement: the candidate models, and their scores on the rows of the comparison."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from typing import Any
 from llmstage.explore.comparison import Metric
 from llmstage.explore.guard import Guard, Mask, Scores
 from llmstage.explore.stats import Difference
-from llmstage.explore.wording import say
+from llmstage.explore.wording import sentence
 
 
 @dataclass(slots=True)
 class Candidate:
-    """A model that was put to the test."""
+    """A model that was tested against the old one."""
 
     name: str
     path: Path
     share: float
-    """Of the weak slices in its batches."""
+    """Share of the weak slices in its batches."""
     scores: Scores
     guard: Guard
     gain: Difference
-    """Of all weak rows, above the old model."""
+    """On all weak rows, over the old model."""
     over_control: Difference | None
-    """The same above more_of_same; None without a control."""
+    """On all weak rows, over more_of_same; None without a control."""
 
     @property
     def why_not(self) -> str:
-        """Why it is not taken; empty where it is."""
+        """Why it is not promoted; empty where it is."""
         if not self.guard.passed:
-            return say("why_guard_refused", why=self.guard.why)
+            return sentence("why_guard_refused", why=self.guard.why)
         if self.gain.low <= 0:
-            return say("why_no_gain", gain=spread(self.gain))
+            return sentence("why_no_gain", gain=spread(self.gain))
         if self.over_control is not None and self.over_control.low <= 0:
-            return say("why_no_better", gain=spread(self.over_control))
+            return sentence("why_no_better", gain=spread(self.over_control))
         return ""
 
 
-def spread(one: Difference) -> str:
-    """`+0.812 [+0.774, +0.850]`"""
-    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+def spread(difference: Difference) -> str:
+    """Return `+0.812 [+0.774, +0.850]`."""
+    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 @dataclass(slots=True)
-class Outcome:
-    """Everything that the report tells."""
+class ImprovementResult:
+    """All that the report needs."""
 
     metric: Metric
     slices: list[dict[str, Any]]
-    """The confirmed weaknesses that were worked on."""
+    """The confirmed weaknesses that were trained on."""
     masks: list[Mask]
-    """[N] rows of each among the compared ones."""
+    """[N] rows of each among the compared rows."""
     weak: Mask
     families: dict[str, Mask]
     before: Scores
@@ -64,4 +64,4 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     """What limits the conclusion."""
     structure: str = ""
-    """What was said or done about the model's size."""
+    """A sentence on the size of the model."""

@@ -1,4 +1,4 @@
-"""Items by family and difficulty, and what a model scores in each: the rows of the capability map."""
+"""The capability map: items grouped by probe family and difficulty, with the score of a model in each cell."""
 
 from __future__ import annotations
 
@@ -21,35 +21,36 @@ Scores = dict[str, Any]
 
 @dataclass(slots=True)
 class Cell:
-    """One family at one difficulty."""
+    """One probe family at one difficulty."""
 
-    family: str
+    probe_family: str
     axes: str
-    """`digits=3,order=normal`; empty where a family has no levels."""
+    """`digits=3,order=normal`; empty where a family has no axes."""
     metric: str
     """acc (choices) or em."""
     score: Score
     logp_per_token: Score
     chance: Chance
     p_value: float
-    """Of so many right answers under chance (exact binomial, one-sided)."""
+    """Exact binomial p-value, one-sided, of this many right answers under chance."""
     unscored: int
     part: bool
-    """Asks for a skill that others are made of."""
+    """Whether it tests a sub-skill of other items."""
     informed: float | None = None
-    """p-value of answers being likelier than their tokens' frequencies say (free answers)."""
+    """p-value that answers are more likely than their token frequencies predict (free answers)."""
     above: bool = False
-    """Above chance after Benjamini and Hochberg over all cells."""
+    """Whether the score is above chance after Benjamini and Hochberg over all cells."""
 
     @property
     def normalised(self) -> float:
-        """0 at chance, 1 at all right."""
-        room = 1 - self.chance.value
-        return (self.score.value - self.chance.value) / room if room > 0 else 0.0
+        """0 at chance, 1 where all answers are right."""
+        above_chance_range = 1 - self.chance.value
+        return (self.score.value - self.chance.value) / above_chance_range if above_chance_range > 0 else 0.0
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the entry of report.json."""
         return {
-            "family": self.family, "cell": self.axes, "metric": self.metric, **self.score.as_dict(),
+            "family": self.probe_family, "cell": self.axes, "metric": self.metric, **self.score.as_dict(),
             "chance": self.chance.as_dict(), "normalised": self.normalised, "p": self.p_value, "above_chance": self.above,
             "logp_per_token": self.logp_per_token.as_dict(), "informed_p": self.informed, "unscored": self.unscored,
             "part": self.part,
@@ -57,21 +58,22 @@ class Cell:
 
 
 def axes_of(item: Item, shipped: dict[str, list[str]]) -> str:
-    return ",".join(f"{axis}={item.meta[axis]}" for axis in shipped.get(item.family, []) if axis in item.meta)
+    """Return the difficulty of an item, as `axis=value,axis=value`."""
+    return ",".join(f"{axis}={item.meta[axis]}" for axis in shipped.get(item.probe_family, []) if axis in item.meta)
 
 
 def grouped(items: Sequence[Item]) -> dict[tuple[str, str], list[int]]:
-    """(family, difficulty) -> places in the list; families in the order given, cells from easy to hard as they come."""
-    names = {item.family for item in items}
+    """Map (probe family, difficulty) to indices of items; in the order of the items."""
+    names = {item.probe_family for item in items}
     shipped = {
         name: list(dict.fromkeys(axis for cell in load(name).FULL for axis in cell))
         for name in families()
         if name in names
     }
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, item in enumerate(items):
-        found[item.family, axes_of(item, shipped)].append(place)
-    return dict(found)
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        groups[item.probe_family, axes_of(item, shipped)].append(index)
+    return dict(groups)
 
 
 def measure_cells(
@@ -84,24 +86,26 @@ def measure_cells(
     seed: int,
     fdr: float,
 ) -> list[Cell]:
-    """Every cell that has scored items, marked where it is above chance."""
+    """Return every cell that has scored items, with its test against chance."""
     parts = {part for item in items for part in item.parts}
     cells = []
-    for (family, axes), places in grouped(items).items():
-        known = [place for place in places if scores[place]["unscored"] is None]
+    for (probe_family, axes), indices in grouped(items).items():
+        known = [index for index in indices if scores[index]["unscored"] is None]
         if not known:
             continue
-        own, told = [items[place] for place in known], [scores[place] for place in known]
-        fresh = [untrained[place] for place in known] if untrained is not None else None
-        metric = "acc" if all(item.choices for item in own) else "em"
-        values = [one[metric] if one[metric] is not None else one["tok"] for one in told]
+        cell_items, cell_scores = [items[index] for index in known], [scores[index] for index in known]
+        fresh = [untrained[index] for index in known] if untrained is not None else None
+        metric = "acc" if all(item.choices for item in cell_items) else "em"
+        # A masked model has no exact match: the share of right tokens replaces it.
+        values = [result[metric] if result[metric] is not None else result["tok"] for result in cell_scores]
         hits = [value == 1 for value in values]
-        chance = chance_of(own, told, fresh, permutations=permutations, seed=seed)
+        chance = chance_of(cell_items, cell_scores, fresh, permutations=permutations, seed=seed)
         cells.append(
             Cell(
-                family, axes, metric if told[0][metric] is not None else "tok", share_interval(sum(hits), len(hits)),
-                mean([one["logp_per_token"] for one in told]), chance, above_chance(sum(hits), len(hits), chance.value),
-                len(places) - len(known), own[0].id in parts, informed(told, [unigram[place] for place in known]),
+                probe_family, axes, metric if cell_scores[0][metric] is not None else "tok", share_interval(sum(hits), len(hits)),
+                mean([result["logp_per_token"] for result in cell_scores]), chance,
+                above_chance(sum(hits), len(hits), chance.value), len(indices) - len(known), cell_items[0].id in parts,
+                informed(cell_scores, [unigram[index] for index in known]),
             )
         )  # fmt: skip
     adjusted: Any = benjamini_hochberg([cell.p_value for cell in cells]) if cells else []
@@ -111,10 +115,10 @@ def measure_cells(
 
 
 def informed(scores: Sequence[Scores], unigram: Sequence[float | None]) -> float | None:
-    """One-sided p of a paired signed-rank test (Wilcoxon 1945): answers are likelier than their tokens' frequencies say."""
+    """One-sided p of a paired signed-rank test (Wilcoxon 1945) that answers are likelier than their token frequencies predict."""
     from scipy.stats import wilcoxon
 
-    gaps = [one["logp_per_token"] - base for one, base in zip(scores, unigram, strict=True) if base is not None]
+    gaps = [result["logp_per_token"] - base for result, base in zip(scores, unigram, strict=True) if base is not None]
     if len(gaps) < 10 or not np.any(gaps):
         return None
     return float(wilcoxon(gaps, alternative="greater").pvalue)

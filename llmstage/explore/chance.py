@@ -1,5 +1,8 @@
-"""What knowing nothing scores on these very items. It is never taken to be 1/k: answer keys are skewed, and models have
-favourite letters (57 subjects of MMLU against a fixed 0.25 give "discoveries" in a model that knows nothing)."""
+"""Estimate what a model without knowledge scores on given items.
+
+Chance is not assumed to be 1/k: answer keys are skewed, and models prefer some letters. (57 subjects of MMLU against a fixed
+0.25 give "discoveries" in a model that knows nothing.)
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ Scores = dict[str, Any]
 
 @dataclass(slots=True)
 class Chance:
-    """The highest of several ways of knowing nothing."""
+    """The highest of several estimates of chance."""
 
     value: float
     how: str
     """constant answer, permuted answers, or untrained model."""
     low: float
     high: float
-    """95 % of the permutations; around `value` where it comes from elsewhere, both are it."""
+    """95 % of the permutations; both are `value` where another estimate is the highest."""
     ways: dict[str, float] = field(default_factory=dict)
-    """What each way scores, the highest and the others."""
+    """The score of each estimate, the highest and the others."""
 
     def as_dict(self) -> dict[str, Any]:
         return {"value": self.value, "how": self.how, "ci": [self.low, self.high], "ways": self.ways}
@@ -40,31 +43,33 @@ def chance_of(
     permutations: int,
     seed: int,
 ) -> Chance:
-    """Chance of the headline score (acc, or em) on these items.
+    """Estimate the chance level of the headline score (acc, or em) on these items.
 
-    Constant answer: always the same place, or the same text, whichever is right most often. Permuted answers: the model's
-    own answers, dealt out anew, so that they fit their questions only by its habits. Untrained model: the same architecture
-    with random weights. Free answers are permuted where text was generated.
+    Constant answer: always the same index, or the same text, whichever is right most often. Permuted answers: the model's
+    own answers in random order over the items, so that only its habits can make them right. Untrained model: the same
+    architecture with random weights. Free answers are permuted where text was generated.
     """
-    found = [Chance(constant(items), "constant answer", 0.0, 0.0)]
+    estimates = [Chance(constant(items), "constant answer", 0.0, 0.0)]
     permuted = permuted_hits(items, scores, permutations, seed)
     if permuted is not None:
         low, high = np.percentile(permuted, [2.5, 97.5])
-        found.append(Chance(float(permuted.mean()), "permuted answers", float(low), float(high)))
+        estimates.append(Chance(float(permuted.mean()), "permuted answers", float(low), float(high)))
     if untrained is not None:
-        values = [one["acc"] if item.choices else one["em"] for item, one in zip(items, untrained, strict=True)]
+        values = [
+            result["acc"] if item.choices else result["em"] for item, result in zip(items, untrained, strict=True)
+        ]
         known = [value for value in values if value is not None]
         if known:
-            found.append(Chance(float(np.mean(known)), "untrained model", 0.0, 0.0))
-    best = max(found, key=lambda one: one.value)
-    best.ways = {one.how: one.value for one in found}
+            estimates.append(Chance(float(np.mean(known)), "untrained model", 0.0, 0.0))
+    best = max(estimates, key=lambda estimate: estimate.value)
+    best.ways = {estimate.how: estimate.value for estimate in estimates}
     if best.how != "permuted answers":
         best.low = best.high = best.value
     return best
 
 
 def constant(items: Sequence[Item]) -> float:
-    """Share of items that the best fixed answer gets right."""
+    """Return the share of items that the best fixed answer gets right."""
     texts = Counter(text for item in items for text in ([item.right] if item.choices else item.accepted))
     labels = Counter(item.label for item in items if item.choices)
     most = max([*texts.values(), *labels.values()], default=0)
@@ -72,37 +77,44 @@ def constant(items: Sequence[Item]) -> float:
 
 
 def permuted_hits(items: Sequence[Item], scores: Sequence[Scores], permutations: int, seed: int) -> Any:
-    """[R] share right when answers are dealt out anew; of places and of texts, the one that is right more often."""
+    """Return the share right [R] of randomly permuted answers; of indices or of texts, whichever is right more often."""
     if not permutations:
         return None
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(len(items)) for _ in range(permutations)]
-    ways = []
-    if all(item.choices for item in items) and all(one.get("chosen") is not None for one in scores):
-        chosen = np.array([one["chosen"] for one in scores])
+    rates = []
+    if all(item.choices for item in items) and all(result.get("chosen") is not None for result in scores):
+        chosen = np.array([result["chosen"] for result in scores])
         labels = np.array([item.label for item in items])
-        ways.append([float((chosen[order] == labels).mean()) for order in orders])
-        said = np.array([item.choices[one["chosen"]] for item, one in zip(items, scores, strict=True)], dtype=object)
-        right = np.array([item.right for item in items], dtype=object)
-        ways.append([float((said[order] == right).mean()) for order in orders])
-    elif all(one.get("text") is not None for one in scores):
-        said = np.array([one["text"] for one in scores], dtype=object)
-        accepted = [{text.strip() for text in item.accepted} for item in items]
-        ways.append(
-            [float(np.mean([said[at] in own for at, own in zip(order, accepted, strict=True)])) for order in orders]
+        rates.append([float((chosen[order] == labels).mean()) for order in orders])
+        predictions = np.array(
+            [item.choices[result["chosen"]] for item, result in zip(items, scores, strict=True)], dtype=object
         )
-    return max((np.array(way) for way in ways), key=lambda way: float(way.mean()), default=None)
+        right = np.array([item.right for item in items], dtype=object)
+        rates.append([float((predictions[order] == right).mean()) for order in orders])
+    elif all(result.get("text") is not None for result in scores):
+        predictions = np.array([result["text"] for result in scores], dtype=object)
+        accepted = [{text.strip() for text in item.accepted} for item in items]
+        rates.append(
+            [
+                float(np.mean([predictions[at] in texts for at, texts in zip(order, accepted, strict=True)]))
+                for order in orders
+            ]
+        )
+    return max((np.array(rate) for rate in rates), key=lambda rate: float(rate.mean()), default=None)
 
 
 def unigram_log_probs(answers: Sequence[Sequence[int]]) -> list[float]:
-    """log p per token of each answer (ids) under the frequencies of tokens in all the other answers, plus one: what can be
-    known of an answer without its question."""
+    """Return log p per token of each answer (ids) from the token frequencies of all other answers, with add-one smoothing.
+
+    This is what can be known of an answer without its question.
+    """
     counts = Counter(token for answer in answers for token in answer)
-    whole, kinds = sum(counts.values()), len(counts) + 1
-    found = []
+    num_tokens, num_types = sum(counts.values()), len(counts) + 1
+    means = []
     for answer in answers:
-        own = Counter(answer)
-        rest = whole - len(answer)
-        logs = [np.log((counts[token] - own[token] + 1) / (rest + kinds)) for token in answer]
-        found.append(float(np.mean(logs)))
-    return found
+        in_answer = Counter(answer)
+        rest = num_tokens - len(answer)
+        logs = [np.log((counts[token] - in_answer[token] + 1) / (rest + num_types)) for token in answer]
+        means.append(float(np.mean(logs)))
+    return means

@@ -1,6 +1,6 @@
-"""The elicitation probe: does a copy that trains for a few steps on rows of a slice learn it? (Snell et al. 2024)
+"""The elicitation probe: train a copy for a few steps on rows of a slice, and measure whether it learns them (Snell 2024).
 
-Half of each batch are rows of the pool. Of rows of one class alone a copy would learn to say that class always.
+Half of each batch are rows of the training pool: a copy that sees one class alone would learn to predict that class always.
 """
 
 from __future__ import annotations
@@ -20,39 +20,45 @@ from llmstage.training.optimizers import auto_lr, build_optimizer, scale_gradien
 
 BATCH = 32
 ROWS_SCORED = 200
-AT_ONCE = 16
+SCORING_BATCH = 16
 
 
 def encoded(task: Task, rows: Sequence[Any], most: int) -> list[list[Example]]:
-    """Features of the first `most` rows."""
-    return [[item for item in own if item.ref != UNSCORED] for own in task.encode_many(list(rows[:most]))]
+    """Return the encoded examples of each of the first `most` rows, without those that are not scored."""
+    return [
+        [example for example in examples if example.ref != UNSCORED] for examples in task.encode_many(list(rows[:most]))
+    ]
 
 
 @torch.no_grad()
 def mean_error(task: Task, model: nn.Module, rows: Sequence[Sequence[Example]], machine: Machine) -> float | None:
-    """Mean over rows given by their features; None where the model predicts nothing for them."""
+    """Return the mean error over encoded rows; None where the model predicts nothing for them."""
     was_training = model.training
     model.eval()
-    flat = sorted(((at, item) for at, own in enumerate(rows) for item in own), key=lambda pair: len(pair[1].input_ids))
-    found: list[tuple[int, Any, Any]] = []
-    for start in range(0, len(flat), AT_ONCE):
-        part = flat[start : start + AT_ONCE]
-        batch = task.collate([[item] for _, item in part]).to(machine.device)
-        said = task.predict(model, batch, generate=True)
-        found += [(at, prediction, item.ref) for (at, item), prediction in zip(part, said, strict=True)]
+    # Sorted by length, so that a batch has little padding; `at` is the number of the row.
+    flat = sorted(
+        ((at, example) for at, examples in enumerate(rows) for example in examples),
+        key=lambda pair: len(pair[1].input_ids),
+    )
+    scored: list[tuple[int, Any, Any]] = []
+    for start in range(0, len(flat), SCORING_BATCH):
+        part = flat[start : start + SCORING_BATCH]
+        batch = task.collate([[example] for _, example in part]).to(machine.device)
+        predictions = task.predict(model, batch, generate=True)
+        scored += [(at, prediction, example.ref) for (at, example), prediction in zip(part, predictions, strict=True)]
     model.train(was_training)
-    found.sort(key=lambda one: one[0])
-    if not found:
+    scored.sort(key=lambda entry: entry[0])
+    if not scored:
         return None
-    numbers, predictions, refs = (list(column) for column in zip(*found, strict=True))
+    numbers, predictions, refs = (list(column) for column in zip(*scored, strict=True))
     errors = task.errors(*task.merge(predictions, refs, numbers)[:2])
-    told = [
+    weighted = [
         (value, errors.weights[at] if errors.weights else 1.0)
         for at, value in enumerate(errors.values)
         if value is not None
     ]
-    whole = sum(weight for _, weight in told)
-    return sum(value * weight for value, weight in told) / whole if whole > 0 else None
+    total = sum(weight for _, weight in weighted)
+    return sum(value * weight for value, weight in weighted) / total if total > 0 else None
 
 
 def trained_copy(
@@ -65,30 +71,30 @@ def trained_copy(
     steps: int,
     seed: int,
 ) -> Any:
-    """A copy after `steps` steps on batches of 16 features of the target rows and 16 of the replay rows."""
-    learner = copy.deepcopy(model).train()
+    """Return a copy trained for `steps` steps on batches of 16 examples of target rows and 16 of replay rows."""
+    trained = copy.deepcopy(model).train()
     width = int(getattr(model.config.get_text_config(), "hidden_size", 128))
     rate = auto_lr(width, from_scratch=False) * task.lr_share
-    optimizer = build_optimizer(learner, OptimConfig(), rate)
+    optimizer = build_optimizer(trained, OptimConfig(), rate)
     rng = np.random.default_rng(seed)
-    sides = [[item for own in rows for item in own] for rows in (target, replay)]
+    sides = [[example for examples in rows for example in examples] for rows in (target, replay)]
     sides = [side for side in sides if side]
     for step in range(steps):
         drawn = [side[int(at)] for side in sides for at in rng.integers(0, len(side), BATCH // len(sides))]
-        for item in drawn:
-            item.draw = (seed, step, item.row + 1)
-        batch = task.collate([[item] for item in drawn]).to(machine.device)
+        for example in drawn:
+            example.draw = (seed, step, example.row + 1)
+        batch = task.collate([[example] for example in drawn]).to(machine.device)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 5)
+            group["lr"] = rate * min(1.0, (step + 1) / 5)  # five steps of warmup
         with torch.enable_grad():
-            part = task.loss(learner, batch)
+            part = task.loss(trained, batch)
             part.total.backward()
-        weights = [one for group in optimizer.param_groups for one in group["params"]]
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         scale_gradients(weights, max(part.count, 1e-12), 1.0, part.total.detach().double())
         optimizer.step()
-        task.after_step(learner)
+        task.after_step(trained)
         optimizer.zero_grad(set_to_none=True)
-    for item in (item for side in sides for item in side):
-        item.draw = None
-    task.after_step(model)  # what a task keeps of the weights it last saw is that of the copy
-    return learner.eval()
+    for example in (example for side in sides for example in side):
+        example.draw = None
+    task.after_step(model)  # A task may store values of the last weights it saw: restore those of the original model.
+    return trained.eval()

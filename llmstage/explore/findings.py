@@ -1,4 +1,4 @@
-"""What a part of stage=explore hands to the report."""
+"""The result of one part of stage=explore, in the form that the report needs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 @dataclass(slots=True)
 class Findings:
-    """One part's outcome, in the forms that terminal, report.json and report.html need."""
+    """The result of one part, for the terminal, report.json and report.html."""
 
     name: str
-    """Its key below `explore` in report.json: curves, ladder, slices, improvement, collect."""
+    """Its key below `explore` in report.json, e.g. curves, ladder, slices, improvement, collect."""
     block: dict[str, Any]
-    """Plain numbers and words."""
+    """Numbers and text for report.json."""
     sentences: list[str] = field(default_factory=list)
-    """What a reader should know, the most important first; each stands by itself."""
+    """The main results, the most important first; each can be understood alone."""
     limits: list[str] = field(default_factory=list)
-    """What could not be concluded, and what it would take."""
+    """What could not be concluded, and what data would allow it."""
     report_items: list[dict[str, Any]] = field(default_factory=list)
-    """Tables and charts of report.html, as Task.exhibits gives them."""
+    """Tables and charts of report.html, as Task.report_items returns them."""
     refused: str | None = None
-    """Why an improvement was refused; the run then ends with exit status 9, after its report is written."""
+    """Why an improvement was refused; the run then writes its report and ends with exit status 9."""
     unmeasured: str | None = None
-    """Why nothing could be measured; a run whose every part says so ends with exit status 3, after its report is written."""
+    """Why nothing could be measured; where every part has such a reason, the run ends with exit status 3 after its report."""

@@ -1,4 +1,4 @@
-"""Whether a new model is better where the old one was weak, and no worse elsewhere. Numbers in, verdicts out.
+"""Judge whether a new model is better where the old one was weak, and no worse elsewhere: numbers in, verdicts out.
 
 Errors are per row (0: right) and paired: the same rows before and after. A change is error before - error after, so that
 above 0 is better, for shares of rows as for nats.
@@ -24,29 +24,29 @@ from llmstage.explore.stats import (
     paired_difference,
     upper_bound,
 )
-from llmstage.explore.wording import named, say
+from llmstage.explore.wording import named, sentence
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 WIDEST = 3.0
-"""A family whose rows resolve no margin below so many times the one asked for cannot be decided (EMERGENCE.md 2.6: .03)."""
+"""A row group that can exclude only losses above this multiple of the allowed one is undecided (EMERGENCE.md 2.6: .03)."""
 LEVEL = 0.05
 
 
 @dataclass(slots=True)
 class Scores:
-    """One model on the rows of the final comparison."""
+    """The errors of one model on the rows of the final comparison."""
 
     errors: Numbers
     """[N]"""
     nats: Numbers | None
-    """[N] nats a token of the right answer beside errors of another kind; None where there are none."""
+    """[N] nats per token of the right answer, where the errors are of another type; None where there are none."""
 
 
 @dataclass(slots=True)
-class Family:
-    """A group of rows on which nothing may be lost."""
+class RowGroup:
+    """The verdict on a group of rows on which nothing may be lost."""
 
     name: str
     n: int
@@ -57,26 +57,27 @@ class Family:
     low: float
     high: float
     margin: float
-    """The loss that is excluded where it passed."""
+    """The loss that is excluded where the group passed."""
     p_holm: float
     passed: bool
     why: str
     undecided: bool = False
-    """Its rows are too few to say whether anything was lost."""
+    """Whether its rows are too few to say if anything was lost."""
 
 
 @dataclass(slots=True)
 class Guard:
     """The verdict on one candidate."""
 
-    families: list[Family]
+    families: list[RowGroup]
     lm_loss: dict[str, Any] | None
-    """{"before", "after", "rise", "limit", "passed"} in nats a token; None where the task has no such loss, or was not asked."""
+    """{"before", "after", "rise", "limit", "passed"} in nats per token; None where the task has no such loss, or no limit is set."""
     passed: bool
     why: str
     """Empty where it passed."""
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the JSON object of the verdict."""
         return asdict(self)
 
 
@@ -84,58 +85,63 @@ def judge(
     before: Scores, after: Scores, families: Mapping[str, Mask], margins: Mapping[str, float], *,
     delta: float, lm_loss: float | None, rest: Mask, needed: Mapping[str, int] | None = None, seed: int = 0,
 ) -> Guard:  # fmt: skip
-    """Paired non-inferiority in each family, Holm over the families, and the rise of the language-model loss.
+    """Test each row group for non-inferiority, paired, with Holm over the groups, and limit the rise of the language-model loss.
 
-    `families`: [N] rows of each; none holds a row of a weak slice. `margins`: what each resolves, `delta` at least.
-    `lm_loss`: nats that the mean loss of the rows `rest` may rise; None: not judged.
-    `needed`: rows with which each family could be judged, for the sentence that refuses to.
+    `families`: [N] rows of each group; none contains a row of a weak slice. `margins`: the loss that each group can exclude,
+    at least `delta`. `lm_loss`: allowed rise of the mean loss of the rows `rest` in nats; None: not tested.
+    `needed`: number of rows with which each group could be judged, for the message of an undecided group.
     """
+    # 1. One test for each group.
     tests: list[tuple[str, int, Difference]] = []
     for name, rows in families.items():
         tests.append(
             (name, int(rows.sum()), noninferior(-before.errors[rows], -after.errors[rows], margins[name], seed=seed))
         )
     adjusted = holm([test.p_not_above for _, _, test in tests]) if tests else np.zeros(0)
-    told = []
+    # 2. A verdict for each group, with the reason where it did not pass.
+    groups = []
     for (name, n, test), p in zip(tests, adjusted.tolist(), strict=True):
-        more = say("guard_rows_needed", needed=needed[name]) if needed else ""
+        more = sentence("guard_rows_needed", needed=needed[name]) if needed else ""
         undecided, why = n < FEWEST_ITEMS or margins[name] > WIDEST * delta, ""
         if n < FEWEST_ITEMS:
-            why = say("guard_few", n=n, least=FEWEST_ITEMS) + more
+            why = sentence("guard_few", n=n, least=FEWEST_ITEMS) + more
         elif undecided:
-            why = say("guard_unresolved", n=n, margin=margins[name]) + more
+            why = sentence("guard_unresolved", n=n, margin=margins[name]) + more
         elif p > LEVEL:
             change = f"{test.value:+.4f} [{test.low:+.4f}, {test.high:+.4f}]"
-            why = say("guard_not_excluded", margin=margins[name], change=change)
+            why = sentence("guard_not_excluded", margin=margins[name], change=change)
             why += rows_to_exclude(before, after, families[name], margins[name] + test.value)
         rows = families[name]
-        told.append(
-            Family(
+        groups.append(
+            RowGroup(
                 name, n, float(before.errors[rows].mean()) if n else 0.0, float(after.errors[rows].mean()) if n else 0.0,
                 test.value, test.low, test.high, margins[name], p, not why, why, undecided,
             )
         )  # fmt: skip
-    complaints = [named(one.name, one.why) for one in told if one.why]
+    complaints = [named(group.name, group.why) for group in groups if group.why]
+    # 3. The loss of all other rows.
     loss = None
     if lm_loss is not None and before.nats is not None and after.nats is not None:
         old, new = float(before.nats[rest].mean()), float(after.nats[rest].mean())
         loss = {"before": old, "after": new, "rise": new - old, "limit": lm_loss, "passed": new - old <= lm_loss}
         if not loss["passed"]:
-            complaints.append(say("guard_loss_rose", rise=new - old, limit=lm_loss))
-    return Guard(told, loss, not complaints, say("semicolon").join(complaints))
+            complaints.append(sentence("guard_loss_rose", rise=new - old, limit=lm_loss))
+    return Guard(groups, loss, not complaints, sentence("semicolon").join(complaints))
 
 
-def rows_to_exclude(before: Scores, after: Scores, rows: Mask, room: float) -> str:
-    """With how many rows like these a loss would be excluded if the change stays what it is; nothing where it would not be
-    however many there were. `room`: from the lost margin to the change."""
+def rows_to_exclude(before: Scores, after: Scores, rows: Mask, distance: float) -> str:
+    """Return how many rows like these would exclude a loss if the change stays the same; empty where no number would.
+
+    `distance`: from the excluded margin to the change.
+    """
     discordance = discordance_of(before.errors, after.errors, rows)
-    if room <= 0 or discordance == 0:
+    if distance <= 0 or discordance == 0:
         return ""
-    return say("guard_rows_if_so", needed=items_for_noninferiority(room, discordance))
+    return sentence("guard_rows_if_so", needed=items_for_noninferiority(distance, discordance))
 
 
 def rows_for(discordance: float, delta: float, *, share: bool) -> int:
-    """Rows with which a family can be judged: those that resolve the widest margin, `margin_for` the other way round."""
+    """Return the number of rows with which a group can be judged: the inverse of `margin_for` at the widest margin."""
     widest = WIDEST * delta
     # 0 of n lost excludes 1 - .05 ** (1 / n) where rows are right or wrong.
     least = math.ceil(math.log(LEVEL) / math.log1p(-widest)) if share and widest < 1 else 0
@@ -143,20 +149,21 @@ def rows_for(discordance: float, delta: float, *, share: bool) -> int:
 
 
 def margin_for(n: int, discordance: float, delta: float, *, share: bool) -> float:
-    """The loss that n given rows can exclude with power .8, `delta` at least. `discordance`: mean squared difference of the
-    errors of two seeds of the unchanged arm (for right and wrong: the share of rows that change by luck).
+    """Return the loss that n rows can exclude with power .8, at least `delta`.
 
-    Where nothing changed at all, a bootstrap would exclude any loss; n rows of right and wrong exclude what 0 of n does.
+    `discordance`: mean squared difference between the errors of two seeds of the unchanged variant; for right and wrong it is
+    the share of rows that change by chance. Where nothing changed, a bootstrap would exclude any loss; n rows of right and
+    wrong exclude what 0 of n excludes.
     """
     floor = upper_bound(0, n) if share and n else 0.0
     return max(delta, margin_of(n, discordance), floor)
 
 
-def discordance_of(one: Numbers, other: Numbers, rows: Mask) -> float:
-    """Mean squared difference between two models' errors; for 0 and 1 the share of rows on which they differ."""
-    return float(np.mean((one[rows] - other[rows]) ** 2)) if rows.any() else 0.0
+def discordance_of(first: Numbers, second: Numbers, rows: Mask) -> float:
+    """Return the mean squared difference between two models' errors; for 0 and 1 the share of rows on which they differ."""
+    return float(np.mean((first[rows] - second[rows]) ** 2)) if rows.any() else 0.0
 
 
 def gain(before: Numbers, after: Numbers, rows: Mask, seed: int = 0) -> Difference:
-    """What `rows` have gained, with its paired bootstrap interval; above 0 is better."""
+    """Return the gain on `rows`, with its paired bootstrap interval; above 0 is better."""
     return paired_difference(-before[rows], -after[rows], seed=seed)

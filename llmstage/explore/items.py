@@ -1,4 +1,4 @@
-"""What a probe asks: one item, its JSON lines, and the split that its template and parameters put it in."""
+"""Probe items: the dataclass, its JSON lines, and the split that template and parameters decide."""
 
 from __future__ import annotations
 
@@ -16,77 +16,77 @@ from llmstage.naming import did_you_mean
 
 Split = Literal["discover", "confirm", "train", "test"]
 TEST_SHARE = 0.2
-"""Of all parameters, those that only the last before and after is measured on; the other splits share the rest."""
+"""Share of all parameters in the split `test`, which only the final comparison reads. The other splits share the rest."""
 SHARES = {"discover": 0.4, "confirm": 0.3, "train": 0.3}
 MetaValue = str | int | float | bool
 
 
 @dataclass(slots=True)
 class Item:
-    """One question with a known answer: free (`answer`), or one of several (`choices` and `label`)."""
+    """One question with a known answer: free text (`answer`), or one of several texts (`choices` and `label`)."""
 
     id: str
-    family: str
-    """What is asked about, e.g. addition; a task of BIG-bench."""
+    probe_family: str
+    """The skill that is probed, e.g. addition, or a task of BIG-bench; `family` in files."""
     prompt: str
-    """What stands before the answer; may be empty where the choices are whole sentences."""
+    """The text before the answer; may be empty where the choices are full sentences."""
     answer: str | None = None
-    """The one that greedy text is compared with; None where there are choices."""
+    """The text that greedy decoding is compared with; None where there are choices."""
     answers: list[str] = field(default_factory=list)
-    """Other texts that are right as well."""
+    """Further accepted texts."""
     choices: list[str] = field(default_factory=list)
     label: int | None = None
-    """Which of the choices is right, from 0."""
+    """Index of the right choice, from 0."""
     parts: list[str] = field(default_factory=list)
-    """Ids of items that ask for the skills this one is made of, on the same facts."""
+    """Ids of items that test the sub-skills of this one, on the same facts."""
     meta: dict[str, MetaValue] = field(default_factory=dict)
-    """Difficulty axes and what else may tell items apart, e.g. {"len": 7, "lang": "zh"}."""
+    """Axes of difficulty and other attributes, e.g. {"len": 7, "lang": "zh"}."""
     split: str = ""
-    """discover, confirm, train or test; empty: not split yet."""
+    """discover, confirm, train or test; empty: no split assigned."""
     image: str | list[str] | None = None
-    """A picture's path, a scene of the world of shapes (`demo:…`), or the rows of a grid of tokens."""
+    """The path of an image, a demo scene (`demo:…`), or the rows of a grid of tokens."""
     key: str = ""
-    """Template and parameters: items that share them stay in one split. Empty: the prompt."""
+    """Template and parameters: items with the same key are in the same split. Empty: the prompt is the key."""
     free: bool = False
-    """Whether the answer is free text, so that it is generated and compared by edit distance and chrF."""
+    """Whether the answer is free text: the model generates it, and edit distance and chrF compare it."""
 
     @property
     def accepted(self) -> list[str]:
-        """All right texts of an item without choices, `answer` first."""
+        """All accepted texts of an item without choices, `answer` first."""
         return list(dict.fromkeys(([] if self.answer is None else [self.answer]) + self.answers))
 
     @property
     def right(self) -> str:
-        """The text that is right, be it free or one of the choices."""
+        """The right text, from the choices or from the accepted answers."""
         return self.choices[self.label or 0] if self.choices else self.accepted[0]
 
     def digest(self) -> str:
-        """sha256 of all that its score depends on."""
-        told = [self.prompt, self.accepted, self.choices, self.label, self.image, self.free]
-        return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
+        """sha256 of all fields that its score depends on."""
+        fields_of_score = [self.prompt, self.accepted, self.choices, self.label, self.image, self.free]
+        return hashlib.sha256(json.dumps(fields_of_score, ensure_ascii=False).encode()).hexdigest()
 
 
 def fraction(key: str) -> float:
-    """[0, 1) a place for the key that is the same on every machine."""
+    """Map a key to a number in [0, 1) that is the same on every machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
-def split_of(family: str, key: str, shares: dict[str, float] | None = None) -> str:
-    """The split of a template with its parameters. `test` takes TEST_SHARE whatever the others' shares are."""
-    place = fraction(f"{family}|{key}") / (1 - TEST_SHARE)
-    if place >= 1:
+def split_of(probe_family: str, key: str, shares: dict[str, float] | None = None) -> str:
+    """Return the split of a template with its parameters. `test` takes TEST_SHARE, whatever the other shares are."""
+    position = fraction(f"{probe_family}|{key}") / (1 - TEST_SHARE)
+    if position >= 1:
         return "test"
-    wanted = shares or SHARES
-    total, at = sum(wanted.values()), 0.0
-    for name, share in wanted.items():
-        at += share / total
-        if place < at:
+    splits = shares or SHARES
+    total, border = sum(splits.values()), 0.0
+    for name, share in splits.items():
+        border += share / total
+        if position < border:
             return name
-    return next(reversed(wanted))
+    return next(reversed(splits))
 
 
 def read_items(path: Path) -> list[Item]:
-    """Items of a JSON lines file; every line that cannot be used is named, ten at most."""
+    """Read the items of a JSON lines file. Raises DataError with all unusable lines, ten at most."""
     items: list[Item] = []
     wrong: list[str] = []
     known: dict[str, int] = {}
@@ -96,7 +96,7 @@ def read_items(path: Path) -> list[Item]:
             if item.id in known:
                 raise ValueError(f"its id '{item.id}' is that of line {known[item.id]}")
             known[item.id] = number
-            item.image = beside(path, item.image)
+            item.image = resolve_image(path, item.image)
             items.append(item)
         except json.JSONDecodeError as error:
             wrong.append(f"{path}:{number}: no JSON ({error.msg} at character {error.pos + 1})")
@@ -106,25 +106,26 @@ def read_items(path: Path) -> list[Item]:
     if missing:
         wrong.append(f"{path}: `parts` names items that are not in the file: {', '.join(missing[:5])}")
     if wrong:
-        raise DataError("These items cannot be used:\n" + "\n".join(f"  {line}" for line in told(wrong)))
+        raise DataError("These items cannot be used:\n" + "\n".join(f"  {line}" for line in first_lines(wrong)))
     if not items:
         raise DataError(f"{path} holds no items: one JSON object a line with prompt and answer (or choices and label).")
     return items
 
 
-def beside(path: Path, image: str | list[str] | None) -> str | list[str] | None:
-    """A picture's path is meant from the folder of the file that names it."""
+def resolve_image(path: Path, image: str | list[str] | None) -> str | list[str] | None:
+    """Return an image path relative to the folder of the file that names it; scenes and grids stay as they are."""
     if not isinstance(image, str) or image.startswith(PREFIX):
         return image
     return str(path.parent / image)
 
 
-def told(wrong: Sequence[str], most: int = 10) -> list[str]:
+def first_lines(wrong: Sequence[str], most: int = 10) -> list[str]:
+    """Return `most` lines and the number of those left out."""
     return [*wrong[:most], *([f"… and {len(wrong) - most} more"] if len(wrong) > most else [])]
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """(number from 1, line) of the lines of a UTF-8 file that are not blank."""
+    """Return (number from 1, line) of the non-blank lines of a UTF-8 file."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -135,13 +136,14 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
-FIELDS = tuple(entry.name for entry in fields(Item))
+FIELDS = tuple("family" if entry.name == "probe_family" else entry.name for entry in fields(Item))
+"""Keys of a line in a file of items."""
 TEXTS = ("id", "family", "answer", "split", "key")
 LISTS = ("answers", "choices", "parts")
 
 
-def item_of(record: Any, id: str, family: str) -> Item:
-    """An item of one JSON object; `id` and `family` stand in where it has none. A ValueError says what is wrong."""
+def item_of(record: Any, id: str, probe_family: str) -> Item:
+    """Build an item from one JSON object; `id` and `probe_family` are the defaults. Raises ValueError where it is invalid."""
     if not isinstance(record, dict):
         raise ValueError(f"one JSON object a line is expected, not {type(record).__name__}")
     for name in record:
@@ -156,13 +158,14 @@ def item_of(record: Any, id: str, family: str) -> Item:
         value = record.get(name, [])
         if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
             raise ValueError(f"`{name}` must be a list of texts")
-    item = Item(**{"id": id, "family": family, **record})
+    keys = {"probe_family" if key == "family" else key: value for key, value in record.items()}
+    item = Item(**{"id": id, "probe_family": probe_family, **keys})
     check(item)
     return item
 
 
 def check(item: Item) -> None:
-    """A ValueError where an item cannot be asked."""
+    """Raise ValueError where an item cannot be scored."""
     if item.choices:
         if item.answer is not None or item.answers:
             raise ValueError("`answer` and `choices` exclude each other: give `label`, the number of the right choice")
@@ -191,11 +194,12 @@ def check(item: Item) -> None:
 
 
 def usable(value: Any) -> bool:
+    """Whether a value can be an entry of `meta`."""
     return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def grid_rows(item: Item) -> list[str] | None:
-    """A picture as rows of tokens, for models that read text alone; None where it is a file."""
+    """Return an image as rows of tokens, for models that read text only; None where it is an image file."""
     if isinstance(item.image, list):
         return item.image
     if item.image is None or not item.image.startswith(PREFIX):
@@ -203,15 +207,15 @@ def grid_rows(item: Item) -> list[str] | None:
     return scene_rows(read_scene(item.image)[1])
 
 
-def scene_rows(things: Sequence[Thing]) -> list[str]:
-    """The grid of a scene of the world of shapes, a text a row."""
+def scene_rows(shapes: Sequence[Thing]) -> list[str]:
+    """Return the grid of a demo scene, one text for each row."""
     cells = [["."] * GRID for _ in range(GRID)]
-    for thing in things:
-        cells[thing.row][thing.column] = f"{thing.size} {thing.colour} {thing.shape}"
+    for shape in shapes:
+        cells[shape.row][shape.column] = f"{shape.size} {shape.colour} {shape.shape}"
     return [" | ".join(row) for row in cells]
 
 
 def as_text(item: Item) -> str:
-    """The prompt for a model that reads text alone: the picture's grid stands before it."""
+    """Return the prompt for a model that reads text only: the rows of its image, then the prompt."""
     rows = grid_rows(item)
     return "\n".join([*rows, item.prompt]) if rows else item.prompt

@@ -1,4 +1,4 @@
-"""Items of files: our own JSON lines, BIG-bench's task.json, BIG-Bench-Hard's JSON, BLiMP's JSON lines."""
+"""Load probe items from files: JSON lines of llmstage, task.json of BIG-bench, JSON of BIG-Bench-Hard, JSON lines of BLiMP."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.errors import DataError
-from llmstage.explore.items import Item, check, numbered_lines, read_items, told
+from llmstage.explore.items import Item, check, first_lines, numbered_lines, read_items
 
 SUBSET = 1e-9
-"""Scores of a BIG-bench target within this of the best are right as well."""
+"""Targets of BIG-bench whose score is within this of the best count as right too."""
 
 
 def load_phenomena(patterns: Sequence[str]) -> list[Item]:
-    """Items of every file that `stage.phenomena` names; ids of two files do not collide."""
+    """Load the items of every file that `stage.phenomena` names, and make ids unique over all files."""
     items: list[Item] = []
-    for path in found_files(patterns):
-        own = load_file(path)
+    for path in matching_files(patterns):
+        loaded = load_file(path)
         known = {item.id for item in items}
-        for item in own:
+        for item in loaded:
             if item.id in known:
                 item.id, item.parts = f"{path.stem}:{item.id}", [f"{path.stem}:{part}" for part in item.parts]
-        items += own
+        items += loaded
     return items
 
 
-def found_files(patterns: Sequence[str]) -> list[Path]:
-    """Files of paths and globs; of a folder, task.json or all of its JSON and JSON lines."""
-    found: list[Path] = []
+def matching_files(patterns: Sequence[str]) -> list[Path]:
+    """Return the files of paths and globs; of a folder, its task.json or all of its JSON and JSON lines."""
+    files: list[Path] = []
     for pattern in patterns:
         paths = [Path(name) for name in sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))]
         if not paths:
@@ -43,13 +43,14 @@ def found_files(patterns: Sequence[str]) -> list[Path]:
                     raise programmatic(path)
                 if not inside:
                     raise DataError(f"stage.phenomena={pattern}: {path} holds no JSON and no JSON lines.")
-                found += inside
+                files += inside
             else:
-                found.append(path)
-    return list(dict.fromkeys(found))
+                files.append(path)
+    return list(dict.fromkeys(files))
 
 
 def programmatic(path: Path) -> DataError:
+    """Return the error for a task of BIG-bench that generates its questions with Python code."""
     return DataError(
         f"{path} is a programmatic task of BIG-bench: its questions are made by its own code, which is not run here. "
         f"Write its examples as JSON lines (prompt and answer, or choices and label) and give that file."
@@ -57,6 +58,7 @@ def programmatic(path: Path) -> DataError:
 
 
 def load_file(path: Path) -> list[Item]:
+    """Load the items of one file; its content decides the format."""
     if path.suffix == ".py":
         raise programmatic(path.parent)
     if path.suffix == ".json":
@@ -81,21 +83,27 @@ def load_file(path: Path) -> list[Item]:
 
 
 def is_bbh(loaded: dict[str, Any]) -> bool:
-    """BIG-Bench-Hard keeps the examples and a canary, nothing of how they are scored."""
-    return set(loaded) <= {"canary", "examples"} and all("target_scores" not in one for one in loaded["examples"])
+    """Whether a file has the format of BIG-Bench-Hard: examples and a canary, without scoring options."""
+    return set(loaded) <= {"canary", "examples"} and all(
+        "target_scores" not in example for example in loaded["examples"]
+    )
 
 
 def load_bbh(path: Path, loaded: dict[str, Any]) -> list[Item]:
-    """Free answers behind `A:`, as in the suite's own prompts; options in brackets and closed sets become choices."""
+    """Load a file of BIG-Bench-Hard.
+
+    A prompt ends with `A:`, as in the prompts of the suite. Options in brackets and small sets of targets become choices;
+    all other answers are free.
+    """
     examples = checked(path, loaded["examples"])
-    targets = {str(one["target"]).strip() for one in examples}
+    targets = {str(example["target"]).strip() for example in examples}
     closed = sorted(targets) if len(targets) <= 4 and len(examples) >= 20 else []
     free = any(len(target.split()) > 3 for target in targets)
     items = []
-    for number, one in enumerate(examples):
-        target = str(one["target"]).strip()
-        options = bracketed(str(one["input"])) or closed
-        item = Item(f"{path.stem}-{number}", path.stem, f"Q: {one['input']}\nA:", key=str(one["input"]))
+    for number, example in enumerate(examples):
+        target = str(example["target"]).strip()
+        options = bracketed(str(example["input"])) or closed
+        item = Item(f"{path.stem}-{number}", path.stem, f"Q: {example['input']}\nA:", key=str(example["input"]))
         if target in options:
             item.choices, item.label = [f" {option}" for option in options], options.index(target)
         else:
@@ -105,48 +113,57 @@ def load_bbh(path: Path, loaded: dict[str, Any]) -> list[Item]:
 
 
 def bracketed(text: str) -> list[str]:
-    """(A), (B), … that begin lines behind `Options:`."""
+    """Return the options (A), (B), … that begin lines after `Options:`."""
     _, mark, options = text.partition("Options:")
     return [line.strip()[:3] for line in options.splitlines() if line.strip()[:1] == "("] if mark else []
 
 
 def checked(path: Path, examples: list[Any]) -> list[dict[str, Any]]:
+    """Return the examples; raise DataError with all that have no input or no target."""
     wrong = []
-    for number, one in enumerate(examples):
-        if not isinstance(one, dict) or "input" not in one:
+    for number, example in enumerate(examples):
+        if not isinstance(example, dict) or "input" not in example:
             wrong.append(f"{path}: examples[{number}] has no `input`")
-        elif not ("target" in one or "target_scores" in one):
+        elif not ("target" in example or "target_scores" in example):
             wrong.append(f"{path}: examples[{number}] has neither `target` nor `target_scores`")
     if wrong or not examples:
-        raise DataError("\n".join(told(wrong)) or f"{path}: `examples` is empty.")
+        raise DataError("\n".join(first_lines(wrong)) or f"{path}: `examples` is empty.")
     return examples
 
 
 def load_big_bench(path: Path, loaded: dict[str, Any]) -> list[Item]:
-    """As BIG-bench's own json_task.py writes prompts (docs/doc.md of the repository): prefix, then `Q: input`, choices by
-    their prefix, `A:`; the answer follows. `preferred_score: multiple_choice_grade` asks for choices, all else for text."""
-    family = str(loaded.get("name") or (path.parent.name if path.stem == "task" else path.stem))
+    """Load a task.json of BIG-bench, with prompts as its json_task.py writes them (docs/doc.md of its repository).
+
+    A prompt is the prefix, `Q: input`, the choices with their prefix, `A:`. `preferred_score: multiple_choice_grade` gives
+    items with choices, any other score items with text.
+    """
+    probe_family = str(loaded.get("name") or (path.parent.name if path.stem == "task" else path.stem))
     before, after = loaded.get("example_input_prefix", "\nQ: "), loaded.get("example_output_prefix", "\nA: ")
     mark = loaded.get("choice_prefix", "\n  choice: ")
     graded = "multiple_choice_grade" in (loaded.get("preferred_score"), *loaded.get("metrics", []))
     listed = loaded.get("append_choices_to_input", True)
     items = []
-    for number, one in enumerate(checked(path, loaded["examples"])):
-        prefix = str(loaded.get("task_prefix", "")) if not one.get("task_prefix") else str(one["task_prefix"])
-        scores: dict[str, float] = {str(text): float(value) for text, value in (one.get("target_scores") or {}).items()}
-        shown = "".join(f"{mark}{text}" for text in scores) if listed and mark and scores else ""
-        prompt = f"{prefix}{before}{one['input']}{shown}{after}".lstrip("\n")
-        space = " " if prompt.endswith(" ") else ""  # a space between them belongs to the answer's first token
+    for number, example in enumerate(checked(path, loaded["examples"])):
+        prefix = str(loaded.get("task_prefix", "")) if not example.get("task_prefix") else str(example["task_prefix"])
+        scores: dict[str, float] = {
+            str(text): float(value) for text, value in (example.get("target_scores") or {}).items()
+        }
+        choices = "".join(f"{mark}{text}" for text in scores) if listed and mark and scores else ""
+        prompt = f"{prefix}{before}{example['input']}{choices}{after}".lstrip("\n")
+        # A space between prompt and answer belongs to the first token of the answer.
+        space = " " if prompt.endswith(" ") else ""
         prompt = prompt.removesuffix(space)
-        item = Item(f"{family}-{number}", family, prompt, key=str(one["input"]))
-        if scores and (graded or "target" not in one):
+        item = Item(f"{probe_family}-{number}", probe_family, prompt, key=str(example["input"]))
+        if scores and (graded or "target" not in example):
             best = max(scores.values())
-            right = [place for place, value in enumerate(scores.values()) if value >= best - SUBSET]
+            right = [index for index, value in enumerate(scores.values()) if value >= best - SUBSET]
             item.choices, item.label = [space + text for text in scores], right[0]
-            if len(right) > 1:  # several are as right: they cannot be told apart by one label
-                item.choices, item.label, item.answers = [], None, [space + list(scores)[place] for place in right]
+            if (
+                len(right) > 1
+            ):  # Several choices are right, and an item has one label: their texts become accepted answers.
+                item.choices, item.label, item.answers = [], None, [space + list(scores)[index] for index in right]
         else:
-            targets = one["target"] if isinstance(one["target"], list) else [one["target"]]
+            targets = example["target"] if isinstance(example["target"], list) else [example["target"]]
             item.answer, *item.answers = [space + str(target) for target in targets]
             item.free = True
         items.append(item)
@@ -154,6 +171,7 @@ def load_big_bench(path: Path, loaded: dict[str, Any]) -> list[Item]:
 
 
 def verified(path: Path, items: list[Item]) -> list[Item]:
+    """Return the items; raise DataError with all that cannot be scored."""
     wrong = []
     for number, item in enumerate(items):
         try:
@@ -161,35 +179,38 @@ def verified(path: Path, items: list[Item]) -> list[Item]:
         except ValueError as error:
             wrong.append(f"{path}: examples[{number}]: {error}")
     if wrong:
-        raise DataError("These items cannot be used:\n" + "\n".join(f"  {line}" for line in told(wrong)))
+        raise DataError("These items cannot be used:\n" + "\n".join(f"  {line}" for line in first_lines(wrong)))
     return items
 
 
 def load_blimp(path: Path) -> list[Item]:
-    """Pairs of sentences of which one is grammatical (Warstadt 2020, arXiv 1912.00582). Each whole sentence is scored behind
-    a start token (`variant: sentence`; acc_bytes is its length-normalised form); where both differ in one word behind the
-    same words, that word alone too (`variant: critical`)."""
+    """Load pairs of sentences of which one is grammatical (BLiMP: Warstadt 2020, arXiv 1912.00582).
+
+    Each full sentence is scored after a start token (`variant: sentence`; acc_bytes is its length-normalised form). Where
+    both sentences differ in one word after the same words, that word alone is scored too (`variant: critical`).
+    """
     items, wrong = [], []
     for number, line in numbered_lines(path):
         try:
-            one = json.loads(line)
-            good, bad = one["sentence_good"], one["sentence_bad"]
+            record = json.loads(line)
+            good, bad = record["sentence_good"], record["sentence_bad"]
         except json.JSONDecodeError as error:
             wrong.append(f"{path}:{number}: no JSON ({error.msg})")
             continue
         except KeyError as error:
             wrong.append(f"{path}:{number}: {error} is missing: a pair has sentence_good and sentence_bad")
             continue
-        family = str(one.get("UID", path.stem))
-        meta = {name: str(one[name]) for name in ("field", "linguistics_term") if name in one}
-        key = f"{one.get('pair_id', one.get('pairID', number))} {good}"
-        first = Item(f"{family}-{number}", family, "", choices=[good, bad], label=0, key=key)
+        probe_family = str(record.get("UID", path.stem))
+        meta = {name: str(record[name]) for name in ("field", "linguistics_term") if name in record}
+        key = f"{record.get('pair_id', record.get('pairID', number))} {good}"
+        first = Item(f"{probe_family}-{number}", probe_family, "", choices=[good, bad], label=0, key=key)
         first.meta = {**meta, "variant": "sentence"}
         pair = [first]
         region = critical(good, bad)
         if region is not None:
             prompt, words = region
-            second = Item(f"{family}-{number}-critical", f"{family}.critical", prompt, choices=words, label=0, key=key)
+            critical_id, critical_family = f"{probe_family}-{number}-critical", f"{probe_family}.critical"
+            second = Item(critical_id, critical_family, prompt, choices=words, label=0, key=key)
             second.meta = {**meta, "variant": "critical"}
             pair.append(second)
         for item in pair:
@@ -199,14 +220,14 @@ def load_blimp(path: Path) -> list[Item]:
             except ValueError as error:
                 wrong.append(f"{path}:{number}: {error}")
     if wrong:
-        raise DataError("These pairs cannot be used:\n" + "\n".join(f"  {line}" for line in told(wrong)))
+        raise DataError("These pairs cannot be used:\n" + "\n".join(f"  {line}" for line in first_lines(wrong)))
     return items
 
 
 def critical(good: str, bad: str) -> tuple[str, list[str]] | None:
-    """(words before, the two words) where the sentences differ in one word that is not their first."""
+    """Return (words before, the two words) where the sentences differ in one word that is not the first; else None."""
     first, second = good.split(" "), bad.split(" ")
-    differ = [place for place, (one, two) in enumerate(zip(first, second, strict=False)) if one != two]
+    differ = [index for index, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]]
     if len(first) != len(second) or len(differ) != 1 or differ[0] == 0:
         return None
     at = differ[0]

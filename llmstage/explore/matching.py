@@ -1,4 +1,4 @@
-"""Which rows a slice `{column: value}` means, on the rows that were scored and on those that could be learned from."""
+"""Find the rows that a slice `{column: value}` describes, among scored rows and among training rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 def rows_with_columns(source: RowSource) -> list[Row]:
-    """The rows of a split, each with the other columns of its file."""
+    """Return the rows of a split with all columns of their file."""
     base: Any = getattr(source, "base", source)
     base.keep_columns = True
     try:
@@ -35,13 +35,13 @@ def rows_with_columns(source: RowSource) -> list[Row]:
 
 
 def matching(conditions: Mapping[str, Any], table: Table, rows: Sequence[Mapping[str, Any]]) -> Mask:
-    """[N] rows that fulfil all conditions. `table`: columns in the words in which slices are told; `rows`: own columns.
+    """Return the mask [N] of the rows that meet all conditions.
 
-    A value is met by a cell that says it, by a row whose own column holds it, or, where it is a border such as `>= 6` (or
-    `>= 6 tokens`), by a number on the right side of it: slices of other rows, or written by hand, have borders of their own.
-    Raises DataError for a column that no row has.
+    `table`: columns as slices name them; `rows`: the columns of the file. A value is met by an equal cell of the table, by
+    an equal value in the row's own column, or, for a border such as `>= 6` (or `>= 6 tokens`), by a number on that side:
+    slices of other rows, or written by hand, have other borders. Raises DataError for a column that no row has.
     """
-    found = np.ones(len(rows), dtype=bool)
+    mask = np.ones(len(rows), dtype=bool)
     for column, value in conditions.items():
         if column not in table and not any(column in row for row in rows):
             known = sorted({*table, *(name for row in rows[:50] for name in row)})
@@ -50,19 +50,20 @@ def matching(conditions: Mapping[str, Any], table: Table, rows: Sequence[Mapping
                 f"There are: {', '.join(known)}."
             )
         cells = table.get(column) or [None] * len(rows)
-        found &= [fulfils(value, cell, row.get(column)) for cell, row in zip(cells, rows, strict=True)]
-    return found
+        mask &= [fulfils(value, cell, row.get(column)) for cell, row in zip(cells, rows, strict=True)]
+    return mask
 
 
-def fulfils(value: Any, cell: Any, own: Any) -> bool:
-    """Whether a row whose cell and own value are these is one of those that `value` means."""
-    told = str(value)
-    if told in ((cell,) if isinstance(cell, str) else cell or ()) or (own is not None and str(own) == told):
+def fulfils(value: Any, cell: Any, row_value: Any) -> bool:
+    """Whether a row with this cell in the table and this value in its own column meets the condition `value`."""
+    condition = str(value)
+    cells = (cell,) if isinstance(cell, str) else cell or ()
+    if condition in cells or (row_value is not None and str(row_value) == condition):
         return True
-    if isinstance(own, (list, tuple)) and told in map(str, own):
+    if isinstance(row_value, (list, tuple)) and condition in map(str, row_value):
         return True
-    border = BORDER.match(told.strip())
-    known = own if own is not None else cell
+    border = BORDER.match(condition.strip())
+    known = row_value if row_value is not None else cell
     if border is None or known is None:
         return False
     try:
@@ -73,4 +74,5 @@ def fulfils(value: Any, cell: Any, own: Any) -> bool:
 
 
 def words_of(conditions: Mapping[str, Any]) -> str:
+    """Return the conditions as `column value, column value`."""
     return ", ".join(f"{column} {value}" for column, value in conditions.items())

@@ -1,4 +1,4 @@
-"""What an arm learns from: old rows and the rows of weak slices, in a set share, and the loss that keeps a model close."""
+"""The training data of a variant, old rows and rows of weak slices in a given share, and a KL loss against the old model."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from llmstage.models.lm_loss import decoder_inputs, targets_of
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, Task
 
 SHIFTED = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText")
-"""Models whose logits at a position speak about the next one."""
+"""Models whose logits at a position predict the next token."""
 
 
 class JoinedSource(RowSource):
-    """The pool, and after it the new examples."""
+    """The rows of the pool, then the new examples."""
 
     def __init__(self, pool: RowSource, extra: RowSource | None) -> None:
         self.split, self.pool, self.extra = "train", pool, extra
         self.identity, self.mapping = pool.identity, pool.mapping
-        self.base = pool  # where bad rows are reported
+        self.base = pool  # Bad rows are reported there.
 
     @property
-    def described(self) -> str:
-        return self.pool.described + (f" and {self.extra.described}" if self.extra is not None else "")
+    def description(self) -> str:
+        return self.pool.description + (f" and {self.extra.description}" if self.extra is not None else "")
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
         yield from self.pool
@@ -46,30 +46,33 @@ class JoinedSource(RowSource):
 
 @dataclass(slots=True, frozen=True)
 class MixedOrder(BatchOrder):
-    """Batches in which a share of the features is of the weak slices, whatever their share of the pool."""
+    """Batches with a given share of examples of the weak slices, whatever their share of the pool."""
 
     target: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Features of the weak slices."""
+    """Indices of examples of the weak slices."""
     replay: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Features of the pool as it is."""
+    """Indices of examples of the pool."""
     share: float = 0.0
-    """Of `target`; 0 is more of the same, 1 the weak slices alone."""
+    """Share of `target`; 0 is more of the same, 1 the weak slices alone."""
 
     def drawn(self, epoch: int) -> NDArray[np.int64]:
-        """As many features as the larger part has. Each part goes through all of its own before one comes again, so that
-        a small one is repeated evenly and a large one is seen whole over several passes."""
+        """Return as many examples as the larger part has, in the order of an epoch.
+
+        Each part uses all of its examples before one repeats, so that a small part is repeated evenly, and a large part is
+        complete after several epochs.
+        """
         size = max(len(self.target) if self.share > 0 else 0, len(self.replay) if self.share < 1 else 0)
-        wanted = round(size * self.share)
+        num_target = round(size * self.share)
         parts = [
-            dealt(self.target, epoch * wanted, wanted, (self.seed, 1)),
-            dealt(self.replay, epoch * (size - wanted), size - wanted, (self.seed, 2)),
+            dealt(self.target, epoch * num_target, num_target, (self.seed, 1)),
+            dealt(self.replay, epoch * (size - num_target), size - num_target, (self.seed, 2)),
         ]
         both: NDArray[np.int64] = np.concatenate(parts)
         return both[np.random.default_rng((self.seed, epoch)).permutation(len(both))]
 
 
 def dealt(cards: NDArray[np.int64], start: int, count: int, seed: tuple[int, int]) -> NDArray[np.int64]:
-    """`count` cards from the `start`-th on, of an endless row of shuffled packs of all `cards`."""
+    """Return `count` elements from position `start` of an endless sequence of shuffled copies of `cards`."""
     if count == 0:
         return cards[:0]
     first, last = start // len(cards), (start + count - 1) // len(cards)
@@ -78,10 +81,10 @@ def dealt(cards: NDArray[np.int64], start: int, count: int, seed: tuple[int, int
     return np.concatenate(packs)[at : at + count]
 
 
-class KeepClose:
-    """A task whose loss also holds beta * KL(p_old || p_new) at the targets of replayed rows (EMERGENCE.md 2.5).
+class KLPenaltyTask:
+    """Wrap a task so that its loss includes beta * KL(p_old || p_new) at the targets of replayed rows (EMERGENCE.md 2.5).
 
-    A sum over targets like the loss itself, divided by the same count, so that micro-batches still add up.
+    The term is a sum over targets like the loss, divided by the same count, so that micro-batches still add up.
     """
 
     def __init__(self, task: Task, old: Any, beta: float, is_target: Sequence[bool]) -> None:
@@ -91,9 +94,9 @@ class KeepClose:
         return getattr(self.task, name)
 
     def collate(self, rows: list[list[Example]]) -> Batch:
-        """`refs` say of each feature whether it is replayed: in training nobody else reads them."""
+        """Collate; `refs` then says of each example whether it is replayed: training does not read refs otherwise."""
         batch = self.task.collate(rows)
-        batch.refs = [not self.is_target[features.row] for row in rows for features in row]
+        batch.refs = [not self.is_target[example.row] for row in rows for example in row]
         return batch
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
@@ -102,7 +105,7 @@ class KeepClose:
         return loss
 
     def divergence(self, model: Any, batch: Batch) -> Tensor:
-        """Sum of KL(p_old || p_new) in nats, over the targets of replayed features."""
+        """Return the sum of KL(p_old || p_new) in nats, over the targets of replayed examples."""
         inputs = dict(batch.inputs)
         if getattr(model.config, "is_encoder_decoder", False):
             assert batch.labels is not None
@@ -115,7 +118,7 @@ class KeepClose:
         return F.kl_div(p_new, p_old, reduction="sum", log_target=True)
 
     def replayed(self, batch: Batch, logits: Tensor) -> Tensor:
-        """Rows of the flattened logits [B * T, V] or [B, C] that speak about a target of a replayed feature."""
+        """Return the rows of the flattened logits [B * T, V] or [B, C] that predict a target of a replayed example."""
         flags = torch.tensor(batch.refs, dtype=torch.bool, device=logits.device)
         if logits.dim() == 2:
             return flags.nonzero().flatten()
@@ -129,14 +132,14 @@ class KeepClose:
         return index[flags[owner.reshape(-1)[index]]]
 
 
-def check_keeps_close(task: Task, model: Any) -> None:
-    """The KL term needs logits that are the model's whole answer: next or hidden tokens, tags, or one label."""
-    kind = getattr(model.config, "problem_type", None)
-    whole = kind in (None, "single_label_classification") and getattr(model, "extra", None) is None
-    if not (whole and task.additive_loss and task.auto_model.startswith(("AutoModelFor", *SHIFTED))) or any(
+def check_kl_penalty(task: Task, model: Any) -> None:
+    """Raise ModelError unless the logits are the whole output of the model: next or masked tokens, tags, or one label."""
+    problem_type = getattr(model.config, "problem_type", None)
+    single = problem_type in (None, "single_label_classification") and getattr(model, "extra", None) is None
+    if not (single and task.additive_loss and task.auto_model.startswith(("AutoModelFor", *SHIFTED))) or any(
         word in task.auto_model for word in ("Question", "AutoModelForZeroShot")
     ):
         raise ModelError(
-            f"stage.improve.kl compares the logits of the old and the new model, and task={task.cfg.name} decides by more "
-            f"than those. Leave it at 0; replayed rows and the guard stay."
+            f"stage.improve.kl compares the logits of the old and the new model, and the output of task={task.cfg.name} "
+            f"depends on more than those. Leave it at 0; replayed rows and the guard remain."
         )

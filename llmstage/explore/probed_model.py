@@ -1,4 +1,4 @@
-"""The model that is looked at: loaded by path, without rows and without a task."""
+"""Load the model that stage=explore probes: by path alone, without rows and without a task."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from llmstage.errors import ModelError
 from llmstage.models.build import build_model
 from llmstage.paths import locate_model, read_run_yaml
 from llmstage.tokenization.tokenizer import Processor, load_processor
-from llmstage.tokenization.vision import eyes_of
-from llmstage.training.setup import family, model_config, quiet_libraries
+from llmstage.tokenization.vision import vision_spec_of
+from llmstage.training.task_setup import load_model_config, model_family, quiet_libraries
 
-AUTO_MODELS = {
+AUTO_CLASSES = {
     "gpt": "AutoModelForCausalLM",
     "t5": "AutoModelForSeq2SeqLM",
     "bert": "AutoModelForMaskedLM",
@@ -25,65 +25,72 @@ AUTO_MODELS = {
     "clip": "AutoModel",
 }
 CHAT_TASKS = ("dialogue", "captioning", "visual_reasoning")
-"""Tasks whose models answer a user's turn."""
+"""Tasks whose models answer the turn of a user."""
 
 
 @dataclass(slots=True)
-class Subject:
-    """A model with its tokenizer, and how it is spoken to."""
+class ProbedModel:
+    """A model with its tokenizer and the form of its prompts."""
 
     name: str
     model: Any
     processor: Processor
-    kind: str
-    """gpt, t5, bert, vlm or clip (two towers, which compare pictures with texts)."""
+    model_family: str
+    """gpt, t5, bert, vlm or clip (two towers, which compare images with texts)."""
     context: int
-    """Tokens that it can read."""
+    """Tokens that the model can read."""
     chat: bool
-    """Whether prompts are user's turns."""
+    """Whether prompts are turns of a user."""
 
 
-def load_subject(
+def load_probed_model(
     path: str, *, offline: bool, device: torch.device, form: str = "auto", name: str | None = None
-) -> Subject:
-    """`form`: plain, chat, or auto (chat where the run that trained it was a conversation's)."""
+) -> ProbedModel:
+    """Load the model, its tokenizer and its text-model head.
+
+    `form`: plain, chat, or auto. auto takes chat where a conversation task trained the model, and plain elsewhere.
+    Raises ModelError where the checkpoint has no weights for the language-model head.
+    """
     quiet_libraries(offline=offline)
-    place = locate_model(path)
-    config = model_config(place, offline=offline)
-    kind = family(config)
-    local = offline or place.model_dir is not None
-    processor = load_processor(str(place.model_dir or place.hub_id), local=local, sees=kind in ("vlm", "clip"))
-    if kind == "vlm":
-        processor.eyes = eyes_of(config)
-    most = getattr(config.get_text_config(), "max_position_embeddings", None) or 512
-    model = build_model(ModelConfig(path=path), AUTO_MODELS[kind], processor, int(most), {}, place, offline=offline)
+    source = locate_model(path)
+    config = load_model_config(source, offline=offline)
+    family_of_model = model_family(config)
+    local = offline or source.model_dir is not None
+    sees = family_of_model in ("vlm", "clip")
+    processor = load_processor(str(source.model_dir or source.hub_id), local=local, sees=sees)
+    if family_of_model == "vlm":
+        processor.vision = vision_spec_of(config)
+    context = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 512)
+    auto_class = AUTO_CLASSES[family_of_model]
+    model = build_model(ModelConfig(path=path), auto_class, processor, context, {}, source, offline=offline)
     if model.new_weights:
         raise ModelError(
             f"model.path={path} has no trained language-model head ({', '.join(model.new_weights[:3])} are missing), so it gives "
             f"no answer a probability. Probes need a model of task=causal_lm, dialogue or masked_lm, or one that writes."
         )
-    task = str((read_run_yaml(place.run_dir).get("task") or {}).get("name", "")) if place.run_dir else ""
-    chat = kind in ("gpt", "vlm") and (form == "chat" or (form == "auto" and (task in CHAT_TASKS or kind == "vlm")))
-    return Subject(name or path, model.to(device), processor, kind, int(most), chat)
+    task = str((read_run_yaml(source.run_dir).get("task") or {}).get("name", "")) if source.run_dir else ""
+    trained_on_turns = task in CHAT_TASKS or family_of_model == "vlm"
+    chat = family_of_model in ("gpt", "vlm") and (form == "chat" or (form == "auto" and trained_on_turns))
+    return ProbedModel(name or path, model.to(device), processor, family_of_model, context, chat)
 
 
-def untrained(subject: Subject, seed: int) -> Subject:
-    """The same architecture with weights that never saw anything."""
+def untrained(probed: ProbedModel, seed: int) -> ProbedModel:
+    """Return the same architecture with random weights from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = type(subject.model)(copy.deepcopy(subject.model.config)).eval()
-    model.split_head = getattr(subject.model, "split_head", False)
-    model.generation_config = getattr(subject.model, "generation_config", None)
-    device = next(subject.model.parameters()).device
-    return Subject(
-        f"untrained, seed {seed}", model.to(device), subject.processor, subject.kind, subject.context, subject.chat
+        model = type(probed.model)(copy.deepcopy(probed.model.config)).eval()
+    model.split_head = getattr(probed.model, "split_head", False)
+    model.generation_config = getattr(probed.model, "generation_config", None)
+    device = next(probed.model.parameters()).device
+    return ProbedModel(
+        f"untrained, seed {seed}", model.to(device), probed.processor, probed.model_family, probed.context, probed.chat
     )
 
 
 def digest_of(model: Any) -> str:
-    """sha256 of all weights and of what the config says of them."""
-    found = hashlib.sha256(str(sorted(model.config.to_diff_dict().items(), key=str)).encode())
+    """sha256 of all weights and of the non-default values of the config."""
+    digest = hashlib.sha256(str(sorted(model.config.to_diff_dict().items(), key=str)).encode())
     for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

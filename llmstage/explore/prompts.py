@@ -1,4 +1,4 @@
-"""Items as ids: how a prompt and its answers are written for each family of models, and which items cannot be asked."""
+"""Encode probe items as token ids for each model family, and say which items a model cannot answer."""
 
 from __future__ import annotations
 
@@ -11,125 +11,138 @@ from torch import Tensor
 from llmstage.data.image_store import ImageStore
 from llmstage.data.images import BadImage
 from llmstage.explore.items import Item, as_text
-from llmstage.explore.probed_model import Subject
-from llmstage.explore.wording import say
+from llmstage.explore.probed_model import ProbedModel
+from llmstage.explore.wording import sentence
 from llmstage.tokenization.chat_template import conversation
 
 
 @dataclass(slots=True)
-class Encoded:
-    """One item for one model."""
+class EncodedItem:
+    """The token ids of one item for one model."""
 
     prompt: list[int]
     answers: list[list[int]]
-    """Its choices, or its accepted answers with the end behind them."""
+    """Its choices, or its accepted answers, each followed by the end tokens."""
     unscored: str | None = None
-    """Why it cannot be asked."""
-    beside: dict[str, Tensor] = field(default_factory=dict)
+    """The reason why the item cannot be scored; None where it can."""
+    image_inputs: dict[str, Tensor] = field(default_factory=dict)
+    """pixel_values [3, H, W] of the image of the item; empty without an image."""
     ends: int = 0
-    """Tokens of the end that each free answer has behind it."""
+    """Number of end tokens that follow each free answer."""
 
 
-class Writer:
-    """Writes items for one model. As lm-evaluation-harness does it, prompt and answer are cut into tokens together where
-    the model reads them as one text, and an empty prompt is a start token."""
+class ItemEncoder:
+    """Encode items for one model.
 
-    def __init__(self, subject: Subject, end: str = "auto") -> None:
-        self.subject, self.processor = subject, subject.processor
+    As in lm-evaluation-harness, prompt and answer are tokenized together where the model reads them as one text,
+    and a start token replaces an empty prompt.
+    """
+
+    def __init__(self, probed: ProbedModel, end: str = "auto") -> None:
+        self.probed, self.processor = probed, probed.processor
         self.before: list[int] = []
         self.after: list[int] = []
         turn_end: list[int] = []
         ids = self.processor
         first = [token for token in (ids.bos_id, ids.eos_id, ids.pad_id) if token is not None][:1]
         last = [] if ids.eos_id is None else [ids.eos_id]
-        if subject.chat:
-            asked, answered = self.turns(sees=False)
-            self.before, self.after, turn_end = asked.before, [*asked.after, *answered.before], answered.after
-        elif subject.kind == "t5":
+        # The tokens around a prompt: those of a user's turn, of an encoder's input, or a start token.
+        if probed.chat:
+            user_turn, reply = self.turns(with_image=False)
+            self.before, self.after, turn_end = user_turn.before, [*user_turn.after, *reply.before], reply.after
+        elif probed.model_family == "t5":
             self.after = last
-        elif subject.kind == "bert":
+        elif probed.model_family == "bert":
             self.before, self.after = ids.marks()
         else:
             self.before = [] if ids.bos_id is None else [ids.bos_id]
         self.empty = self.before + self.after or first
-        """What stands for an empty prompt."""
-        if subject.kind == "bert":
+        """Token ids that replace an empty prompt."""
+        if probed.model_family == "bert":
             self.end: list[int] = []
         else:
             written = {"auto": turn_end or last, "eos": last, "newline": ids.plain_ids(["\n"])[0], "none": []}
             self.end = written[end]
         self.unknown = ids.tokenizer.unk_token_id
-        self.pictures: ImageStore | None = None
+        self.image_store: ImageStore | None = None
 
-    def turns(self, *, sees: bool) -> Any:
-        content: list[dict[str, Any]] = [{"type": "image"}] if sees else []
-        text = "a" if self.subject.kind != "vlm" else [*content, {"type": "text", "text": "a"}]
-        answer = "b" if self.subject.kind != "vlm" else [{"type": "text", "text": "b"}]
+    def turns(self, *, with_image: bool) -> Any:
+        """Return the token ids around the user's turn and around the reply, from the chat template."""
+        content: list[dict[str, Any]] = [{"type": "image"}] if with_image else []
+        text = "a" if self.probed.model_family != "vlm" else [*content, {"type": "text", "text": "a"}]
+        answer = "b" if self.probed.model_family != "vlm" else [{"type": "text", "text": "b"}]
         return conversation(
             self.processor, [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         )
 
-    def write(self, items: Sequence[Item]) -> list[Encoded]:
-        """All items, tokenised in one call."""
-        seeing = self.subject.kind == "vlm"
-        if seeing:
-            self.pictures = ImageStore(self.processor.images)
-            self.pictures.read(item.image for item in items if isinstance(item.image, str))
-        joined = self.subject.kind != "t5" and not self.subject.chat
-        prompts = [item.prompt if seeing and isinstance(item.image, str) else as_text(item) for item in items]
-        texts = [item.choices or item.accepted for item in items]
-        if not joined:  # a turn, a decoder's text: there is nothing before it that a space would part it from
-            texts = [[text.removeprefix(" ") for text in own] for own in texts]
-        wanted = dict.fromkeys(prompts)
-        for prompt, own in zip(prompts, texts, strict=True):
-            wanted.update(dict.fromkeys(prompt + text if joined else text for text in own))
-        ids = dict(zip(wanted, self.processor.plain_ids(list(wanted)), strict=True))
+    def encode(self, items: Sequence[Item]) -> list[EncodedItem]:
+        """Encode all items; the tokenizer runs once on all distinct texts."""
+        sees = self.probed.model_family == "vlm"
+        if sees:
+            self.image_store = ImageStore(self.processor.images)
+            self.image_store.read(item.image for item in items if isinstance(item.image, str))
+        joined = self.probed.model_family != "t5" and not self.probed.chat
+        prompts = [item.prompt if sees and isinstance(item.image, str) else as_text(item) for item in items]
+        answers = [item.choices or item.accepted for item in items]
+        if not joined:
+            # An answer starts a turn or a decoder's text here: no text precedes it, so no space separates them.
+            answers = [[text.removeprefix(" ") for text in texts] for texts in answers]
+        distinct = dict.fromkeys(prompts)
+        for prompt, texts in zip(prompts, answers, strict=True):
+            distinct.update(dict.fromkeys(prompt + text if joined else text for text in texts))
+        ids = dict(zip(distinct, self.processor.plain_ids(list(distinct)), strict=True))
         return [
-            self.encoded(item, ids[prompt], [ids[prompt + text if joined else text] for text in own], joined)
-            for item, prompt, own in zip(items, prompts, texts, strict=True)
+            self.encoded(item, ids[prompt], [ids[prompt + text if joined else text] for text in texts], joined)
+            for item, prompt, texts in zip(items, prompts, answers, strict=True)
         ]
 
-    def encoded(self, item: Item, prompt: list[int], answers: list[list[int]], joined: bool) -> Encoded:
+    def encoded(self, item: Item, prompt: list[int], answers: list[list[int]], joined: bool) -> EncodedItem:
+        """Encode one item; with `joined`, the ids of each answer begin with those of the prompt."""
         if joined:
             answers = [answer[len(prompt) :] for answer in answers]
         end = [] if item.choices else self.end
-        found = Encoded(
-            prompt=[*self.before, *prompt, *(self.after if self.subject.kind != "bert" else [])] or list(self.empty),
+        result = EncodedItem(
+            prompt=[*self.before, *prompt, *(self.after if self.probed.model_family != "bert" else [])]
+            or list(self.empty),
             answers=[answer + end for answer in answers],
             ends=len(end),
         )
         if isinstance(item.image, str):
-            self.show(item, found)
-        found.unscored = found.unscored or self.complaint(item, answers, found)
-        return found
+            self.insert_image(item, result)
+        result.unscored = result.unscored or self.complaint(item, answers, result)
+        return result
 
-    def show(self, item: Item, found: Encoded) -> None:
-        """Put the picture before the prompt; a model that cannot see has read its grid, if it has one."""
-        if self.subject.kind != "vlm":
+    def insert_image(self, item: Item, result: EncodedItem) -> None:
+        """Put the image tokens before the prompt. A text-only model has read the grid of a demo scene instead."""
+        if self.probed.model_family != "vlm":
             if not str(item.image).startswith("demo:"):
-                found.unscored = say("asked_picture")
+                result.unscored = sentence("asked_picture")
             return
-        asked, answered = self.turns(sees=True)
-        assert self.pictures is not None and self.processor.eyes is not None
-        marks = [self.processor.image_id] * self.processor.eyes.tokens
-        before = [part for token in asked.before for part in (marks if token == self.processor.image_id else [token])]
-        plain = found.prompt[len(self.before) : len(found.prompt) - len(self.after)]
-        found.prompt = [*before, *plain, *asked.after, *answered.before]
+        user_turn, reply = self.turns(with_image=True)
+        assert self.image_store is not None and self.processor.vision is not None
+        marks = [self.processor.image_id] * self.processor.vision.tokens
+        # The template writes one image token; the model needs one for each patch vector.
+        before = [
+            part for token in user_turn.before for part in (marks if token == self.processor.image_id else [token])
+        ]
+        plain = result.prompt[len(self.before) : len(result.prompt) - len(self.after)]
+        result.prompt = [*before, *plain, *user_turn.after, *reply.before]
         try:
-            number = self.pictures.index(str(item.image))
+            number = self.image_store.index(str(item.image))
         except BadImage as error:
-            found.unscored = say("asked_bad_picture", error=error)
+            result.unscored = sentence("asked_bad_picture", error=error)
             return
-        found.beside = {"pixel_values": self.pictures.normalised(self.pictures.pixels([number]))[0]}
+        result.image_inputs = {"pixel_values": self.image_store.normalized(self.image_store.pixels([number]))[0]}
 
-    def complaint(self, item: Item, answers: list[list[int]], found: Encoded) -> str | None:
+    def complaint(self, item: Item, answers: list[list[int]], result: EncodedItem) -> str | None:
+        """Return why the model cannot give a text of the item, or None where it can."""
         texts = item.choices or item.accepted
         for text, ids in zip(texts, answers, strict=True):
             if not ids:
-                return say("asked_nothing", text=text)
+                return sentence("asked_nothing", text=text)
             if self.unknown is not None and self.unknown in ids:
-                return say("asked_unreachable", text=text)
-        length = max(len(found.prompt), *(len(found.prompt) + len(answer) for answer in found.answers))
-        if self.subject.kind != "t5" and length > self.subject.context:
-            return say("asked_too_long", length=length, context=self.subject.context)
+                return sentence("asked_unreachable", text=text)
+        length = max(len(result.prompt), *(len(result.prompt) + len(answer) for answer in result.answers))
+        if self.probed.model_family != "t5" and length > self.probed.context:
+            return sentence("asked_too_long", length=length, context=self.probed.context)
         return None

@@ -1,4 +1,4 @@
-"""Scores of earlier runs: a model's answer to an item does not change, so it is asked once."""
+"""Cache of item scores: the same model gives the same answer to an item, so later runs read it from a file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llmstage import console
 FORMAT = 3
 
 
-class Kept:
-    """One file for each (model, tokenizer, way of asking) below data.cache; a line for each item."""
+class ScoreCache:
+    """One JSON lines file below data.cache for each (model, tokenizer, scoring options); one line for each item."""
 
     def __init__(self, cache: Path | None) -> None:
         self.cache = cache
@@ -23,10 +23,10 @@ class Kept:
         self.new = 0
         self.hits = 0
 
-    def open(self, *told: Any) -> None:
-        """What the scores depend on beside the item: weights, tokenizer, settings."""
+    def open(self, *dependencies: Any) -> None:
+        """Load the file for these `dependencies`: whatever the scores depend on apart from the item."""
         self.known, self.new = {}, 0
-        key = hashlib.sha256(json.dumps([FORMAT, *told]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([FORMAT, *dependencies]).encode()).hexdigest()
         self.path = self.cache / "scores" / f"{key}.jsonl" if self.cache is not None else None
         if self.path is not None and self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -34,16 +34,16 @@ class Kept:
                 self.known[entry["item"]] = entry["scores"]
 
     def get(self, item: str) -> dict[str, Any] | None:
-        found = self.known.get(item)
-        self.hits += found is not None
-        return found
+        scores = self.known.get(item)
+        self.hits += scores is not None
+        return scores
 
     def add(self, item: str, scores: dict[str, Any]) -> None:
         self.known[item] = scores
         self.new += 1
 
     def save(self) -> None:
-        """The whole file by rename: a reader sees the old one or the new one. A full disk costs the cache, not the run."""
+        """Write the whole file under a temporary name, then rename it. A full disk gives a warning and no error."""
         if self.path is None or not self.new:
             return
         draft = self.path.with_name(f".tmp-{os.getpid()}-{self.path.name}")
@@ -54,4 +54,4 @@ class Kept:
                     file.write(json.dumps({"item": item, "scores": scores}, ensure_ascii=False) + "\n")
             draft.replace(self.path)
         except OSError as error:
-            console.warn(f"scores are not kept for later runs: {error.strerror} ({self.path.parent})")
+            console.warn(f"later runs cannot reuse these scores: {error.strerror} ({self.path.parent})")

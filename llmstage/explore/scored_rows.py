@@ -1,4 +1,4 @@
-"""The rows that a model was scored on: what each holds, how wrong the model was, and what it said."""
+"""The rows that a model was scored on: their content, the error of the model, and its predictions."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 from llmstage.data.file_source import CheckedSource
 from llmstage.data.row_source import PartSource, RowSource
 from llmstage.data.rows import Row
-from llmstage.data.splits import row_hash
+from llmstage.data.split_keys import row_hash
 from llmstage.errors import DataError
 from llmstage.evaluation.eval_loop import Scored
 from llmstage.evaluation.scoring import headline_split
 from llmstage.explore.slice_search import Numbers
 from llmstage.tasks.base import RowError
-from llmstage.tasks.base_errors import Errors
-from llmstage.training.setup import RunComponents
+from llmstage.tasks.base_errors import ExampleErrors
+from llmstage.training.components import RunComponents
 
 FEW, HALF = 60, 30
-"""Rows without which nothing is claimed: as many to find a slice on as to confirm it."""
+"""Smallest number of rows for any claim: half of them to find slices, half to confirm them."""
 REFUSED_FROM = 0.01
-"""Share of the scored rows in the pool from which on the run is refused; fewer are left out and told."""
+"""Share of scored rows in the training pool from which on the run is refused; fewer are left out and reported."""
 MOST_POOL = 20_000
-"""Rows of the pool that are looked at: the first ones of a seeded draw."""
+"""Largest number of pool rows that are used: the first ones of a seeded draw."""
 
 
 @dataclass(slots=True)
@@ -36,127 +36,135 @@ class ScoredRows:
     split: str
     rows: list[Row]
     errors: Numbers
-    """[N] 0 is right; see Errors."""
-    kind: Errors
-    """What the errors are; its lists are those of single predictions, not of rows."""
+    """[N] 0 is right; see ExampleErrors."""
+    example_errors: ExampleErrors
+    """What the errors measure; its lists are those of single predictions, not of rows."""
     records: list[dict[str, Any]]
-    """What predictions.jsonl says of each, its first prediction."""
+    """The line of predictions.jsonl of each row, of its first prediction."""
     confidence: list[float | None]
     nats: list[float | None]
     dropped: int = 0
-    """Rows left out because they stand in the training pool."""
+    """Number of rows left out because they are in the training pool."""
     silent: int = 0
-    """Rows without a prediction."""
+    """Number of rows without a prediction."""
     pool: list[Row] = field(default_factory=list)
-    """Rows of the training pool, MOST_POOL at most; empty where there is none."""
+    """Rows of the training pool, MOST_POOL at most; empty without a pool."""
     mapping: dict[str, str] = field(default_factory=dict)
-    """The task's words to the columns of the pool's files."""
-    has_pictures: bool = False
+    """Columns of the task to the columns of the pool's files."""
+    has_images: bool = False
 
     def score(self, error: float) -> float:
+        """Convert an error into the metric of the report."""
+        return self.example_errors.score(error)
         return self.kind.score(error)
 
 
 def keep_columns(source: RowSource) -> None:
-    """From now on rows hold all columns of their file."""
+    """Make a source return rows with all columns of their file."""
     while isinstance(source, PartSource):
         source = source.base
     if isinstance(source, CheckedSource):
         source.keep_columns = True
 
 
-def rows_as_scored(pieces: RunComponents, split: str) -> list[Row]:
-    """The raw rows of a split by the numbers that its features have: rows that could not be encoded have none."""
-    source = pieces.sources[split]
+def rows_as_scored(components: RunComponents, split: str) -> list[Row]:
+    """Return the raw rows of a split, numbered as its examples: a row that could not be encoded has no number."""
+    source = components.sources[split]
     keep_columns(source)
-    if not pieces.stores[split].ledger.refused:
+    if not components.stores[split].ledger.refused:
         return [row for row, _ in source]
-    return [row for row, _ in source if can_be_encoded(pieces, row)]
+    return [row for row, _ in source if can_be_encoded(components, row)]
 
 
-def encodable(pieces: RunComponents, rows: list[Row], on_bad_row: str) -> list[Row]:
-    """The rows that features are numbered by: where bad rows are quarantined, those that cannot be encoded have no number."""
-    return rows if on_bad_row == "error" else [row for row in rows if can_be_encoded(pieces, row)]
+def encodable(components: RunComponents, rows: list[Row], on_bad_row: str) -> list[Row]:
+    """Return the rows that have a number: with quarantined bad rows, only those that can be encoded."""
+    return rows if on_bad_row == "error" else [row for row in rows if can_be_encoded(components, row)]
 
 
-def can_be_encoded(pieces: RunComponents, row: Row) -> bool:
+def can_be_encoded(components: RunComponents, row: Row) -> bool:
+    """Whether the task accepts a row."""
     try:
-        pieces.task.encode(row)
+        components.task.encode(row)
     except RowError:
         return False
     return True
 
 
-def gather(pieces: RunComponents, scored: Scored, split: str, overlap: str) -> ScoredRows:
-    """Scored rows beside the training pool. `overlap`: what is done with rows that stand in both, see stage.slices.overlap."""
-    rows = rows_as_scored(pieces, split)
-    kind = pieces.task.errors(scored.predictions, scored.refs)
+def gather(components: RunComponents, scored: Scored, split: str, overlap: str) -> ScoredRows:
+    """Return the scored rows and the training pool. `overlap`: how to treat rows that are in both, see stage.slices.overlap."""
+    rows = rows_as_scored(components, split)
+    errors_of_examples = components.task.errors(scored.predictions, scored.refs)
+    # A row may have several predictions (windows, questions): its error is their weighted mean.
     of_row: dict[int, list[int]] = defaultdict(list)
-    for place, row in enumerate(scored.rows):
-        of_row[row].append(place)
-    pool = list(pool_rows(pieces, split))
-    shared = shared_rows(pieces, rows, pool)
-    kept, errors, silent = [], [], 0
+    for index, row in enumerate(scored.rows):
+        of_row[row].append(index)
+    pool = list(pool_rows(components, split))
+    shared = shared_rows(components, rows, pool)
+    retained, errors, silent = [], [], 0
     for row in sorted(of_row):
-        error = mean_of(kind.values, of_row[row], kind.weights)
+        error = mean_of(errors_of_examples.values, of_row[row], errors_of_examples.weights)
         if error is None:
             silent += 1
         elif row not in shared:
-            kept.append(row)
+            retained.append(row)
             errors.append(error)
-    complain(split, len(of_row), len(kept), silent, len(shared & of_row.keys()), overlap)
-    first = [of_row[row][0] for row in kept]
+    check_rows(split, len(of_row), len(retained), silent, len(shared & of_row.keys()), overlap)
+    first = [of_row[row][0] for row in retained]
+
+    def mean_of_rows(values: list[float | None]) -> list[float | None]:
+        return [mean_of(values, of_row[row], []) for row in retained] if values else [None] * len(retained)
+
     return ScoredRows(
-        split, [rows[row] for row in kept], np.array(errors, dtype=np.float64), kind,
-        [pieces.task.records(scored.predictions[place], scored.refs[place])[0] for place in first],
-        [mean_of(kind.confidence, of_row[row], []) for row in kept] if kind.confidence else [None] * len(kept),
-        [mean_of(kind.nats, of_row[row], []) for row in kept] if kind.nats else [None] * len(kept),
+        split, [rows[row] for row in retained], np.array(errors, dtype=np.float64), errors_of_examples,
+        [components.task.records(scored.predictions[index], scored.refs[index])[0] for index in first],
+        mean_of_rows(errors_of_examples.confidence), mean_of_rows(errors_of_examples.nats),
         len(shared & of_row.keys()), silent, pool[:MOST_POOL],
-        dict(pieces.sources["train"].mapping) if pool else {}, bool(pieces.task.columns.images),
+        dict(components.sources["train"].mapping) if pool else {}, bool(components.task.columns.images),
     )  # fmt: skip
 
 
-def mean_of(values: list[float | None], places: list[int], weights: list[float]) -> float | None:
-    """The weighted mean of a row's own; None where it has none."""
-    known = [(values[at], weights[at] if weights else 1.0) for at in places if values[at] is not None]
-    whole = sum(weight for _, weight in known)
-    return sum((value or 0.0) * weight for value, weight in known) / whole if whole > 0 else None
+def mean_of(values: list[float | None], indices: list[int], weights: list[float]) -> float | None:
+    """Return the weighted mean of the known values at `indices`; None without any."""
+    known = [(values[at], weights[at] if weights else 1.0) for at in indices if values[at] is not None]
+    total = sum(weight for _, weight in known)
+    return sum((value or 0.0) * weight for value, weight in known) / total if total > 0 else None
 
 
-def complain(split: str, num: int, kept: int, silent: int, shared: int, overlap: str) -> None:
-    """Refuse what nothing can be concluded from."""
+def check_rows(split: str, num: int, retained: int, silent: int, shared: int, overlap: str) -> None:
+    """Raise DataError where the rows allow no conclusion."""
     if silent == num:
         raise DataError(
             f"The model predicted nothing for any of the {num} rows of {split}, so there is nothing to find weak slices in. "
-            f"Score rows that hold what is to be predicted: data.test=<files>."
+            f"Score rows that have the target columns: data.test=<files>."
         )
-    if shared and overlap == "refuse" and (shared >= REFUSED_FROM * num or not kept):
+    if shared and overlap == "refuse" and (shared >= REFUSED_FROM * num or not retained):
         raise DataError(
-            f"{shared} of {num} rows of {split} stand in the training pool too ({shared / num:.1%}): the model has seen them, "
-            f"and what it gets wrong on rows it knows says little about new ones. Give other rows with data.test=<files>, or "
-            f"leave the double ones out with stage.slices.overlap=drop."
+            f"{shared} of {num} rows of {split} are also in the training pool ({shared / num:.1%}). The model has trained on "
+            f"them, so its errors there do not predict those on new rows. Give other rows with data.test=<files>, or "
+            f"leave these rows out with stage.slices.overlap=drop."
         )
-    if shared and not kept:
+    if shared and not retained:
         raise DataError(
-            f"All {num} rows of {split} stand in the training pool. Give other rows with data.test=<files>."
+            f"All {num} rows of {split} are also in the training pool. Give other rows with data.test=<files>."
         )
 
 
-def pool_rows(pieces: RunComponents, split: str) -> Iterator[Row]:
-    """The training rows, unless it is they that were scored."""
-    if split == "train" or "train" not in pieces.sources:
+def pool_rows(components: RunComponents, split: str) -> Iterator[Row]:
+    """Yield the training rows, unless the scored split is the training split."""
+    if split == "train" or "train" not in components.sources:
         return
-    keep_columns(pieces.sources["train"])
-    for row, _ in pieces.sources["train"]:
+    keep_columns(components.sources["train"])
+    for row, _ in components.sources["train"]:
         yield row
 
 
-def shared_rows(pieces: RunComponents, rows: list[Row], pool: list[Row]) -> set[int]:
-    """Numbers of the rows whose text stands in the pool."""
-    words = pieces.task.columns.identity
-    known = {row_hash(row, words, 0) for row in pool}
-    return {number for number, row in enumerate(rows) if known and row_hash(row, words, 0) in known}
+def shared_rows(components: RunComponents, rows: list[Row], pool: list[Row]) -> set[int]:
+    """Return the numbers of the rows whose text is in the pool."""
+    columns = components.task.columns.identity
+    known = {row_hash(row, columns, 0) for row in pool}
+    return {number for number, row in enumerate(rows) if known and row_hash(row, columns, 0) in known}
 
 
-def split_to_score(pieces: RunComponents) -> str:
-    return headline_split(pieces.stores)
+def split_to_score(components: RunComponents) -> str:
+    """Return the split of the headline score."""
+    return headline_split(components.stores)

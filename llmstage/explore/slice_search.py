@@ -1,8 +1,8 @@
-"""SliceLine: the conjunctions of conditions under which a model loses most (Sagadeeva & Boehm 2021, SIGMOD).
+"""SliceLine: search the conjunctions of conditions with the largest errors of a model (Sagadeeva & Boehm 2021, SIGMOD).
 
 A slice S of n rows has the score  alpha (mean error of S / mean error - 1) - (1 - alpha)(n / |S| - 1):  how much worse it is
-than all rows, less a price for being small. Slices are built level by level; a conjunction is looked at only where the
-best score that its parts allow could still be among the best.
+than all rows, minus a penalty for a small size. Slices are built level by level. A conjunction is evaluated only where the
+upper bound of its score, from its parts, could still be among the best.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.float64]
 CELLS = 20_000_000
-"""Rows x conjunctions held at once."""
+"""Largest number of rows x conjunctions in memory."""
 
 
 @dataclass(slots=True, frozen=True)
 class Candidate:
-    """A conjunction of conditions and what it holds."""
+    """A conjunction of conditions with its size and error sum."""
 
     conditions: tuple[int, ...]
-    """Numbers of the conditions, rising."""
+    """Numbers of the conditions, ascending."""
     score: float
     size: int
     error_sum: float
@@ -34,30 +34,31 @@ class Candidate:
 
 @dataclass(slots=True)
 class Level:
-    """All conjunctions of one order that were looked at and may have children."""
+    """All evaluated conjunctions of one order that may have children."""
 
     members: list[tuple[int, ...]]
     sizes: Numbers
     sums: Numbers
     most: Numbers
     """Largest error of a row."""
-    place: dict[tuple[int, ...], int] = field(default_factory=dict)
+    index: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.place = {member: number for number, member in enumerate(self.members)}
+        self.index = {member: number for number, member in enumerate(self.members)}
 
-    def kept(self, which: Mask) -> Level:
-        members = [member for member, stays in zip(self.members, which, strict=True) if stays]
-        return Level(members, self.sizes[which], self.sums[which], self.most[which])
+    def subset(self, mask: Mask) -> Level:
+        """Return the level with the members of a mask only."""
+        members = [member for member, stays in zip(self.members, mask, strict=True) if stays]
+        return Level(members, self.sizes[mask], self.sums[mask], self.most[mask])
 
 
 def search(
     masks: Mask, columns: Sequence[int], errors: Numbers, *, max_order: int, min_support: int, alpha: float, keep: int
 ) -> tuple[list[Candidate], int]:
-    """(the `keep` best conjunctions with a score above 0, best first; how many were looked at).
+    """Return (the `keep` best conjunctions with a score above 0, best first; the number of evaluated conjunctions).
 
-    `masks` [P, N]: which rows fulfil each condition; `columns` [P]: two conditions of one column are never joined;
-    `errors` [N]: not negative. The result is exact: the same as that of looking at every conjunction up to `max_order`.
+    `masks` [P, N]: the rows of each condition; `columns` [P]: two conditions of one column are never joined; `errors` [N]: not
+    negative. The result is exact: it equals that of evaluating every conjunction up to `max_order`.
     """
     num, mean = len(errors), float(errors.mean()) if len(errors) else 0.0
     if not len(masks) or mean <= 0:
@@ -67,8 +68,10 @@ def search(
         return score_of(sizes, sums, num, mean, alpha)
 
     def bound(sizes: Numbers, sums: Numbers, most: Numbers) -> Numbers:
-        """The best score of any slice of at most this size, error sum and largest error (SliceLine, equation 5): within the
-        bounds it is monotone on both sides of the size at which the error sum is used up."""
+        """Return the best score of any slice with at most this size, error sum and largest error (SliceLine, equation 5).
+
+        Within these limits the score is monotone on both sides of the size at which the error sum is used up.
+        """
         best = np.full(len(sizes), -np.inf)
         for size in (np.full(len(sizes), float(min_support)), np.ceil(sums / np.maximum(most, 1e-300)), np.floor(sums / np.maximum(most, 1e-300)), sizes):  # fmt: skip
             size = np.clip(size, min_support, np.maximum(sizes, min_support))
@@ -76,53 +79,58 @@ def search(
         return best
 
     level = measure([(number,) for number in range(len(masks))], masks, errors)
-    looked_at, found = len(level.members), list[Candidate]()
+    num_evaluated, best_candidates = len(level.members), list[Candidate]()
     for order in range(1, max_order + 1):
-        level = level.kept((level.sizes >= min_support) & (level.sums > 0))
+        level = level.subset((level.sizes >= min_support) & (level.sums > 0))
         if not level.members:
             break
-        own = scores(level.sizes, level.sums)
-        found += [
+        level_scores = scores(level.sizes, level.sums)
+        best_candidates += [
             Candidate(member, float(score), int(size), float(total))
-            for member, score, size, total in zip(level.members, own, level.sizes, level.sums, strict=True)
+            for member, score, size, total in zip(level.members, level_scores, level.sizes, level.sums, strict=True)
             if score > 0
         ]
-        found = sorted(found, key=lambda one: (-one.score, len(one.conditions), one.conditions))[:keep]
-        least = found[-1].score if len(found) == keep else 0.0
+        best_candidates.sort(key=lambda each: (-each.score, len(each.conditions), each.conditions))
+        best_candidates = best_candidates[:keep]
+        # From now on a slice must beat the worst retained one.
+        least = best_candidates[-1].score if len(best_candidates) == keep else 0.0
         if order == max_order:
             break
-        level = level.kept(bound(level.sizes, level.sums, level.most) >= least)
+        level = level.subset(bound(level.sizes, level.sums, level.most) >= least)
         members, sizes, sums, most = children(level, columns)
         promising = (sizes >= min_support) & (bound(sizes, sums, most) >= least) if len(members) else np.zeros(0, bool)
         members = [member for member, stays in zip(members, promising, strict=True) if stays]
-        looked_at += len(members)
+        num_evaluated += len(members)
         level = measure(members, masks, errors)
-    return found, looked_at
+    return best_candidates, num_evaluated
 
 
 def score_of(sizes: Numbers, sums: Numbers, num: int, mean: float, alpha: float) -> Numbers:
-    """SliceLine's score of slices of these sizes and error sums, among `num` rows of this mean error."""
-    found: Numbers = alpha * (sums / sizes / mean - 1) - (1 - alpha) * (num / sizes - 1)
-    return found
+    """Return SliceLine's score of slices of these sizes and error sums, among `num` rows of this mean error."""
+    scores: Numbers = alpha * (sums / sizes / mean - 1) - (1 - alpha) * (num / sizes - 1)
+    return scores
 
 
 def single(masks: Mask, errors: Numbers, alpha: float) -> list[Candidate]:
-    """Every condition by itself, best first, whatever its score. The price for being small grows with the number of classes:
-    of 77 alike, one that is wrong in 17 of 20 cases has a score below 0 where the mean error is 0.19."""
+    """Return every condition alone as a candidate, best first, whatever its score.
+
+    The penalty for a small size grows with the number of classes: of 77 equal classes, one that is wrong in 17 of 20 cases
+    has a score below 0 where the mean error is 0.19.
+    """
     level = measure([(number,) for number in range(len(masks))], masks, errors)
-    level = level.kept(level.sums > 0)
+    level = level.subset(level.sums > 0)
     scores = (
         score_of(level.sizes, level.sums, len(errors), float(errors.mean()), alpha) if level.members else np.zeros(0)
     )
-    made = [
+    candidates = [
         Candidate(member, float(score), int(size), float(total))
         for member, score, size, total in zip(level.members, scores, level.sizes, level.sums, strict=True)
     ]
-    return sorted(made, key=lambda one: (-one.score, one.conditions))
+    return sorted(candidates, key=lambda candidate: (-candidate.score, candidate.conditions))
 
 
 def measure(members: list[tuple[int, ...]], masks: Mask, errors: Numbers) -> Level:
-    """Sizes, error sums and largest errors of conjunctions of one order."""
+    """Compute sizes, error sums and largest errors of conjunctions of one order."""
     sizes, sums, most = (np.zeros(len(members)) for _ in range(3))
     step = max(1, CELLS // max(1, masks.shape[1]))
     for start in range(0, len(members), step):
@@ -138,27 +146,27 @@ def measure(members: list[tuple[int, ...]], masks: Mask, errors: Numbers) -> Lev
 
 
 def children(level: Level, columns: Sequence[int]) -> tuple[list[tuple[int, ...]], Numbers, Numbers, Numbers]:
-    """Conjunctions of one condition more, all of whose parts are in the level; with the least of their parts' measures."""
+    """Return conjunctions with one condition more whose parts are all in the level, and the smallest measures of the parts."""
     members: list[tuple[int, ...]] = []
     parents: list[list[int]] = []
     for member in joined(level.members):
-        if columns[member[-1]] in {columns[other] for other in member[:-1]}:
+        if columns[member[-1]] in {columns[condition] for condition in member[:-1]}:
             continue
-        parts = [level.place.get(part, -1) for part in combinations(member, len(member) - 1)]
+        parts = [level.index.get(part, -1) for part in combinations(member, len(member) - 1)]
         if min(parts) >= 0:
             members.append(member)
             parents.append(parts)
     if not members:
         return [], np.zeros(0), np.zeros(0), np.zeros(0)
-    own = np.array(parents)  # [C, order]
-    return members, level.sizes[own].min(1), level.sums[own].min(1), level.most[own].min(1)
+    rows = np.array(parents)  # [C, order]
+    return members, level.sizes[rows].min(1), level.sums[rows].min(1), level.most[rows].min(1)
 
 
 def joined(members: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
-    """Two members that differ in the last condition only, put together (Agrawal & Srikant 1994)."""
+    """Join two members that differ in the last condition only (Agrawal & Srikant 1994)."""
     groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for member in members:
         groups[member[:-1]].append(member[-1])
     for prefix, ends in groups.items():
-        for one, two in combinations(sorted(ends), 2):
-            yield (*prefix, one, two)
+        for first, second in combinations(sorted(ends), 2):
+            yield (*prefix, first, second)

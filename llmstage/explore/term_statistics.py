@@ -1,4 +1,4 @@
-"""Texts as words, and the words that set one group of texts apart from the others."""
+"""Split texts into words, name their script, and find the words that distinguish one group of texts from the others."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SCRIPTS = {
     "Greek": "\u0370-\u03ff", "Hebrew": "\u0590-\u05ff", "Devanagari": "\u0900-\u097f", "Thai": "\u0e00-\u0e7f",
     "Latin": "A-Za-z\u00c0-\u024f",
 }  # fmt: skip
-FINDERS = {name: re.compile(f"[{letters}]") for name, letters in SCRIPTS.items()}
+SCRIPT_PATTERNS = {name: re.compile(f"[{letters}]") for name, letters in SCRIPTS.items()}
 MINOR = 0.1
-"""Share of letters under which a second script is a word or two, not a language."""
+"""A second script counts from this share of the letters on; below, it is a word or two."""
 PRIOR = 100.0
-"""Weight of the prior in words: the corpus' own frequencies count as so many words of each side."""
-TELLING = 1.96
-"""z above which a word sets a group apart."""
+"""Weight of the prior in words: the frequencies of all texts count as so many words of each side."""
+DISTINCTIVE = 1.96
+"""A word distinguishes a group where its z is above this."""
 
 
 def terms_of(text: str) -> list[str]:
-    """Lower-cased words; a run of Chinese characters or kana as its overlapping pairs, which is what most words there have."""
+    """Return lower-cased words. A run of Chinese characters or kana gives its overlapping pairs, the usual word length there."""
     terms: list[str] = []
     for run in RUN.findall(text.lower()):
         if WORD.fullmatch(run[0]) and re.match(f"[{CJK}]", run[0]) and len(run) > 1:
@@ -38,19 +38,20 @@ def terms_of(text: str) -> list[str]:
 
 
 def script_of(text: str) -> str | None:
-    """The script of a text's letters; `Chinese and Latin` where a second one is more than a few words; None without letters."""
-    counts = {name: len(found.findall(text)) for name, found in FINDERS.items()}
+    """Return the script of a text's letters, or two as `Chinese and Latin` (see MINOR); None without letters."""
+    counts = {name: len(pattern.findall(text)) for name, pattern in SCRIPT_PATTERNS.items()}
     if counts["Japanese"]:
         counts["Japanese"] += counts.pop("Chinese")
-    whole = sum(counts.values())
-    if not whole:
+    num_letters = sum(counts.values())
+    if not num_letters:
         return None
-    first, *others = sorted((name for name in counts if counts[name] >= MINOR * whole), key=lambda name: -counts[name])
+    frequent = (name for name in counts if counts[name] >= MINOR * num_letters)
+    first, *others = sorted(frequent, key=lambda name: -counts[name])
     return " and ".join(sorted([first, *others[:1]]))
 
 
-def telling_words(groups: Sequence[int], texts: Sequence[str], most: int = 3) -> dict[int, list[str]]:
-    """The words of each group that are likelier there than elsewhere, the clearest first.
+def distinctive_words(groups: Sequence[int], texts: Sequence[str], most: int = 3) -> dict[int, list[str]]:
+    """Return for each group the words that are more likely there than elsewhere, the most distinctive first.
 
     Log-odds ratios with an informative Dirichlet prior, divided by their deviation: Monroe, Colaresi & Quinn (2008),
     Fightin' Words, Political Analysis 16:372-403, equations 16, 18, 19, 22. The prior are the words of all texts.
@@ -60,22 +61,22 @@ def telling_words(groups: Sequence[int], texts: Sequence[str], most: int = 3) ->
         counts.setdefault(group, Counter()).update(terms_of(text))
     every = sum(counts.values(), Counter())
     names = sorted(every)
-    whole = np.array([every[name] for name in names], dtype=np.float64)  # [W]
+    total = np.array([every[name] for name in names], dtype=np.float64)  # [W]
     if not names:
         return {group: [] for group in counts}
-    prior = PRIOR * whole / whole.sum()
+    prior = PRIOR * total / total.sum()
     out: dict[int, list[str]] = {}
-    for group, own in sorted(counts.items()):
-        mine = np.array([own[name] for name in names], dtype=np.float64)
-        z = log_odds_z(mine, whole - mine, prior)
+    for group, group_counts in sorted(counts.items()):
+        inside = np.array([group_counts[name] for name in names], dtype=np.float64)
+        z = log_odds_z(inside, total - inside, prior)
         best = np.argsort(-z, kind="stable")[:most]
-        out[group] = [names[at] for at in best if z[at] > TELLING]
+        out[group] = [names[at] for at in best if z[at] > DISTINCTIVE]
     return out
 
 
-def log_odds_z(mine: np.ndarray, others: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """z of each word: positive where it is likelier in `mine`."""
-    a, b = mine + prior, others + prior
+def log_odds_z(inside: np.ndarray, outside: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Return the z of each word: positive where it is more likely `inside`."""
+    a, b = inside + prior, outside + prior
     delta = np.log(a / (a.sum() - a)) - np.log(b / (b.sum() - b))
-    found: np.ndarray = delta / np.sqrt(1 / a + 1 / b)
-    return found
+    z: np.ndarray = delta / np.sqrt(1 / a + 1 / b)
+    return z

@@ -1,4 +1,7 @@
-"""Items for a model of two towers: it gives no text a probability, and says which of the choices lies nearest to the picture."""
+"""Score items with a model of two towers (CLIP): the choice whose text vector is nearest to the image vector.
+
+Such a model gives no probability to a text, so items need an image and choices.
+"""
 
 from __future__ import annotations
 
@@ -12,87 +15,91 @@ from llmstage.data.encoding.collate import pad
 from llmstage.data.image_store import ImageStore
 from llmstage.data.images import BadImage
 from llmstage.explore.items import Item
-from llmstage.explore.probed_model import Subject
-from llmstage.explore.wording import say
+from llmstage.explore.probed_model import ProbedModel
+from llmstage.explore.wording import sentence
 from llmstage.models.contrastive_loss import image_vectors, text_vectors
-from llmstage.models.loglikelihood import in_batches
+from llmstage.models.loglikelihood import length_batches
 
-PICTURES_AT_ONCE = 64
+IMAGES_PER_BATCH = 64
 QUESTIONS = ("?", "？")
 
 
-def compared(item: Item) -> list[str]:
-    """What is held against the picture: a choice behind its prompt ("It is a" + " dog"), or by itself behind a question, which is
-    no part of a caption."""
+def candidate_texts(item: Item) -> list[str]:
+    """Return the text of each choice that is compared with the image: prompt and choice joined ("It is a" + " dog").
+
+    A question is no part of a caption, so the choice stands alone after one.
+    """
     lead = item.prompt.strip()
     if not lead or lead.endswith(QUESTIONS):
         return [choice.strip() for choice in item.choices]
     return [item.prompt + choice for choice in item.choices]
 
 
-def ids_of(subject: Subject, texts: Iterable[str]) -> dict[str, list[int]]:
-    """Ids of each text with the marks around it, uncut."""
-    before, after = subject.processor.marks()
+def ids_of(probed: ProbedModel, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Token ids of each distinct text with its special tokens, not truncated."""
+    before, after = probed.processor.marks()
     distinct = list(dict.fromkeys(texts))
     return {
-        text: [*before, *own, *after] for text, own in zip(distinct, subject.processor.plain_ids(distinct), strict=True)
+        text: [*before, *ids, *after] for text, ids in zip(distinct, probed.processor.plain_ids(distinct), strict=True)
     }
 
 
-def complaint(item: Item, pictures: ImageStore, longest: int, context: int) -> str | None:
-    """Why an item cannot be asked; `longest`: tokens of its longest text."""
+def complaint(item: Item, image_store: ImageStore, longest: int, context: int) -> str | None:
+    """Return why an item cannot be scored, or None; `longest`: tokens of its longest text."""
     if not isinstance(item.image, str):
-        return say("towers_no_picture")
+        return sentence("towers_no_picture")
     if not item.choices:
-        return say("towers_no_choices")
+        return sentence("towers_no_choices")
     try:
-        pictures.index(item.image)
+        image_store.index(item.image)
     except BadImage as error:
-        return say("asked_bad_picture", error=error)
-    return say("asked_too_long", length=longest, context=context) if longest > context else None
+        return sentence("asked_bad_picture", error=error)
+    return sentence("asked_too_long", length=longest, context=context) if longest > context else None
 
 
-def read_texts(subject: Subject, ids: dict[str, list[int]], batch_tokens: int) -> dict[str, np.ndarray]:
-    """The vector [D], of length 1, of each text."""
+def encode_texts(probed: ProbedModel, ids: dict[str, list[int]], batch_tokens: int) -> dict[str, np.ndarray]:
+    """Return the unit vector [D] of each text."""
     texts = list(ids)
-    found: dict[str, np.ndarray] = {}
-    for part in in_batches([len(ids[text]) for text in texts], batch_tokens):
-        batch = pad([ids[texts[place]] for place in part], subject.processor.pad_id).to(subject.model.device)
-        vectors = text_vectors(subject.model, batch).double().cpu().numpy()
-        found |= {texts[place]: vector for place, vector in zip(part, vectors, strict=True)}
-    return found
+    encoded: dict[str, np.ndarray] = {}
+    for part in length_batches([len(ids[text]) for text in texts], batch_tokens):
+        batch = pad([ids[texts[index]] for index in part], probed.processor.pad_id).to(probed.model.device)
+        vectors = text_vectors(probed.model, batch).double().cpu().numpy()
+        encoded |= {texts[index]: vector for index, vector in zip(part, vectors, strict=True)}
+    return encoded
 
 
-def read_pictures(subject: Subject, pictures: ImageStore, numbers: Iterable[int]) -> dict[int, np.ndarray]:
-    """The vector [D], of length 1, of each picture."""
+def encode_images(probed: ProbedModel, image_store: ImageStore, numbers: Iterable[int]) -> dict[int, np.ndarray]:
+    """Return the unit vector [D] of each image."""
     distinct = list(dict.fromkeys(numbers))
-    found: dict[int, np.ndarray] = {}
-    for start in range(0, len(distinct), PICTURES_AT_ONCE):
-        part = distinct[start : start + PICTURES_AT_ONCE]
-        pixels = pictures.normalised(pictures.pixels(part)).to(subject.model.device)
-        found |= dict(zip(part, image_vectors(subject.model, pixels).double().cpu().numpy(), strict=True))
-    return found
+    encoded: dict[int, np.ndarray] = {}
+    for start in range(0, len(distinct), IMAGES_PER_BATCH):
+        part = distinct[start : start + IMAGES_PER_BATCH]
+        pixels = image_store.normalized(image_store.pixels(part)).to(probed.model.device)
+        encoded |= dict(zip(part, image_vectors(probed.model, pixels).double().cpu().numpy(), strict=True))
+    return encoded
 
 
 @torch.no_grad()
-def nearness(subject: Subject, items: Sequence[Item], batch_tokens: int) -> list[np.ndarray | str]:
-    """Of each item the log-probabilities of its choices [K], or why it cannot be asked.
+def choice_log_probs(probed: ProbedModel, items: Sequence[Item], batch_tokens: int) -> list[np.ndarray | str]:
+    """Return for each item the log-probabilities of its choices [K], or the reason why it cannot be scored.
 
     They are those of zero-shot classification: softmax of scaled cosines (Radford 2021, arXiv 2103.00020, section 3.1).
     """
-    pictures = ImageStore(subject.processor.images)
-    pictures.read(item.image for item in items if isinstance(item.image, str))
-    told = [compared(item) for item in items]
-    ids = ids_of(subject, (text for own in told for text in own))
-    longest = [max((len(ids[text]) for text in own), default=0) for own in told]
-    why = [complaint(item, pictures, size, subject.context) for item, size in zip(items, longest, strict=True)]
-    asked = [place for place, reason in enumerate(why) if reason is None]
-    number = {place: pictures.index(str(items[place].image)) for place in asked}
-    wanted = {text: ids[text] for place in asked for text in told[place]}
-    texts, images = read_texts(subject, wanted, batch_tokens), read_pictures(subject, pictures, number.values())
-    scale = float(subject.model.logit_scale.exp())
-    found: list[np.ndarray | str] = [reason or "" for reason in why]
-    for place in asked:
-        logits = scale * np.stack([texts[text] for text in told[place]]) @ images[number[place]]
-        found[place] = logits - logsumexp(logits)
-    return found
+    image_store = ImageStore(probed.processor.images)
+    image_store.read(item.image for item in items if isinstance(item.image, str))
+    texts = [candidate_texts(item) for item in items]
+    ids = ids_of(probed, (text for candidates in texts for text in candidates))
+    longest = [max((len(ids[text]) for text in candidates), default=0) for candidates in texts]
+    reasons = [complaint(item, image_store, size, probed.context) for item, size in zip(items, longest, strict=True)]
+    scorable = [index for index, reason in enumerate(reasons) if reason is None]
+    # Several items may share a text or an image: each is encoded once.
+    image_numbers = {index: image_store.index(str(items[index].image)) for index in scorable}
+    text_ids = {text: ids[text] for index in scorable for text in texts[index]}
+    text_table = encode_texts(probed, text_ids, batch_tokens)
+    image_table = encode_images(probed, image_store, image_numbers.values())
+    scale = float(probed.model.logit_scale.exp())
+    results: list[np.ndarray | str] = [reason or "" for reason in reasons]
+    for index in scorable:
+        logits = scale * np.stack([text_table[text] for text in texts[index]]) @ image_table[image_numbers[index]]
+        results[index] = logits - logsumexp(logits)
+    return results

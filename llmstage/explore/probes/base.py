@@ -1,4 +1,4 @@
-"""What families share: the form of a question, and names and things in English and Chinese."""
+"""What all probe families use: the form of a question, and names and objects in English and Chinese."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmstage.explore.items import MetaValue
 
 
 @dataclass(slots=True)
-class Asked:
+class Question:
     """One question, before it has an id and a split."""
 
     prompt: str
@@ -19,18 +19,18 @@ class Asked:
     choices: Sequence[str] = ()
     label: int | None = None
     key: str = ""
-    """Template and parameters, without the language: the same content in two languages stays in one split."""
+    """Template and parameters, without the language: the same content in two languages is in one split."""
     meta: dict[str, MetaValue] = field(default_factory=dict)
     """Axes that vary inside the cell."""
-    parts: list[tuple[str, Asked]] = field(default_factory=list)
+    parts: list[tuple[str, Question]] = field(default_factory=list)
     """(name of the skill, question on the same facts)."""
     image: str | None = None
     free: bool = False
     glued: bool = False
-    """No space between prompt and answer."""
+    """Whether no space separates prompt and answer."""
 
-    def told(self) -> str:
-        """All that a model sees of it."""
+    def identity(self) -> str:
+        """Return all that a model reads of the question; two questions with the same text are one."""
         return f"{self.prompt}|{self.image}|{sorted(self.choices)}"
 
 
@@ -38,7 +38,7 @@ BOTH = ("en", "zh")
 NO_LANGUAGE = ("",)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 STEMS = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
-"""The ten heavenly stems and the twelve earthly branches, in their order."""
+"""The ten heavenly stems and the twelve earthly branches, in order."""
 
 NAMES = {
     "en": words(
@@ -58,12 +58,12 @@ YES_NO = {"en": ("yes", "no"), "zh": ("是", "否")}
 
 
 def number(rng: random.Random, digits: int) -> int:
-    """A number of so many digits, evenly."""
+    """Draw a number with this many digits, uniformly."""
     return rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
 
 
 def shuffled(rng: random.Random, right: str, wrong: Sequence[str]) -> tuple[list[str], int]:
-    """(choices, place of the right one); every place is as likely."""
+    """Return (choices in random order, index of the right one)."""
     choices = [right, *wrong]
     rng.shuffle(choices)
     return choices, choices.index(right)

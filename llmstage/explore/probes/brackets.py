@@ -1,4 +1,4 @@
-"""Close what is open: the end of a word of the Dyck language, as BIG-bench's dyck_languages asks for it."""
+"""Close all open brackets: complete a word of the Dyck language, as in dyck_languages of BIG-bench."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from llmstage.explore.probes.base import NO_LANGUAGE, Asked
+from llmstage.explore.probes.base import NO_LANGUAGE, Question
 
 LANGUAGES = NO_LANGUAGE
 CORE = tuple({"kinds": kinds, "depth": depth} for kinds, depth in ((1, 2), (2, 2), (2, 4), (4, 6)))
@@ -15,8 +15,8 @@ PAIRS = ("()", "[]", "{}", "<>")
 OPEN = {pair[0]: pair[1] for pair in PAIRS}
 
 
-def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
-    """`depth` brackets are open at the end, at most so many on the way; length is drawn."""
+def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw a word with `depth` open brackets at the end, and at most depth + 1 open on the way; its length is drawn."""
     depth, kinds = cell["depth"], PAIRS[: cell["kinds"]]
     length = rng.randint(depth + 2, 4 * depth + 6)
     length += (length - depth) % 2
@@ -31,11 +31,11 @@ def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
         else:
             opened.append(rng.choice(kinds)[0])
             word.append(opened[-1])
-    answer = [OPEN[one] for one in reversed(opened)]
-    # The same word with one kind alone asks for the number of open brackets only.
-    plain = ["(" if one in OPEN else ")" for one in word]
-    count = Asked(" ".join(plain) + " ...", " ".join(")" * len(opened)))
-    return Asked(
+    answer = [OPEN[bracket] for bracket in reversed(opened)]
+    # The same word with one bracket type asks for the number of open brackets only.
+    plain = ["(" if bracket in OPEN else ")" for bracket in word]
+    count = Question(" ".join(plain) + " ...", " ".join(")" * len(opened)))
+    return Question(
         " ".join(word) + " ...",
         " ".join(answer),
         key=" ".join(word),

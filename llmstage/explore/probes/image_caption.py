@@ -1,5 +1,7 @@
-"""A grid of coloured shapes and what is said of it, in both directions, with pairs of colour and shape that training never
-shows. Models that see are given the picture, others the grid as text. Shape, colour and relation alone are the parts."""
+"""A grid of coloured shapes and its caption, in both directions, with pairs of colour and shape that training never shows.
+
+Vision models read the image, text models read the grid as text. Shape, colour and relation alone are the parts.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from llmstage.demo.scenes import (
     write_scene,
 )  # fmt: skip
 from llmstage.explore.items import scene_rows
-from llmstage.explore.probes.base import BOTH, Asked, shuffled
+from llmstage.explore.probes.base import BOTH, Question, shuffled
 
 LANGUAGES = BOTH
 CORE = (
@@ -44,70 +46,76 @@ ASKS = {
 }
 
 
-def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
-    """The caption says how two things stand to each other. The choices are made of two relations and two looks of the first
-    thing, all four: each word of the right one stands in one wrong one as well, and none is the odd one out."""
+def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw a question about the relation of two objects, in words or as grids.
+
+    The four choices combine two relations with two appearances of the first object. Each word of the right choice is also
+    in one wrong choice, so no choice differs from all others.
+    """
     composition: Composition = cell["composition"]
     things = draw_things(rng, composition, cell["things"])
     claim = relate(rng, things[0], things[1])
     assert claim.relation and claim.other
-    turned = [claim, replace(claim, relation=OPPOSITE[claim.relation])]
-    look = other_look(rng, things, composition)
-    claims = [*turned, *(replace(one, it=look) for one in turned)]
-    key = f"{write_scene(things)} {claim.relation} {look.pair}"
+    relations = [claim, replace(claim, relation=OPPOSITE[claim.relation])]
+    replacement = other_appearance(rng, things, composition)
+    claims = [*relations, *(replace(variant, it=replacement) for variant in relations)]
+    key = f"{write_scene(things)} {claim.relation} {replacement.pair}"
     if cell["direction"] == "caption":
-        right, *wrong = (say(SPEECHES[lang], [one]) for one in claims)
+        right, *wrong = (say(SPEECHES[lang], [variant]) for variant in claims)
         choices, label = shuffled(rng, right, wrong)
         scene = PREFIX + write_scene(things)
-        return Asked(
+        return Question(
             WHICH[lang], choices=choices, label=label, image=scene, key=key, parts=parts(rng, claim, things, lang)
         )
-    right, *wrong = (written(scene) for scene in scenes_of(things, look))
+    right, *wrong = (grid_text(scene) for scene in candidate_scenes(things, replacement))
     choices, label = shuffled(rng, right, wrong)
     prompt = DRAWN[lang].format(caption=say(SPEECHES[lang], [claim]))
-    return Asked(prompt, choices=choices, label=label, key=key, glued=True)
+    return Question(prompt, choices=choices, label=label, key=key, glued=True)
 
 
-def other_look(rng: random.Random, things: Sequence[Thing], composition: Composition) -> Thing:
-    """The first thing in another colour or another shape, as no thing of the scene looks; from the pairs that the
-    composition draws from."""
+def other_appearance(rng: random.Random, things: Sequence[Thing], composition: Composition) -> Thing:
+    """Return the first object with another colour or another shape that no object of the scene has.
+
+    The pair of colour and shape is one that the composition draws from.
+    """
     it = things[0]
     taken = {thing.pair for thing in things}
     known = SEEN if composition == "seen" else PAIRS
-    found = [pair for pair in known if pair not in taken and (pair[0] == it.colour) != (pair[1] == it.shape)]
-    colour, shape = rng.choice(found)
+    free = [pair for pair in known if pair not in taken and (pair[0] == it.colour) != (pair[1] == it.shape)]
+    colour, shape = rng.choice(free)
     return replace(it, colour=colour, shape=shape)
 
 
-def scenes_of(things: Sequence[Thing], look: Thing) -> list[list[Thing]]:
-    """The scene; its first two things with their places exchanged; the same two with the first thing's other look."""
+def candidate_scenes(things: Sequence[Thing], replacement: Thing) -> list[list[Thing]]:
+    """Return four scenes: with the first two objects in order and swapped, and the same with `replacement` as the first."""
     first, second, *rest = things
-    places = [(first.row, first.column), (second.row, second.column)]
-    made = []
-    for thing in (first, look):
-        for one, two in (places, places[::-1]):
-            made.append([replace(thing, row=one[0], column=one[1]), replace(second, row=two[0], column=two[1]), *rest])
-    return made
+    positions = [(first.row, first.column), (second.row, second.column)]
+    scenes = []
+    for thing in (first, replacement):
+        for a, b in (positions, positions[::-1]):
+            scenes.append([replace(thing, row=a[0], column=a[1]), replace(second, row=b[0], column=b[1]), *rest])
+    return scenes
 
 
-def written(things: Sequence[Thing]) -> str:
+def grid_text(things: Sequence[Thing]) -> str:
+    """Return a scene as rows of text, after a line break."""
     return "\n" + "\n".join(scene_rows(things))
 
 
-def parts(rng: random.Random, claim: Claim, things: Sequence[Thing], lang: str) -> list[tuple[str, Asked]]:
-    """Colour and shape of the first thing at its place, and the relation alone, where the looks are given."""
+def parts(rng: random.Random, claim: Claim, things: Sequence[Thing], lang: str) -> list[tuple[str, Question]]:
+    """Return the parts: colour and shape of the first object at its position, and the relation with all appearances given."""
     assert claim.relation and claim.other
     it, scene, names = claim.it, PREFIX + write_scene(things), SPEECHES[lang].names
-    place = names[f"at {it.place}"].removeprefix("at the ").removeprefix("on the ").removeprefix("in the ")
-    found = []
-    for word, known in (("colour", COLOURS), ("shape", SHAPES)):
-        right = getattr(it, word)
-        others = rng.sample([names[one] for one in known if one != right], 3)
+    position = names[f"at {it.place}"].removeprefix("at the ").removeprefix("on the ").removeprefix("in the ")
+    questions = []
+    for attribute, known in (("colour", COLOURS), ("shape", SHAPES)):
+        right = getattr(it, attribute)
+        others = rng.sample([names[value] for value in known if value != right], 3)
         choices, label = shuffled(rng, names[right], others)
-        asked = Asked(ASKS[lang][word].format(place=place), choices=choices, label=label, image=scene)
-        found.append((word, asked))
-    sides = [say(SPEECHES[lang], [one]) for one in (claim, replace(claim, relation=OPPOSITE[claim.relation]))]
+        prompt = ASKS[lang][attribute].format(place=position)
+        questions.append((attribute, Question(prompt, choices=choices, label=label, image=scene)))
+    sides = [say(SPEECHES[lang], [variant]) for variant in (claim, replace(claim, relation=OPPOSITE[claim.relation]))]
     assert holds(it, claim.relation, claim.other)
     choices, label = shuffled(rng, sides[0], sides[1:])
-    found.append(("relation", Asked(WHICH[lang], choices=choices, label=label, image=scene)))
-    return found
+    questions.append(("relation", Question(WHICH[lang], choices=choices, label=label, image=scene)))
+    return questions

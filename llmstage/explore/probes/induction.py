@@ -1,5 +1,5 @@
-"""A random row of symbols comes again and stops; what follows? The gold test of a phase change (Olsson 2022): it takes a
-head that finds the symbol's last occurrence and one that knows what came after it."""
+"""A random sequence of symbols repeats and stops; what follows? The reference test of a phase change (Olsson 2022): it needs
+an attention head that finds the last occurrence of the symbol, and one that reads what came after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from llmstage.explore.probes.base import LETTERS, NO_LANGUAGE, Asked, shuffled
+from llmstage.explore.probes.base import LETTERS, NO_LANGUAGE, Question, shuffled
 
 LANGUAGES = NO_LANGUAGE
 CORE = tuple({"period": period, "vocabulary": 26} for period in (4, 8, 16))
@@ -17,18 +17,18 @@ FULL = tuple(
 SYMBOLS = LETTERS + LETTERS.upper()
 
 
-def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
-    # A period that is always the same would let a rule of places win (Olsson 2022): it is drawn, up to the cell's.
+def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    # With a constant period a rule on positions would be enough (Olsson 2022): it is drawn, up to that of the cell.
     period = rng.randint(cell["period"] // 2, cell["period"])
     row = rng.sample(SYMBOLS[: cell["vocabulary"]], period)
-    # How far the second round has come is drawn, so that no fixed place holds the answer.
+    # The length of the second round is drawn, so that the answer has no fixed position.
     seen = rng.randrange(1, period)
     last, answer = row[seen - 1], row[seen]
     given = " ".join([*row, *row[:seen]])
-    absent = [one for one in SYMBOLS[: cell["vocabulary"]] if one not in row]
-    parts = [("previous", Asked(f"{' '.join(row)} ; before {answer} :", last))]
+    absent = [symbol for symbol in SYMBOLS[: cell["vocabulary"]] if symbol not in row]
+    parts = [("previous", Question(f"{' '.join(row)} ; before {answer} :", last))]
     if absent:
-        asked = rng.choice((last, rng.choice(absent)))
-        choices, label = shuffled(rng, "yes" if asked in row else "no", ["no" if asked in row else "yes"])
-        parts.append(("match", Asked(f"{' '.join(row)} ; is {asked} there :", choices=choices, label=label)))
-    return Asked(given, answer, key=" ".join(row), meta={"distance": period, "second": seen}, parts=parts)
+        symbol = rng.choice((last, rng.choice(absent)))
+        choices, label = shuffled(rng, "yes" if symbol in row else "no", ["no" if symbol in row else "yes"])
+        parts.append(("match", Question(f"{' '.join(row)} ; is {symbol} there :", choices=choices, label=label)))
+    return Question(given, answer, key=" ".join(row), meta={"distance": period, "second": seen}, parts=parts)

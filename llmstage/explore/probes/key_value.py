@@ -1,4 +1,4 @@
-"""Who has which number? Pairs of keys and values, some given anew, one asked for: the core of long dialogues."""
+"""Retrieve a value by its key: pairs of names and numbers, some updated later, one queried; the core of long dialogues."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmstage.explore.probes.base import BOTH, NAMES, Asked
+from llmstage.explore.probes.base import BOTH, NAMES, Question
 
 LANGUAGES = BOTH
 CORE = (*({"pairs": pairs, "updated": 0} for pairs in (1, 4, 16)), {"pairs": 4, "updated": 2})
@@ -16,28 +16,29 @@ AGAIN = {"en": "Now the number of {key} is {value}.", "zh": "现在{key}的号�
 ASKS = {"en": "What is the number of {key} now? It is", "zh": "现在{key}的号码是多少？是"}
 
 
-def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
-    """Keys are places in the list of names. An updated pair is said again, with another value, at a random later place;
-    half of the questions are about a pair that was not updated, where there is one."""
+def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw pairs of (index of a name, number). An updated pair appears again with another value at a random later position.
+    Half of the questions are about a pair that was not updated, where there is one."""
     keys = rng.sample(range(len(NAMES["en"])), cell["pairs"])
     facts = [(key, rng.randrange(10, 100)) for key in keys]
     for key in rng.sample(keys, min(cell["updated"], len(keys))):
-        at = next(place for place, fact in enumerate(facts) if fact[0] == key)
+        at = next(index for index, fact in enumerate(facts) if fact[0] == key)
         value = rng.choice([value for value in range(10, 100) if value != facts[at][1]])
         facts.insert(rng.randint(at + 1, len(facts)), (key, value))
     asked = rng.choice(keys)
-    place = max(at for at, fact in enumerate(facts) if fact[0] == asked)
-    right = facts[place]
-    return Asked(
-        told(facts, asked, lang),
+    position = max(at for at, fact in enumerate(facts) if fact[0] == asked)
+    right = facts[position]
+    return Question(
+        prompt(facts, asked, lang),
         str(right[1]),
         key=f"{facts} {asked}",
-        meta={"distance": len(facts) - place, "changed": sum(fact[0] == asked for fact in facts) - 1},
-        parts=[("pair", Asked(told([right], asked, lang), str(right[1])))],
+        meta={"distance": len(facts) - position, "changed": sum(fact[0] == asked for fact in facts) - 1},
+        parts=[("pair", Question(prompt([right], asked, lang), str(right[1])))],
     )
 
 
-def told(facts: Sequence[tuple[int, int]], asked: int, lang: str) -> str:
+def prompt(facts: Sequence[tuple[int, int]], asked: int, lang: str) -> str:
+    """Return the text of all facts and the question for the key `asked`."""
     seen: set[int] = set()
     lines = []
     for key, value in facts:

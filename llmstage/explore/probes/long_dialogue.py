@@ -1,4 +1,4 @@
-"""What was said many turns ago, by whom, and what was taken back: the core of a long dialogue, in English and Chinese."""
+"""Facts from many turns ago, who said them, and their corrections: the core of a long dialogue, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmstage.demo import words
-from llmstage.explore.probes.base import BOTH, Asked
+from llmstage.explore.probes.base import BOTH, Question
 
 LANGUAGES = BOTH
 CORE = (
@@ -42,50 +42,52 @@ Fact = tuple[int, str, int]
 """(speaker, topic, value)."""
 
 
-def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
-    """Facts stand at random turns; the other speaker says the same kind of thing, with another value, where there is room.
-    A correction stands after its fact and before the question, and is asked about half of the time."""
+def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Put facts at random turns; the other speaker has a fact of the same topic with another value, where turns suffice.
+
+    A correction is after its fact and before the question; about half of the questions are about a corrected fact.
+    """
     topics = list(TOPICS["en"])
     pairs = [(who, topic) for topic in rng.sample(topics, max(1, cell["facts"] // 2)) for who in (0, 1)]
     facts: list[Fact] = []
     for who, topic in pairs[: cell["facts"]]:
-        taken = {value for _, other, value in facts if other == topic}
+        taken = {value for _, name, value in facts if name == topic}
         facts.append((who, topic, rng.choice([v for v in range(len(TOPICS["en"][topic][2])) if v not in taken])))
     asked = rng.randrange(len(facts))
     last = {(who, topic): value for who, topic, value in facts}
     places = sorted(rng.sample(range(cell["turns"] - 1 if cell["corrected"] else cell["turns"]), len(facts)))
-    said: dict[int, tuple[str, Fact]] = {at: ("says", fact) for at, fact in zip(places, facts, strict=True)}
+    statements: dict[int, tuple[str, Fact]] = {at: ("says", fact) for at, fact in zip(places, facts, strict=True)}
     if cell["corrected"]:
         target = asked if rng.random() < 0.5 else rng.randrange(len(facts))
         who, topic, _ = facts[target]
-        free = [at for at in range(places[target] + 1, cell["turns"]) if at not in said]
-        taken = {value for _, other, value in facts if other == topic}
+        free = [at for at in range(places[target] + 1, cell["turns"]) if at not in statements]
+        taken = {value for _, name, value in facts if name == topic}
         value = rng.choice([v for v in range(len(TOPICS["en"][topic][2])) if v not in taken])
-        said[rng.choice(free)] = ("corrects", (who, topic, value))
+        statements[rng.choice(free)] = ("corrects", (who, topic, value))
         last[who, topic] = value
     fillers = [rng.randrange(len(FILLERS["en"])) for _ in range(cell["turns"])]
     who, topic, _ = facts[asked]
     right = last[who, topic]
-    at = max(turn for turn, (_, fact) in said.items() if fact[:2] == (who, topic))
+    at = max(turn for turn, (_, fact) in statements.items() if fact[:2] == (who, topic))
     alone = {0: ("says", (who, topic, right))}
     asked_about = (who, topic, right)
-    return Asked(
-        dialogue(cell["turns"], said, fillers, asked_about, lang),
+    return Question(
+        dialogue(cell["turns"], statements, fillers, asked_about, lang),
         TOPICS[lang][topic][2][right],
-        key=f"{sorted(said.items())} {fillers} {asked}",
+        key=f"{sorted(statements.items())} {fillers} {asked}",
         meta={"distance": cell["turns"] - at, "speaker": SPEAKERS[who], "topic": topic},
-        parts=[("fact", Asked(dialogue(1, alone, fillers, asked_about, lang), TOPICS[lang][topic][2][right]))],
+        parts=[("fact", Question(dialogue(1, alone, fillers, asked_about, lang), TOPICS[lang][topic][2][right]))],
     )
 
 
-def dialogue(turns: int, said: Mapping[int, tuple[str, Fact]], fillers: list[int], asked: Fact, lang: str) -> str:
-    """Speakers in turn, but who has something to say says it."""
+def dialogue(turns: int, statements: Mapping[int, tuple[str, Fact]], fillers: list[int], asked: Fact, lang: str) -> str:
+    """Return the dialogue and its question. Speakers alternate, except that the speaker of a statement takes its turn."""
     lines = []
     colon, stop = ("：", "。") if lang == "zh" else (": ", ".")
     for turn in range(turns):
         who, text = turn % 2, FILLERS[lang][fillers[turn]]
-        if turn in said:
-            how, (who, topic, value) = said[turn]
+        if turn in statements:
+            how, (who, topic, value) = statements[turn]
             start, _, values = TOPICS[lang][topic]
             between = "" if lang == "zh" else " "
             text = f"{start}{between}{values[value]}{stop}"

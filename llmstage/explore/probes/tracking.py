@@ -1,4 +1,4 @@
-"""Who has the ball after all the swaps, and how many of a thing there are: state that is carried along."""
+"""State tracking: who has the ball after all the swaps, and how many objects of a sort there are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmstage.explore.probes.base import BOTH, NAMES, THINGS, Asked
+from llmstage.explore.probes.base import BOTH, NAMES, THINGS, Question
 
 LANGUAGES = BOTH
 CORE = (
@@ -23,18 +23,19 @@ WHAT = {"en": "What does {name} have now? The", "zh": "{name}现在有什么？�
 COUNT = {"en": "{row}. How many times is there a {thing}? Answer:", "zh": "{row}。有几个{thing}？答："}
 
 
-def ask(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
+def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw a question of the type `swaps` or `count`."""
     return swaps(rng, cell, lang) if cell["kind"] == "swaps" else count(rng, cell, lang)
 
 
-def swaps(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
-    """The answer is what one of the last two that swapped has, so that nobody can be found without following."""
+def swaps(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Ask for the object of one of the last two who swapped: no name can be answered without following the swaps."""
     size = cell["objects"]
     names, things = rng.sample(range(len(NAMES["en"])), size), rng.sample(range(len(THINGS["en"])), size)
     steps: list[tuple[int, int]] = []
     while len(steps) < cell["steps"]:
         step = tuple(rng.sample(range(size), 2))
-        if not steps or set(step) != set(steps[-1]):  # two equal swaps are none
+        if not steps or set(step) != set(steps[-1]):  # two equal swaps cancel out
             steps.append((step[0], step[1]))
     holding = list(things)
     before = list(holding)
@@ -42,29 +43,30 @@ def swaps(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
         before = list(holding)
         holding[a], holding[b] = holding[b], holding[a]
     asked = rng.choice(steps[-1])
-    whole = story(names, things, steps, asked, holding[asked], lang)
+    full_story = story(names, things, steps, asked, holding[asked], lang)
     if len(steps) > 1:
-        whole.parts = [("swap", story(names, before, steps[-1:], asked, holding[asked], lang))]
-    return whole
+        full_story.parts = [("swap", story(names, before, steps[-1:], asked, holding[asked], lang))]
+    return full_story
 
 
 def story(
     names: Sequence[int], things: Sequence[int], steps: Sequence[tuple[int, int]], asked: int, answer: int, lang: str
-) -> Asked:
+) -> Question:
+    """Return the text of who has what, the swaps, and the question."""
     called = [NAMES[lang][name] for name in names]
     lines = [HAS[lang].format(name=name, thing=THINGS[lang][thing]) for name, thing in zip(called, things, strict=True)]
     lines += [SWAP[lang].format(a=called[a], b=called[b]) for a, b in steps]
     lines.append(WHAT[lang].format(name=called[asked]))
     prompt = ("" if lang == "zh" else " ").join(lines)
-    return Asked(prompt, THINGS[lang][answer], key=f"{names} {things} {steps} {asked}")
+    return Question(prompt, THINGS[lang][answer], key=f"{names} {things} {steps} {asked}")
 
 
-def count(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Asked:
-    """The number is drawn evenly from 1 to 9, or to what fits."""
+def count(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw the number uniformly from 1 to 9, or to the number of objects."""
     size = cell["objects"]
     asked, *others = rng.sample(range(len(THINGS["en"])), 4)
-    wanted = rng.randint(1, min(9, size))
-    row = [asked] * wanted + [rng.choice(others) for _ in range(size - wanted)]
+    answer = rng.randint(1, min(9, size))
+    row = [asked] * answer + [rng.choice(others) for _ in range(size - answer)]
     rng.shuffle(row)
-    told = ("、" if lang == "zh" else ", ").join(THINGS[lang][one] for one in row)
-    return Asked(COUNT[lang].format(row=told, thing=THINGS[lang][asked]), str(wanted), key=f"count {row} {asked}")
+    objects = ("、" if lang == "zh" else ", ").join(THINGS[lang][index] for index in row)
+    return Question(COUNT[lang].format(row=objects, thing=THINGS[lang][asked]), str(answer), key=f"count {row} {asked}")

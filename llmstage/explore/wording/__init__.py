@@ -1,8 +1,7 @@
-"""The sentences of stage=explore in English and Chinese, a file for each part of it; numbers are put in, nothing else is
-decided here.
+"""The sentences of stage=explore in English and Chinese, one file for each part. This package fills in numbers only.
 
-A page speaks one language, which is known before anything is looked at. It is kept here for the time of the run, so that
-what makes a sentence need not be handed the language by all that stands above it.
+A report has one language, which is known before the run starts. A context variable holds it for the time of the run, so
+that functions that write sentences need no language argument.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ SENTENCES: dict[str, tuple[str, str]] = {
     **COMMON, **curves.SENTENCES, **weak.SENTENCES, **improve.SENTENCES, **probes.SENTENCES, **ladder.SENTENCES,
     **toy_worlds.SENTENCES, **reduction.SENTENCES, **novelty.SENTENCES,
 }  # fmt: skip
-"""Key to (English, Chinese), with places for the numbers."""
+"""Key to (English, Chinese), with fields for the numbers."""
 LANGUAGE: ContextVar[str] = ContextVar("language", default="en")
 
 
 @contextmanager
 def speaking(language: str) -> Iterator[None]:
-    """What is said inside is said in this language: en or zh."""
+    """Write all sentences inside the block in this language: en or zh."""
     before = LANGUAGE.set(language)
     try:
         yield
@@ -45,27 +44,27 @@ def current_language() -> str:
 
 
 def pick(pair: tuple[str, str]) -> str:
-    """The English or the Chinese one."""
+    """Return the text of the current language from (English, Chinese)."""
     return pair[LANGUAGE.get() == "zh"]
 
 
-def say(key: str, **values: Any) -> str:
-    """A sentence with its numbers."""
+def sentence(key: str, **values: Any) -> str:
+    """Return the sentence of a key with `values` filled in."""
     return pick(SENTENCES[key]).format(**values)
 
 
 def named(name: str, text: str) -> str:
-    """What is said of a thing, behind its name."""
-    return say("named", name=name, text=text)
+    """Return `name: text` in the current language."""
+    return sentence("named", name=name, text=text)
 
 
 def headings(key: str, **values: Any) -> list[str]:
-    """The heads of a table's columns."""
-    return say(key, **values).split("|")
+    """Return the column names of a table."""
+    return sentence(key, **values).split("|")
 
 
 def meaning(verdict: str) -> str:
-    """What a verdict on a curve means, for a reader who knows none of the papers."""
+    """Return what a verdict on a curve means, for a reader who does not know the papers."""
     return pick(curves.MEANINGS[verdict])
 
 
@@ -78,7 +77,7 @@ def shape_name(shape: str) -> str:
 
 
 def figure(value: float) -> str:
-    """Three digits; sizes and steps in full or with a unit."""
+    """Format a number with three digits; sizes and steps in full or with a unit."""
     size = abs(value)
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if size >= limit:
@@ -88,8 +87,11 @@ def figure(value: float) -> str:
     return f"{value:.3g}"
 
 
-def report_language(wanted: str, names: Iterable[str]) -> str:
-    """auto: Chinese where the names in the data, or else the locale, are; the same files give the same on one machine."""
-    if wanted == "auto" and any(re.search("[\u3400-\u9fff]", name) for name in names):
+def report_language(language: str, names: Iterable[str]) -> str:
+    """Return en or zh. auto takes Chinese where a name in the data has Chinese characters, else the locale decides.
+
+    The same files give the same language on one machine.
+    """
+    if language == "auto" and any(re.search("[\u3400-\u9fff]", name) for name in names):
         return "zh"
-    return spoken(wanted)
+    return spoken(language)
