@@ -1,4 +1,4 @@
-"""Scoring: one pass over a split, predictions kept, logits never gathered."""
+"""The evaluation loop: predict the examples of a split, then score the predictions. Logits are never collected."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from llmstage.training.machine import Machine
 
 @dataclass(slots=True)
 class Scored:
-    """What one pass over a split gave."""
+    """The result of one pass over a split. The lists have one entry for each prediction."""
 
     scores: dict[str, Score]
     predictions: list[Any]
     refs: list[Any]
     rows: list[int]
-    """Row of each prediction."""
+    """Index of the row in its split."""
     report_items: list[ReportItem]
 
 
-def fetch(store: ExampleStore, index: int) -> Example:
+def load_example(store: ExampleStore, index: int) -> Example:
+    """Return an example of a store by its index."""
     arrays, ref, row = store.get(index)
     return Example(arrays, ref=ref, row=row)
 
@@ -39,18 +40,20 @@ def fetch(store: ExampleStore, index: int) -> Example:
 def make_batch(
     task: Task, store: ExampleStore, rows: Sequence[Sequence[int]], draw: tuple[int, ...] | None = None
 ) -> Batch:
-    """`draw`: (seed, epoch) in training, for tasks that draw at random in collate()."""
-    features = [[fetch(store, index) for index in row] for row in rows]
+    """Collate examples, given by index for each row of the batch.
+
+    `draw`: (seed, epoch) in training, for tasks whose collate() draws random numbers.
+    """
+    examples = [[load_example(store, index) for index in row] for row in rows]
     if draw is not None:
-        for made, index in zip(
-            (item for row in features for item in row), (i for row in rows for i in row), strict=True
-        ):
-            made.draw = (*draw, index)
-    return task.collate(features)
+        for row, row_examples in zip(rows, examples, strict=True):
+            for index, example in zip(row, row_examples, strict=True):
+                example.draw = (*draw, index)
+    return task.collate(examples)
 
 
 def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
-    """A compiled body would be compiled anew for every shape of a scoring batch."""
+    """Run a compiled model without compilation: it would be compiled anew for every shape of a scoring batch."""
     body = getattr(model, "base_model", model)
     return torch.compiler.set_stance("force_eager") if body._compiled_call_impl is not None else nullcontext()
 
@@ -71,38 +74,44 @@ def score_split(
     among: NDArray[np.int64] | None = None,
     metrics: bool = True,
 ) -> Scored:
-    """Predict and score `num_rows` rows of a split (None: all); text is generated for `text_rows` of them. `among`: numbers of
-    the only rows that are looked at. `metrics`: False where predictions are all that is wanted.
+    """Predict and score `num_rows` rows of a split (None: all), and generate text for `text_rows` of them.
 
-    The rows are spread evenly over the split, because a file is often sorted by label or by time; of a training split, whose
-    references are kept for its first rows only, they are those.
-
-    Batches depend on the data and `batch_tokens` alone, so training and stage=evaluate compute the same numbers.
+    `among`: only rows with these indices. `metrics`: False where the caller needs the predictions only. The rows are spread
+    evenly over the split, because files are often sorted by label or by time. A training split has references for its first
+    rows only, so its rows are among those. Batches depend on the data and `batch_tokens` alone, so that training and
+    stage=evaluate compute the same numbers.
     """
     was_training = model.training
     model.eval()
+
+    # 1. Which examples are predicted, and for which of them text is generated.
     rows = np.asarray(store.rows)
-    known = np.unique(rows[: len(store.refs)])
-    picked = spread(known, num_rows)
-    scored = np.array([ref != UNSCORED for ref in store.refs], dtype=bool)
-    looked_at = picked if among is None else np.intersect1d(picked, among)
-    chosen = np.flatnonzero(np.isin(rows[: len(store.refs)], looked_at) & scored)
-    with_text = [int(index) for index in chosen[np.isin(rows[chosen], spread(picked, text_rows))]]
-    generating = set(with_text)
-    without = [int(index) for index in chosen if int(index) not in generating]
-    found: dict[int, Any] = {}
-    for group, wants_text in ((with_text, True), (without, False)):
+    rows_with_refs = rows[: len(store.refs)]
+    picked = spread(np.unique(rows_with_refs), num_rows)
+    requested = picked if among is None else np.intersect1d(picked, among)
+    has_ref = np.array([ref != UNSCORED for ref in store.refs], dtype=bool)
+    indices = np.flatnonzero(np.isin(rows_with_refs, requested) & has_ref)
+    generated = np.isin(rows[indices], spread(picked, text_rows))
+    groups = ((indices[generated].tolist(), True), (indices[~generated].tolist(), False))
+
+    # 2. The predictions.
+    predicted: dict[int, Any] = {}
+    for group, generate in groups:
         if not group:
             continue
         for batch_rows in scoring_batches(store.lengths, group, batch_tokens, packing=packing, context=task.context):
             batch = make_batch(task, store, batch_rows).to(machine.device)
             with machine.autocast(precision), uncompiled(model):
-                predictions = task.predict(model, batch, generate=wants_text)
-            found.update(zip([index for row in batch_rows for index in row], predictions, strict=True))
+                results = task.predict(model, batch, generate=generate)
+            predicted.update(zip([index for row in batch_rows for index in row], results, strict=True))
     model.train(was_training)
-    order = sorted(found)
-    predictions, refs, of_rows = task.merge(
-        [found[index] for index in order], [store.refs[index] for index in order], [int(rows[index]) for index in order]
+
+    # 3. The scores, over rows: the examples of a long row are merged first.
+    order = sorted(predicted)
+    predictions, refs, merged_rows = task.merge(
+        [predicted[index] for index in order],
+        [store.refs[index] for index in order],
+        [int(rows[index]) for index in order],
     )
-    shown = task.report_items(predictions, refs) if report_items else []
-    return Scored(task.score(predictions, refs) if metrics else {}, predictions, refs, of_rows, shown)
+    items = task.report_items(predictions, refs) if report_items else []
+    return Scored(task.score(predictions, refs) if metrics else {}, predictions, refs, merged_rows, items)

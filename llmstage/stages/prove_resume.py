@@ -1,4 +1,4 @@
-"""stage=prove_resume: kill a run, let it go on, and compare every byte with the run that was never disturbed."""
+"""stage=prove_resume: kill a run, resume it, and compare its checkpoint byte by byte with that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from llmstage.config import ProveResume, RunConfig
 from llmstage.config.renamed_keys import present_override
 from llmstage.errors import ModelError, UserError
 from llmstage.report.files import write_json
-from llmstage.training.checkpoint import WALL_CLOCK, list_checkpoints, read_state
+from llmstage.training.checkpoint import WALL_CLOCK, list_checkpoints, read_state, step_of
 from llmstage.training.finalize import link_latest
 from llmstage.training.run_folder import write_run_yaml
 from llmstage.training.session import run_lock
 
-OWN_WORDS = (
+REPLACED_KEYS = (
     "stage", "hydra.", "-m", "--multirun", "trainer.resume", "trainer.save_every", "trainer.eval_every", "trainer.save_total_limit",
     "trainer.train_rows_scored", "task.control",
 )  # fmt: skip
-"""Words of the command that the children get from here."""
+"""Keys of the command that this stage sets itself in the runs that it starts."""
 
 
 @dataclass(slots=True)
@@ -36,15 +36,62 @@ class Difference:
     part: str
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.part}: {self.detail}"
 
-def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
-    """Whole, killed and resumed, and cold: 1.0 if the resumed run equals the whole one and the cold one does not.
 
-    The cold run starts the remaining steps from the killed run's weights alone, without optimizer, RNG and place in the
-    data: it must come out different, or the comparison could not tell anything.
+def run(cfg: RunConfig, out_dir: Path, metadata: dict[str, str]) -> float | None:
+    """Train three times: undisturbed, killed and resumed, and cold. Return 1.0 if resume is exact; else raise ModelError.
+
+    The cold run starts the remaining steps from the weights of the first checkpoint alone, without optimizer state, random
+    state and position in the data. Its result must differ, or the comparison could not show anything.
     """
     assert isinstance(cfg.stage, ProveResume)
     stage = cfg.task.stages[0] if cfg.stage.train_stage == "auto" else cfg.stage.train_stage
+    steps, kills = plan_kills(cfg)
+    with run_lock(out_dir), console.logged(out_dir / "run.log"):
+        write_run_yaml(out_dir, cfg, {})
+        every = max(
+            1, min(kills) // 2
+        )  # a checkpoint before each kill, and steps after it that the resumed run repeats
+        undisturbed = child(cfg, stage, out_dir / "whole", every, None, metadata)
+        killed_dir = out_dir / "killed"
+        done = 0
+        for step in kills:
+            console.note(f"killing a run after step {step} with SIGKILL")
+            child(cfg, stage, killed_dir, every, step - done, metadata)
+            done = newest_step(killed_dir)  # the next process counts its own steps, from this checkpoint on
+        console.note(f"resuming from step {done}")
+        child(cfg, stage, killed_dir, every, None, metadata)
+        resumed = final(killed_dir)
+        console.note("the cold run: the same weights, nothing else")
+        cold = cold_start(cfg, stage, out_dir, undisturbed, every, steps, metadata)
+
+        difference, cold_difference = compare(undisturbed, resumed), compare(undisturbed, cold)
+        proven = difference is None and cold_difference is not None
+        report: dict[str, Any] = {
+            "status": "completed" if proven else "failed", "stage": "prove_resume", "task": cfg.task.name, **metadata,
+            "run_dir": str(out_dir.resolve()), "kills": kills, "steps": steps,
+            "exact": difference is None, "first_difference": None if difference is None else str(difference),
+            "cold_differs": cold_difference is not None,
+            "cold_difference": None if cold_difference is None else str(cold_difference),
+            "sha256": {"whole": digest(undisturbed), "resumed": digest(resumed), "cold": digest(cold)},
+        }  # fmt: skip
+        write_json(out_dir / "report.json", report)
+        link_latest(out_dir, "prove_resume")
+        print_result(report)
+        if not proven:
+            raise ModelError(
+                "Resume is not exact here: see above which part differs first."
+                if difference
+                else "The cold run came out the same: with so few steps the comparison proves nothing; raise trainer.max_steps."
+            )
+        return 1.0
+
+
+def plan_kills(cfg: RunConfig) -> tuple[int, list[int]]:
+    """Return the steps of a run, and after which of them it is killed. Raise UserError where they do not fit."""
+    assert isinstance(cfg.stage, ProveResume)
     steps = cfg.trainer.max_steps
     if steps is None:
         raise UserError("stage=prove_resume needs trainer.max_steps, so that it knows when to kill.")
@@ -54,55 +101,23 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     late = [step for step in kills if step >= steps]
     if late:
         raise UserError(f"stage.kill_at={late} is not before the end, trainer.max_steps={steps}.")
-    with run_lock(out_dir), console.logged(out_dir / "run.log"):
-        write_run_yaml(out_dir, cfg, {})
-        every = max(1, min(kills) // 2)  # a checkpoint before each kill, and steps after it that must be redone
-        whole = child(cfg, stage, out_dir / "whole", every, None, about)
-        broken = out_dir / "killed"
-        done = 0
-        for step in kills:
-            console.note(f"killing a run after step {step} with SIGKILL")
-            child(cfg, stage, broken, every, step - done, about)
-            # the resumed process counts its own steps, from the checkpoint it found
-            done = newest(broken)
-        console.note(f"resuming from step {done}")
-        child(cfg, stage, broken, every, None, about)
-        console.note("the cold run: the same weights, nothing else")
-        cold = cold_start(cfg, stage, out_dir, whole, every, steps, about)
-        differs, cold_differs = compare(whole, final(broken)), compare(whole, cold)
-        verdict = differs is None and cold_differs is not None
-        report: dict[str, Any] = {
-            "status": "completed" if verdict else "failed", "stage": "prove_resume", "task": cfg.task.name, **about,
-            "run_dir": str(out_dir.resolve()), "kills": kills, "steps": steps,
-            "exact": differs is None, "first_difference": None if differs is None else f"{differs.part}: {differs.detail}",
-            "cold_differs": cold_differs is not None, "cold_difference": None if cold_differs is None else f"{cold_differs.part}: {cold_differs.detail}",
-            "sha256": {"whole": digest(whole), "resumed": digest(final(broken)), "cold": digest(cold)},
-        }  # fmt: skip
-        write_json(out_dir / "report.json", report)
-        link_latest(out_dir, "prove_resume")
-        tell(report, kills, steps)
-        if not verdict:
-            raise ModelError(
-                "Resume is not exact here: see above which part differs first."
-                if differs
-                else "The cold run came out the same: with so few steps the comparison proves nothing; raise trainer.max_steps."
-            )
-        return 1.0
+    return steps, kills
 
 
-def tell(report: dict[str, Any], kills: list[int], steps: int) -> None:
-    killed = ", ".join(map(str, kills))
+def print_result(report: dict[str, Any]) -> None:
+    """Print whether resume is exact, and in what the cold run differs."""
+    kills = ", ".join(map(str, report["kills"]))
     if report["exact"]:
         console.result(
-            f"resume is exact: {steps} steps, killed after {killed}, end in bit-identical weights, optimizer, RNG and place in the data"
+            f"resume is exact: {report['steps']} steps, killed after {kills}, end in bit-identical weights, optimizer, RNG and position in the data"
         )
     else:
         console.result(
-            f"resume is NOT exact: killed after {killed}, the first difference is in {report['first_difference']}"
+            f"resume is NOT exact: killed after {kills}, the first difference is in {report['first_difference']}"
         )
-    cold = report["cold_difference"] or "nothing"
     console.result(
-        f"a cold start (weights only) differs in {cold}", f"sha256 of the weights: {report['sha256']['whole']}"
+        f"a cold start (weights only) differs in {report['cold_difference'] or 'nothing'}",
+        f"sha256 of the weights: {report['sha256']['whole']}",
     )
 
 
@@ -112,19 +127,22 @@ def child(
     run_dir: Path,
     every: int,
     kill_after: int | None,
-    about: dict[str, str],
+    metadata: dict[str, str],
     extra: tuple[str, ...] = (),
     drop: tuple[str, ...] = (),
 ) -> Path:
-    """One training process of its own, killed after so many of its steps or run to the end; its final checkpoint."""
-    typed = [present_override(word) for word in shlex.split(about["command"])[1:]]
-    words = [word for word in typed if not word.startswith(OWN_WORDS + drop)]
+    """Train in a process of its own; return its last checkpoint, or its folder where it is killed after `kill_after` steps.
+
+    `extra`: overrides to add; `drop`: keys whose overrides are left out.
+    """
+    given = [present_override(override) for override in shlex.split(metadata["command"])[1:]]
+    overrides = [override for override in given if not override.startswith(REPLACED_KEYS + drop)]
     command = [
         sys.executable,
         "-m",
         "llmstage",
         f"stage={stage}",
-        *words,
+        *overrides,
         f"hydra.run.dir={run_dir}",
         f"trainer.save_every={every}",
         f"trainer.eval_every={every}",
@@ -133,53 +151,55 @@ def child(
         *(["task.control=off"] if hasattr(cfg.task, "control") else []),
         *extra,
     ]
-    environment = {**os.environ, "LLMSTAGE_ENTRY": "prove_resume"}
+    variables = {**os.environ, "LLMSTAGE_ENTRY": "prove_resume"}
     if kill_after is not None:
-        environment |= {"LLMSTAGE_FAULT": f"step:{kill_after}:kill", "LLMSTAGE_ALLOW_FAULTS": "1"}
-    ended = subprocess.run(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        variables |= {"LLMSTAGE_FAULT": f"step:{kill_after}:kill", "LLMSTAGE_ALLOW_FAULTS": "1"}
+    process = subprocess.run(
+        command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
     )
-    if kill_after is None and ended.returncode != 0:
+    if kill_after is None and process.returncode != 0:
         raise ModelError(
-            f"The run in {run_dir} ended with status {ended.returncode}: {ended.stderr.strip().splitlines()[-1] if ended.stderr.strip() else ''}"
+            f"The run in {run_dir} ended with status {process.returncode}: {process.stderr.strip().splitlines()[-1] if process.stderr.strip() else ''}"
         )
-    if kill_after is not None and ended.returncode != -9:
+    if kill_after is not None and process.returncode != -9:
         raise ModelError(
-            f"The run in {run_dir} should have been killed but ended with status {ended.returncode}:\n{ended.stderr.strip()[-500:]}"
+            f"The run in {run_dir} should have been killed but ended with status {process.returncode}:\n{process.stderr.strip()[-500:]}"
         )
     return final(run_dir) if kill_after is None else run_dir
 
 
 def cold_start(
-    cfg: RunConfig, stage: str, out_dir: Path, whole: Path, every: int, steps: int, about: dict[str, str]
+    cfg: RunConfig, stage: str, out_dir: Path, undisturbed: Path, every: int, steps: int, metadata: dict[str, str]
 ) -> Path:
-    """The weights of the first checkpoint, trained on as if from the start, for the steps that were left."""
-    first = list_checkpoints(whole.parent)[-1]
-    left = steps - int(first.name.rpartition("_")[2])
-    rate = read_state(first)[1]["resolved"]["lr"]
+    """Train the weights of the first checkpoint for the remaining steps, as if they were those of a new model."""
+    first = list_checkpoints(undisturbed.parent)[-1]
+    remaining = steps - step_of(first)
+    lr = read_state(first)[1]["resolved"]["lr"]
     extra = (
         f"model.path={first}",
         f"model.dropout={cfg.model.dropout}",
-        f"optim.lr={rate}",
-        f"trainer.max_steps={left}",
+        f"optim.lr={lr}",
+        f"trainer.max_steps={remaining}",
     )
-    return child(cfg, stage, out_dir / "cold", every, None, about, extra, drop=("model",))
+    return child(cfg, stage, out_dir / "cold", every, None, metadata, extra, drop=("model",))
 
 
-def newest(run_dir: Path) -> int:
-    found = list_checkpoints(run_dir / "checkpoints")
-    return int(found[0].name.rpartition("_")[2]) if found else 0
+def newest_step(run_dir: Path) -> int:
+    """Return the step of the newest checkpoint; 0 where there is none."""
+    checkpoints = list_checkpoints(run_dir / "checkpoints")
+    return step_of(checkpoints[0]) if checkpoints else 0
 
 
 def final(run_dir: Path) -> Path:
-    found = list_checkpoints(run_dir / "checkpoints")
-    if not found:
+    """Return the newest checkpoint. Raise ModelError where there is none."""
+    checkpoints = list_checkpoints(run_dir / "checkpoints")
+    if not checkpoints:
         raise ModelError(f"{run_dir} holds no checkpoint.")
-    return found[0]
+    return checkpoints[0]
 
 
 def compare(left: Path, right: Path) -> Difference | None:
-    """The first part of two checkpoints that differs: weights, optimizer, RNG, then the rest of the state."""
+    """Return the first part in which two checkpoints differ: weights, optimizer, random state, then the rest of the state."""
     from safetensors.torch import load_file
 
     for name in ("model.safetensors", "optimizer.safetensors", "rng.safetensors"):
@@ -199,5 +219,6 @@ def compare(left: Path, right: Path) -> Difference | None:
 
 
 def digest(checkpoint: Path) -> str:
+    """Return the SHA-256 of the weights."""
     with (checkpoint / "model.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Checkpoints: a folder is whole and verified, or it does not count.
+"""Checkpoints: write, find, verify and load them. A checkpoint that is incomplete or changed does not count.
 
-Written as `.tmp-*`, every file fsynced, MANIFEST.json with sizes and SHA-256 last, then renamed. No pickle anywhere:
-tensors are safetensors, the rest is JSON.
+A checkpoint is written as `.tmp-*`: every file is fsynced, MANIFEST.json with sizes and SHA-256 comes last, then the folder
+is renamed. There is no pickle: tensors are safetensors, the rest is JSON.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from torch import Tensor, nn
 from llmstage import console
 from llmstage.config.renamed_keys import rename_keys
 from llmstage.errors import DiskError, ModelError
-from llmstage.training.fault_injection import fault
+from llmstage.training.fault_injection import inject_fault
 
 NAME = re.compile(r"step_(\d{6,})$")
 REQUIRED = ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json")
-"""A missing one is corruption, never a fresh optimizer."""
+"""Files of every checkpoint. One without optimizer state is corrupt; it is never continued with a new optimizer."""
 
 
 @dataclass(slots=True)
 class TrainState:
-    """Where a run is, beside its tensors. JSON; all that decides what comes next."""
+    """The state of a run besides its tensors, as JSON: all that decides what the next step is."""
 
     step: int = 0
     """Optimizer steps taken, skipped ones included."""
@@ -43,17 +43,18 @@ class TrainState:
     """Batches of this epoch already consumed."""
     tokens: int = 0
     skipped: int = 0
-    """Steps whose update was left out because loss or gradient were not finite, or a spike."""
+    """Steps without an update, because loss or gradient were not finite or a spike."""
     bad_run: int = 0
     """Non-finite steps in a row."""
     bad_steps: list[int] = field(default_factory=list)
     """Non-finite steps of the last thousand."""
     rollbacks: int = 0
     excluded: list[list[int]] = field(default_factory=list)
-    """(epoch, batch) that are passed over after a rollback."""
+    """(epoch, batch) that are left out after a rollback."""
     losses: list[float] = field(default_factory=list)
-    """Last 128 losses, for telling a spike."""
+    """The last 128 losses, by which a spike is recognised."""
     norms: list[float] = field(default_factory=list)
+    """The last 128 gradient norms."""
     best: float | None = None
     best_step: int | None = None
     stale: int = 0
@@ -69,21 +70,34 @@ class TrainState:
     """State of the fp16 gradient scaler."""
 
 
+@dataclass(slots=True)
+class ResumePoint:
+    """The checkpoint from which a run goes on; the defaults are those of a run that starts anew."""
+
+    checkpoint: Path | None = None
+    state: TrainState = field(default_factory=TrainState)
+    config: dict[str, Any] = field(default_factory=dict)
+    """The run's config when the checkpoint was written."""
+    auto_values: dict[str, Any] = field(default_factory=dict)
+    """What each `auto` of the config resolved to."""
+
+
 WALL_CLOCK = ("timed_seconds", "seconds")
-"""Fields that may differ between two runs that are otherwise the same."""
+"""Fields that differ between two runs that are otherwise the same."""
 
 
 class Checkpoints:
     """The checkpoints of one run folder."""
 
-    def __init__(self, run_dir: Path, keep: int, save_model: Callable[[Path], None], about: dict[str, Any]) -> None:
+    def __init__(self, run_dir: Path, keep: int, save_model: Callable[[Path], None], metadata: dict[str, Any]) -> None:
+        """`keep`: how many of the newest stay. `metadata`: JSON data that is written beside the state."""
         self.folder = run_dir / "checkpoints"
-        self.keep, self.save_model, self.about = keep, save_model, about
+        self.keep, self.save_model, self.metadata = keep, save_model, metadata
         self.resumed_from: Path | None = None
         self.failures = 0
 
     def save(self, state: TrainState, optimizer: torch.optim.Optimizer, model: nn.Module) -> Path:
-        """Write the state after a finished step; raises DiskError when the disk is full again and again."""
+        """Write the state after a finished step. Raise DiskError when the disk is full for the third time in a row."""
         final = self.folder / f"step_{state.step:06d}"
         draft = self.folder / f".tmp-{final.name}-{os.getpid()}"
         try:
@@ -92,15 +106,17 @@ class Checkpoints:
             self.save_model(draft)
             save_file(optimizer_tensors(optimizer, model), draft / "optimizer.safetensors")
             save_file(rng_tensors(), draft / "rng.safetensors")
-            write_text(draft / "state.json", json.dumps({"state": vars_of(state), **self.about}, ensure_ascii=False))
-            fault("checkpoint_files")
+            write_text(
+                draft / "state.json", json.dumps({"state": state_dict(state), **self.metadata}, ensure_ascii=False)
+            )
+            inject_fault("checkpoint_files")
             write_manifest(draft, {"step": state.step})
-            fault("before_rename")
+            inject_fault("before_rename")
             if final.exists():
-                trash(final)
+                delete(final)
             draft.rename(final)
             sync_folder(self.folder)
-            fault("after_rename")
+            inject_fault("after_rename")
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(draft, ignore_errors=True)
             self.failures += 1
@@ -113,33 +129,34 @@ class Checkpoints:
             )
             return final
         self.failures = 0
-        self._retire(state)
+        self._delete_old(state)
         return final
 
-    def _retire(self, state: TrainState) -> None:
-        """Delete what neither retention nor safety keeps; the newest, the best and the one resumed from stay."""
+    def _delete_old(self, state: TrainState) -> None:
+        """Delete old checkpoints; the newest `keep`, the best and the one that the run was resumed from stay."""
         folders = list_checkpoints(self.folder)
         keep = set(folders[: self.keep]) | {self.resumed_from}
         for folder in folders:
             if folder not in keep and step_of(folder) != state.best_step:
-                fault("before_delete")
-                trash(folder)
+                inject_fault("before_delete")
+                delete(folder)
 
     def clean(self) -> None:
-        """Remove drafts and trash of processes that are gone."""
+        """Delete the drafts and the trash of processes that have ended."""
         for path in self.folder.glob(".*"):
-            owner = path.name.rpartition("-")[2]
-            alive = owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()
+            pid = path.name.rpartition("-")[2]
+            alive = pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
             if path.name.startswith((".tmp-", ".trash-")) and not alive:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def vars_of(state: TrainState) -> dict[str, Any]:
+def state_dict(state: TrainState) -> dict[str, Any]:
+    """Return the fields of a state by name."""
     return {name: getattr(state, name) for name in state.__slots__}
 
 
 def set_aside(run_dir: Path) -> Path | None:
-    """Move the checkpoints of an earlier run in the same folder out of the way; a later resume must not find them."""
+    """Move the checkpoints of an earlier run in the same folder, so that no later resume finds them; return where they are."""
     folder = run_dir / "checkpoints"
     if not list_checkpoints(folder):
         return None
@@ -149,21 +166,22 @@ def set_aside(run_dir: Path) -> Path | None:
     return folder.rename(old)
 
 
-def trash(folder: Path) -> None:
-    """Renamed before it is deleted, so that a kill in between leaves no half folder that looks whole."""
-    doomed = folder.with_name(f".trash-{folder.name}-{os.getpid()}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+def delete(folder: Path) -> None:
+    """Rename a checkpoint, then delete it: a kill in between leaves no half-deleted folder that looks complete."""
+    trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}")
+    shutil.rmtree(trash, ignore_errors=True)
+    folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
-    found = [path for path in folder.glob("step_*") if NAME.search(path.name)] if folder.is_dir() else []
-    return sorted(found, key=step_of, reverse=True)
+    """Return the checkpoints of a folder, newest first."""
+    folders = [path for path in folder.glob("step_*") if NAME.search(path.name)] if folder.is_dir() else []
+    return sorted(folders, key=step_of, reverse=True)
 
 
 def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint by the name of its folder; -1 where it has another name."""
     match = NAME.search(folder.name)
     return int(match.group(1)) if match else -1
 
@@ -172,7 +190,8 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def write_manifest(folder: Path, about: dict[str, Any]) -> None:
+def write_manifest(folder: Path, metadata: dict[str, Any]) -> None:
+    """Write size and SHA-256 of every file of a folder into its MANIFEST.json, and everything to the disk."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -183,13 +202,14 @@ def write_manifest(folder: Path, about: dict[str, Any]) -> None:
             files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
     manifest = folder / "MANIFEST.json"
     with manifest.open("w", encoding="utf-8") as file:
-        json.dump({**about, "files": files}, file, indent=1)
+        json.dump({**metadata, "files": files}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:
+    """Write the entries of a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems cannot
@@ -199,7 +219,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def disk_full(error: Exception) -> bool:
-    """ENOSPC, EFBIG, EDQUOT, also as safetensors and torch word them (RELIABILITY P9)."""
+    """Return whether an error is ENOSPC, EFBIG or EDQUOT, also as safetensors and torch word them (RELIABILITY P9)."""
     text = str(error)
     return getattr(error, "errno", None) in (27, 28, 122) or any(
         mark in text for mark in ("os error 27", "os error 28", "os error 122", "No space left", "inline_container")
@@ -207,7 +227,7 @@ def disk_full(error: Exception) -> bool:
 
 
 def why_invalid(folder: Path) -> str | None:
-    """The reason why a checkpoint does not count, or None. Every byte is hashed: formats do not notice a flipped bit."""
+    """Return the reason why a checkpoint does not count, or None. All bytes are hashed: formats do not notice a flipped bit."""
     try:
         manifest = json.loads((folder / "MANIFEST.json").read_text(encoding="utf-8"))
         files = dict(manifest["files"])
@@ -218,20 +238,30 @@ def why_invalid(folder: Path) -> str | None:
     absent = [name for name in REQUIRED if name not in files]
     if absent:
         return f"{absent[0]} is not in the manifest"
-    for name, about in files.items():
+    for name, entry in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != about.get("bytes"):
-            return f"{name} has {path.stat().st_size} bytes, not {about.get('bytes')}"
+        if path.stat().st_size != entry.get("bytes"):
+            return f"{name} has {path.stat().st_size} bytes, not {entry.get('bytes')}"
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != about.get("sha256"):
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.get("sha256"):
                 return f"{name} has changed since it was written (SHA-256)"
     return None
 
 
+def find_resume_point(run_dir: Path, resume: str) -> ResumePoint:
+    """Return the checkpoint to go on from, with its state; one without a checkpoint where the run starts anew."""
+    checkpoint = find_checkpoint(run_dir, resume)
+    if checkpoint is None:
+        return ResumePoint()
+    state, metadata = read_state(checkpoint)
+    return ResumePoint(checkpoint, state, metadata["config"], metadata.get("resolved", {}))
+
+
 def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
-    """What to go on from. `auto`: the newest valid one, older ones with a warning; a path: that one or an error."""
+    """Return the checkpoint to go on from. `auto`: the newest valid one, with a warning if newer ones are not valid; a path:
+    that one or an error."""
     if resume == "never":
         return None
     if resume != "auto":
@@ -259,32 +289,31 @@ def find_checkpoint(run_dir: Path, resume: str) -> Path | None:
 
 
 def read_state(folder: Path) -> tuple[TrainState, dict[str, Any]]:
-    """(state, what the run said of itself) of a valid checkpoint."""
+    """Return (state, metadata) of a valid checkpoint, with the keys of its config under their present names."""
     data = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return TrainState(**data.pop("state")), {**data, "config": rename_keys(data.get("config", {}))}
 
 
 def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Weights, optimizer and RNG of a checkpoint into place, bit for bit."""
+    """Load weights, optimizer state and random state of a checkpoint, bit for bit."""
     weights = load_file(folder / "model.safetensors")
     missing, unexpected = model.load_state_dict(weights, strict=False)
+    # Neither tied weights nor frozen ones are in the file; every other missing weight means another model.
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
         name for name, _ in model.named_parameters()
     }
-    trained = {
-        name for name, parameter in model.named_parameters() if parameter.requires_grad
-    }  # frozen ones are not saved
-    lost = [name for name in missing if name not in tied and name in trained]
-    if lost or unexpected:
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    absent = [name for name in missing if name not in tied and name in trained]
+    if absent or unexpected:
         raise ModelError(
-            f"{folder} does not fit the model: {', '.join([*lost, *unexpected][:4])}. It was written with another config."
+            f"{folder} does not fit the model: {', '.join([*absent, *unexpected][:4])}. It was written with another config."
         )
     restore_optimizer(optimizer, model, load_file(folder / "optimizer.safetensors"))
     restore_rng(load_file(folder / "rng.safetensors"))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """`<slot>|<parameter>` to tensor."""
+    """Return the optimizer's tensors under the keys `<slot>|<parameter>`."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
         f"{slot}|{names[id(parameter)]}": value.detach().cpu().contiguous()
@@ -295,6 +324,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load the tensors of optimizer_tensors()."""
     named = dict(model.named_parameters())
     for key, value in tensors.items():
         slot, _, name = key.partition("|")
@@ -303,11 +333,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
                 f"The checkpoint's optimizer knows '{name}', the model does not: it was written with another config."
             )
         parameter = named[name]
-        # Step counters stay where the fused kernel expects them; moments go where the weights are.
+        # The fused kernel expects step counters, too, on the device of the weights.
         optimizer.state[parameter][slot] = value.to(parameter.device)
 
 
 def rng_tensors() -> dict[str, Tensor]:
+    """Return the states of torch's random numbers by device."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
@@ -315,6 +346,7 @@ def rng_tensors() -> dict[str, Tensor]:
 
 
 def restore_rng(states: dict[str, Tensor]) -> None:
+    """Load the states of rng_tensors()."""
     torch.set_rng_state(states["cpu"])
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

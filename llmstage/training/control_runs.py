@@ -1,7 +1,7 @@
-"""Control runs: the same model without one of its inputs, trained beside the run and set beside it on the same rows.
+"""Control runs: the same model without one of its inputs, trained after the run and compared with it on the same rows.
 
-A control is an ordinary run in a folder of its own inside the run's: it has checkpoints, is resumed and can be evaluated.
-It starts when the run itself is trained and scored, so that nothing of the run depends on whether it has controls.
+A control is an ordinary run in a folder inside that of the main run: it has checkpoints, is resumed and can be evaluated.
+It starts when the main run is trained and saved, so that nothing of the main run depends on whether it has controls.
 """
 
 from __future__ import annotations
@@ -15,68 +15,81 @@ from llmstage.config import RunConfig
 from llmstage.evaluation.eval_loop import Scored
 from llmstage.evaluation.metrics.score import Score
 from llmstage.evaluation.scoring import score
+from llmstage.training.components import RunComponents
 from llmstage.training.machine import Machine
-from llmstage.training.setup import RunComponents, setup_run
+from llmstage.training.setup import setup_run
 
 Train = Callable[[RunConfig, Path], dict[str, Scored]]
+ControlScores = dict[str, dict[str, Score]]
+"""The scores of each control by the name under which the report shows them."""
 
 
 def train_controls(
     run: RunConfig,
-    pieces: RunComponents,
+    components: RunComponents,
     out_dir: Path,
     steps: int,
     scored: dict[str, Scored],
     split: str | None,
     train: Train,
-) -> dict[str, dict[str, Score]]:
-    """Train what the task names, for as many steps; what is learned from it goes into `scored[split]`. Returns the controls'
-    own scores by the name under which the report shows them."""
-    shown = {}
-    for item in pieces.task.controls():
-        console.note(f"control {item.name}: {item.about}, on the same batches, in {out_dir / item.name}")
+) -> ControlScores:
+    """Train the controls of the task for `steps` steps; return their scores on `split`.
+
+    What the comparison adds, such as the gain by an input, goes into `scored[split]`.
+    """
+    controls: ControlScores = {}
+    for control in components.task.controls():
+        folder = out_dir / control.name
+        console.note(f"control {control.name}: {control.description}, on the same batches, in {folder}")
         resume = "never" if run.trainer.resume == "never" else "auto"
-        # Steps, not epochs or tokens: a row without its image has fewer tokens, and would be seen more often for them.
+        # Steps, not epochs or tokens: a row without its image has fewer tokens, so that more rows would fit the budget.
         trainer = replace(run.trainer, resume=resume, baselines=False, max_steps=steps, epochs=None, max_tokens=None)
-        control = replace(run, task=replace(run.task, **item.keys), trainer=trainer)
-        found = train(control, out_dir / item.name)
-        if split in found:
-            shown[f"{item.name}: {item.about}"] = compared(pieces, item.name, scored[split], found[split])
-    return shown
+        control_run = replace(run, task=replace(run.task, **control.keys), trainer=trainer)
+        results = train(control_run, folder)
+        if split in results:
+            title = f"{control.name}: {control.description}"
+            controls[title] = compare_with_control(components, control.name, scored[split], results[split])
+    return controls
 
 
 def score_controls(
-    run: RunConfig, pieces: RunComponents, machine: Machine, out_dir: Path, scored: Scored, split: str
-) -> dict[str, dict[str, Score]]:
-    """The same where the model was trained by a run that has controls: they are scored on the rows of this evaluation."""
-    shown = {}
-    for item in pieces.task.controls():
-        folder = pieces.place.run_dir / item.name / "model" if pieces.place and pieces.place.run_dir else None
+    run: RunConfig, components: RunComponents, machine: Machine, out_dir: Path, scored: Scored, split: str
+) -> ControlScores:
+    """Score the controls that were trained with the model, on the rows of this evaluation; as train_controls() otherwise."""
+    controls: ControlScores = {}
+    run_dir = components.model_source.run_dir if components.model_source else None
+    for control in components.task.controls():
+        folder = run_dir / control.name / "model" if run_dir else None
         if folder is None or not (folder / "config.json").is_file():
             continue
-        control = replace(run, task=replace(run.task, **item.keys), model=replace(run.model, path=str(folder)))
-        own = setup_run(control, out_dir / item.name, training=False, fixed={}, resume_from=None)
-        model = own.build(control, machine.device, training=False)
-        shown[f"{item.name}: {item.about}"] = compared(
-            pieces, item.name, scored, score(control, own, model, machine, split)
+        control_run = replace(run, task=replace(run.task, **control.keys), model=replace(run.model, path=str(folder)))
+        control_components = setup_run(control_run, out_dir / control.name, training=False)
+        model = control_components.build(control_run, machine.device, training=False)
+        result = score(control_run, control_components, model, machine, split)
+        controls[f"{control.name}: {control.description}"] = compare_with_control(
+            components, control.name, scored, result
         )
-    return shown
+    return controls
 
 
-def compared(pieces: RunComponents, name: str, ours: Scored, control: Scored) -> dict[str, Score]:
-    """Put what the task says of the two into `ours`; the scores of the control."""
-    theirs = dict(zip(control.rows, control.predictions, strict=True))
-    both = [place for place, row in enumerate(ours.rows) if row in theirs]
-    gains, report_items = pieces.task.contrast(
+def compare_with_control(components: RunComponents, name: str, main: Scored, control: Scored) -> dict[str, Score]:
+    """Add to `main` the scores and report items of its comparison with a control; return the scores of the control."""
+    control_predictions = dict(zip(control.rows, control.predictions, strict=True))
+    shared = [index for index, row in enumerate(main.rows) if row in control_predictions]
+    gains, report_items = components.task.compare_with_control(
         name,
-        [ours.predictions[place] for place in both],
-        [theirs[ours.rows[place]] for place in both],
-        [ours.refs[place] for place in both],
+        [main.predictions[index] for index in shared],
+        [control_predictions[main.rows[index]] for index in shared],
+        [main.refs[index] for index in shared],
     )
-    first = pieces.task.select
-    ours.scores = {first: ours.scores[first], **gains, **ours.scores}  # beside the score that it is about
-    known = {exhibit["title"]: exhibit for exhibit in report_items}
-    # In their old places, so that the page reads the same with and without a control.
-    kept = [known.pop(exhibit["title"], exhibit) for exhibit in ours.report_items]
-    ours.report_items[:] = [*kept, *known.values()]
+    select = components.task.select
+    main.scores = {
+        select: main.scores[select],
+        **gains,
+        **main.scores,
+    }  # the gains directly after what they are gains of
+    # An item replaces the one of its title in its position, so that the report has one layout with and without controls.
+    new_items = {item["title"]: item for item in report_items}
+    items = [new_items.pop(item["title"], item) for item in main.report_items]
+    main.report_items[:] = [*items, *new_items.values()]
     return control.scores

@@ -1,7 +1,8 @@
-"""Named places where a test may make a run fail: `LLMSTAGE_FAULT=point:nth:action`, a no-op unless it is set.
+"""Make a run fail at a named point, for tests: `LLMSTAGE_FAULT=point:nth:action`. Without the variable nothing happens.
 
-Actions: kill (SIGKILL), term (SIGTERM), die (unwind past every handler, a kill within one process), raise, enospc, oom. Refused without LLMSTAGE_ALLOW_FAULTS=1, so that a variable
-left behind in a shell cannot end a real run.
+Actions: kill (SIGKILL), term (SIGTERM), die (an exception that no handler catches, as a kill within one process), raise,
+enospc, oom, nan. The variable is refused without LLMSTAGE_ALLOW_FAULTS=1, so that one left behind in a shell cannot end a
+real run.
 """
 
 from __future__ import annotations
@@ -13,33 +14,33 @@ from collections import Counter
 
 from llmstage.errors import Refused
 
-_seen: Counter[str] = Counter()
+_passes: Counter[str] = Counter()
 
 
 class Killed(BaseException):
-    """Nobody handles it."""
+    """No handler catches it: it is no Exception."""
 
 
 def reset_faults() -> None:
-    """Count the points anew, for the next run in the same process."""
-    _seen.clear()
+    """Set the counts of all points to zero, for the next run in the same process."""
+    _passes.clear()
 
 
-def fault(point: str) -> str | None:
-    """Pass a named point; returns the action's name where the caller itself must act (`nan`)."""
-    wanted = os.environ.get("LLMSTAGE_FAULT")
-    if not wanted:
+def inject_fault(point: str) -> str | None:
+    """Fail here if the variable says so; return the name of an action that the caller itself must take (`nan`)."""
+    setting = os.environ.get("LLMSTAGE_FAULT")
+    if not setting:
         return None
     if os.environ.get("LLMSTAGE_ALLOW_FAULTS") != "1":
         raise Refused(
             "LLMSTAGE_FAULT is set, which makes runs fail on purpose. Unset it, or set LLMSTAGE_ALLOW_FAULTS=1 in a test."
         )
-    name, nth, action = wanted.split(":")
+    name, nth, action = setting.split(":")
     if name != point:
         return None
-    _seen[point] += 1
-    times = range(int(nth.split("-")[0]), int(nth.split("-")[-1]) + 1)
-    if _seen[point] not in times:
+    _passes[point] += 1
+    first, _, last = nth.partition("-")  # one pass, or a range of them: 6-9
+    if not int(first) <= _passes[point] <= int(last or first):
         return None
     if action in ("kill", "term"):
         os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGTERM)

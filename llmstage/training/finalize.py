@@ -1,4 +1,4 @@
-"""The end of a run: report.json, report.html, model card, links, and the table on the terminal."""
+"""End a run: write report.json, report.html and the model card, update the links, print the scores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from llmstage.report.thumbnails import without_pixels
 from llmstage.training.machine import environment
 
 
-def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float, *, main: bool = True) -> None:
-    """Write and show what came of a run that was completed. `main`: it is no control, so it is what outputs/latest names."""
-    whole = {
+def finish(
+    run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float, *, updates_latest: bool = True
+) -> None:
+    """Write the report of a completed run. `updates_latest`: print its scores too, and let outputs/latest name it."""
+    full_report = {
         "status": "completed",
         "stage": run.stage.name,
         "task": run.task.name,
@@ -29,27 +31,27 @@ def finish(run: RunConfig, out_dir: Path, report: dict[str, Any], seconds: float
         **environment(),
         **report,
     }
-    write_json(out_dir / "report.json", without_pixels(whole))
-    page = write_html(out_dir, whole)
+    write_json(out_dir / "report.json", without_pixels(full_report))
+    page = write_html(out_dir, full_report)
     if (out_dir / "model").is_dir():
-        write_card(out_dir / "model", whole)
-    if not main:
+        write_card(out_dir / "model", full_report)
+    if not updates_latest:
         console.note(f"done in {console.duration(seconds)}; its own report: {page}")
         return
     link_latest(out_dir, run.stage.name)
-    if "sentences" in whole:
-        console.result(*finding_lines(whole))
-    if whole.get("scores") or "sentences" not in whole:
-        console.result(score_table(whole))
-        console.result(*baseline_lines(whole))
-    for line in whole.get("warnings", []):
+    if "sentences" in full_report:
+        console.result(*finding_lines(full_report))
+    if full_report.get("scores") or "sentences" not in full_report:
+        console.result(score_table(full_report))
+        console.result(*baseline_lines(full_report))
+    for line in full_report.get("warnings", []):
         console.warn(line)
     console.result(f"report: {page}", *([f"model:  {out_dir / 'model'}"] if (out_dir / "model").is_dir() else []))
     console.note(f"done in {console.duration(seconds)}")
 
 
 def link_latest(out_dir: Path, stage: str) -> None:
-    """outputs/latest and outputs/<stage>/latest point to the newest run; best effort, a link is no result."""
+    """Let outputs/latest and outputs/<stage>/latest name this run. Where links cannot be written, there are none."""
     root = Path("outputs")
     for link in (root / "latest", root / stage / "latest"):
         with contextlib.suppress(OSError):

@@ -15,7 +15,15 @@ from llmstage.config import RunConfig
 from llmstage.errors import ModelError
 from llmstage.evaluation.baselines import baselines
 from llmstage.evaluation.eval_loop import Scored
-from llmstage.evaluation.scoring import headline_split, score, score_all, scores_dict, select, stored, write_predictions
+from llmstage.evaluation.scoring import (
+    headline_split,
+    report_values,
+    score,
+    score_all,
+    scores_dict,
+    select,
+    write_predictions,
+)
 from llmstage.models.adapter import has_adapter, merge_adapter, save_adapter
 from llmstage.models.build import save_model
 from llmstage.paths import ModelSource
@@ -69,7 +77,7 @@ def finish_training(
 
     # 1. The weights that are scored and saved.
     selected_step = load_best(setup.model, state, setup.training.checkpoints)
-    model = finish_adapter(setup) if has_adapter(setup.model) else setup.model
+    model: Any = finish_adapter(setup) if has_adapter(setup.model) else setup.model
     tune(run, components, model, machine)
 
     # 2. The scores, and the predictions of the split that the report shows.
@@ -104,7 +112,7 @@ def finish_training(
         "model": describe_model(run, components, model),
         "train": describe_training(setup, selected_step),
         "scores": scores_dict(scored),
-        **stored(scored),
+        **report_values(scored),
         "before": {split: setup.untrained_scores} if setup.untrained_scores and split else {},
         "baselines": comparison,
         "exhibits": headline.report_items if headline else [],
@@ -118,7 +126,7 @@ def finish_training(
         "plan": setup.plan_text,
         "warnings": warnings(components, state, comparison, scored),
     }
-    finish(run, out_dir, report, time.perf_counter() - started, main=updates_latest)
+    finish(run, out_dir, report, time.perf_counter() - started, updates_latest=updates_latest)
     selected = select(components.task, scored["validation"].scores)[1].value if "validation" in scored else None
     return FitResult(selected, scored)
 
@@ -150,7 +158,7 @@ def finish_adapter(setup: TrainingSetup) -> Any:
 
 def tune(run: RunConfig, components: RunComponents, model: nn.Module, machine: Machine) -> None:
     """Let the task fit thresholds and the like on validation, and put them into the config that is saved with the model."""
-    if not components.task.tunes or "validation" not in components.stores:
+    if not components.task.needs_tuning or "validation" not in components.stores:
         return
     scored = score(run, components, model, machine, "validation")
     components.task.tune(scored.predictions, scored.refs)

@@ -10,63 +10,65 @@ from torch import Tensor, nn
 
 from llmstage.tasks.base import Batch, LossSum, Task
 
-Context = Callable[[], AbstractContextManager[None]]
+Autocast = Callable[[], AbstractContextManager[None]]
 
 
 def backward_parts(
-    task: Task, model: nn.Module, parts: Sequence[Batch], context: Context, scale: Callable[[Tensor], Tensor]
+    task: Task, model: nn.Module, parts: Sequence[Batch], autocast: Autocast, scale: Callable[[Tensor], Tensor]
 ) -> Iterator[LossSum]:
-    """Adds the gradient of all parts to the weights and gives their losses. `context`: autocast; `scale`: of a loss, for fp16."""
+    """Add the gradient of all micro-batches to the weights, and yield their losses. `scale`: the loss scaling of fp16."""
     if not task.additive_loss and len(parts) > 1:
-        yield cached_backward(task, model, parts, context, scale)
+        yield cached_backward(task, model, parts, autocast, scale)
         return
     for part in parts:
-        with context():
+        with autocast():
             loss = task.loss(model, part)
         scale(loss.total).backward()
         yield loss
 
 
 def cached_backward(
-    task: Task, model: nn.Module, parts: Sequence[Batch], context: Context, scale: Callable[[Tensor], Tensor]
+    task: Task, model: nn.Module, parts: Sequence[Batch], autocast: Autocast, scale: Callable[[Tensor], Tensor]
 ) -> LossSum:
-    """The whole batch's gradient with the memory of one micro-batch (GradCache: Gao 2021, arXiv 2101.06983).
-
-    All micro-batches are embedded and their graphs dropped; the loss over all embeddings gives the embeddings' gradients;
-    then each micro-batch is embedded again, with the same random numbers, and takes its embeddings' gradient further.
-    """
+    """Compute the gradient of the whole batch with the memory of one micro-batch (GradCache: Gao 2021, arXiv 2101.06983)."""
+    # 1. Embed all micro-batches and drop their graphs.
     embeddings: list[tuple[Tensor, ...]] = []
-    states: list[Randomness] = []
+    random_states: list[RandomState] = []
     for part in parts:
-        states.append(Randomness(model))
-        with context():
-            # Not under no_grad: kernels may be chosen by it, and both passes must round and draw alike.
-            embeddings.append(tuple(made.detach().requires_grad_() for made in task.embed(model, part)))
-    end = Randomness(model)
-    whole = tuple(torch.cat(same) for same in zip(*embeddings, strict=True))
-    with context():
-        loss = task.pair_loss(model, whole, parts)
+        random_states.append(RandomState(model))
+        with autocast():
+            # Not under no_grad, by which some kernels are chosen: both passes must round and draw alike.
+            embeddings.append(tuple(tensor.detach().requires_grad_() for tensor in task.embed(model, part)))
+    final_state = RandomState(model)
+
+    # 2. The loss over all embeddings gives the gradient of each embedding.
+    batch_embeddings = tuple(torch.cat(tensors) for tensors in zip(*embeddings, strict=True))
+    with autocast():
+        loss = task.pair_loss(model, batch_embeddings, parts)
     scale(loss.total).backward()
-    for part, state, own in zip(parts, states, embeddings, strict=True):
-        state.set()
-        with context():
+
+    # 3. Embed each micro-batch again, with the same random numbers, and pass the gradient of its embeddings on.
+    for part, random_state, cached in zip(parts, random_states, embeddings, strict=True):
+        random_state.restore()
+        with autocast():
             again = task.embed(model, part)
-        pushed = [(made, cached.grad) for made, cached in zip(again, own, strict=True) if made.requires_grad]
-        if pushed:  # nothing is, where both towers are frozen
-            torch.autograd.backward([made for made, _ in pushed], [gradient for _, gradient in pushed])
-    end.set()
+        pairs = [(tensor, leaf.grad) for tensor, leaf in zip(again, cached, strict=True) if tensor.requires_grad]
+        if pairs:  # none where both towers are frozen
+            torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
+    final_state.restore()
     return LossSum(loss.total.detach(), loss.count, loss.logs)
 
 
-class Randomness:
-    """Where torch's random numbers stand, on the CPU and on the model's GPU."""
+class RandomState:
+    """The state of torch's random numbers on the CPU and on the model's GPU, at the time when it is made."""
 
     def __init__(self, model: nn.Module) -> None:
         self.device = next(model.parameters()).device
         self.cpu = torch.get_rng_state()
         self.gpu = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
-    def set(self) -> None:
+    def restore(self) -> None:
+        """Put the random numbers back into this state."""
         torch.set_rng_state(self.cpu)
         if self.gpu is not None:
             torch.cuda.set_rng_state(self.gpu, self.device)

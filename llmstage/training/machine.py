@@ -1,4 +1,7 @@
-"""What `auto` means on this machine: decided from the machine and the config only, never from load or timing."""
+"""The machine of a run: device, threads, precision, memory, versions.
+
+What `auto` resolves to depends on the machine and the config only, never on load or timing.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,24 @@ import torch
 
 from llmstage.config import TrainerConfig
 from llmstage.errors import UserError
+from llmstage.kernels.torch_internals import bf16_unit
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(slots=True, frozen=True)
 class Machine:
-    """Where and in what arithmetic a run computes."""
+    """The device of a run, and the precision of its training."""
 
     device: torch.device
     threads: int
     precision: str
-    why: str
-    """The hardware that made bf16 the choice, or empty."""
+    bf16_unit: str
+    """The hardware that multiplies bf16 fast, where bf16 was chosen for it; else empty."""
 
     @contextlib.contextmanager
     def autocast(self, precision: str) -> Iterator[None]:
-        """Matrix products in `precision`; fp32 leaves everything as it is."""
+        """Compute matrix products in `precision` within this context; fp32 changes nothing."""
         if precision == "fp32":
             yield
         else:
@@ -42,45 +46,49 @@ class Machine:
                 yield
 
     @property
-    def described(self) -> str:
-        return f"{self.precision}{f' ({self.why})' if self.why else ''}"
+    def description(self) -> str:
+        """The precision and its reason, for the line of the plan."""
+        return f"{self.precision}{f' ({self.bf16_unit})' if self.bf16_unit else ''}"
 
 
 def scoring_precision(cfg: TrainerConfig) -> str:
-    """Of scores: the same number on every machine, where nothing else is asked for."""
+    """Return the precision of scores. `auto` is fp32, which gives the same numbers on every machine."""
     return "fp32" if cfg.eval_precision == "auto" else cfg.eval_precision
 
 
-def resolve_machine(cfg: TrainerConfig, fixed: dict[str, Any] | None = None) -> Machine:
-    """`fixed`: decisions of an earlier part of the same run, which a resumed run keeps."""
-    fixed = fixed or {}
+def resolve_machine(cfg: TrainerConfig, saved: dict[str, Any] | None = None) -> Machine:
+    """Return the machine as the config wants it used. `saved`: what a resumed run resolved before, and keeps.
+
+    Raise UserError.
+    """
+    saved = saved or {}
     device = resolve_device(cfg.device)
-    threads = fixed.get("threads") or (available_threads() if cfg.threads == "auto" else int(cfg.threads))
-    why = fast_bf16(device)
-    precision = fixed.get("precision") or cfg.precision
+    threads = saved.get("threads") or (available_threads() if cfg.threads == "auto" else int(cfg.threads))
+    unit = fast_bf16(device)
+    precision = saved.get("precision") or cfg.precision
     if precision == "auto":
-        precision = "bf16" if why else "fp16" if device.type == "cuda" else "fp32"
+        precision = "bf16" if unit else "fp16" if device.type == "cuda" else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise UserError(
             "trainer.precision=fp16 needs a GPU: CPUs have no fast fp16 here. Use precision=auto, bf16 or fp32."
         )
-    return Machine(device, threads, precision, why if precision == "bf16" else "")
+    return Machine(device, threads, precision, unit if precision == "bf16" else "")
 
 
-def resolve_device(word: str) -> torch.device:
-    if word == "auto":
+def resolve_device(name: str) -> torch.device:
+    if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(word)
+        device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"trainer.device={word} is no device. Use auto, cpu, cuda or cuda:1.") from None
+        raise UserError(f"trainer.device={name} is no device. Use auto, cpu, cuda or cuda:1.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"trainer.device={word}: torch sees no GPU here. Use trainer.device=auto.")
+        raise UserError(f"trainer.device={name}: torch sees no GPU here. Use trainer.device=auto.")
     return device
 
 
 def available_threads() -> int:
-    """Cores of the affinity mask, at most the cgroup's quota."""
+    """Return the number of cores in the affinity mask, at most the quota of the cgroup."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -90,21 +98,17 @@ def available_threads() -> int:
 
 
 def fast_bf16(device: torch.device) -> str:
-    """Name of the unit that multiplies bf16 fast, or an empty string."""
+    """Return the name of the hardware that multiplies bf16 fast, or an empty string."""
     if device.type == "cuda":
         return "tensor cores" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
-    for name, probe in (("AMX", "_is_amx_tile_supported"), ("AVX512-bf16", "_is_avx512_bf16_supported")):
-        found = getattr(torch.cpu, probe, None)
-        if found is not None and found():
-            return name
-    return ""
+    return bf16_unit()
 
 
 @cache
-def product_rate(machine: Machine) -> float:
-    """Measured rate of a matrix product in the run's arithmetic, FLOP/s, once a process: the denominator of MFU.
+def matmul_rate(machine: Machine) -> float:
+    """Return the measured rate of a matrix product in the run's precision, in FLOP/s: the denominator of MFU.
 
-    Shown in the plan and the report; no decision hangs on it.
+    It is measured once in a process, for the estimate of time and the report; no decision depends on it.
     """
     size = 1024 if machine.device.type == "cpu" else 8192
     a = torch.ones(size, size, dtype=DTYPES[machine.precision], device=machine.device)
@@ -120,14 +124,14 @@ def product_rate(machine: Machine) -> float:
 
 
 def peak_memory() -> int:
-    """Largest resident set of this process so far, bytes (GPU: largest allocation)."""
+    """Return the largest resident set of this process so far, in bytes; with a GPU, the largest allocation on it."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def environment() -> dict[str, Any]:
-    """For environment.json and the report."""
+    """Return hardware and versions, for environment.json and the report."""
     from importlib.metadata import PackageNotFoundError, version
 
     names = (

@@ -1,4 +1,4 @@
-"""run.yaml, and whether a run may go on from a checkpoint."""
+"""run.yaml: the config of a run as data, and the check that a resumed run has the config of its checkpoint."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ MAY_CHANGE = (
     "trainer.eval_batch_tokens", "trainer.eval_precision", "trainer.device", "data.cache", "offline", "tracker.name",
     "generation.", "task.generate_rows", "task.control", "adapter.merge",
 )  # fmt: skip
-"""Keys that do not decide the weights: a resumed run may set them anew."""
+"""Keys that do not affect the weights: a resumed run may change them."""
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested data as one dict with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and value:
@@ -30,12 +31,8 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def comparable(run: RunConfig) -> dict[str, Any]:
-    """The config as data, as it is kept in a checkpoint."""
-    return plain(run)
-
-
-def plain(run: RunConfig) -> dict[str, Any]:
+def config_dict(run: RunConfig) -> dict[str, Any]:
+    """Return the config as data, with absolute paths: for run.yaml and checkpoints."""
     data = asdict(run)
     for split in ("train", "validation", "test", "items"):
         data["data"][split] = absolute(data["data"][split])
@@ -47,32 +44,34 @@ def plain(run: RunConfig) -> dict[str, Any]:
 
 
 def absolute(paths: Any) -> Any:
-    """So that a run folder can be evaluated from any directory."""
+    """Return paths as absolute ones, so that a run folder can be evaluated from any directory."""
     if isinstance(paths, list):
         return [absolute(path) for path in paths]
     return str(Path.cwd() / Path(paths).expanduser()) if isinstance(paths, str) and paths != "-" else paths
 
 
-def name_the_model(run: RunConfig) -> RunConfig:
-    """The run with model.path resolved: outputs/latest will name this very run when it has ended, and what is written down
-    must name the model."""
-    place = Path(run.model.path or "").expanduser()
-    if not run.model.path or not place.exists():
+def resolve_model_path(run: RunConfig) -> RunConfig:
+    """Return the run with an absolute model.path without links.
+
+    outputs/latest will name this run when it has ended, and its run.yaml must go on to name the model.
+    """
+    path = Path(run.model.path or "").expanduser()
+    if not run.model.path or not path.exists():
         return run
-    return replace(run, model=replace(run.model, path=str(place.resolve())))
+    return replace(run, model=replace(run.model, path=str(path.resolve())))
 
 
-def write_run_yaml(out_dir: Path, run: RunConfig, resolved: dict[str, Any]) -> None:
-    """The composed config and what `auto` decided."""
-    text = yaml.safe_dump({**plain(run), "resolved": resolved}, sort_keys=False, allow_unicode=True)
+def write_run_yaml(out_dir: Path, run: RunConfig, auto_values: dict[str, Any]) -> None:
+    """Write the composed config and what each `auto` resolved to."""
+    text = yaml.safe_dump({**config_dict(run), "resolved": auto_values}, sort_keys=False, allow_unicode=True)
     draft = out_dir / ".run.yaml.tmp"
     draft.write_text(text, encoding="utf-8")
     draft.replace(out_dir / "run.yaml")
 
 
-def check_same_run(run: RunConfig, saved: dict[str, Any], found: Path) -> None:
-    """Refuse to go on under another config; the differences are listed."""
-    now, then = flatten(plain(run)), flatten(saved)
+def check_same_run(run: RunConfig, saved: dict[str, Any], checkpoint: Path) -> None:
+    """Raise ModelError where a checkpoint was written under another config, with the keys that differ."""
+    now, then = flatten(config_dict(run)), flatten(saved)
     changed = [
         key
         for key in sorted(now.keys() | then.keys())
@@ -81,6 +80,6 @@ def check_same_run(run: RunConfig, saved: dict[str, Any], found: Path) -> None:
     if changed:
         listed = ", ".join(f"{key}: {then.get(key)} -> {now.get(key)}" for key in changed[:8])
         raise ModelError(
-            f"{found} was written by a run with another config ({listed}). Repeat the old command, "
+            f"{checkpoint} was written by a run with another config ({listed}). Repeat the old command, "
             f"or start anew in another folder (trainer.resume=never begins again in this one and sets its checkpoints aside)."
         )

@@ -1,4 +1,7 @@
-"""One run's grip on the process: threads, seeds, kernels, signals. A second run in the same process starts clean."""
+"""Process-wide state of one run: threads, seeds, kernels, signals, and the lock of its folder.
+
+The state is restored when the run ends, so that a second run in the same process starts as the first one did.
+"""
 
 from __future__ import annotations
 
@@ -15,34 +18,41 @@ import numpy as np
 import torch
 
 from llmstage.errors import DiskError, Interrupted, UserError
-from llmstage.kernels.rotary import give_back_turns
+from llmstage.kernels.rotary import restore_rotary
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopFlag:
-    """Set by a signal, read by the loop at a step's end; a second Ctrl-C ends the process at once. Where nobody reads it (`heeded`
-    False) a signal ends the work where it stands: files are written whole, and there is nothing else to save."""
+    """Remembers a signal, so that the training loop can save and stop after the current step; a second Ctrl-C stops at once.
 
-    def __init__(self, *, heeded: bool) -> None:
+    Where the caller does not read the flag (`handles_stop` False), a signal raises an exception at once: all files are
+    written completely or not at all, and there is nothing else to save.
+    """
+
+    def __init__(self, *, handles_stop: bool) -> None:
         self.name: str | None = None
-        self.heeded = heeded
+        self.handles_stop = handles_stop
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and (self.name == "SIGINT" or not self.heeded):
+        if number == signal.SIGINT and (self.name == "SIGINT" or not self.handles_stop):
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
-        if not self.heeded:
+        if not self.handles_stop:
             raise Interrupted(f"Stopped by {self.name} before the work was done; the same command does it again.")
 
 
 @contextlib.contextmanager
-def session(seed: int, threads: int, *, deterministic: bool, heeded: bool = False) -> Iterator[StopFlag]:
-    """Seeds, threads and kernels for one run; everything is put back at the end. `heeded`: the caller reads the flag."""
+def session(seed: int, threads: int, *, deterministic: bool, handles_stop: bool = False) -> Iterator[StopFlag]:
+    """Set seeds, threads and signal handlers for one run, and restore them at the end.
+
+    `handles_stop`: the caller reads the flag that this yields, and stops by itself.
+    """
+    # What other code in this process may rely on.
     dtype, was_deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     old_threads = torch.get_num_threads()
-    flag, handlers = StopFlag(heeded=heeded), {}
+    flag, handlers = StopFlag(handles_stop=handles_stop), {}
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         for number in STOPPING:
             handlers[number] = signal.signal(number, flag)
@@ -60,7 +70,7 @@ def session(seed: int, threads: int, *, deterministic: bool, heeded: bool = Fals
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        give_back_turns()
+        restore_rotary()
         torch.set_default_dtype(dtype)
         torch.use_deterministic_algorithms(was_deterministic)
         torch.set_num_threads(old_threads)
@@ -70,8 +80,8 @@ def session(seed: int, threads: int, *, deterministic: bool, heeded: bool = Fals
         random.setstate(states[2])
 
 
-def is_held(out_dir: Path) -> bool:
-    """Whether another process holds the run folder (`run_lock`). It is only asked: who wants the folder meanwhile gets it."""
+def is_locked(out_dir: Path) -> bool:
+    """Return whether another process has the lock of a run folder, without taking it."""
     try:
         file = (out_dir / ".lock").open("rb")
     except OSError:
@@ -86,17 +96,17 @@ def is_held(out_dir: Path) -> bool:
 
 @contextlib.contextmanager
 def run_lock(out_dir: Path) -> Iterator[None]:
-    """One process a run folder: two writers would tear each other's checkpoints."""
+    """Lock a run folder for this process: two writers would damage each other's checkpoints. Raise UserError, DiskError."""
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         file = (out_dir / ".lock").open("a+")
     except OSError as error:
         raise DiskError(
-            f"{out_dir} cannot be written ({error.strerror}). Name another place: hydra.run.dir=<folder>"
+            f"{out_dir} cannot be written ({error.strerror}). Name another folder: hydra.run.dir=<folder>"
         ) from None
     with file:
         try:
-            # A record lock: unlike flock it is not inherited by data workers, which outlive a killed run by seconds.
+            # A record lock: child processes do not inherit it, as they would flock. Data workers outlive a killed run by seconds.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)

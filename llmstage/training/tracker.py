@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl always, TensorBoard beside it when asked for."""
+"""Write metrics to metrics.jsonl, and to TensorBoard where tracker=tensorboard."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from llmstage.errors import UserError
 
 
 class Tracker:
-    """Appends one JSON object a line; a resumed run drops the lines past its checkpoint first."""
+    """Appends one JSON object a line. A resumed run first removes the lines after its checkpoint."""
 
     def __init__(self, run_dir: Path, cfg: TrackerConfig, resumed_step: int | None) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.failed = False
         if resumed_step is not None and self.path.exists():
-            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if keeps(line, resumed_step)]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            earlier = [line for line in lines if is_up_to(line, resumed_step)]
+            self.path.write_text("".join(f"{line}\n" for line in earlier), encoding="utf-8")
         elif self.path.exists():
             self.path.unlink()
         self.board = open_board(run_dir, resumed_step) if cfg.name == "tensorboard" else None
@@ -43,7 +44,8 @@ class Tracker:
             self.board.close()
 
 
-def keeps(line: str, step: int) -> bool:
+def is_up_to(line: str, step: int) -> bool:
+    """Return whether a line belongs to a step up to `step`."""
     try:
         return int(json.loads(line)["step"]) <= step
     except (ValueError, KeyError):
@@ -51,6 +53,7 @@ def keeps(line: str, step: int) -> bool:
 
 
 def open_board(run_dir: Path, resumed_step: int | None) -> Any:
+    """Return a TensorBoard writer. Raise UserError where the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""A run that stage=explore trains from a trained model: other rows, another mix of them, another objective."""
+"""How a training run may differ from the run that its config describes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ from llmstage.data.encoding.order import BatchOrder
 from llmstage.data.encoding.store import ExampleStore
 from llmstage.data.row_source import RowSource
 from llmstage.tasks.base import Task
+from llmstage.training.components import RunComponents
 from llmstage.training.machine import Machine
-from llmstage.training.setup import RunComponents
 
 
-@dataclass(slots=True)
-class Arm:
-    """What fit_one() takes from here; all else, checkpoints and resume too, is as in any run."""
+@dataclass(slots=True, frozen=True)
+class Variant:
+    """What control runs, the models that stage=explore trains and ladders of models change about a run.
 
-    rows: dict[str, RowSource]
-    """The splits; `train` at least. They must be the same rows each time the arm is begun or resumed."""
-    order: Callable[[BatchOrder, ExampleStore], BatchOrder]
-    """Which features form which batch, from the order that the run would have; a pure function of (seed, epoch) again."""
-    objective: Callable[[RunComponents, Machine], Task]
-    """The task as the training loop sees it, where more than its own loss is asked for."""
+    Everything else, such as checkpoints and resume, is as in any run. The defaults change nothing.
+    """
+
+    rows: dict[str, RowSource] | None = None
+    """Splits that replace those of the config; `train` at least. A resumed run must get the same rows again."""
+    order: Callable[[BatchOrder, ExampleStore], BatchOrder] | None = None
+    """Returns the batches to train on, given the run's default order; a pure function of (seed, epoch), as that one is."""
+    objective: Callable[[RunComponents, Machine], Task] | None = None
+    """Returns the task as the training loop sees it, where the loss has further terms."""
+    save_at: frozenset[int] = frozenset()
+    """Steps after which a checkpoint is written, besides those of trainer.save_every."""
+    by_character: bool = False
+    """Whether a tokenizer that is trained here joins no Chinese characters, whatever the task."""
+    updates_latest: bool = True
+    """Whether outputs/latest names this run when it is completed."""

@@ -15,7 +15,13 @@ from llmstage.stages.prove_resume import compare, final
 from llmstage.training import fault_injection
 from llmstage.training.optimizers import auto_lr
 
-SIZE = ["model.num_hidden_layers=2", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320"]
+SIZE = [
+    "model.num_hidden_layers=2",
+    "model.hidden_size=32",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=48",
+    "model.vocab_size=320",
+]
 BASE = {"causal_lm": "causal_lm", "classification": "masked_lm", "masked_lm": "masked_lm"}
 RUN = [
     "data.demo_rows=40", "data.context=96", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.micro_batch_size=2",

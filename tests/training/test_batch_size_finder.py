@@ -11,7 +11,12 @@ import torch
 
 from llmstage.data.encoding.order import BatchOrder
 from llmstage.training import batch_size_finder
-from llmstage.training.batch_size_finder import largest_batch, largest_micro, probe_micro, step_memory
+from llmstage.training.batch_size_finder import (
+    find_micro_batch_size,
+    largest_batch,
+    largest_micro_batch_size,
+    step_memory,
+)
 from llmstage.training.machine import Machine
 
 
@@ -31,14 +36,14 @@ def linear(base: float, row: float):
 )
 def test_the_largest_that_fits_and_even_parts(most: int, room: float, size: int) -> None:
     memory, tried = linear(100, 10)
-    assert largest_micro(memory, most, room) == size
+    assert largest_micro_batch_size(memory, most, room) == size
     assert len(tried) <= 4
 
 
 def test_memory_that_grows_faster_than_foretold_is_halved() -> None:
-    assert largest_micro(lambda size: size**2, 64, 100) == 8
-    assert largest_micro(lambda size: math.inf if size > 5 else size, 64, 100) == 4
-    assert largest_micro(lambda size: math.inf, 64, 100) == 1
+    assert largest_micro_batch_size(lambda size: size**2, 64, 100) == 8
+    assert largest_micro_batch_size(lambda size: math.inf if size > 5 else size, 64, 100) == 4
+    assert largest_micro_batch_size(lambda size: math.inf, 64, 100) == 1
 
 
 def test_the_largest_batch_has_the_most_padded_tokens() -> None:
@@ -92,9 +97,9 @@ def test_the_card_and_the_moments_bound_it(pieces, monkeypatch: pytest.MonkeyPat
     trained = sum(parameter.numel() for parameter in model.parameters())
     machine = Machine(torch.device("cuda"), 1, "bf16", "")
     for room, wanted in ((1_000, 9), (250, 2)):
-        total = (room + batch_size_finder.MOMENTS * trained) / batch_size_finder.SHARE
+        total = (room + batch_size_finder.OPTIMIZER_BYTES * trained) / batch_size_finder.USABLE_SHARE
         card = SimpleNamespace(total_memory=total)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
         monkeypatch.setattr(batch_size_finder, "step_memory", lambda *args: lambda size: 100 * size)
-        found = probe_micro(tiny.task, model, SimpleNamespace(), order, machine)
+        found = find_micro_batch_size(tiny.task, model, SimpleNamespace(), order, machine)
         assert found == max(len(batch) for batch in order.epoch(0)) if wanted == 9 else found == wanted

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmstage.cli.command import main
-from llmstage.training.setup import family
+from llmstage.training.task_setup import model_family
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ from llmstage.training.setup import family
     ],
 )
 def test_encoders_are_known_by_what_transformers_registers_them_for(model_type: str, kind: str) -> None:
-    assert family(SimpleNamespace(is_encoder_decoder=False, model_type=model_type)) == kind
-    assert family(SimpleNamespace(is_encoder_decoder=True, model_type=model_type)) == "t5"
+    assert model_family(SimpleNamespace(is_encoder_decoder=False, model_type=model_type)) == kind
+    assert model_family(SimpleNamespace(is_encoder_decoder=True, model_type=model_type)) == "t5"
 
 
 def test_a_type_that_the_door_does_not_know_is_refused_once_it_is_read(

@@ -40,7 +40,7 @@ def test_kernels(compose_run) -> None:
     slow = Machine(torch.device("cpu"), 2, "fp32", "")
 
     def chosen(run, machine, fixed=None):
-        return choose_kernels(run, machine, fixed or {}, SimpleNamespace(config=LlamaConfig(vocab_size=8192)))
+        return choose_kernels(SimpleNamespace(config=LlamaConfig(vocab_size=8192)), run.trainer, machine, fixed or {})
 
     kept = {"checkpointing": False, "float8": "off"}
     assert chosen(auto, CPU) == {
@@ -102,7 +102,9 @@ def test_policies(compose_run) -> None:
     assert resolve_micro_batch_size(compose_run(words), CPU, 64, 256.0) == 16
     tries = [searches_micro_batch_size(compose_run(words), machine, {}, additive=True) for machine in (CPU, GPU)]
     assert tries == [False, True], "only a GPU is tried out"
-    assert not searches_micro_batch_size(compose_run(words), GPU, {"micro_batch_size": 4}, additive=True), "a resumed run keeps it"
+    assert not searches_micro_batch_size(compose_run(words), GPU, {"micro_batch_size": 4}, additive=True), (
+        "a resumed run keeps it"
+    )
     assert not searches_micro_batch_size(compose_run([*words, "trainer.micro_batch_size=2"]), GPU, {}, additive=True)
 
 

@@ -155,7 +155,7 @@ def both(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as free:
-        free.attach_tokenizer(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         # A spawned process takes over sys.path, not PYTHONPATH; where the package is installed, the root is in neither.

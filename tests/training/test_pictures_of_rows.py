@@ -16,11 +16,11 @@ from llmstage.config.run import VisionConfig
 from llmstage.data.encoding.store import ExampleStore, FeatureWriter
 from llmstage.data.image_store import ImageStore
 from llmstage.evaluation.eval_loop import Scored
-from llmstage.evaluation.scoring import SAMPLES, pictures_of, write_predictions
+from llmstage.evaluation.scoring import SAMPLES, image_indices, write_predictions
 from llmstage.tasks.base import Example, Task
-from llmstage.tasks.base_image import Seeing
-from llmstage.tokenization.vision import preset_images
-from llmstage.training.setup import RunComponents
+from llmstage.tasks.base_image import ImageTask
+from llmstage.tokenization.vision import preset_image_processor
+from llmstage.training.components import RunComponents
 
 
 def uri(colour: str) -> str:
@@ -33,7 +33,7 @@ def uri(colour: str) -> str:
 class Names:
     """The hooks that are read, without a model."""
 
-    picture = Seeing.picture
+    picture = ImageTask.image_index
     pictures: ImageStore | None = None
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
@@ -45,8 +45,8 @@ def pieces(arrays: list[dict[str, list[int]]], rows: list[int], places: list[str
     for values, row in zip(arrays, rows, strict=True):
         writer.add({"input_ids": [1, 2], **values}, row)
     task = Names()
-    task.pictures = ImageStore(preset_images(VisionConfig(size=32)))
-    task.pictures.read(places)
+    task.image_store = ImageStore(preset_image_processor(VisionConfig(size=32)))
+    task.image_store.read(places)
     stores: dict[str, ExampleStore] = {"test": writer.finish()}
     return cast(RunComponents, SimpleNamespace(task=task, stores=stores))
 
@@ -74,7 +74,7 @@ def test_where_the_picture_is_left_out_on_purpose_none_is_named(tmp_path: Path) 
     made = pieces([{}, {}], [0, 1], [uri("red")])
     scored = Scored({}, ["a", "b"], ["A", "B"], [0, 1], [])
     samples = write_predictions(tmp_path / "p.jsonl", made, scored, "test")
-    assert pictures_of(made, "test", [0, 1]) == {} and not any("image" in line for line in samples)
+    assert image_indices(made, "test", [0, 1]) == {} and not any("image" in line for line in samples)
 
 
 def test_thumbnails_are_made_for_the_samples_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,18 +86,18 @@ def test_thumbnails_are_made_for_the_samples_alone(tmp_path: Path, monkeypatch: 
         drawn.append(number)
         return "data:"
 
-    monkeypatch.setattr(made.task.pictures, "thumbnail", thumbnail)
+    monkeypatch.setattr(made.task.image_store, "thumbnail", thumbnail)
     scored = Scored({}, ["a"] * count, ["A"] * count, list(range(count)), [])
     assert len(write_predictions(tmp_path / "p.jsonl", made, scored, "test")) == SAMPLES == len(drawn)
 
 
 def test_tasks_that_read_text_name_no_picture() -> None:
-    assert Task.picture(cast(Any, None), Example({"input_ids": [1]})) is None
+    assert Task.image_index(cast(Any, None), Example({"input_ids": [1]})) is None
 
 
 @pytest.mark.parametrize(("size", "shown"), [(32, 32), (192, 192), (336, 192)])
 def test_a_thumbnail_is_what_the_model_sees_and_no_larger_than_a_page_can_hold(size: int, shown: int) -> None:
-    pictures = ImageStore(preset_images(VisionConfig(size=size)))
+    pictures = ImageStore(preset_image_processor(VisionConfig(size=size)))
     pictures.read([uri("teal")])
     found = Image.open(io.BytesIO(base64.b64decode(pictures.thumbnail(0).partition(",")[2])))
     assert found.size == (shown, shown) and found.getpixel((5, 5)) == (0, 128, 128)

@@ -109,10 +109,10 @@ def forget_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "cursor", lambda order, epoch, batch, excluded: CURSOR(order, 0, 0, set()))
+    monkeypatch.setattr(loop, "batch_keys", lambda order, epoch, batch, excluded: BATCH_KEYS(order, 0, 0, set()))
 
 
-CURSOR = loop.cursor
+BATCH_KEYS = loop.batch_keys
 
 
 @pytest.mark.parametrize("forget", [forget_rng, forget_optimizer, forget_place])
