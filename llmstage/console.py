@@ -1,34 +1,47 @@
-"""What a person sees: progress and notes on standard error, results on standard output; plain lines on a pipe."""
+"""Print notes and progress to standard error and results to standard output.
+
+A terminal and a notebook show a live progress bar; a pipe gets plain lines without colour or wrapping.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-WIDE = 10_000
-"""Width on a pipe: nothing is wrapped there."""
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PIPE_WIDTH = 10_000
+"""Columns of a pipe, so that no line is wrapped."""
 
 
 def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    wide = None if stream.isatty() else WIDE
-    return Console(stderr=stderr, width=wide, soft_wrap=wide is not None, highlight=False)
+    """Return a console for the stream as it is now; tests and notebooks replace sys.stdout and sys.stderr."""
+    console = Console(stderr=stderr, highlight=False)
+    if console.is_jupyter or (sys.stderr if stderr else sys.stdout).isatty():
+        return console
+    return Console(stderr=stderr, width=PIPE_WIDTH, soft_wrap=True, highlight=False)
+
+
+def shows_live_bars(console: Console) -> bool:
+    """Return whether a progress bar can be redrawn: on a terminal, and in a notebook that has ipywidgets."""
+    return console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
 
 
 _log: list[Path] = []
-"""The run.log of the run in progress, if any."""
+"""Paths of the run.log of the current run and of the runs around it."""
 
 
 @contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """What is said inside also goes to `path`."""
+    """Also write to `path` what the body prints."""
     _log.append(path)
     try:
         yield
@@ -37,13 +50,14 @@ def logged(path: Path) -> Iterator[None]:
 
 
 def _record(line: str) -> None:
+    """Append a line to the run.log of the current run."""
     if _log:
         with contextlib.suppress(OSError), _log[-1].open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
 def note(*lines: str) -> None:
-    """Lines for the person watching."""
+    """Print lines to standard error."""
     console = _console(stderr=True)
     for line in lines:
         _record(line)
@@ -51,12 +65,13 @@ def note(*lines: str) -> None:
 
 
 def warn(line: str) -> None:
+    """Print a warning to standard error."""
     _record(f"warning: {line}")
     _console(stderr=True).print(f"warning: {line}", markup=False, style="yellow")
 
 
 def result(*items: RenderableType) -> None:
-    """Results, on standard output. A table on a pipe keeps its natural width."""
+    """Print results to standard output. A table on a pipe keeps its natural width."""
     console = _console(stderr=False)
     for item in items:
         if isinstance(item, str):
@@ -66,7 +81,7 @@ def result(*items: RenderableType) -> None:
 
 
 def number(value: float | None) -> str:
-    """A figure for a narrow place."""
+    """Return a number in a few characters."""
     if value is None:
         return "-"
     if value == 0 or 0.001 <= abs(value) < 100_000:
@@ -75,13 +90,14 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Return a duration as a person writes it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
 
 
 class StepDisplay:
-    """Progress of a loop: one live bar on a terminal, a plain line now and then on a pipe."""
+    """Progress of a loop: a live bar where one can be drawn, and a plain line every `every` steps."""
 
     def __init__(self, total: int, every: int, start: int = 0) -> None:
         self.total, self.every, self.first = total, max(1, every), start
@@ -91,7 +107,9 @@ class StepDisplay:
         self.task: TaskID | None = None
 
     def __enter__(self) -> StepDisplay:
-        if self.console.is_terminal:
+        if shows_live_bars(self.console):
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # 30 ms, not needed on a pipe
+
             columns = (
                 TextColumn("step {task.completed}/{task.total}"),
                 BarColumn(),
@@ -108,17 +126,18 @@ class StepDisplay:
             self.bar.stop()
 
     def show(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Figures come from the dict that goes to metrics.jsonl."""
-        words = "  ".join(
+        """Show the figures of a step: those of the dict that goes to metrics.jsonl."""
+        text = "  ".join(
             f"{name} {value if isinstance(value, str) else number(value)}" for name, value in figures.items()
         )
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=step, description=words)
+            self.bar.update(self.task, completed=step, description=text)
         if step % self.every == 0 or step == self.total:
             done = max(1, step - self.first)
             left = (time.perf_counter() - self.started) / done * (self.total - step)
-            self.say(f"step {step:>5}/{self.total}  {words}  left {duration(left)}")
+            self.print_line(f"step {step:>5}/{self.total}  {text}  left {duration(left)}")
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
+        """Print a line above the bar."""
         _record(line)
         self.console.print(line, markup=False)

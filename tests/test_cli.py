@@ -253,6 +253,30 @@ for words, wanted in {DOOR!r}:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_overview_and_help_import_no_hydra(tmp_path):
+    code = """
+import sys
+from llmstage.cli.help import quick_answer
+assert all(quick_answer(words) for words in ([], ["--help"], ["--version"]))
+sys.exit(bool({"hydra", "omegaconf", "rich"} & set(sys.modules)))
+"""
+    assert python(code, tmp_path).returncode == 0
+
+
+def test_help_shows_the_keys_of_groups_inside_a_stage_and_a_task(cli):
+    _, out, _ = cli("--help")
+    assert "  stage.slices.max_order=3" in out and "  task.features.ngrams=false" in out
+    _, out, _ = cli("stage=explore", "--help")
+    assert "  stage.improve.guard.delta=0.01" in out
+
+
+def test_a_closed_pipe_ends_help_quietly(tmp_path):
+    command = f"{sys.executable} -m llmstage --help | head -1"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "LLMSTAGE_ENTRY": "console"}
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("llmstage ") and done.stderr == ""
+
+
 def test_keys_are_checked_even_when_stage_and_task_are_missing(cli):
     status, _, err = cli("optim.lr=-1", "trainer.save_total_limt=2")
     assert status == 2
@@ -407,4 +431,6 @@ def test_a_sweep_checks_every_value_of_a_list(cli):
 def test_what_an_option_says_of_itself_is_not_typed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stage=finetune", "task=dialogue", "task.model_families=[bert]", "model.name=mine"]) == 2
     told = capsys.readouterr().err
-    assert "Unknown key 'task.model_families'. It is set by choosing task=." in told and "Unknown key 'model.name'" in told
+    assert (
+        "Unknown key 'task.model_families'. It is set by choosing task=." in told and "Unknown key 'model.name'" in told
+    )

@@ -149,7 +149,7 @@ def test_a_failed_job_of_a_sweep_is_a_row_of_its_table(workplace, capsys):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there a process starts again for its allocator")
 def test_the_console_script_shows_no_traceback_after_its_second_start(workplace):
-    """The first process sets HYDRA_FULL_ERROR for Hydra's sake; the one it becomes must not inherit that."""
+    """What the first process sets for itself, the one that it becomes must not inherit."""
     write_rows("one.jsonl", [json.dumps({"text": f"t {n}", "label": "a"}) for n in range(20)])
     free = {key: value for key, value in os.environ.items() if not key.startswith(("LLMSTAGE", "HYDRA", "LD_PRELOAD"))}
     free |= {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
@@ -157,3 +157,53 @@ def test_the_console_script_shows_no_traceback_after_its_second_start(workplace)
         [sys.executable, "-m", "llmstage", *CLASSIFY, "data.train=one.jsonl"], env=free, capture_output=True, text=True
     )
     assert done.returncode == 3 and "two are needed" in done.stderr and "Traceback" not in done.stderr
+
+
+BROKEN_TASK = """
+from llmstage.config import TaskConfig
+from llmstage.tasks.classification import Classification
+
+
+class Broken(Classification):
+    @staticmethod
+    def demo_rows(num_rows, seed):
+        {line}
+
+
+TASK = Broken
+Config = TaskConfig
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("return None + 1", "TypeError in broken_task.py:9 (module outside.broken_task): unsupported operand"),
+        ("import json; return json.loads('{')", "JSONDecodeError in broken_task.py:9 (module outside.broken_task): "),
+    ],
+    ids=["its own line", "a library that it calls"],
+)
+def test_an_error_in_a_module_of_the_users_own_is_said_to_be_theirs(workplace, capsys, monkeypatch, line, error):
+    (workplace / "outside").mkdir()
+    (workplace / "outside" / "broken_task.py").write_text(BROKEN_TASK.format(line=line), encoding="utf-8")
+    (workplace / "mine" / "task").mkdir(parents=True)
+    (workplace / "mine" / "task" / "broken.yaml").write_text(
+        "name: outside.broken_task\nstages: [finetune]\nmodel_families: [bert]\n"
+    )
+    monkeypatch.syspath_prepend(str(workplace))
+    for name in ("outside", "outside.broken_task"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    words = ["--config-dir", "mine", "stage=finetune", "task=broken", "model=bert_tiny", "trainer=smoke"]
+    assert main([*words, "hydra.run.dir=run"]) == 1
+    err = capsys.readouterr().err
+    assert f"error: {error}" in err and err.rstrip().endswith("this is your own module"), err[-600:]
+    assert "bug of llmstage" not in err and "Traceback" in err
+
+
+def test_an_error_of_llmstage_itself_is_said_to_be_a_bug(workplace, capsys, monkeypatch):
+    from llmstage.stages import finetune
+
+    monkeypatch.setattr(finetune, "fit", lambda *args, **kwargs: None + 1)
+    monkeypatch.setattr("llmstage.cli.jobs.PACKAGE", Path(__file__).resolve().parent)  # the line that fails is here
+    assert main([*CLASSIFY[:-1], "hydra.run.dir=run"]) == 1
+    assert "error: this is a bug of llmstage, not of yours: TypeError" in capsys.readouterr().err

@@ -14,8 +14,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from llmstage import __version__, allocator, console
-from llmstage.cli.help import help_text, overview
+from llmstage import allocator, console
+from llmstage.cli.help import help_text, print_text, quick_answer
 from llmstage.cli.hydra_runs import HydraRuns, parse_flags, plain_config, separate_hydra
 from llmstage.cli.inherit import choose_task
 from llmstage.cli.jobs import CommandLine, JobResult, explain_bug, run_stage, stop_for, typed_run
@@ -65,12 +65,9 @@ def wants_traceback() -> bool:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line, or print what its flags ask for; return the exit status."""
-    if not arguments:
-        console.result(overview())
-        return 0
-    if "--version" in arguments:
-        console.result(f"llmstage {__version__}")
-        return 0
+    answer = quick_answer(arguments)
+    if answer is not None:
+        return print_text(answer)
     flags = parse_flags([word for word in arguments if word not in ("--help", "-h")])
     if flags.experimental_rerun:
         raise UserError(
@@ -81,8 +78,7 @@ def run_command(arguments: list[str]) -> int:
     command, config_dirs = read_command(arguments, flags)
     if "--help" in arguments or "-h" in arguments:
         stop_for(command.words.wrong)
-        console.result(help_text(command.words.choice("stage"), command.words.choice("task")))
-        return 0
+        return print_text(help_text(command.words.choice("stage"), command.words.choice("task")))
     choose_task(command.words)
     if flags.cfg or flags.info or flags.hydra_help:
         stop_for(command.words.wrong)

@@ -46,9 +46,14 @@ SHARE = Range(0, 1)
 AT_LEAST_1 = Range(1, 1e12)
 
 
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def hints(cls: type) -> dict[str, Any]:
-    """The field types of a dataclass, `Annotated` kept."""
-    return get_type_hints(cls, include_extras=True)
+    """Return the field types of a dataclass, with `Annotated` kept."""
+    if cls not in _HINTS:
+        _HINTS[cls] = get_type_hints(cls, include_extras=True)
+    return _HINTS[cls]
 
 
 def describe(kind: Any) -> str:
