@@ -77,9 +77,8 @@ def test_a_loaded_model_predicts_as_the_command_line_does(
 
 def test_evaluate_gives_the_scores_of_the_stage(classifier: llmstage.Result, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl")
-    staged = llmstage.run(
-        "stage=evaluate", f"model.path={classifier.folder}", f"data.test={path}", f"hydra.run.dir={tmp_path}/scored"
-    )
+    words = ["stage=evaluate", f"model.path={classifier.folder}", f"data.test={path}", "data.limit=null"]
+    staged = llmstage.run(*words, f"hydra.run.dir={tmp_path}/scored")
     scores = llmstage.load(classifier.folder).evaluate(ROWS)
     assert scores.keys() == staged.scores["test"].keys()
     for name, score in scores.items():
