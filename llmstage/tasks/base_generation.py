@@ -97,7 +97,7 @@ class GenerationTask(Task):
                 prompts.append(ids[segments == number][: -len(target)].tolist())
             numbers.append(number)
         extra_inputs = self.extra_inputs(batch, numbers) if numbers else {}
-        replies = generate_replies(model, self.processor, prompts, self.generation, beside=extra_inputs)
+        replies = generate_replies(model, self.processor, prompts, self.generation, model_inputs=extra_inputs)
         for number, (text, ended) in zip(numbers, replies, strict=True):
             items[number]["text"], items[number]["ended"] = text, ended
 

@@ -59,7 +59,7 @@ class ImageTask(Task):
                     image if example.draw is None else augment(image, example.draw, crop=config.crop, mirror=mirror)
                 )
             pixels = torch.stack(images)
-        return self.image_store.normalised(pixels)
+        return self.image_store.normalized(pixels)
 
 
 class ImageTextTask(ImageTask, GenerationTask):

@@ -120,12 +120,12 @@ class Captioning(ImageTextTask, ScoredTextTask):
         paths = [row["image"] for row in rows]
         image_store = self.image_store
         if any(
-            position not in image_store.places for position in paths
+            position not in image_store.numbers for position in paths
         ):  # a run that only evaluates has not read the training images
-            image_store = ImageStore(image_store.shape, image_store.cache, image_store.threads)
+            image_store = ImageStore(image_store.image_processor, image_store.cache, image_store.threads)
             image_store.read(paths)
         usable = [position for position, path in enumerate(paths) if path not in image_store.bad]
-        train_pixels = coarse_pixels(image_store, [image_store.places[paths[position]] for position in usable])
+        train_pixels = coarse_pixels(image_store, [image_store.numbers[paths[position]] for position in usable])
         pixels = coarse_pixels(self.image_store, [ref["image"] for ref in refs])
         prompt_index = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
         labels = torch.tensor([prompt_index[prompts[position]] for position in usable])

@@ -61,7 +61,7 @@ class MaskedLM(Task):
         self.mask_id = int(processor.tokenizer.mask_token_id)
         self.special = frozenset(int(token) for token in processor.tokenizer.all_special_ids)
         self.plain = np.array([token for token in range(len(processor)) if token not in self.special])
-        self.before, self.after = processor.marks()
+        self.before, self.after = processor.special_ids()
 
     def cache_key(self) -> dict[str, Any]:
         return {

@@ -29,8 +29,15 @@ from llmstage.evaluation.metrics.answers import (
 )
 from llmstage.evaluation.metrics.language_model import language_model_scores
 from llmstage.evaluation.metrics.score import Score
-from llmstage.models.answer_spans import Window, confidences, merge_windows, read_spans, span_logits, context_windows
-from llmstage.models.written_answers import written_answer_ids
+from llmstage.models.answer_spans import (
+    Window,
+    confidences,
+    context_windows,
+    merge_windows,
+    read_spans,
+    span_logits,
+    written_answer_ids,
+)
 from llmstage.tasks.base import Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import ExampleErrors, errors_by_text, token_nats
 from llmstage.tasks.base_generation import GenerationTask

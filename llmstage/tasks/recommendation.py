@@ -26,11 +26,14 @@ from llmstage.demo.recommendation import recommendation_rows
 from llmstage.errors import DataError, ModelError
 from llmstage.evaluation.metrics.recommendation import click_scores, ranking_record, ranking_scores, ranking_tables
 from llmstage.evaluation.metrics.score import Score
-from llmstage.models.co_clicks import ItemCooccurrence
-from llmstage.models.negative_sampling import Negatives, fixed_uniform_numbers
 from llmstage.models.pooling import pooled, text_vectors
-from llmstage.models.recommendation_records import decode
-from llmstage.models.recommender import Recommender
+from llmstage.models.recommender import (
+    ItemCooccurrence,
+    NegativeSampler,
+    Recommender,
+    decode_logits,
+    fixed_uniform_numbers,
+)
 from llmstage.models.recommender_baselines import baseline_ranks
 from llmstage.tasks.base import Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import ExampleErrors, errors_by_rank
@@ -141,7 +144,7 @@ class Recommendation(Task):
                         texts[str(name)] = text
                 names, click = [str(name) for name in as_list(row["item"])], clicked(row, self.cfg.positive_rating)
                 if click and self.co_clicks is not None:
-                    self.co_clicks.see(names)
+                    self.co_clicks.add_click(names)
                 yield {"item": names, "click": click}
 
         item_names, counts = count_items(count_rows())
@@ -176,13 +179,13 @@ class Recommendation(Task):
         item_names = self.catalog.ids[: self.catalog.num_known]
         vectors = self.co_clicks.vectors(item_names, config.hidden_size) if self.co_clicks is not None else None
         if vectors is not None:
-            head.start_from(torch.from_numpy(vectors))
+            head.initialize_from(torch.from_numpy(vectors))
         return head
 
     def attach_tokenizer(self, processor: Any, context: int) -> None:
         super().attach_tokenizer(processor, context)
         self.catalog.encode(lambda text: processor.marked_ids(text, None, context)[0], self.item_columns)
-        self.negatives = Negatives(self.catalog.counts[: self.catalog.num_known])
+        self.negatives = NegativeSampler(self.catalog.counts[: self.catalog.num_known])
 
     def cache_key(self) -> dict[str, Any]:
         items = blake2b("\n".join(self.catalog.ids).encode(), digest_size=16).hexdigest()
@@ -295,7 +298,7 @@ class Recommendation(Task):
             events = text.new_zeros(*history.shape, text.shape[-1])  # [B, H, D]
             events[mask] = history_vectors[history_index]
             users = head.users(events, inputs["values"], mask, inputs.get("user_columns"))
-            target_logit = head.rank_own(users, target, target_bias)  # [B]
+            target_logit = head.rank_candidates(users, target, target_bias)  # [B]
             negative_logits = head.rank(users, vectors, biases)  # [B, distinct drawn]
             # An item in the history is no negative, because ranking excludes it.
             excluded = (sampled == inputs["item"][:, None]) | (sampled[:, :, None] == history[:, None, :]).any(
@@ -311,12 +314,12 @@ class Recommendation(Task):
             )
             ranking = ((log_normalizer - target_logit) * batch.labels).sum()
             clicks = F.binary_cross_entropy_with_logits(
-                head.click_own(target_logit, users, target), batch.labels.float(), reduction="sum"
+                head.click_candidates(target_logit, users, target), batch.labels.float(), reduction="sum"
             )
             if not self.explicit:  # without rows of unclicked candidates, uniformly sampled items replace them
                 num_uniform = num_negatives // 2
                 odds = head.click(negative_logits, users, vectors).gather(1, negative_index[:, :num_uniform])
-                clicks = clicks + head.others_loss(odds, ~excluded[:, :num_uniform], self.cfg.click_negatives)
+                clicks = clicks + head.negatives_loss(odds, ~excluded[:, :num_uniform], self.cfg.click_negatives)
         logs = {"ranking": float(ranking.detach()), "click": float(clicks.detach())}
         return LossSum(ranking + self.cfg.click_weight * clicks, len(batch.labels), logs)
 
@@ -360,7 +363,7 @@ class Recommendation(Task):
                     part["draw"].tolist(),
                     strict=True,
                 )
-                predictions += [decode(*row, others=num_others, exclude_seen=self.cfg.exclude_seen) for row in rows]
+                predictions += [decode_logits(*row, num_others=num_others, exclude_seen=self.cfg.exclude_seen) for row in rows]
         return predictions
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:

@@ -93,8 +93,8 @@ def test_rows_that_cannot_be_used_are_told(it):
     assert "neither a text" in str(check({"image": "a.png", "caption": 3}))
     assert check({"image": "a.png", "caption": " "}) == "caption is empty"
     assert "the first caption" in str(check({"image": "a.png", "caption": ["", "x"]}))
-    assert "no name of a picture" in str(check({"image": 3, "caption": "x"}))
-    assert check({"image": "a.png", "caption": "x", "prompt": 3}) == "prompt is no text"
+    assert "not the path of an image" in str(check({"image": 3, "caption": "x"}))
+    assert check({"image": "a.png", "caption": "x", "prompt": 3}) == "prompt is not text"
 
 
 def test_the_demo_world_shows_unseen_pairs_in_the_test_split_alone(it):

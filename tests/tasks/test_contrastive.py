@@ -172,13 +172,13 @@ def test_several_captions_are_several_pairs_and_any_of_them_counts(it):
     assert len(merged) == len(rows) and refs[0]["captions"] == ["first words", "second words"]
     assert len(merged[0]["text_ranks"]) == 2
     batch = some.batch()
-    assert batch.inputs["picture"][0] == batch.inputs["picture"][1]
+    assert batch.inputs["image_index"][0] == batch.inputs["image_index"][1]
 
 
 def test_foils_are_compared_in_scoring_and_left_out_of_training(it):
     batch = it.batch()
-    assert len(batch.inputs["foils"]) == sum(len(row["foils"]) for row in it.rows)
-    assert batch.inputs["foil_of"].tolist() == [n for n, row in enumerate(it.rows) for _ in row["foils"]]
+    assert batch.inputs["num_foils"].tolist() == [len(row["foils"]) for row in it.rows]
+    assert batch.inputs["foils"].shape[:2] == (len(it.rows), max(len(row["foils"]) for row in it.rows))
     model = it.model()
     with torch.no_grad():
         said = it.task.predict(model, batch, generate=False)
@@ -201,7 +201,7 @@ def test_foils_are_compared_in_scoring_and_left_out_of_training(it):
         ({"image": RED, "caption": []}, "caption is an empty list"),
         ({"image": RED, "caption": ["a", 3]}, "caption is not text"),
         ({"image": RED, "caption": ["a", ""]}, "caption is empty"),
-        ({"image": RED, "label": ["a"]}, "label is no class name"),
+        ({"image": RED, "label": ["a"]}, "label is not a class name"),
         ({"image": RED, "caption": "a", "foils": "b"}, "foils is not a list"),
     ],
 )

@@ -13,9 +13,8 @@ from transformers import AutoConfig
 
 from llmstage.data.row_source import ListSource
 from llmstage.errors import DataError, ModelError
-from llmstage.models.negative_sampling import Negatives, fixed_uniform_numbers
 from llmstage.models.pooling import text_vectors
-from llmstage.models.recommendation_records import decode
+from llmstage.models.recommender import NegativeSampler, decode_logits, fixed_uniform_numbers
 from llmstage.tasks.base import RowError
 
 
@@ -111,7 +110,7 @@ def test_negatives_are_drawn_anew_in_training_and_fixed_by_the_row_else(it):
 
 
 def test_drawn_items_have_the_chance_that_is_said():
-    negatives = Negatives(np.array([81, 16, 1, 0]))
+    negatives = NegativeSampler(np.array([81, 16, 1, 0]))
     drawn = Counter(negatives.draw(fixed_uniform_numbers(list(range(200)), 400)).flatten().tolist())
     shares = torch.tensor([drawn[item] / 80_000 for item in range(4)])
     assert torch.allclose(shares, negatives.log_q.exp(), atol=0.01)
@@ -193,10 +192,10 @@ def test_a_batch_without_any_history_is_learned_from(it):
 
 def test_decode_ranks_excludes_and_draws():
     logits = torch.tensor([3.0, 2.0, 5.0, 1.0, 2.0])
-    found = decode(logits.clone(), logits, 4, [-1, 2], 7, others=2, exclude_seen=True)
+    found = decode_logits(logits.clone(), logits, 4, [-1, 2], 7, num_others=2, exclude_seen=True)
     assert found["rank"] == 3 and found["top"] == [0, 1, 4, 3] and len(found["others"]) == 2
     assert found["p"] == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
-    assert decode(logits.clone(), logits, 4, [-1, 2], 7, others=0, exclude_seen=False)["rank"] == 4
+    assert decode_logits(logits.clone(), logits, 4, [-1, 2], 7, num_others=0, exclude_seen=False)["rank"] == 4
 
 
 def test_scores_are_those_of_the_predictions(it):
@@ -217,7 +216,7 @@ def test_simple_methods_and_tables_stand_beside(it):
     assert set(beside) == {"popularity", "item-kNN", "TF-IDF of item texts"}
     assert all({"ndcg@10", "hit@10", "mrr"} <= scores.keys() for scores in beside.values())
     table = it.task.report_items(predicted(it), refs)[0]
-    assert [row[0] for row in table["rows"]][:2] == ["all", "items met in training"]
+    assert [row[0] for row in table["rows"]][:2] == ["all", "items in the training split"]
     line = it.task.records(predicted(it)[0], refs[0])[0]
     assert len(line["prediction"]) == 10 and {"item", "text", "probability"} == line["prediction"][0].keys()
 
@@ -225,7 +224,7 @@ def test_simple_methods_and_tables_stand_beside(it):
 def test_an_unknown_candidate_and_a_model_without_items_are_told(it):
     with pytest.raises(RowError, match="neither the training rows nor"):
         it.task.encode({"user": "u", "item": ["nowhere"]})
-    with pytest.raises(ModelError, match="knows no items"):
+    with pytest.raises(ModelError, match="has no items"):
         type(it.task)(it.run.task, it.run.generation).load_config(AutoConfig.for_model("bert"))
 
 

@@ -84,7 +84,7 @@ def test_the_threshold_is_the_best_of_all():
 
 
 def test_tables_say_which_questions_are_hard():
-    tables = answer_tables(["a", "b", "c"], [["a"], ["b"], ["d"]], ["who", "who", "when"], [10, 20, 30], unclear=2)
+    tables = answer_tables(["a", "b", "c"], [["a"], ["b"], ["d"]], ["who", "who", "when"], [10, 20, 30], num_ambiguous=2)
     assert tables[0]["rows"][0][:3] == ["who", "1.000", "1.000"] and tables[0]["rows"][1][:3] == [
         "when",
         "0.000",

@@ -68,7 +68,7 @@ def test_a_gap_that_chance_does_not_explain_is_told() -> None:
 @pytest.mark.parametrize(
     ("seen", "unseen", "chance", "said"),
     [
-        ((19, 1), (18, 2), None, "no gap that this many rows can show"),
+        ((19, 1), (18, 2), None, "no gap that this number of rows can show"),
         ((19, 1), (18, 2), 0.25, "The scores give no evidence against compositional generalisation"),
         (
             (50, 150),
@@ -77,8 +77,8 @@ def test_a_gap_that_chance_does_not_explain_is_told() -> None:
             "not above guessing (0.250): there is no evidence of compositional generalisation",
         ),
         ((180, 20), (52, 148), 0.25, "not above guessing"),
-        ((180, 20), (120, 80), 0.25, "It composes in part only"),
-        ((0, 20), (0, 20), None, "never right on either"),
+        ((180, 20), (120, 80), 0.25, "The model generalises to new combinations only in part"),
+        ((0, 20), (0, 20), None, "never correct on either"),
         ((50, 50), (90, 10), 0.25, "unseen pairs are better by 0.400"),
         ((3, 0), (0, 0), None, None),
     ],
@@ -94,7 +94,7 @@ def test_the_sentence_claims_no_more_than_the_rows_tell(
 def test_rows_too_much_alike_tell_no_gap() -> None:
     groups = ["seen"] * 3 + ["unseen"] * 3
     (chart,) = composition_item("overlap", [0.5] * 6, groups)
-    assert "to tell a gap" in chart["note"] and chart["lows"] == [None, None]
+    assert "to measure a gap" in chart["note"] and chart["lows"] == [None, None]
     assert math.isnan(gap_score([], [1.0]).value)
 
 
