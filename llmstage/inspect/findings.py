@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from llmstage.inspect.wording import LEVELS, MEND, SENTENCES
+from llmstage.inspect.wording import LEVELS, REMEDY, SENTENCES
 
-SHOWN = 3
+NUM_LOCATIONS = 3
 """Places that a sentence names; report.json holds PLACES of them."""
-PLACES = 100
+MAX_LOCATIONS = 100
 
 
 @dataclass(slots=True)
@@ -24,51 +24,56 @@ class Finding:
     split: str = ""
     count: int = 0
     """Rows, or features, of which it is true."""
-    whole: int = 0
+    total: int = 0
     """Rows that were looked at."""
-    places: list[str] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
     """`file:line` of the first of them, or pairs of places."""
     values: dict[str, Any] = field(default_factory=dict)
     """Other words of the sentence."""
-    mend: str = ""
+    remedy: str = ""
     """The key or command that mends it."""
     stops: bool = False
     """Training would end with the data's exit status here."""
 
     def sentence(self, language: str) -> str:
-        told = SENTENCES[self.check][language == "zh"].format(
-            split=self.split, count=f"{self.count:,}", whole=f"{self.whole:,}", share=share(self.count, self.whole),
+        message = SENTENCES[self.check][language == "zh"].format(
+            split=self.split, count=f"{self.count:,}", total=f"{self.total:,}", share=share(self.count, self.total),
             **self.values,
         )  # fmt: skip
         name = LEVELS[self.level][language == "zh"]
-        rows = ", ".join(self.places[:SHOWN]) + (", …" if len(self.places) > SHOWN else "")
-        where = f" ({rows})" if rows and self.level != "ok" else ""
-        cure = f" {MEND[language == 'zh']} {self.mend}" if self.mend and self.level != "ok" else ""
+        rows = ", ".join(self.locations[:NUM_LOCATIONS]) + (", …" if len(self.locations) > NUM_LOCATIONS else "")
+        locations = f" ({rows})" if rows and self.level != "ok" else ""
+        remedy = f" {REMEDY[language == 'zh']} {self.remedy}" if self.remedy and self.level != "ok" else ""
         colon = "：" if language == "zh" else ": "
-        return f"{name}{colon}{told}{where}{cure}"
+        return f"{name}{colon}{message}{locations}{remedy}"
 
     def as_dict(self, language: str) -> dict[str, Any]:
-        return {**asdict(self), "places": self.places[:PLACES], "sentence": self.sentence(language)}
+        """Return the finding as report.json has it."""
+        return {
+            "check": self.check, "level": self.level, "split": self.split, "count": self.count, "whole": self.total,
+            "places": self.locations[:MAX_LOCATIONS], "values": self.values, "mend": self.remedy, "stops": self.stops,
+            "sentence": self.sentence(language),
+        }  # fmt: skip
 
 
-def share(count: int, whole: int) -> str:
-    return f"{count / whole:.1%}" if whole else "–"
+def share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else "–"
 
 
 def graded(
     check: str,
     split: str,
-    places: Sequence[str],
-    whole: int,
+    locations: Sequence[str],
+    total: int,
     *,
     major: float,
-    mend: str = "",
+    remedy: str = "",
     count: int | None = None,
-    least: float = 0.0,
+    min_share: float = 0.0,
     **values: Any,
 ) -> Finding:
     """ok where nothing was found (or no more than the share `least`), major from the share `major` of the rows on."""
-    found = len(places) if count is None else count
-    part = found / whole if whole else 0.0
-    level = "ok" if not found or part < least else "major" if part >= major else "minor"
-    return Finding(check, level, split, found, whole, list(places)[:PLACES], values, mend)
+    num_matches = len(locations) if count is None else count
+    match_share = num_matches / total if total else 0.0
+    level = "ok" if not num_matches or match_share < min_share else "major" if match_share >= major else "minor"
+    return Finding(check, level, split, num_matches, total, list(locations)[:MAX_LOCATIONS], values, remedy)

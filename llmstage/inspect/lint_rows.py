@@ -21,10 +21,10 @@ from llmstage.data.tag_schemes import OUTSIDE, detect_scheme, first_illegal
 from llmstage.data.tagged_rows import tags_in
 from llmstage.evaluation.metrics.generation import references_of
 from llmstage.inspect.findings import Finding, graded
-from llmstage.inspect.lint import Seen
+from llmstage.inspect.lint import LintRow
 from llmstage.tasks.base import Task
 
-PAIRS = (("source", "target", True), ("document", "summary", False))
+TEXT_PAIRS = (("source", "target", True), ("document", "summary", False))
 """(what is read, what is written, whether the two say the same, so that their lengths and scripts go together)"""
 SCRIPTS = (
     ("Han", "[\u3400-\u9fff]"), ("kana", "[\u3040-\u30ff]"), ("Hangul", "[\uac00-\ud7af]"), ("Cyrillic", "[\u0400-\u04ff]"),
@@ -33,69 +33,71 @@ SCRIPTS = (
 )  # fmt: skip
 MAJORITY = 0.9
 """Share of rows that have a script from which on the others are strange."""
-FAR = math.log(3)
+MIN_LOG_DISTANCE = math.log(3)
 """A pair whose lengths' ratio is three times the median, or a third of it, is looked at at the least."""
-SPREAD = 4 * 1.4826
+MIN_DEVIATIONS = 4 * 1.4826
 """And it must lie so many median deviations away: four standard deviations where ratios are normal."""
 
 
-def check_words(
-    run: RunConfig, task: Task, sources: Mapping[str, RowSource], rows: Mapping[str, list[Seen]]
+def check_columns(
+    run: RunConfig, task: Task, sources: Mapping[str, RowSource], rows: Mapping[str, list[LintRow]]
 ) -> Iterator[Finding]:
-    held = {word for seen in rows.values() for one in seen[:50] for word in one.row}
+    columns = {column for split_rows in rows.values() for row in split_rows[:50] for column in row.row}
     # A label that a task can do without is a name, as a picture may have one: such names need not be even.
-    named = dict.fromkeys(("label", *getattr(task.cfg, "targets", {})))
-    for word in [word for word in named if word in held and word not in task.columns.optional]:
-        kind = getattr(task.cfg, "targets", {}).get(word, getattr(task.cfg, "target", "label"))
-        if kind != "number":
-            yield from labels(rows, word, getattr(task.cfg, "separator", ",") if kind == "multilabel" else None)
-    if "tags" in held:
-        yield from tags(rows, task)
-    for source, target, same in PAIRS:
-        if {source, target} <= held:
-            yield from pairs(rows, source, target, same=same)
-    if "answers" in held:
-        for split, seen in rows.items():
+    label_columns = dict.fromkeys(("label", *getattr(task.cfg, "targets", {})))
+    for column in [column for column in label_columns if column in columns and column not in task.columns.optional]:
+        target_type = getattr(task.cfg, "targets", {}).get(column, getattr(task.cfg, "target", "label"))
+        if target_type != "number":
+            yield from check_labels(
+                rows, column, getattr(task.cfg, "separator", ",") if target_type == "multilabel" else None
+            )
+    if "tags" in columns:
+        yield from check_tags(rows, task)
+    for source, target, parallel in TEXT_PAIRS:
+        if {source, target} <= columns:
+            yield from check_pairs(rows, source, target, parallel=parallel)
+    if "answers" in columns:
+        for split, split_rows in rows.items():
             yield graded(
                 "answers_twice",
                 split,
-                [one.place for one in seen if ambiguous(one.row)],
-                len(seen),
+                [row.location for row in split_rows if is_ambiguous(row.row)],
+                len(split_rows),
                 major=0.5,
-                mend="data.columns.answer_start=<column> says which is meant",
+                remedy="data.columns.answer_start=<column> says which is meant",
             )
-    if "messages" in held:
-        for split, seen in rows.items():
+    if "messages" in columns:
+        for split, split_rows in rows.items():
             empty = [
-                one.place
-                for one in seen
-                if any(turn["role"] == "assistant" and not turn["content"].strip() for turn in one.row["messages"])
+                row.location
+                for row in split_rows
+                if any(turn["role"] == "assistant" and not turn["content"].strip() for turn in row.row["messages"])
             ]
             yield graded(
                 "empty_answer",
                 split,
                 empty,
-                len(seen),
+                len(split_rows),
                 major=0.05,
-                mend="remove these turns: the model would learn to say nothing",
+                remedy="remove these turns: the model would learn to say nothing",
             )
-    if {"image", "caption"} <= held:
-        yield from captions(rows, task)
-    yield from click_times(run, sources)
+    if {"image", "caption"} <= columns:
+        yield from check_captions(rows, task)
+    yield from check_click_times(run, sources)
 
 
-def labels(rows: Mapping[str, list[Seen]], word: str, separator: str | None) -> Iterator[Finding]:
+def check_labels(rows: Mapping[str, list[LintRow]], column: str, separator: str | None) -> Iterator[Finding]:
     """How even the labels are, and those that training never shows. `separator`: of several labels in one text."""
     counts: dict[str, Counter[str]] = {}
-    for split, seen in rows.items():
-        values = [label for one in seen for label in names_in(one.row.get(word), separator)]
+    for split, split_rows in rows.items():
+        values = [label for row in split_rows for label in label_names(row.row.get(column), separator)]
         counts[split] = Counter(values)
-    whole = counts.get("train") or next(iter(counts.values()))
-    if not whole:
+    reference_counts = counts.get("train") or next(iter(counts.values()))
+    if not reference_counts:
         return
-    for split, counted in counts.items():
+    for split, label_counts in counts.items():
         if split == "train" or "train" not in counts:
-            if len(counted) == 1:
+            if len(label_counts) == 1:
                 yield Finding(
                     "one_label",
                     "major",
@@ -103,98 +105,109 @@ def labels(rows: Mapping[str, list[Seen]], word: str, separator: str | None) -> 
                     len(rows[split]),
                     len(rows[split]),
                     [],
-                    {"word": word, "most": next(iter(counted))},
-                    f"data.columns.{word}=<column>",
+                    {"word": column, "most": next(iter(label_counts))},
+                    f"data.columns.{column}=<column>",
                 )
                 continue
-            (most, top), (least, low) = counted.most_common()[0], counted.most_common()[-1]
-            ratio, total = top / low, len(rows[split])
-            level = "ok" if ratio < 10 and low >= 5 else "major" if ratio >= 100 or low < 2 else "minor"
-            told = {
-                "word": word,
-                "num": len(counted),
+            (most, most_count), (least, least_count) = label_counts.most_common()[0], label_counts.most_common()[-1]
+            ratio, total = most_count / least_count, len(rows[split])
+            level = "ok" if ratio < 10 and least_count >= 5 else "major" if ratio >= 100 or least_count < 2 else "minor"
+            message_values = {
+                "word": column,
+                "num": len(label_counts),
                 "most": repr(most),
                 "least": repr(least),
-                "top": f"{top:,}",
-                "low": low,
+                "top": f"{most_count:,}",
+                "low": least_count,
                 "ratio": f"{ratio:.3g}",
             }
             yield Finding(
                 "imbalance",
                 level,
                 split,
-                low,
+                least_count,
                 total,
                 [],
-                told,
+                message_values,
                 "task.class_weights=balanced, more rows of the rare ones, and macro_f1 rather than accuracy",
             )
         else:
-            new = {name for name in counted if name not in whole}
-            places = [one.place for one in rows[split] if new & set(names_in(one.row.get(word), separator))]
+            new_labels = {name for name in label_counts if name not in reference_counts}
+            locations = [
+                row.location for row in rows[split] if new_labels & set(label_names(row.row.get(column), separator))
+            ]
             yield graded(
                 "unseen_labels",
                 split,
-                places,
+                locations,
                 len(rows[split]),
                 major=0.01,
-                word=word,
-                names=", ".join(sorted(new)[:8]) or "none",
-                mend="give training rows that have them, or correct the spelling",
+                word=column,
+                names=", ".join(sorted(new_labels)[:8]) or "none",
+                remedy="give training rows that have them, or correct the spelling",
             )
 
 
-def names_in(value: Any, separator: str | None) -> list[str]:
+def label_names(value: Any, separator: str | None) -> list[str]:
     if value is None:
         return []
     if isinstance(value, (list, tuple)):
         return [str(item) for item in value]
-    parts = str(value).split(separator) if separator else [str(value)]
-    return [part.strip() for part in parts if part.strip()]
+    names = str(value).split(separator) if separator else [str(value)]
+    return [part.strip() for part in names if part.strip()]
 
 
-def tags(rows: Mapping[str, list[Seen]], task: Task) -> Iterator[Finding]:
+def check_tags(rows: Mapping[str, list[LintRow]], task: Task) -> Iterator[Finding]:
     """Sequences that are illegal in the scheme under which the training split makes most sense (data/tags.py)."""
     names = getattr(task.cfg, "names", [])
-    known = {split: [(one, tags_in(one.row, names) or []) for one in seen] for split, seen in rows.items()}
-    first = known.get("train") or next(iter(known.values()))
-    asked = str(getattr(task.cfg, "scheme", "auto"))
-    scheme = detect_scheme(own for _, own in first) if asked == "auto" else asked
-    mended = bool(getattr(task.cfg, "repair", False))
-    for split, seen in known.items():
-        wrong = [(one, found) for one, own in seen if (found := first_illegal(own, scheme))]
-        reason = wrong[0][1][1] if wrong else "none"
-        places = [f"{one.place} token {found[0] + 1} ({one.row['tokens'][found[0]]!r})" for one, found in wrong]
+    tagged = {split: [(row, tags_in(row.row, names) or []) for row in split_rows] for split, split_rows in rows.items()}
+    reference_rows = tagged.get("train") or next(iter(tagged.values()))
+    requested_scheme = str(getattr(task.cfg, "scheme", "auto"))
+    scheme = (
+        detect_scheme(row_tags for _, row_tags in reference_rows) if requested_scheme == "auto" else requested_scheme
+    )
+    is_repaired = bool(getattr(task.cfg, "repair", False))
+    for split, split_rows in tagged.items():
+        illegal = [(row, problem) for row, row_tags in split_rows if (problem := first_illegal(row_tags, scheme))]
+        reason = illegal[0][1][1] if illegal else "none"
+        locations = [
+            f"{row.location} token {problem[0] + 1} ({row.row['tokens'][problem[0]]!r})" for row, problem in illegal
+        ]
         finding = graded(
             "illegal_tags",
             split,
-            places,
-            len(seen),
-            major=2.0 if mended else 0.0,
+            locations,
+            len(split_rows),
+            major=2.0 if is_repaired else 0.0,
             scheme=scheme,
             reason=reason,
-            mend="task.repair=true reads them kindly, task.scheme=<scheme> if it is another scheme, or correct the tags",
+            remedy="task.repair=true reads them kindly, task.scheme=<scheme> if it is another scheme, or correct the tags",
         )
         yield finding
-        bare = [one.place for one, own in seen if own and all(tag == OUTSIDE for tag in own)]
+        untagged = [
+            row.location for row, row_tags in split_rows if row_tags and all(tag == OUTSIDE for tag in row_tags)
+        ]
         yield graded(
             "no_entities",
             split,
-            bare,
-            len(seen),
+            untagged,
+            len(split_rows),
             major=0.95,
-            least=0.9,
-            mend="data.columns.tags=<column> if it is another column",
+            min_share=0.9,
+            remedy="data.columns.tags=<column> if it is another column",
         )
 
 
-def pairs(rows: Mapping[str, list[Seen]], source: str, target: str, *, same: bool) -> Iterator[Finding]:
+def check_pairs(rows: Mapping[str, list[LintRow]], source: str, target: str, *, parallel: bool) -> Iterator[Finding]:
     """Lengths, copies and scripts of what is read and what is written."""
-    for split, seen in rows.items():
+    for split, split_rows in rows.items():
         texts = [
-            (one.place, " ".join(references_of(one.row[source])), references_of(one.row[target])[0]) for one in seen
+            (row.location, " ".join(references_of(row.row[source])), references_of(row.row[target])[0])
+            for row in split_rows
         ]
-        copied = [place for place, read, written in texts if folded(read) == folded(written)]
+        copied = [
+            location for location, source_text, target_text in texts if normalize(source_text) == normalize(target_text)
+        ]
         yield graded(
             "copies",
             split,
@@ -203,38 +216,40 @@ def pairs(rows: Mapping[str, list[Seen]], source: str, target: str, *, same: boo
             major=0.05,
             source=source,
             target=target,
-            mend=f"remove them, or data.columns.{target}=<column> if it is another column",
+            remedy=f"remove them, or data.columns.{target}=<column> if it is another column",
         )
-        if not same:
+        if not parallel:
             continue
-        far, median = odd_lengths([(read, written) for _, read, written in texts])
+        outliers, median = odd_lengths([(source_text, target_text) for _, source_text, target_text in texts])
         yield graded(
             "length_ratio",
             split,
-            [texts[at][0] for at in far],
+            [texts[index][0] for index in outliers],
             len(texts),
             major=0.05,
             median=f"{median:.3g}",
-            mend="look at these rows: pairs may be shifted, cut or joined",
+            remedy="look at these rows: pairs may be shifted, cut or joined",
         )
-        for word, at in ((source, 1), (target, 2)):
-            script = main_script(item[at] for item in texts)
+        for column, index in ((source, 1), (target, 2)):
+            script = main_script(item[index] for item in texts)
             if script is not None:
                 name, letters = script
-                strange = [item[0] for item in texts if has_letters(item[at]) and not re.search(letters, item[at])]
+                other_script = [
+                    item[0] for item in texts if has_letters(item[index]) and not re.search(letters, item[index])
+                ]
                 yield graded(
                     "wrong_script",
                     split,
-                    strange,
+                    other_script,
                     len(texts),
                     major=0.05,
-                    word=word,
+                    word=column,
                     script=name,
-                    mend="remove or translate these rows",
+                    remedy="remove or translate these rows",
                 )
 
 
-def folded(text: str) -> str:
+def normalize(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -245,17 +260,17 @@ def odd_lengths(texts: Sequence[tuple[str, str]]) -> tuple[list[int], float]:
     Ratios of very short texts scatter more, so 5 characters are added to both."""
     if not texts:
         return [], 1.0
-    ratios = np.log([(len(written) + 5) / (len(read) + 5) for read, written in texts])
-    middle = float(np.median(ratios))
-    width = max(FAR, SPREAD * float(np.median(np.abs(ratios - middle))))
-    return np.flatnonzero(np.abs(ratios - middle) > width).tolist(), math.exp(middle)
+    ratios = np.log([(len(target_text) + 5) / (len(source_text) + 5) for source_text, target_text in texts])
+    median = float(np.median(ratios))
+    max_distance = max(MIN_LOG_DISTANCE, MIN_DEVIATIONS * float(np.median(np.abs(ratios - median))))
+    return np.flatnonzero(np.abs(ratios - median) > max_distance).tolist(), math.exp(median)
 
 
 def main_script(texts: Iterable[str]) -> tuple[str, str] | None:
     """The script that MAJORITY of the texts have, the rarer scripts of the world first: Chinese texts often hold Latin too."""
-    held = [text for text in texts if has_letters(text)]
+    lettered = [text for text in texts if has_letters(text)]
     for name, letters in SCRIPTS:
-        if held and sum(bool(re.search(letters, text)) for text in held) >= MAJORITY * len(held):
+        if lettered and sum(bool(re.search(letters, text)) for text in lettered) >= MAJORITY * len(lettered):
             return name, letters
     return None
 
@@ -264,34 +279,34 @@ def has_letters(text: str) -> bool:
     return any(letter.isalpha() for letter in text)
 
 
-def ambiguous(row: dict[str, Any]) -> bool:
+def is_ambiguous(row: dict[str, Any]) -> bool:
     try:
         return any(answer.places > 1 for answer in answers_of(row))
     except BadAnswer:
         return False
 
 
-def captions(rows: Mapping[str, list[Seen]], task: Task) -> Iterator[Finding]:
+def check_captions(rows: Mapping[str, list[LintRow]], task: Task) -> Iterator[Finding]:
     """Captions of several pictures; where pairs are told apart, such a batch holds wrong negatives."""
-    mend = (
+    remedy = (
         "task.repeats=mask, the default, leaves such pairs out of the negatives"
         if not task.additive_loss
         else "more telling captions, if they are to tell pictures apart"
     )
-    for split, seen in rows.items():
-        pictures: dict[str, set[str]] = defaultdict(set)
-        for one in seen:
-            for text in references_of(one.row["caption"] or []):
-                pictures[folded(text)].add(str(one.row["image"]))
-        again = [
-            one.place
-            for one in seen
-            if any(len(pictures[folded(text)]) > 1 for text in references_of(one.row["caption"] or []))
+    for split, split_rows in rows.items():
+        images_by_caption: dict[str, set[str]] = defaultdict(set)
+        for row in split_rows:
+            for text in references_of(row.row["caption"] or []):
+                images_by_caption[normalize(text)].add(str(row.row["image"]))
+        repeated = [
+            row.location
+            for row in split_rows
+            if any(len(images_by_caption[normalize(text)]) > 1 for text in references_of(row.row["caption"] or []))
         ]
-        yield graded("captions", split, again, len(seen), major=0.5, mend=mend)
+        yield graded("captions", split, repeated, len(split_rows), major=0.5, remedy=remedy)
 
 
-def click_times(run: RunConfig, sources: Mapping[str, RowSource]) -> Iterator[Finding]:
+def check_click_times(run: RunConfig, sources: Mapping[str, RowSource]) -> Iterator[Finding]:
     """Of interactions: how many of those to be scored are older than the last that training saw."""
     spans = {}
     for split, source in sources.items():
@@ -304,7 +319,7 @@ def click_times(run: RunConfig, sources: Mapping[str, RowSource]) -> Iterator[Fi
     for split in [name for name in spans if name != "train" and len(spans[name])]:
         times = spans[split]
         older = np.flatnonzero(times < last)
-        mend = "task.split=time holds out everything from a point in time on"
+        remedy = "task.split=time holds out everything from a point in time on"
         yield graded(
             "time",
             split,
@@ -312,13 +327,13 @@ def click_times(run: RunConfig, sources: Mapping[str, RowSource]) -> Iterator[Fi
             len(times),
             major=0.0 if getattr(run.data, split) else 2.0,
             count=len(older),
-            first=clock(float(times.min())),
-            last=clock(last),
-            mend=mend,
+            first=format_time(float(times.min())),
+            last=format_time(last),
+            remedy=remedy,
         )
 
 
-def clock(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     from datetime import UTC, datetime
 
     try:
@@ -327,10 +342,13 @@ def clock(seconds: float) -> str:
         return f"{seconds:g}"
 
 
-def told_leaks(told: Sequence[str]) -> Iterator[Finding]:
+def leak_findings(warnings: Sequence[str]) -> Iterator[Finding]:
     """Sentences of data/leaks.py that lint has none of its own for: groups, times, pictures."""
-    for line in told:
-        if "stand in the training split too." not in line and "have a caption that" not in line:
+    for warning in warnings:
+        if "stand in the training split too." not in warning and "have a caption that" not in warning:
             yield Finding(
-                "same_picture", "major", values={"told": line}, mend="data.split.by=time or data.split.group=<column>"
+                "same_picture",
+                "major",
+                values={"told": warning},
+                remedy="data.split.by=time or data.split.group=<column>",
             )

@@ -19,11 +19,11 @@ from llmstage.training.gradient_cache import backward_parts
 from llmstage.training.machine import Machine
 from llmstage.training.optimizers import build_optimizer, scale_gradients
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PROCESS_STATUS, PROCESS_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(slots=True)
-class Measured:
+class MeasuredStep:
     seconds: float
     """Of the step: loss, gradient, update."""
     bytes: int | None
@@ -31,32 +31,34 @@ class Measured:
     where the system does not tell it."""
 
 
-def measure(
+def measure_step(
     run: RunConfig,
     task: Task,
     build: Callable[[], Any],
     parts: Sequence[Batch],
-    warm: Sequence[Batch],
+    warm_up_parts: Sequence[Batch],
     machine: Machine,
     lr: float,
-) -> Measured:
+) -> MeasuredStep:
     """`build`: makes the model as training has it. `warm`: a small batch before, so that kernels, moments and pages are there."""
     cuda = machine.device.type == "cuda"
-    before = rest(cuda=cuda)
+    bytes_before = baseline_memory(cuda=cuda)
     model = build()
     optimizer = build_optimizer(model, run.optim, lr)
     model.train()
-    step(run, task, model, optimizer, [part.to(machine.device) for part in warm], machine)
-    started = time.perf_counter()
-    step(run, task, model, optimizer, [part.to(machine.device) for part in parts], machine)
+    run_step(run, task, model, optimizer, [part.to(machine.device) for part in warm_up_parts], machine)
+    start = time.perf_counter()
+    run_step(run, task, model, optimizer, [part.to(machine.device) for part in parts], machine)
     if cuda:
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    after = torch.cuda.max_memory_allocated() if cuda else in_status("VmHWM")
-    return Measured(seconds, after - before if after is not None and before is not None else None)
+    seconds = time.perf_counter() - start
+    bytes_peak = torch.cuda.max_memory_allocated() if cuda else read_process_status("VmHWM")
+    return MeasuredStep(
+        seconds, bytes_peak - bytes_before if bytes_peak is not None and bytes_before is not None else None
+    )
 
 
-def step(
+def run_step(
     run: RunConfig, task: Task, model: Any, optimizer: torch.optim.Optimizer, parts: Sequence[Batch], machine: Machine
 ) -> None:
     """As engine/train_loop.py takes it."""
@@ -71,7 +73,7 @@ def step(
     optimizer.zero_grad(set_to_none=True)
 
 
-def rest(*, cuda: bool) -> int | None:
+def baseline_memory(*, cuda: bool) -> int | None:
     """Memory in use now, after giving back what is not; the mark of the highest use starts from here."""
     gc.collect()
     if cuda:
@@ -81,15 +83,15 @@ def rest(*, cuda: bool) -> int | None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     try:
-        CLEAR.write_text("5")  # proc(5): resets the peak resident set size, VmHWM
+        PROCESS_CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set size, VmHWM
     except OSError:
         return None
-    return in_status("VmRSS")
+    return read_process_status("VmRSS")
 
 
-def in_status(name: str) -> int | None:
+def read_process_status(name: str) -> int | None:
     with contextlib.suppress(OSError):
-        for line in STATUS.read_text().splitlines():
+        for line in PROCESS_STATUS.read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return None

@@ -16,11 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from llmstage.kernels.torch_internals import FakeTensor, FakeTensorMode, TorchDispatchMode, tree_iter
 from llmstage.tasks.base import Batch, Task
 from llmstage.training.gradient_cache import backward_parts
 from llmstage.training.machine import Machine
@@ -31,7 +29,7 @@ aten: Any = torch.ops.aten
 
 
 @dataclass(slots=True)
-class Foreseen:
+class MemoryEstimate:
     """Bytes of tensors in a training step, and its arithmetic."""
 
     weights: int
@@ -49,8 +47,8 @@ class Foreseen:
     @property
     def peak(self) -> int:
         """The most that stands at once, the moments included, as from the second step on."""
-        most = max(self.activations + self.logits_at_peak + self.gradients_at_peak, self.gradients)
-        return self.weights + self.optimizer + most
+        transient = max(self.activations + self.logits_at_peak + self.gradients_at_peak, self.gradients)
+        return self.weights + self.optimizer + transient
 
     @property
     def parts(self) -> dict[str, int]:
@@ -63,8 +61,8 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, vocabulary: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.weights, self.vocabulary = list(model.parameters()), vocabulary
-        self.now = self.logits = self.most_logits = self.peak = 0
-        self.at_peak = (0, 0)
+        self.now = self.logits = self.max_logits = self.peak = 0
+        self.bytes_at_peak = (0, 0)
         """(logits, gradients) when the most stood."""
         self.known = {item.untyped_storage()._cdata for item in (*model.parameters(), *model.buffers())}
 
@@ -82,33 +80,36 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if func is aten.nonzero.default:  # as many as there can be
                 return first.new_empty((first.numel(), first.ndim), dtype=torch.int64)
         if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default):
-            args = (first, [places for index in args[1] for places in as_places(index)], *args[2:])
-        made = func(*args, **kwargs)
-        for item in tree_iter(made):
+            args = (first, [positions for index in args[1] for positions in index_positions(index)], *args[2:])
+        outputs = func(*args, **kwargs)
+        for item in tree_iter(outputs):
             if isinstance(item, Tensor):
                 self.add(item)
-        return made
+        return outputs
 
     def add(self, item: Tensor) -> None:
         storage = item.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self.known:
             return
-        wide = size if item.ndim > 1 and item.shape[-1] == self.vocabulary and item.is_floating_point() else 0
+        logits_size = size if item.ndim > 1 and item.shape[-1] == self.vocabulary and item.is_floating_point() else 0
         self.known.add(key)
-        self.now, self.logits = self.now + size, self.logits + wide
-        self.most_logits = max(self.logits, self.most_logits)
-        weakref.finalize(storage, self.drop, key, size, wide)
+        self.now, self.logits = self.now + size, self.logits + logits_size
+        self.max_logits = max(self.logits, self.max_logits)
+        weakref.finalize(storage, self.drop, key, size, logits_size)
         if self.now > self.peak:
             self.peak = self.now
-            self.at_peak = (self.logits, sum(size_of(one.grad) for one in self.weights if one.grad is not None))
+            self.bytes_at_peak = (
+                self.logits,
+                sum(num_bytes(weight.grad) for weight in self.weights if weight.grad is not None),
+            )
 
-    def drop(self, key: int, size: int, wide: int) -> None:
+    def drop(self, key: int, size: int, logits_size: int) -> None:
         self.known.discard(key)
-        self.now, self.logits = self.now - size, self.logits - wide
+        self.now, self.logits = self.now - size, self.logits - logits_size
 
 
-def as_places(index: Any) -> list[Any]:
+def index_positions(index: Any) -> list[Any]:
     """A mask as the places where it holds; of a mask without numbers, as many places as it has."""
     if not isinstance(index, Tensor) or index.dtype not in (torch.bool, torch.uint8):
         return [index]
@@ -117,37 +118,39 @@ def as_places(index: Any) -> list[Any]:
     return list(index.nonzero(as_tuple=True))
 
 
-def size_of(item: Tensor) -> int:
+def num_bytes(item: Tensor) -> int:
     return item.numel() * item.element_size()
 
 
-def without_numbers(model: nn.Module) -> nn.Module:
+def to_meta(model: nn.Module) -> nn.Module:
     """A copy whose weights have shapes only; weights that are shared stay shared."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     memo: dict[int, Any] = {}
     for weight in model.parameters():
         fake: Any = mode.from_tensor(weight.detach())
         memo[id(weight)] = nn.Parameter(fake, requires_grad=weight.requires_grad)
-    made: nn.Module = copy.deepcopy(model, memo)
-    return made
+    meta_model: nn.Module = copy.deepcopy(model, memo)
+    return meta_model
 
 
-def foresee(task: Task, model: nn.Module, parts: Sequence[Batch], machine: Machine) -> Foreseen:
+def estimate_memory(task: Task, model: nn.Module, parts: Sequence[Batch], machine: Machine) -> MemoryEstimate:
     """Of one optimizer step over these micro-batches. `model` keeps its weights and gets no gradients."""
     config: Any = model.config
-    bare = without_numbers(model).train()
-    trained = sum(size_of(weight) for weight in model.parameters() if weight.requires_grad)
+    meta_model = to_meta(model).train()
+    trained_bytes = sum(num_bytes(weight) for weight in model.parameters() if weight.requires_grad)
     counter = FlopCounterMode(display=False)
-    with counter, Allocations(bare, int(config.get_text_config().vocab_size)) as allocations:
-        for loss in backward_parts(task, bare, parts, lambda: machine.autocast(machine.precision), lambda total: total):
+    with counter, Allocations(meta_model, int(config.get_text_config().vocab_size)) as allocations:
+        for loss in backward_parts(
+            task, meta_model, parts, lambda: machine.autocast(machine.precision), lambda total: total
+        ):
             del loss
-    logits, gradients = allocations.at_peak
-    return Foreseen(
-        weights=sum(size_of(item) for item in (*model.parameters(), *model.buffers())),
-        gradients=trained,
-        optimizer=trained // 4 * ADAM_BYTES,
+    logits, gradients = allocations.bytes_at_peak
+    return MemoryEstimate(
+        weights=sum(num_bytes(item) for item in (*model.parameters(), *model.buffers())),
+        gradients=trained_bytes,
+        optimizer=trained_bytes // 4 * ADAM_BYTES,
         activations=max(0, allocations.peak - logits - gradients),
-        logits=allocations.most_logits,
+        logits=allocations.max_logits,
         logits_at_peak=logits,
         gradients_at_peak=gradients,
         flops=float(counter.get_total_flops()),

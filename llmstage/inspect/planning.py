@@ -15,26 +15,25 @@ from llmstage.allocator import allocator_name
 from llmstage.config import RunConfig
 from llmstage.data.encoding.order import BatchOrder, Rows
 from llmstage.inspect.findings import Finding
-from llmstage.inspect.history import Entry, Learned, learn, remember
-from llmstage.inspect.measured_step import Measured, measure
-from llmstage.inspect.memory_estimate import Foreseen, foresee
-from llmstage.inspect.wording import PARTS, heads, say
-from llmstage.kernels.enable import choose_kernels, compile_body, use_kernels
+from llmstage.inspect.history import Entry, PlanHistory, append_entry, load_history
+from llmstage.inspect.measured_step import MeasuredStep, measure_step
+from llmstage.inspect.memory_estimate import MemoryEstimate, estimate_memory
+from llmstage.inspect.wording import PARTS, column_names, sentence
+from llmstage.kernels.enable import compile_body, enable
 from llmstage.kernels.varlen_attention import uses_cu_seqlens
 from llmstage.paths import cache_dir
 from llmstage.report import formatting
 from llmstage.training.batch_size_finder import find_micro_batch_size, largest_batch, searches_micro_batch_size
 from llmstage.training.batches import StepDataset
-
+from llmstage.training.components import RunComponents
 from llmstage.training.machine import Machine, cpu_name, matmul_rate
 from llmstage.training.plan import SHARE_OF_PEAK, Plan, check_budget, make_order, make_plan, measure_epoch, plan_line
-from llmstage.training.components import RunComponents
 
 MIB = 2**20
 
 
 @dataclass(slots=True)
-class Planned:
+class PlanReport:
     """What the report says of the plan."""
 
     line: str = ""
@@ -46,177 +45,190 @@ class Planned:
     model: dict[str, Any] = field(default_factory=dict)
 
 
-def plan_run(run: RunConfig, pieces: RunComponents, machine: Machine, language: str, *, trial: bool) -> Planned:
+def plan_run(
+    run: RunConfig, components: RunComponents, machine: Machine, language: str, *, measure: bool
+) -> PlanReport:
     """`trial`: do one step on the longest batch and time it."""
     from llmstage.training.summary import describe_model
 
-    store, task = pieces.stores["train"], pieces.task
+    store, task = components.stores["train"], components.task
     check_budget(run, store)
-    order = make_order(run, store, pieces.context, packing=pieces.packing, by_length=task.by_length)
+    order = make_order(run, store, components.context, packing=components.packing, by_length=task.by_length)
     rate = matmul_rate(machine)
     torch.manual_seed(run.seed)
-    model = pieces.build(run, machine.device, training=True)
-    kernels = choose_kernels(run, machine, {}, model)
-    use_kernels(model, kernels)
+    model = components.build(run, machine.device, training=True)
+    kernels = enable(model, run.trainer, machine, {})
     fixed: dict[str, Any] = {}
-    if trial and searches_micro_batch_size(run, machine, {}, additive=task.additive_loss):
+    if measure and searches_micro_batch_size(run, machine, {}, additive=task.additive_loss):
         fixed["micro_batch_size"] = find_micro_batch_size(task, model, store, order, machine)
     plan = make_plan(
-        run, store, order, model, machine, rate, fixed, from_scratch=pieces.model_source is None, additive=task.additive_loss,
+        run, store, order, model, machine, rate, fixed, from_scratch=components.model_source is None, additive=task.additive_loss,
         lr_share=task.lr_share,
     )  # fmt: skip
     line = plan_line(
-        plan, machine, packing=pieces.packing, allocator=allocator_name(), compiled=kernels["compile"],
+        plan, machine, packing=components.packing, allocator=allocator_name(), compiled=kernels["compile"],
         recomputed=kernels["checkpointing"], by_length=task.by_length, chance=task.chance_loss(plan.batch_rows),
     )  # fmt: skip
-    out = Planned(line.rpartition(" · about ")[0], model=describe_model(run, pieces, model))
+    report = PlanReport(line.rpartition(" · about ")[0], model=describe_model(run, components, model))
     rows = largest_batch(order)
-    dataset = StepDataset(task, store, plan.micro_batch_size, run.seed, documents=uses_cu_seqlens(model))
-    parts = [part.to(machine.device) for part in dataset.parts(0, rows)]
-    foreseen: Foreseen | None = None
+    dataset = StepDataset(task, store, plan.micro_batch_size, run.seed, cu_seqlens=uses_cu_seqlens(model))
+    parts = [part.to(machine.device) for part in dataset.collate_parts(0, rows)]
+    estimate: MemoryEstimate | None = None
     try:
-        foreseen = foresee(task, model, parts, machine)
+        estimate = estimate_memory(task, model, parts, machine)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         reason = (
             f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
             if str(error)
             else type(error).__name__
         )
-        out.limits.append(say("unforeseen", language, reason=reason, foreseen=formatting.memory(plan.memory_bytes)))
+        report.limits.append(
+            sentence("no_estimate", language, reason=reason, estimated=formatting.memory(plan.memory_bytes))
+        )
     del model
     cache = cache_dir(run.data.cache)
-    place = torch.cuda.get_device_name() if machine.device.type == "cuda" else cpu_name()
-    key = f"{place} | {machine.precision} | {machine.threads} threads | {allocator_name()}"
-    known = learn(cache, key)
-    raw_seconds = (foreseen.flops if foreseen else plan.flops / plan.steps) / (rate * SHARE_OF_PEAK)
-    measured: Measured | None = None
-    if trial:
+    processor_name = torch.cuda.get_device_name() if machine.device.type == "cuda" else cpu_name()
+    key = f"{processor_name} | {machine.precision} | {machine.threads} threads | {allocator_name()}"
+    history = load_history(cache, key)
+    raw_seconds = (estimate.flops if estimate else plan.flops / plan.steps) / (rate * SHARE_OF_PEAK)
+    measured: MeasuredStep | None = None
+    if measure:
         console.note("one step on the longest batch ...")
-        measured = try_step(run, pieces, machine, kernels, plan, dataset, rows, out)
-    step_share = share_of_longest(order, rows)
+        measured = try_measured_step(run, components, machine, kernels, plan, dataset, rows, report)
+    step_share = mean_to_longest_ratio(order, rows)
     entry = Entry(
         when=datetime.now(UTC).isoformat(timespec="seconds"), machine=key, task=run.task.name,
         model=run.model.path or run.model.name, parameters=plan.parameters, raw_seconds=raw_seconds,
-        foreseen_seconds=known.seconds.at(raw_seconds), measured_seconds=measured.seconds if measured else 0.0,
-        raw_bytes=foreseen.peak if foreseen else None,
-        foreseen_bytes=int(known.bytes.at(foreseen.peak)) if foreseen else None,
+        estimated_seconds=history.seconds.at(raw_seconds), measured_seconds=measured.seconds if measured else 0.0,
+        raw_bytes=estimate.peak if estimate else None,
+        estimated_bytes=int(history.bytes.at(estimate.peak)) if estimate else None,
         measured_bytes=measured.bytes if measured else None,
     )  # fmt: skip
     if measured:
-        remember(cache, entry)
-    tell(out, plan, entry, foreseen, measured, known, step_share, language)
-    return out
+        append_entry(cache, entry)
+    write_plan_report(report, plan, entry, estimate, measured, history, step_share, language)
+    return report
 
 
-def try_step(
-    run: RunConfig, pieces: RunComponents, machine: Machine, kernels: dict[str, Any], plan: Plan, dataset: StepDataset, rows: Rows,
-    out: Planned,
-) -> Measured | None:  # fmt: skip
+def try_measured_step(
+    run: RunConfig, components: RunComponents, machine: Machine, kernels: dict[str, Any], plan: Plan, dataset: StepDataset, rows: Rows,
+    report: PlanReport,
+) -> MeasuredStep | None:  # fmt: skip
     """The measured step; where memory runs out, a finding and nothing measured."""
 
     def build() -> Any:
         torch.manual_seed(run.seed)
-        model = pieces.build(run, machine.device, training=True)
-        use_kernels(model, kernels)
+        model = components.build(run, machine.device, training=True)
+        enable(model, run.trainer, machine, kernels)
         compile_body(model, kernels)
         return model
 
     try:
         # A compiled body is compiled for the shapes that it meets: it has then met those that are timed.
-        warm = dataset.parts(0, rows if kernels["compile"] else rows[-2:])
-        return measure(run, pieces.task, build, dataset.parts(0, rows), warm, machine, plan.lr)
+        warm_up_parts = dataset.collate_parts(0, rows if kernels["compile"] else rows[-2:])
+        return measure_step(
+            run, components.task, build, dataset.collate_parts(0, rows), warm_up_parts, machine, plan.lr
+        )
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        marks = ("out of memory", "can't allocate memory")
+        messages = ("out of memory", "can't allocate memory")
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(
-            mark in str(error) for mark in marks
+            message in str(error) for message in messages
         ):
             raise
-        mend = f"trainer.micro_batch_size={max(1, plan.micro_batch_size // 2)}, trainer.activation_checkpointing=on, or a smaller data.context"
-        out.findings.append(Finding("memory", "major", "train", 1, 1, mend=mend))
+        remedy = f"trainer.micro_batch_size={max(1, plan.micro_batch_size // 2)}, trainer.activation_checkpointing=on, or a smaller data.context"
+        report.findings.append(Finding("memory", "major", "train", 1, 1, remedy=remedy))
         return None
 
 
-def brief(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else formatting.seconds(seconds)
 
 
-def share_of_longest(order: BatchOrder, rows: Rows) -> float:
+def mean_to_longest_ratio(order: BatchOrder, rows: Rows) -> float:
     """Tokens computed in the mean batch, as a share of those of the longest."""
     batches, computed, _, _ = measure_epoch(order)
     lengths = [sum(int(order.lengths[index]) for index in row) for row in rows]
     return (computed / batches) / (max(lengths) * len(lengths))
 
 
-def tell(
-    out: Planned, plan: Plan, entry: Entry, foreseen: Foreseen | None, measured: Measured | None, known: Learned, share: float,
+def write_plan_report(
+    report: PlanReport, plan: Plan, entry: Entry, estimate: MemoryEstimate | None, measured: MeasuredStep | None, history: PlanHistory, mean_to_longest: float,
     language: str,
 ) -> None:  # fmt: skip
     """Sentences, tables and numbers."""
-    step = entry.measured_seconds if measured else entry.foreseen_seconds
-    whole = step * share * plan.steps
+    step = entry.measured_seconds if measured else entry.estimated_seconds
+    total_seconds = step * mean_to_longest * plan.steps
     if measured:
-        out.sentences.append(
-            say("time", language, step=brief(step), steps=f"{plan.steps:,}", whole=formatting.seconds(whole))
+        report.sentences.append(
+            sentence(
+                "time",
+                language,
+                step=format_duration(step),
+                steps=f"{plan.steps:,}",
+                total=formatting.seconds(total_seconds),
+            )
         )
     else:
-        out.sentences.append(say("time_foreseen", language, steps=f"{plan.steps:,}", whole=formatting.seconds(whole)))
-    at = 1 if language == "zh" else 0
-    if foreseen and entry.foreseen_bytes:
-        told = ", ".join(
-            f"{PARTS[name][at]} {formatting.memory(size)}" for name, size in foreseen.parts.items() if size
+        report.sentences.append(
+            sentence("time_estimated", language, steps=f"{plan.steps:,}", total=formatting.seconds(total_seconds))
+        )
+    language_index = 1 if language == "zh" else 0
+    if estimate and entry.estimated_bytes:
+        part_sizes = ", ".join(
+            f"{PARTS[name][language_index]} {formatting.memory(size)}" for name, size in estimate.parts.items() if size
         )
         values = {
-            "tensors": formatting.memory(foreseen.peak),
-            "parts": told,
-            "foreseen": formatting.memory(entry.foreseen_bytes),
+            "tensors": formatting.memory(estimate.peak),
+            "parts": part_sizes,
+            "estimated": formatting.memory(entry.estimated_bytes),
         }
         if entry.measured_bytes:
-            ratio = f"{entry.measured_bytes / entry.foreseen_bytes:.2f} ×"
-            out.sentences.append(
-                say("memory", language, **values, measured=formatting.memory(entry.measured_bytes), ratio=ratio)
+            ratio = f"{entry.measured_bytes / entry.estimated_bytes:.2f} ×"
+            report.sentences.append(
+                sentence("memory", language, **values, measured=formatting.memory(entry.measured_bytes), ratio=ratio)
             )
         else:
-            out.sentences.append(say("memory_foreseen", language, **values))
-        rows = [[PARTS[name][at], round(size / MIB, 1)] for name, size in foreseen.parts.items()]
+            report.sentences.append(sentence("memory_estimated", language, **values))
+        rows = [[PARTS[name][language_index], round(size / MIB, 1)] for name, size in estimate.parts.items()]
         bars = {
             "kind": "bars",
-            "title": say("memory_title", language),
+            "title": sentence("memory_title", language),
             "labels": [row[0] for row in rows],
             "values": [row[1] for row in rows],
         }
-        out.report_items.append(bars)
-    if known.entries:
+        report.report_items.append(bars)
+    if history.entries:
         errors = {
             name: "–" if error is None else f"{error:.0%}"
-            for name, error in (("memory", known.bytes_error), ("time", known.seconds_error))
+            for name, error in (("memory", history.bytes_error), ("time", history.seconds_error))
         }
-        out.sentences.append(say("history", language, num=len(known.entries), **errors))
+        report.sentences.append(sentence("history", language, num=len(history.entries), **errors))
     else:
-        out.sentences.append(say("no_history", language))
-    entries = [*known.entries, *([entry] if measured else [])]
+        report.sentences.append(sentence("no_history", language))
+    entries = [*history.entries, *([entry] if measured else [])]
     if entries:
         table = [
             [
-                one.when[:16], one.task, Path(one.model).name, round(one.parameters / 1e6, 2), round(one.foreseen_seconds, 3),
-                round(one.measured_seconds, 3), round((one.foreseen_bytes or 0) / MIB, 1) or None,
-                round((one.measured_bytes or 0) / MIB, 1) or None,
+                plan_entry.when[:16], plan_entry.task, Path(plan_entry.model).name, round(plan_entry.parameters / 1e6, 2), round(plan_entry.estimated_seconds, 3),
+                round(plan_entry.measured_seconds, 3), round((plan_entry.estimated_bytes or 0) / MIB, 1) or None,
+                round((plan_entry.measured_bytes or 0) / MIB, 1) or None,
             ]
-            for one in reversed(entries)
+            for plan_entry in reversed(entries)
         ]  # fmt: skip
-        out.report_items.append(
+        report.report_items.append(
             {
                 "kind": "table",
-                "title": say("history_title", language),
-                "columns": heads("history_columns", language),
+                "title": sentence("history_title", language),
+                "columns": column_names("history_columns", language),
                 "rows": table,
             }
         )
-    out.block = {
+    report.block = {
         "steps": plan.steps, "batch_rows": plan.batch_rows, "micro_batch_size": plan.micro_batch_size, "lr": plan.lr,
         "parameters": plan.parameters, "trained_parameters": plan.trained, "tokens": plan.tokens, "epochs": plan.epochs,
-        "real_share": plan.real_share, "flops": (foreseen.flops * share * plan.steps) if foreseen else plan.flops,
-        "flops_longest_batch": foreseen.flops if foreseen else None,
-        "memory": foreseen.parts | {"peak": foreseen.peak} if foreseen else None,
-        "seconds": whole, "foreseen": asdict(entry), "share_of_longest": share,
-        "learned": {"plans": len(known.entries), "seconds": asdict(known.seconds), "bytes": asdict(known.bytes), "seconds_error": known.seconds_error, "bytes_error": known.bytes_error},
+        "real_share": plan.real_share, "flops": (estimate.flops * mean_to_longest * plan.steps) if estimate else plan.flops,
+        "flops_longest_batch": estimate.flops if estimate else None,
+        "memory": estimate.parts | {"peak": estimate.peak} if estimate else None,
+        "seconds": total_seconds, "foreseen": entry.as_dict(), "share_of_longest": mean_to_longest,
+        "learned": {"plans": len(history.entries), "seconds": asdict(history.seconds), "bytes": asdict(history.bytes), "seconds_error": history.seconds_error, "bytes_error": history.bytes_error},
     }  # fmt: skip

@@ -8,42 +8,42 @@ from typing import Any
 from rich.text import Text
 
 from llmstage.config import RunConfig
-from llmstage.inspect.lint import Seen
+from llmstage.inspect.lint import LintRow
 from llmstage.inspect.lint_tokens import decoded, end_tokens, rendered, with_system
-from llmstage.inspect.wording import say
+from llmstage.inspect.wording import sentence
 from llmstage.tasks.base import IGNORE_INDEX, Example
-from llmstage.training.setup import RunComponents
+from llmstage.training.components import RunComponents
 
 STYLES = {"learned": "bold green", "special": "magenta", "read": "default"}
-MOST_TOKENS = 1200
+MAX_TOKENS = 1200
 """Tokens of a feature that are drawn."""
 
 
 @dataclass(slots=True)
-class Piece:
+class TokenSpan:
     """Tokens that belong together: one, or the few whose bytes make up one character."""
 
     text: str
     ids: list[int]
-    kind: str
+    role: str
     """learned, special or read."""
 
 
 @dataclass(slots=True)
-class Shown:
+class TokenView:
     """One feature."""
 
-    place: str
-    pieces: list[Piece]
-    tokens: int
-    learned: int
-    ends: bool
+    location: str
+    spans: list[TokenSpan]
+    num_tokens: int
+    num_targets: int
+    has_end: bool
     """An end token is among what is learned."""
-    same: bool | None
+    restores_text: bool | None
     """Decoding gives the row's texts back; None where the row was cut."""
     text: str
     """What decoding gives."""
-    label: str = ""
+    reference: str = ""
     """Of the whole row, where no token is a target by itself."""
     template: str = ""
     """The conversation as the chat template renders it."""
@@ -51,128 +51,137 @@ class Shown:
 
     def note(self, language: str) -> str:
         check = (
-            say("cut", language)
-            if self.same is None
-            else say("same", language)
-            if self.same
-            else say("other", language, text=self.text[:200])
+            sentence("cut", language)
+            if self.restores_text is None
+            else sentence("same", language)
+            if self.restores_text
+            else sentence("other", language, text=self.text[:200])
         )
-        if self.label:
-            return say("whole_note", language, tokens=self.tokens, label=self.label, check=check)
-        end = "" if not self.learned else say("end" if self.ends else "no_end", language)
-        return say("row_note", language, tokens=self.tokens, learned=self.learned, end=end, check=check)
+        if self.reference:
+            return sentence("whole_note", language, num_tokens=self.num_tokens, reference=self.reference, check=check)
+        end = "" if not self.num_targets else sentence("end" if self.has_end else "no_end", language)
+        return sentence(
+            "row_note", language, num_tokens=self.num_tokens, num_targets=self.num_targets, end=end, check=check
+        )
 
     def rich(self) -> Text:
         """For a terminal; between brackets what is learned, so that it can be told on a pipe and without colours too."""
         out = Text()
         inside = False
-        for piece in self.pieces:
-            learned = piece.kind == "learned"
+        for piece in self.spans:
+            learned = piece.role == "learned"
             if learned != inside:
                 out.append("⟦" if learned else "⟧", style="dim")
                 inside = learned
-            out.append(piece.text, style=STYLES[piece.kind])
+            out.append(piece.text, style=STYLES[piece.role])
         if inside:
             out.append("⟧", style="dim")
         return out
 
     def exhibit(self, language: str) -> dict[str, Any]:
         tokens = [
-            {"text": piece.text, "kind": piece.kind, "ids": " ".join(map(str, piece.ids))} for piece in self.pieces
+            {"text": piece.text, "kind": piece.role, "ids": " ".join(map(str, piece.ids))} for piece in self.spans
         ]
         note = self.note(language)
-        note += f"\n{say('template', language)}: {self.template}" if self.template else ""
-        return {"kind": "tokens", "title": say("row", language, place=self.place), "tokens": tokens, "note": note}
+        note += f"\n{sentence('template', language)}: {self.template}" if self.template else ""
+        return {
+            "kind": "tokens",
+            "title": sentence("row", language, location=self.location),
+            "tokens": tokens,
+            "note": note,
+        }
 
 
-def show_rows(run: RunConfig, pieces: RunComponents, rows: list[Seen], most: int) -> list[Shown]:
+def view_rows(run: RunConfig, components: RunComponents, rows: list[LintRow], max_rows: int) -> list[TokenView]:
     """The first feature of each of the first `most` rows that can be encoded."""
-    out: list[Shown] = []
-    for one in rows:
-        if len(out) >= most:
+    views: list[TokenView] = []
+    for row in rows:
+        if len(views) >= max_rows:
             break
-        features = pieces.task.encode(one.row)
-        if features:
-            out.append(show(run, pieces, one, features))
-    return out
+        examples = components.task.encode(row.row)
+        if examples:
+            views.append(view_row(run, components, row, examples))
+    return views
 
 
-def show(run: RunConfig, pieces: RunComponents, one: Seen, features: list[Example]) -> Shown:
-    first = features[0]
-    processor = pieces.processor
+def view_row(run: RunConfig, components: RunComponents, row: LintRow, examples: list[Example]) -> TokenView:
+    first = examples[0]
+    processor = components.processor
     ids = first.input_ids
-    learned, targets = loss_mask(pieces, first)
-    label = ""
+    learned, targets = loss_mask(components, first)
+    reference = ""
     if learned is None:
-        learned, label = [False] * len(ids), told_ref(first.ref)
-    drawn = group(pieces, targets if targets is not None else ids, learned)
-    text = processor.decode([token for feature in features for token in feature.input_ids])
-    whole = gives_back(text, one.text.split("\n"))
-    lost = any(feature.cut for feature in features)
+        learned, reference = [False] * len(ids), reference_summary(first.ref)
+    spans = group_tokens(components, targets if targets is not None else ids, learned)
+    text = processor.decode([token for example in examples for token in example.input_ids])
+    is_complete = contains_texts(text, row.text.split("\n"))
+    was_cut = any(example.cut for example in examples)
     # Windows of a long text share tokens, so that their sum may hold its sentences and yet not the text.
-    same = None if lost or (len(features) > 1 and not whole) else whole
+    restores_text = None if was_cut or (len(examples) > 1 and not is_complete) else is_complete
     template = ""
-    if "messages" in one.row:
-        template = rendered(processor, with_system(run, one.row["messages"]))[1]
-    ends = end_tokens(pieces)
-    return Shown(
-        one.place, drawn, len(ids), sum(learned), any(token in ends for token, wanted in zip(ids, learned, strict=True) if wanted),
-        same, text, label, template,
+    if "messages" in row.row:
+        template = rendered(processor, with_system(run, row.row["messages"]))[1]
+    ends = end_tokens(components)
+    return TokenView(
+        row.location, spans, len(ids), sum(learned), any(token in ends for token, is_target in zip(ids, learned, strict=True) if is_target),
+        restores_text, text, reference, template,
     )  # fmt: skip
 
 
-def gives_back(text: str, parts: list[str]) -> bool:
+def contains_texts(text: str, parts: list[str]) -> bool:
     """Whether each part stands in the text; or, where a row says one thing in several ways (captions), nothing else does.
     White space does not count: a tokenizer of words cannot know it."""
     squeezed = "".join(text.split())
-    wanted = sorted((part for part in ("".join(part.split()) for part in parts) if part), key=len, reverse=True)
-    if all(part in squeezed for part in wanted):
+    expected = sorted((part for part in ("".join(part.split()) for part in parts) if part), key=len, reverse=True)
+    if all(part in squeezed for part in expected):
         return True
-    left = squeezed
-    for part in wanted:
-        left = left.replace(part, "", 1)
-    return not left
+    remaining = squeezed
+    for part in expected:
+        remaining = remaining.replace(part, "", 1)
+    return not remaining
 
 
-def loss_mask(pieces: RunComponents, features: Example) -> tuple[list[bool] | None, list[int] | None]:
+def loss_mask(components: RunComponents, example: Example) -> tuple[list[bool] | None, list[int] | None]:
     """(whether each token is a target, the tokens with those that are hidden from the model put back); None where the target
     is of the row as a whole."""
-    if "target" in features.arrays:
-        return [bool(wanted) for wanted in features.arrays["target"]], None
-    batch = pieces.task.collate([[features]])
-    length = len(features.input_ids)
+    if "target" in example.arrays:
+        return [bool(is_target) for is_target in example.arrays["target"]], None
+    batch = components.task.collate([[example]])
+    length = len(example.input_ids)
     if batch.labels is None or batch.labels.ndim != 2 or batch.labels.shape[1] < length:
         return None, None
     labels = batch.labels[0, :length].tolist()
     return [label != IGNORE_INDEX for label in labels], None
 
 
-def told_ref(ref: Any) -> str:
+def reference_summary(ref: Any) -> str:
     """What score() compares with, in short."""
     if isinstance(ref, dict):
-        told = {key: value for key, value in ref.items() if key not in ("text", "text_pair", "context", "captions")}
-        return ", ".join(f"{key}={str(value)[:60]}" for key, value in list(told.items())[:6])
+        shortened = {
+            key: value for key, value in ref.items() if key not in ("text", "text_pair", "context", "captions")
+        }
+        return ", ".join(f"{key}={str(value)[:60]}" for key, value in list(shortened.items())[:6])
     return str(ref)[:200]
 
 
-def group(pieces: RunComponents, ids: list[int], learned: list[bool]) -> list[Piece]:
+def group_tokens(components: RunComponents, ids: list[int], learned: list[bool]) -> list[TokenSpan]:
     """Tokens as text; those that are parts of one character are drawn as one."""
-    processor = pieces.processor
+    processor = components.processor
     special = set(processor.tokenizer.all_special_ids)
-    out: list[Piece] = []
-    held: list[int] = []
-    for place, token in enumerate(ids[:MOST_TOKENS]):
-        kind = "learned" if learned[place] else "special" if token in special else "read"
-        if held and (out[-1].kind != kind or token in special or len(held) >= 4):
-            held = []
-        if held:
-            held.append(token)
-            out[-1].text, out[-1].ids = decoded(processor, held), list(held)
+    spans: list[TokenSpan] = []
+    open_ids: list[int] = []
+    for index, token in enumerate(ids[:MAX_TOKENS]):
+        role = "learned" if learned[index] else "special" if token in special else "read"
+        if open_ids and (spans[-1].role != role or token in special or len(open_ids) >= 4):
+            open_ids = []
+        if open_ids:
+            open_ids.append(token)
+            spans[-1].text, spans[-1].ids = decoded(processor, open_ids), list(open_ids)
         else:
-            held = [token]
-            out.append(Piece(decoded(processor, held), [token], kind))
-        if "\ufffd" not in out[-1].text:
-            held = []
-    if len(ids) > MOST_TOKENS:
-        out.append(Piece(f" … {len(ids) - MOST_TOKENS} more", [], "special"))
-    return out
+            open_ids = [token]
+            spans.append(TokenSpan(decoded(processor, open_ids), [token], role))
+        if "\ufffd" not in spans[-1].text:
+            open_ids = []
+    if len(ids) > MAX_TOKENS:
+        spans.append(TokenSpan(f" … {len(ids) - MAX_TOKENS} more", [], "special"))
+    return spans

@@ -1,4 +1,7 @@
-"""A score along an axis, and BIG-bench's two measures of its shape: linearity and breakthroughness."""
+"""A score along an axis, and BIG-bench's two measures of its shape: linearity and breakthroughness.
+
+Srivastava et al. 2022 (arXiv 2206.04615), appendix B.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Numbers = NDArray[np.float64]
 AxisKind = Literal["log", "training", "loss", "plain"]
-"""log: sizes, compute, examples; training: steps or tokens, which may begin at 0; loss: nats or bits, a logarithm already;
-plain: as it is."""
+"""log: sizes, compute, number of examples. training: steps or tokens, which may start at 0. loss: nats or bits, which
+are logarithms already. plain: no transformation."""
 
 
 @dataclass(slots=True)
@@ -23,29 +26,30 @@ class Curve:
     x: Numbers
     y: Numbers
     error: Numbers
-    """Standard error of each score from its items; NaN where unknown."""
+    """Standard error of each score over its items; NaN where unknown."""
     axis: str
     """Name of x."""
     axis_kind: AxisKind = "log"
     model: str = "*"
     seed_sd: float | None = None
-    """Spread of a score between seeds; None: unknown, so that scatter around a curve is estimated from the curve."""
+    """Standard deviation of a score between seeds. None: unknown, so the scatter around a curve is estimated from the
+    curve."""
     items: int | None = None
-    """Items behind each score, where known; the fewest of the curve."""
+    """Number of items behind each score, where known; the smallest along the curve."""
     finals: tuple[float, ...] = ()
-    """The last point's score of each seed."""
+    """The score of each seed at the last point."""
 
-    def by(self, axis: str, x: ArrayLike, kind: AxisKind = "plain") -> Curve:
-        """The same scores along another axis."""
+    def by(self, axis: str, x: ArrayLike, axis_kind: AxisKind = "plain") -> Curve:
+        """Return the same scores along another axis."""
         order = np.argsort(np.asarray(x, dtype=np.float64), kind="stable")
         return Curve(
-            self.metric, np.asarray(x, dtype=np.float64)[order], self.y[order], self.error[order], axis, kind,
+            self.metric, np.asarray(x, dtype=np.float64)[order], self.y[order], self.error[order], axis, axis_kind,
             self.model, self.seed_sd, self.items, self.finals,
         )  # fmt: skip
 
 
 def improvement(y: ArrayLike) -> float:
-    """I = sign(argmax - argmin) (max - min): how far a curve goes, positive where its top comes after its bottom."""
+    """I = sign(argmax - argmin) (max - min): the range of a curve, positive where its maximum comes after its minimum."""
     values = np.asarray(y, dtype=np.float64)
     if len(values) == 0:
         return 0.0
@@ -54,58 +58,60 @@ def improvement(y: ArrayLike) -> float:
 
 def linearity(y: ArrayLike) -> float:
     """I / sqrt(mean of squared steps) (BIG-bench, arXiv 2206.04615, appendix B); n - 1 for a straight line."""
-    return _over_steps(y, lambda squares: float(np.mean(squares)))
+    return _improvement_over_step(y, lambda squares: float(np.mean(squares)))
 
 
 def breakthroughness(y: ArrayLike) -> float:
-    """I / sqrt(median of squared steps) (the same source); n - 1 for a straight line, infinite for one jump."""
-    return _over_steps(y, lambda squares: float(np.median(squares)))
+    """I / sqrt(median of squared steps) (same source); n - 1 for a straight line, infinite for a single jump."""
+    return _improvement_over_step(y, lambda squares: float(np.median(squares)))
 
 
-def _over_steps(y: ArrayLike, middle: Any) -> float:
+def _improvement_over_step(y: ArrayLike, average: Any) -> float:
     values = np.asarray(y, dtype=np.float64)
-    whole = improvement(values)
-    if whole == 0:
+    change = improvement(values)
+    if change == 0:
         return 0.0
-    typical = math.sqrt(middle(np.diff(values) ** 2))
-    return whole / typical if typical > 0 else math.copysign(math.inf, whole)
+    step = math.sqrt(average(np.diff(values) ** 2))
+    return change / step if step > 0 else math.copysign(math.inf, change)
 
 
 def p_of_breakthroughness(curve: Curve, noise: Numbers, *, trials: int = 1000, seed: int = 0) -> float:
-    """How often a straight line with this noise [N] is as breakthrough as the curve: B alone is no evidence.
+    """Return how often a straight line with this noise [N] is as breakthrough as the curve: B alone is no evidence.
 
-    The best weighted line over the points' places is simulated with the errors, its values rounded to whole items where
-    their number is known (a few items give equal neighbours, and equal neighbours a large B).
+    The best weighted line over the positions of the points is simulated with the errors. Where the number of items is
+    known, simulated values are rounded to whole items, because few items give equal neighbours, and equal neighbours
+    give a large B.
     """
     num = len(curve.y)
-    whole = improvement(curve.y)
-    if num < 3 or whole == 0:
+    change = improvement(curve.y)
+    if num < 3 or change == 0:
         return 1.0
-    found = abs(breakthroughness(curve.y))
-    places = np.arange(num, dtype=np.float64)
+    observed = abs(breakthroughness(curve.y))
+    positions = np.arange(num, dtype=np.float64)
     safe = np.maximum(noise, 1e-12)
-    slope, start = np.polyfit(places, curve.y, 1, w=1 / safe)
+    slope, start = np.polyfit(positions, curve.y, 1, w=1 / safe)
     rng = np.random.default_rng(seed)
-    drawn = start + slope * places + noise * rng.standard_normal((trials, num))
+    drawn = start + slope * positions + noise * rng.standard_normal((trials, num))
     if curve.items:
         drawn = np.round(drawn * curve.items) / curve.items
     gaps = np.sqrt(np.median(np.diff(drawn, axis=1) ** 2, axis=1))
     span = drawn.max(axis=1) - drawn.min(axis=1)
-    same_way = np.sign(drawn.argmax(axis=1) - drawn.argmin(axis=1)) == np.sign(whole)
+    same_direction = np.sign(drawn.argmax(axis=1) - drawn.argmin(axis=1)) == np.sign(change)
     with np.errstate(divide="ignore", invalid="ignore"):
-        simulated = np.where(same_way & (span > 0), span / gaps, 0.0)
-    return (int(np.count_nonzero(simulated >= found)) + 1) / (trials + 1)
+        simulated = np.where(same_direction & (span > 0), span / gaps, 0.0)
+    return (int(np.count_nonzero(simulated >= observed)) + 1) / (trials + 1)
 
 
-def told(value: float) -> float | str:
-    """A number for JSON, which knows no infinity."""
+def json_number(value: float) -> float | str:
+    """Return a number as JSON can hold it: JSON has no infinity."""
     return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
 def first_tenth(y: ArrayLike, share: float = 0.1) -> int:
-    """Place of the first point by which a curve has made `share` of its whole change, from its first to its last point."""
+    """Return the index of the first point at which a curve has made `share` of its change from the first to the last
+    point."""
     values = np.asarray(y, dtype=np.float64)
-    whole = values[-1] - values[0]
-    if whole == 0:
+    change = values[-1] - values[0]
+    if change == 0:
         return len(values) - 1
-    return int(np.argmax((values - values[0]) / whole >= share))
+    return int(np.argmax((values - values[0]) / change >= share))

@@ -1,4 +1,7 @@
-"""Held-out loss as the axis of abilities (Du et al. 2024, arXiv 2403.15796): what a score follows best."""
+"""Compare the axes that a score may follow: held-out loss (Du et al. 2024, arXiv 2403.15796), compute or size.
+
+The axis is compared by isotonic R²: how well a monotone function of it explains each score.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from llmstage.research.curves import Numbers
-from llmstage.research.metric_names import LOSSES, is_lower_better, is_perplexity, parts_of
+from llmstage.research.metric_names import LOSSES, is_lower_better, is_perplexity, split_metric_name
 from llmstage.research.scores_table import ScoreTable
 
 WARM_UP = 0.005
-"""The first share of training whose checkpoints say more about the start than about an ability."""
-FEWEST_ROWS = 20
+"""First share of a training whose checkpoints are left out: they depend on the initialization."""
+MIN_ROWS = 20
 
 
 @dataclass(slots=True)
@@ -23,27 +26,27 @@ class LossAxis:
     column: str
     label: str
     values: Numbers
-    """Nats or bits [N]; a perplexity's logarithm."""
+    """Nats or bits [N]; of a perplexity, its logarithm."""
 
 
 @dataclass(slots=True)
-class Lens:
+class AxisComparison:
     """How well each axis orders each score."""
 
     rows: list[dict[str, Any]]
-    """{metric, R2_loss, R2_compute, R2_params}: isotonic R²; None where an axis is missing."""
+    """{metric, R2_loss, R2_compute, R2_params}: isotonic R²; None where the table has no such axis."""
     preferred: str
     """loss, compute or params."""
 
 
 def find_loss(table: ScoreTable) -> LossAxis | None:
-    """The column that says it is the loss, else the first metric without gaps that can stand for one."""
+    """Return the column that is named as the loss, else the first loss-like metric without missing values."""
     if "loss" in table.axes:
         column = table.columns["loss"]
         return axis_of(column, table.axes["loss"])
-    for kind in LOSSES:
+    for metric_type in LOSSES:
         for column, values in table.metrics.items():
-            if parts_of(column)[1] == kind and not np.isnan(values).any():
+            if split_metric_name(column)[1] == metric_type and not np.isnan(values).any():
                 return axis_of(column, values)
     return None
 
@@ -54,24 +57,25 @@ def axis_of(column: str, values: Numbers) -> LossAxis:
     return LossAxis(column, column, values)
 
 
-def trained(table: ScoreTable) -> Numbers:
-    """Which rows [N] (0 or 1) lie beyond the warm-up of their model."""
+def beyond_warm_up(table: ScoreTable) -> Numbers:
+    """Return which rows [N] (0 or 1) lie after the warm-up of their model."""
     if "step" not in table.axes:
         return np.ones(len(table))
     steps = table.axes["step"]
-    models = np.array(table.words.get("model", ["*"] * len(table)))
+    models = np.array(table.labels.get("model", ["*"] * len(table)))
     last = np.zeros(len(table))
     for name in set(models.tolist()):
         last[models == name] = np.nanmax(steps[models == name])
     return (steps >= WARM_UP * last).astype(np.float64)
 
 
-def look(table: ScoreTable, loss: LossAxis | None) -> Lens:
-    """Isotonic R² of every score against loss, compute = 6 N D and size, over all rows beyond the warm-up.
+def compare_axes(table: ScoreTable, loss: LossAxis | None) -> AxisComparison:
+    """Compute the isotonic R² of every score on loss, compute = 6 N D and size, over all rows after the warm-up.
 
-    Isotonic regression asks only for order, so no axis wins by its shape (Barlow et al. 1972; scikit-learn's).
+    Isotonic regression uses only the order of the points, so no axis wins by its scale (Barlow et al. 1972;
+    scikit-learn).
     """
-    kept = trained(table) > 0
+    selected = beyond_warm_up(table) > 0
     axes: dict[str, Numbers] = {}
     if loss is not None:
         axes["loss"] = -loss.values
@@ -86,27 +90,28 @@ def look(table: ScoreTable, loss: LossAxis | None) -> Lens:
     for metric, values in table.metrics.items():
         if loss is not None and metric == loss.column:
             continue
-        found = {
-            f"R2_{name}": isotonic(x[kept], values[kept], falls=is_lower_better(metric)) for name, x in axes.items()
+        r2 = {
+            f"R2_{name}": isotonic(x[selected], values[selected], falls=is_lower_better(metric))
+            for name, x in axes.items()
         }
-        rows.append({"metric": metric, **{f"R2_{name}": found.get(f"R2_{name}") for name in ("loss", "compute", "params")}})  # fmt: skip
+        rows.append({"metric": metric, **{f"R2_{name}": r2.get(f"R2_{name}") for name in ("loss", "compute", "params")}})  # fmt: skip
     middle = {
         name: float(np.median([row[f"R2_{name}"] for row in rows if row[f"R2_{name}"] is not None] or [-np.inf]))
         for name in axes
     }
     preferred = max(middle, key=lambda name: middle[name]) if middle else "params"
-    return Lens(rows, preferred)
+    return AxisComparison(rows, preferred)
 
 
 def isotonic(x: Numbers, y: Numbers, *, falls: bool = False) -> float | None:
-    """R² of the best monotone sequence over the points in order of x; None where too little is known.
+    """Return R² of the best monotone sequence over the points in order of x; None with too few points.
 
-    Points of equal x keep the order of the file (training), which is generous to size: its R² is an upper bound.
+    Points of equal x keep the order of the file (training). This favours size, so its R² is an upper bound.
     """
     from sklearn.isotonic import isotonic_regression
 
     known = np.isfinite(x) & np.isfinite(y)
-    if known.sum() < FEWEST_ROWS or np.ptp(y[known]) == 0:
+    if known.sum() < MIN_ROWS or np.ptp(y[known]) == 0:
         return None
     ordered = y[known][np.argsort(x[known], kind="stable")]
     fitted = isotonic_regression(ordered, increasing=not falls)

@@ -1,4 +1,4 @@
-"""A CSV of published scores: which column is what, and every complaint about a cell with its file:line."""
+"""Read a CSV of published scores: find the role of each column, and report every bad cell with its file:line."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from itertools import groupby
 
 import numpy as np
 
-from llmstage.data.files import DataFile, expand_one
+from llmstage.data.files import DataFile, expand_path
 from llmstage.data.readers import csv
 from llmstage.data.records import Bad, ReadOptions
 from llmstage.errors import DataError, UserError
-from llmstage.explore.wording import say
 from llmstage.naming import did_you_mean
 from llmstage.research.curves import Numbers
+from llmstage.research.wording import sentence
 
 ROLES: dict[str, tuple[str, ...]] = {
     "model": ("model", "model_name", "name", "run", "模型"),
@@ -34,10 +34,10 @@ ROLES: dict[str, tuple[str, ...]] = {
     "metric": ("metric", "指标"),
     "score": ("score", "value", "得分"),
 }  # fmt: skip
-"""Role to the names by which a column is known for it, the first that is there; `stage.columns.<role>=<column>` says it
-outright. `metric` and `score` are for tables with one score a row."""
+"""Role to the column names that have it, in order of preference. `stage.columns.<role>=<column>` names a column
+explicitly. `metric` and `score` are for tables with one score per row."""
 ORDERS = ("params", "compute", "examples", "tokens")
-"""What orders models, the first that is there."""
+"""Roles that order the models, in order of preference."""
 ERROR_ENDINGS = ("_stderr", "_se", " stderr", "_std_err")
 MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "–", "?")
 MULTIPLES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -45,50 +45,50 @@ MULTIPLES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 @dataclass(slots=True)
 class ScoreTable:
-    """Scores as columns [N]; NaN where nothing stands."""
+    """Scores as columns [N]; NaN where a cell is empty."""
 
-    shown: str
+    path: str
     columns: dict[str, str]
-    """Role to column."""
-    words: dict[str, list[str]]
-    """model, family and seed of each row, where they are columns."""
+    """Role to column name."""
+    labels: dict[str, list[str]]
+    """model, family and seed of each row, where the table has them."""
     axes: dict[str, Numbers]
     """params, compute, examples, step, tokens, loss."""
     metrics: dict[str, Numbers]
     errors: dict[str, Numbers]
     lines: list[int]
     notes: list[str] = field(default_factory=list)
-    """What was left out or is missing, and what that means."""
+    """Sentences about what was left out or is missing."""
 
     def __len__(self) -> int:
         return len(self.lines)
 
 
-def normal(name: str) -> str:
-    """`Model Size (B)` as `model_size_b`."""
+def normalized_name(name: str) -> str:
+    """Return `Model Size (B)` as `model_size_b`."""
     return re.sub(r"[^\w]+", "_", name.strip().casefold()).strip("_")
 
 
-def load_scores(path: str, named: Mapping[str, str]) -> ScoreTable:
-    """Read the CSV at `path`; `named` is stage.columns. Raises DataError, UserError."""
-    file = expand_one(path, "stage.curves", {".csv", ".tsv"})[0]
+def load_scores(path: str, user_roles: Mapping[str, str]) -> ScoreTable:
+    """Read the CSV at `path`; `user_roles` is stage.columns. Raises DataError, UserError."""
+    file = expand_path(path, "stage.curves", {".csv", ".tsv"})[0]
     if file.path.suffix == ".json":
-        raise DataError(f"stage.curves={path} must be a table of scores (CSV or TSV, one row a model or checkpoint).")
+        raise DataError(f"stage.curves={path} must be a table of scores (CSV or TSV, one row per model or checkpoint).")
     lines, records = read_records(file)
     header = list(records[0])
-    roles = find_roles(header, named, file.shown)
+    roles = find_roles(header, user_roles, file.display_name)
     if "metric" in roles and "score" in roles:
-        lines, records = widened(records, lines, roles, file.shown)
+        lines, records = to_wide_table(records, lines, roles, file.display_name)
         header = list(records[0])
-        roles = find_roles(header, {role: name for role, name in named.items() if role not in ("metric", "score")}, file.shown)  # fmt: skip
-    table = ScoreTable(file.shown, roles, {}, {}, {}, {}, lines)
+        roles = find_roles(header, {role: name for role, name in user_roles.items() if role not in ("metric", "score")}, file.display_name)  # fmt: skip
+    table = ScoreTable(file.display_name, roles, {}, {}, {}, {}, lines)
     for role in ("model", "family", "seed"):
         if role in roles:
-            table.words[role] = [str(record[roles[role]]).strip() for record in records]
+            table.labels[role] = [str(record[roles[role]]).strip() for record in records]
     for role in ("params", "compute", "examples", "step", "tokens", "loss"):
         if role in roles:
-            table.axes[role] = numbers(records, roles[role], file.shown, lines)
-    read_metrics(table, records, header, named)
+            table.axes[role] = numbers(records, roles[role], file.display_name, lines)
+    read_metrics(table, records, header, user_roles)
     return table
 
 
@@ -96,98 +96,108 @@ def read_records(file: DataFile) -> tuple[list[int], list[dict[str, str]]]:
     lines, records = [], []
     for number, record in csv.read(file, ReadOptions(header=True)):
         if isinstance(record, Bad):
-            raise DataError(f"{file.shown}:{number}: {record.reason}. Each row needs a cell for every column.")
+            raise DataError(f"{file.display_name}:{number}: {record.reason}. Each row needs a cell for every column.")
         lines.append(number)
         records.append(record)
     if not records:
-        raise DataError(f"{file.shown}: a heading and no row of scores below it.")
+        raise DataError(f"{file.display_name}: the file has a header and no row of scores.")
     return lines, records
 
 
-def find_roles(header: list[str], named: Mapping[str, str], shown: str) -> dict[str, str]:
-    """Role to column: as the user says, else by well-known names."""
-    wrong = [
+def find_roles(header: list[str], user_roles: Mapping[str, str], shown: str) -> dict[str, str]:
+    """Return role to column: from the user's config, else by well-known names."""
+    complaints = [
         f"stage.columns.{role}={column}: {shown} has no such column.{did_you_mean(column, header)} It has: {', '.join(header[:30])}."
-        for role, column in named.items() if column not in header
+        for role, column in user_roles.items() if column not in header
     ]  # fmt: skip
-    if wrong:
-        raise UserError("\n".join(wrong))
-    known = {normal(name): name for name in reversed(header)}
-    found = dict(named)
+    if complaints:
+        raise UserError("\n".join(complaints))
+    known = {normalized_name(name): name for name in reversed(header)}
+    roles = dict(user_roles)
     for role, names in ROLES.items():
-        if role not in found:
-            column = next((known[name] for name in names if name in known and known[name] not in found.values()), None)
+        if role not in roles:
+            column = next((known[name] for name in names if name in known and known[name] not in roles.values()), None)
             if column is not None:
-                found[role] = column
-    if {"n", "d"} <= known.keys() and not {"params", "tokens"} & found.keys():
-        found |= {"params": known["n"], "tokens": known["d"]}
-    return found
+                roles[role] = column
+    if {"n", "d"} <= known.keys() and not {"params", "tokens"} & roles.keys():
+        roles |= {"params": known["n"], "tokens": known["d"]}
+    return roles
 
 
-def widened(
+def to_wide_table(
     records: list[dict[str, str]], lines: list[int], roles: Mapping[str, str], shown: str
 ) -> tuple[list[int], list[dict[str, str]]]:
-    """One row a model and checkpoint from one row a score; a column of errors goes with its score."""
+    """Turn one row per score into one row per model and checkpoint. A column of errors moves with its score."""
     metric, score = roles["metric"], roles["score"]
-    error = next((name for name in records[0] if normal(name) in ("stderr", "se", "error", "standard_error")), None)
+    error = next(
+        (name for name in records[0] if normalized_name(name) in ("stderr", "se", "error", "standard_error")), None
+    )
     keys = [name for name in records[0] if name not in (metric, score, error)]
-    wide: dict[tuple[str, ...], dict[str, str]] = {}
-    first: dict[tuple[str, ...], int] = {}
+    rows_by_key: dict[tuple[str, ...], dict[str, str]] = {}
+    first_line_by_key: dict[tuple[str, ...], int] = {}
     for line, record in zip(lines, records, strict=True):
         key = tuple(record[name] for name in keys)
-        row = wide.setdefault(key, {name: record[name] for name in keys})
+        row = rows_by_key.setdefault(key, {name: record[name] for name in keys})
         name = record[metric].strip()
         if name in row:
-            told = ", ".join(f"{column}={record[column]}" for column in keys)
-            raise DataError(f"{shown}:{line}: a second score of '{name}' for {told}. Name the column that tells them apart: stage.columns.seed=<column>.")  # fmt: skip
-        first.setdefault(key, line)
+            described = ", ".join(f"{column}={record[column]}" for column in keys)
+            raise DataError(f"{shown}:{line}: a second score of '{name}' for {described}. Name the column that distinguishes them: stage.columns.seed=<column>.")  # fmt: skip
+        first_line_by_key.setdefault(key, line)
         row[name] = record[score]
         if error is not None:
             row[f"{name}_stderr"] = record[error]
-    names = list(dict.fromkeys(name for row in wide.values() for name in row))
-    return list(first.values()), [{name: row.get(name, "") for name in names} for row in wide.values()]
+    names = list(dict.fromkeys(name for row in rows_by_key.values() for name in row))
+    return list(first_line_by_key.values()), [
+        {name: row.get(name, "") for name in names} for row in rows_by_key.values()
+    ]
 
 
-def read_metrics(table: ScoreTable, records: list[dict[str, str]], header: list[str], named: Mapping[str, str]) -> None:
-    """Every other column of numbers is a metric; what is left out is told."""
-    taken = set(table.columns.values())
+def read_metrics(
+    table: ScoreTable, records: list[dict[str, str]], header: list[str], user_roles: Mapping[str, str]
+) -> None:
+    """Read every other numeric column as a metric, and note the columns that are left out."""
+    used_columns = set(table.columns.values())
     loss = table.columns.get("loss")
-    about = {name for names in ROLES.values() for name in names} | {"deduped"}
+    descriptive_names = {name for names in ROLES.values() for name in names} | {"deduped"}
     for column in header:
-        if column == "" or (column in taken and column != loss) or column.endswith(ERROR_ENDINGS):
+        if column == "" or (column in used_columns and column != loss) or column.endswith(ERROR_ENDINGS):
             continue
-        if normal(column) in about and column != loss:
+        if normalized_name(column) in descriptive_names and column != loss:
             continue
         if not any(is_number(record[column]) for record in records):
             filled = [record[column] for record in records if record[column].strip().casefold() not in MISSING]
-            key, word = ("words_column", filled[0][:30]) if filled else ("empty_column", "")
-            table.notes.append(say(key, column=column, word=word))
+            key, example = ("words_column", filled[0][:30]) if filled else ("empty_column", "")
+            table.notes.append(sentence(key, column=column, word=example))
             continue
-        values = numbers(records, column, table.shown, table.lines)
+        values = numbers(records, column, table.path, table.lines)
         table.metrics[column] = values
         error = next((column + ending for ending in ERROR_ENDINGS if column + ending in header), None)
-        given = numbers(records, error, table.shown, table.lines) if error else np.full(len(values), np.nan)
-        if (given < 0).any():
-            line = table.lines[int(np.flatnonzero(given < 0)[0])]
-            raise DataError(f"{table.shown}:{line}: '{error}' is negative; a standard error is not.")
-        table.errors[column] = given
+        column_errors = numbers(records, error, table.path, table.lines) if error else np.full(len(values), np.nan)
+        if (column_errors < 0).any():
+            line = table.lines[int(np.flatnonzero(column_errors < 0)[0])]
+            raise DataError(f"{table.path}:{line}: '{error}' is negative; a standard error cannot be.")
+        table.errors[column] = column_errors
         table.notes += missing_note(table, column, values)
     if not table.metrics:
         raise DataError(
-            f"{table.shown} has no column of scores beside {', '.join(sorted(taken)) or 'its heading'}. "
-            f"It needs one column of numbers a metric, or a column 'metric' with a column 'score'."
+            f"{table.path} has no column of scores besides {', '.join(sorted(used_columns)) or 'its header'}. "
+            f"It needs one numeric column per metric, or a column 'metric' with a column 'score'."
         )
 
 
 def missing_note(table: ScoreTable, column: str, values: Numbers) -> list[str]:
-    gone = np.flatnonzero(np.isnan(values))
-    if not len(gone):
+    missing = np.flatnonzero(np.isnan(values))
+    if not len(missing):
         return []
-    models = table.words.get("model")
-    whose = [key for key, _ in groupby(models[k] for k in gone)] if models else []
-    names = f" ({', '.join(dict.fromkeys(whose[:4]))}{', …' if len(whose) > 4 else ''})" if whose else ""
-    place = f"{table.shown}:{table.lines[gone[0]]}"
-    return [say("scores_missing", column=column, gone=len(gone), num=len(values), names=names, place=place)]
+    models = table.labels.get("model")
+    missing_models = [key for key, _ in groupby(models[k] for k in missing)] if models else []
+    names = (
+        f" ({', '.join(dict.fromkeys(missing_models[:4]))}{', …' if len(missing_models) > 4 else ''})"
+        if missing_models
+        else ""
+    )
+    location = f"{table.path}:{table.lines[missing[0]]}"
+    return [sentence("scores_missing", column=column, gone=len(missing), num=len(values), names=names, place=location)]
 
 
 def is_number(cell: str) -> bool:
@@ -196,29 +206,29 @@ def is_number(cell: str) -> bool:
 
 
 def as_number(cell: str) -> float | None:
-    """A cell as a number: `0.41`, `41%`, `1,204`, `70m`, `1.4b`; NaN where nothing stands, None where it is none."""
-    word = cell.strip().casefold()
-    if word in MISSING:
+    """Parse a cell: `0.41`, `41%`, `1,204`, `70m`, `1.4b`. NaN where it is empty, None where it is not a number."""
+    folded = cell.strip().casefold()
+    if folded in MISSING:
         return math.nan
     try:
-        return float(word)
+        return float(folded)
     except ValueError:
         pass
-    found = re.fullmatch(r"([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*([kmbt%])?", word)
-    if not found:
+    match = re.fullmatch(r"([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)\s*([kmbt%])?", folded)
+    if not match:
         return None
-    value = float(found[1].replace(",", ""))
-    return value / 100 if found[2] == "%" else value * MULTIPLES.get(found[2] or "", 1.0)
+    value = float(match[1].replace(",", ""))
+    return value / 100 if match[2] == "%" else value * MULTIPLES.get(match[2] or "", 1.0)
 
 
 def numbers(records: list[dict[str, str]], column: str, shown: str, lines: list[int]) -> Numbers:
-    """A column as numbers, NaN where nothing stands. Raises DataError at a cell that is no number."""
+    """Return a column as numbers, NaN where a cell is empty. Raises DataError at a cell that is not a number."""
     values = []
     for line, record in zip(lines, records, strict=True):
         value = as_number(record[column])
         if value is None or math.isinf(value):
             raise DataError(
-                f"{shown}:{line}: '{record[column][:40]}' in column '{column}' is no number. "
+                f"{shown}:{line}: '{record[column][:40]}' in column '{column}' is not a number. "
                 f"Leave the cell empty where there is no score."
             )
         values.append(value)

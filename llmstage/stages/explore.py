@@ -18,7 +18,7 @@ from llmstage.paths import locate_model
 from llmstage.report.files import write_json
 from llmstage.training.finalize import finish
 from llmstage.training.machine import Machine, environment, resolve_machine, scoring_precision
-from llmstage.training.run_folder import name_the_model, write_run_yaml
+from llmstage.training.run_folder import resolve_model_path, write_run_yaml
 from llmstage.training.session import run_lock, session
 
 if TYPE_CHECKING:
@@ -31,21 +31,21 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     stage = cfg.stage
     assert isinstance(stage, Explore)
     clock = time.perf_counter()
-    cfg = name_the_model(cfg)
-    with run_lock(out_dir), console.logged(out_dir / "run.log"), speaking(language_of(cfg)):
+    cfg = resolve_model_path(cfg)
+    with run_lock(out_dir), console.logged(out_dir / "run.log"), speaking(report_language_of(cfg)):
         write_json(out_dir / "environment.json", environment())
         machine = resolve_machine(cfg.trainer)
         parts: list[Findings] = []
-        pieces: RunComponents | None = None
+        components: RunComponents | None = None
         if stage.curves:
             from llmstage.research.curve_report import explore_curves
 
             parts.append(explore_curves(stage, out_dir, cfg.seed))
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
             if stage.toy_worlds.kind != "none":
-                from llmstage.research.toy_worlds import explore_gold
+                from llmstage.research.toy_worlds import explore_toy_worlds
 
-                parts.append(explore_gold(stage.toy_worlds, cfg.seed))
+                parts.append(explore_toy_worlds(stage.toy_worlds, cfg.seed))
             if stage.ladder.given:
                 from llmstage.research.ladder import explore_ladder
 
@@ -54,17 +54,19 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 from llmstage.explore.probing import probe
                 from llmstage.research.reduction import reduce_model
 
-                asked = probe(cfg, out_dir, machine)
-                able = {cell["family"].partition(".")[0] for cell in asked.block["cells"] if cell["above_chance"]}
-                parts += [asked, reduce_model(cfg, machine, able)]
+                probing = probe(cfg, out_dir, machine)
+                above_chance = {
+                    cell["family"].partition(".")[0] for cell in probing.block["cells"] if cell["above_chance"]
+                }
+                parts += [probing, reduce_model(cfg, machine, above_chance)]
             elif cfg.model.path and cfg.task.name:
-                found, pieces = look_at_rows(cfg, out_dir, machine)
-                parts += found
+                row_findings, components = explore_rows(cfg, out_dir, machine)
+                parts += row_findings
         if stage.improve.enabled:
             from llmstage.explore.improve import improve
 
-            better = improve(cfg, out_dir, about, pieces)
-            parts += [better] if better else []
+            improvement = improve(cfg, out_dir, about, components)
+            parts += [improvement] if improvement else []
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
@@ -85,23 +87,23 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     return None
 
 
-def language_of(cfg: RunConfig) -> str:
+def report_language_of(cfg: RunConfig) -> str:
     """Of the whole page, before anything is looked at. auto goes by the names that a reader will meet: columns, the classes
     that the model knows, the models and scores of a table."""
     stage = cfg.stage
     assert isinstance(stage, Explore)
-    wanted = stage.report.language
-    if wanted != "auto":
-        return wanted
+    language = stage.report.language
+    if language != "auto":
+        return language
     names = list(cfg.data.columns.values())
     if stage.curves:
         from llmstage.research.scores_table import load_scores
 
         table = load_scores(stage.curves, stage.columns)
-        names += [*table.metrics, *table.columns.values(), *table.words.get("model", [])]
+        names += [*table.metrics, *table.columns.values(), *table.labels.get("model", [])]
     if cfg.model.path:
         names += classes_of(locate_model(cfg.model.path).model_dir)
-    return report_language(wanted, names)
+    return report_language(language, names)
 
 
 def classes_of(folder: Path | None) -> list[str]:
@@ -121,22 +123,22 @@ def heading(cfg: RunConfig) -> str:
     return cfg.task.name.replace("_", " ") or "explore"
 
 
-def look_at_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[Findings], RunComponents | None]:
+def explore_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[Findings], RunComponents | None]:
     """Weak slices of a trained model on its task's rows, and what is new in logs; with what was opened for it."""
     assert isinstance(cfg.stage, Explore)
     if not cfg.stage.slices.enabled and not cfg.stage.novelty.logs:
         return [], None
-    from llmstage.explore.novelty import collect
+    from llmstage.explore.novelty import find_novel_texts
     from llmstage.explore.weak_slices import weak_slices
     from llmstage.training.setup import setup_run
     from llmstage.training.summary import header
 
-    pieces = setup_run(cfg, out_dir, training=False)
-    model = pieces.build(cfg, machine.device, training=False)
-    resolved = {"context": pieces.context, "threads": machine.threads, "precision": scoring_precision(cfg.trainer)}
+    components = setup_run(cfg, out_dir, training=False)
+    model = components.build(cfg, machine.device, training=False)
+    resolved = {"context": components.context, "threads": machine.threads, "precision": scoring_precision(cfg.trainer)}
     write_run_yaml(out_dir, cfg, resolved)
-    console.note(header(cfg, pieces, out_dir))
-    parts = [weak_slices(cfg, pieces, model, machine, out_dir)] if cfg.stage.slices.enabled else []
+    console.note(header(cfg, components, out_dir))
+    parts = [weak_slices(cfg, components, model, machine, out_dir)] if cfg.stage.slices.enabled else []
     if cfg.stage.novelty.logs:
-        parts.append(collect(cfg, pieces, model, machine, out_dir))
-    return parts, pieces
+        parts.append(find_novel_texts(cfg, components, model, machine, out_dir))
+    return parts, components

@@ -36,29 +36,29 @@ WORDS = [
 ]
 
 
-def made(num: int, seed: int) -> list[str]:
+def sentence_of(num: int, seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
     return [" ".join(rng.choice(WORDS, 9)) for _ in range(num)]
 
 
-def by_hand(one: str, two: str) -> float:
+def by_hand(index: str, two: str) -> float:
     """Jaccard likeness of five characters in a row, written out."""
-    a, b = ({text[at : at + 5] for at in range(len(text) - 4)} for text in (plain(one), plain(two)))
+    a, b = ({text[at : at + 5] for at in range(len(text) - 4)} for text in (plain(index), plain(two)))
     return len(a & b) / len(a | b)
 
 
 def test_what_is_found_is_what_all_pairs_by_hand_give():
-    texts = made(120, 0)
+    texts = sentence_of(120, 0)
     texts += [text.replace("the", "teh") for text in texts[:20]] + [text.upper() + "!!" for text in texts[20:30]]
-    found = near_pairs(texts, 0.8)
+    near = near_pairs(texts, 0.8)
     truth = {
         later
         for earlier, later in itertools.combinations(range(len(texts)), 2)
         if by_hand(texts[earlier], texts[later]) >= 0.8
     }
     assert len(truth) >= 20
-    assert set(found) == truth
-    assert all(by_hand(texts[later], texts[earlier]) >= 0.8 and earlier < later for later, earlier in found.items())
+    assert set(near) == truth
+    assert all(by_hand(texts[later], texts[earlier]) >= 0.8 and earlier < later for later, earlier in near.items())
 
 
 def test_case_width_and_punctuation_make_no_difference_and_another_word_does():

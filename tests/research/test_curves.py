@@ -39,11 +39,11 @@ def test_scale_and_offset_change_neither_measure_and_the_first_of_equals_counts(
 
 def curve(y: np.ndarray, **more: object) -> Curve:
     share = np.clip(y, 0.02, 0.98)
-    whole = Curve("task.logp", np.linspace(1, 2, len(y)), y, np.sqrt(share * (1 - share) / 200), "lm_loss", "plain", seed_sd=0.03)  # fmt: skip
-    return replace(whole, **more)
+    total = Curve("task.logp", np.linspace(1, 2, len(y)), y, np.sqrt(share * (1 - share) / 200), "lm_loss", "plain", seed_sd=0.03)  # fmt: skip
+    return replace(total, **more)
 
 
-def simulated(kind: str, num: int, rng: np.random.Generator) -> Curve:
+def simulated(curve_shape: str, num: int, rng: np.random.Generator) -> Curve:
     """Scores on 200 items with a seed noise of 0.03 along a known shape."""
     u, rise = np.linspace(0, 1, num), rng.uniform(0.5, 0.85)
     start = rng.uniform(0.35, 0.65)
@@ -56,50 +56,52 @@ def simulated(kind: str, num: int, rng: np.random.Generator) -> Curve:
         "slow onset": 0.05 + rise * beyond / (1 - start),
         "step": 0.05 + rise / (1 + np.exp(-(u - start) / 0.02)),
     }
-    y = rng.binomial(200, np.clip(shapes[kind], 0, 1)) / 200 + 0.03 * rng.standard_normal(num)
+    y = rng.binomial(200, np.clip(shapes[curve_shape], 0, 1)) / 200 + 0.03 * rng.standard_normal(num)
     return curve(y)
 
 
-def share_of_breaks(kind: str, num: int, families: int) -> float:
-    rng = np.random.default_rng([num, *kind.encode()])
-    verdicts = [judge(simulated(kind, num, rng), Rules(trials=20)) for _ in range(families)]
-    return sum(one.name == "break" for one in verdicts) / families
+def share_of_breaks(curve_shape: str, num: int, families: int) -> float:
+    rng = np.random.default_rng([num, *curve_shape.encode()])
+    verdicts = [judge(simulated(curve_shape, num, rng), Rules(trials=20)) for _ in range(families)]
+    return sum(comparison.name == "break" for comparison in verdicts) / families
 
 
-@pytest.mark.parametrize("kind", ["flat", "line", "power"])
-def test_smooth_families_are_hardly_ever_called_a_break(kind: str) -> None:
-    assert share_of_breaks(kind, 12, 60) <= 0.02
+@pytest.mark.parametrize("curve_shape", ["flat", "line", "power"])
+def test_smooth_families_are_hardly_ever_called_a_break(curve_shape: str) -> None:
+    assert share_of_breaks(curve_shape, 12, 60) <= 0.02
 
 
-@pytest.mark.parametrize("kind", ["onset", "step"])
-def test_onsets_and_steps_of_twelve_points_are_found(kind: str) -> None:
-    assert share_of_breaks(kind, 12, 40) >= 0.95
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "num"), [("flat", 12), ("line", 12), ("power", 12), ("flat", 20), ("line", 20)])
-def test_at_most_two_of_a_hundred_smooth_families_break(kind: str, num: int) -> None:
-    assert share_of_breaks(kind, num, 200) <= 0.02
+@pytest.mark.parametrize("curve_shape", ["onset", "step"])
+def test_onsets_and_steps_of_twelve_points_are_found(curve_shape: str) -> None:
+    assert share_of_breaks(curve_shape, 12, 40) >= 0.95
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onset", "step"])
-def test_95_of_a_hundred_onsets_and_steps_are_found(kind: str) -> None:
-    assert share_of_breaks(kind, 12, 200) >= 0.95
+@pytest.mark.parametrize(
+    ("curve_shape", "num"), [("flat", 12), ("line", 12), ("power", 12), ("flat", 20), ("line", 20)]
+)
+def test_at_most_two_of_a_hundred_smooth_families_break(curve_shape: str, num: int) -> None:
+    assert share_of_breaks(curve_shape, num, 200) <= 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("curve_shape", ["onset", "step"])
+def test_95_of_a_hundred_onsets_and_steps_are_found(curve_shape: str) -> None:
+    assert share_of_breaks(curve_shape, 12, 200) >= 0.95
 
 
 def test_a_break_is_placed_where_it_is() -> None:
     y = np.where(np.arange(14) < 7, 0.05, 0.85)
-    found = compare(curve(y))
-    assert found.delta_aicc > 20 and 1.45 < (found.broken.at or 0) < 1.55
+    comparison = compare(curve(y))
+    assert comparison.delta_aicc > 20 and 1.45 < (comparison.broken.at or 0) < 1.55
 
 
 def test_scatter_that_nobody_measured_is_estimated_and_a_small_item_error_makes_no_break() -> None:
     rng = np.random.default_rng(3)
     y = np.linspace(0.2, 0.8, 16) + 0.05 * rng.standard_normal(16)
     tiny = curve(y, error=np.full(16, 1e-4), seed_sd=None)
-    found = compare(tiny)
-    assert found.smooth.scatter == pytest.approx(0.05, rel=0.5) and found.delta_aicc < 6
+    comparison = compare(tiny)
+    assert comparison.smooth.scatter == pytest.approx(0.05, rel=0.5) and comparison.delta_aicc < 6
 
 
 def test_steps_may_begin_at_nothing() -> None:
@@ -119,8 +121,8 @@ def test_breakthroughness_of_a_noisy_line_is_no_evidence() -> None:
 
 
 def test_a_jump_in_the_continuous_score_is_a_break_with_its_place() -> None:
-    one = judge(curve(np.where(np.arange(14) < 7, 0.05, 0.85)), RULES)
-    assert one.name == "break" and "even under the continuous metric, at lm_loss 1.5" in one.text
+    verdict = judge(curve(np.where(np.arange(14) < 7, 0.05, 0.85)), RULES)
+    assert verdict.name == "break" and "even under the continuous metric, at lm_loss 1.5" in verdict.text
 
 
 def test_exact_match_of_a_smooth_token_probability_is_a_metric_artefact() -> None:
@@ -128,14 +130,14 @@ def test_exact_match_of_a_smooth_token_probability_is_a_metric_artefact() -> Non
     token = 0.35 + 0.6 * u
     exact = curve(token**8, metric="copy.em", error=np.full(14, 0.01), seed_sd=0.01, axis="params", axis_kind="log")
     continuous = curve(np.log(token), error=np.full(14, 0.02), seed_sd=0.01)
-    one = judge(exact, RULES, continuous=continuous, sharp=True, length=8)
-    assert one.name == "metric_artefact" and one.evidence["B_p"] < 0.05
-    assert "smooth under the continuous metric" in one.text and "p^L predicts (L = 8" in one.text
+    verdict = judge(exact, RULES, continuous=continuous, sharp=True, length=8)
+    assert verdict.name == "metric_artefact" and verdict.evidence["B_p"] < 0.05
+    assert "smooth under the continuous metric" in verdict.text and "p^L predicts (L = 8" in verdict.text
 
 
 def test_the_same_jump_without_a_continuous_score_stays_open() -> None:
-    one = judge(curve(np.where(np.arange(14) < 7, 0.05, 0.85), metric="task.acc"), RULES, sharp=True)
-    assert one.name == "undecided" and "log-probability" in one.text
+    verdict = judge(curve(np.where(np.arange(14) < 7, 0.05, 0.85), metric="task.acc"), RULES, sharp=True)
+    assert verdict.name == "undecided" and "log-probability" in verdict.text
 
 
 def test_a_break_that_the_parts_predict_is_explained() -> None:
@@ -146,8 +148,8 @@ def test_a_break_that_the_parts_predict_is_explained() -> None:
 
 def test_none_right_of_200_is_below_resolution() -> None:
     none = curve(np.zeros(12), items=200, error=np.full(12, 0.005))
-    one = judge(none, RULES, sharp=True, chance=0.0)
-    assert one.name == "below_resolution" and "below resolution (0/200, ≤ 1.5 %)" in one.text
+    verdict = judge(none, RULES, sharp=True, chance=0.0)
+    assert verdict.name == "below_resolution" and "below resolution (0/200, ≤ 1.5 %)" in verdict.text
     rising = curve(np.linspace(-8, -1, 12), error=np.full(12, 0.05))
     assert judge(none, RULES, sharp=True, chance=0.0, continuous=rising).name != "below_resolution"
 
@@ -159,9 +161,11 @@ def test_luck_in_one_of_many_points_is_not_above_chance() -> None:
 
 
 def test_too_few_points_tell_no_break_from_curvature() -> None:
-    one = judge(curve(np.array([0, 0, 0.01, 0.4, 0.8, 0.9])), RULES)
-    assert one.name == "undecided" and "too few points (6 < 10) to tell a break from curvature; 4 more" in one.text
-    assert judge(curve(np.array([0, 0, 0.01, 0.4, 0.8, 0.9])), replace(RULES, min_points=6)).name != one.name
+    verdict = judge(curve(np.array([0, 0, 0.01, 0.4, 0.8, 0.9])), RULES)
+    assert (
+        verdict.name == "undecided" and "too few points (6 < 10) to tell a break from curvature; 4 more" in verdict.text
+    )
+    assert judge(curve(np.array([0, 0, 0.01, 0.4, 0.8, 0.9])), replace(RULES, min_points=6)).name != verdict.name
 
 
 def test_a_constant_is_claimed_of_few_points_only_where_errors_allow_it() -> None:
@@ -175,8 +179,8 @@ def test_a_constant_is_claimed_of_few_points_only_where_errors_allow_it() -> Non
 def test_seeds_that_disagree_are_a_lottery_and_seeds_of_one_bell_are_not() -> None:
     y = np.linspace(0.1, 0.5, 12)
     split = curve(y, finals=(0.05, 0.06, 0.95, 0.04, 0.97), error=np.full(12, 0.02))
-    one = judge(split, RULES)
-    assert one.name == "seed_lottery" and "seeds disagree: 2 of 5 succeed" in one.text
+    verdict = judge(split, RULES)
+    assert verdict.name == "seed_lottery" and "seeds disagree: 2 of 5 succeed" in verdict.text
     rng = np.random.default_rng(0)
     bells = [judge(replace(split, finals=tuple(rng.normal(0.5, 0.05, 6))), RULES).name for _ in range(40)]
     assert Counter(bells)["seed_lottery"] <= 2
@@ -193,10 +197,10 @@ def test_delta_aicc_and_alpha_are_what_a_claim_needs() -> None:
 def test_a_bend_that_hardly_moves_the_curve_is_no_break_however_small_the_errors() -> None:
     x = np.linspace(1, 2, 20)
     bent = replace(curve(1.0 * (x - 1) + 0.15 * np.maximum(x - 1.5, 0)), error=np.full(20, 1e-4), seed_sd=None)
-    one = judge(bent, RULES)
-    assert one.evidence["delta_aicc"] > 50 and one.evidence["departure"] < 0.05
-    assert one.name == "smooth" and "nothing abrupt" in one.text
-    assert judge(bent, replace(RULES, min_departure=one.evidence["departure"])).name == "break"
+    verdict = judge(bent, RULES)
+    assert verdict.evidence["delta_aicc"] > 50 and verdict.evidence["departure"] < 0.05
+    assert verdict.name == "smooth" and "nothing abrupt" in verdict.text
+    assert judge(bent, replace(RULES, min_departure=verdict.evidence["departure"])).name == "break"
     shown = np.where(x < 1.5, 0.0, 1.0)  # exact match beside it
     sharp = judge(replace(bent, y=shown), RULES, continuous=bent, sharp=True)
     assert sharp.name == "metric_artefact" and "nothing abrupt" in sharp.text
@@ -204,21 +208,21 @@ def test_a_bend_that_hardly_moves_the_curve_is_no_break_however_small_the_errors
     assert straight.name == "smooth" and "nothing abrupt" not in straight.text
 
 
-@pytest.mark.parametrize(("kind", "least"), [("onset", 0.1), ("step", 0.1), ("slow onset", 0.05)])
-def test_shapes_that_are_broken_lie_far_from_every_smooth_one(kind: str, least: float) -> None:
+@pytest.mark.parametrize(("curve_shape", "least"), [("onset", 0.1), ("step", 0.1), ("slow onset", 0.05)])
+def test_shapes_that_are_broken_lie_far_from_every_smooth_one(curve_shape: str, least: float) -> None:
     """What the border of 5 % stands on: 10 % and more where something jumps, 3 to 5 % in ladders where nothing does. Of those alone
     that AICc calls broken; a slow onset that it does not tell from a power law lies nearer."""
     rng = np.random.default_rng(11)
-    found = [compare(simulated(kind, 20, rng)) for _ in range(20)]
-    told = [one.departure for one in found if one.delta_aicc > RULES.delta_aicc]
-    assert len(told) >= 15 and min(told) > least
+    comparisons = [compare(simulated(curve_shape, 20, rng)) for _ in range(20)]
+    departures = [comparison.departure for comparison in comparisons if comparison.delta_aicc > RULES.delta_aicc]
+    assert len(departures) >= 15 and min(departures) > least
 
 
 def test_a_break_must_survive_many_curves_and_be_shared_by_the_models() -> None:
     evidence = {"p_break": 0.01, "delta_aicc": 8.0, "axis": "step", "break_at": 5.0}
-    one = Verdict("break", "…", dict(evidence))
-    correct([one, *(Verdict("smooth", "", {"p_break": p}) for p in np.linspace(0.2, 1, 40))], RULES)
-    assert one.name == "undecided" and "after correction over 41 curves" in one.text
+    verdict = Verdict("break", "…", dict(evidence))
+    correct([verdict, *(Verdict("smooth", "", {"p_break": p}) for p in np.linspace(0.2, 1, 40))], RULES)
+    assert verdict.name == "undecided" and "after correction over 41 curves" in verdict.text
     few = [Verdict("break", "", dict(evidence)), *(Verdict("smooth", "") for _ in range(4))]
     agree(few, [1.0] * 5, RULES)
     assert few[0].name == "undecided" and "only 1 of 5 models" in few[0].text
@@ -229,5 +233,5 @@ def test_a_break_must_survive_many_curves_and_be_shared_by_the_models() -> None:
 
 def test_verdicts_speak_chinese() -> None:
     with speaking("zh"):
-        one = judge(curve(np.where(np.arange(14) < 7, 0.05, 0.85)), RULES)
-    assert "即使用连续指标也发生突变" in one.text
+        verdict = judge(curve(np.where(np.arange(14) < 7, 0.05, 0.85)), RULES)
+    assert "即使用连续指标也发生突变" in verdict.text

@@ -12,7 +12,7 @@ import pytest
 from llmstage.research.broken_law import fit_broken_law
 from llmstage.research.curves import Curve
 from llmstage.research.extrapolation import extrapolate, forecast
-from llmstage.research.scaling_law import fit_scaling_law, value_and_slope
+from llmstage.research.scaling_law import fit_scaling_law, objective_and_gradient
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "emergence-curves"
 
@@ -41,13 +41,16 @@ def test_the_gradient_is_that_of_the_objective() -> None:
     rng = np.random.default_rng(1)
     logs = (rng.normal(size=9), rng.normal(size=9), 1 + 0.002 * rng.normal(size=9))
     point = np.array([-1.0, -1.2, 0.3, 0.2, 0.4])
-    assert check_grad(lambda p: value_and_slope(p, *logs)[0], lambda p: value_and_slope(p, *logs)[1], point) < 1e-5
+    assert (
+        check_grad(lambda p: objective_and_gradient(p, *logs)[0], lambda p: objective_and_gradient(p, *logs)[1], point)
+        < 1e-5
+    )
 
 
 def test_the_published_points_reach_the_published_optimum() -> None:
     points = published("chinchilla_points.csv")
-    kept = points[np.argsort(points[:, 3])][:-5]
-    law = fit_scaling_law(kept[:, 0], kept[:, 1], kept[:, 3], resamples=100)
+    rows = points[np.argsort(points[:, 3])][:-5]
+    law = fit_scaling_law(rows[:, 0], rows[:, 1], rows[:, 3], resamples=100)
     reference = json.loads((DATA / "reference_chinchilla.json").read_text())
     assert law.num == reference["n_points"] and law.objective <= 0.00101828
     assert abs(law.alpha - 0.3473) < 5e-4 and abs(law.beta - 0.3672) < 5e-4
@@ -75,8 +78,8 @@ def test_a_broken_law_without_noise_comes_back() -> None:
 def test_a_forecast_is_checked_on_the_point_it_did_not_see_and_goes_four_times_the_compute_far() -> None:
     x = np.array([1.0, 2, 4, 8, 16, 32]) * 1e7
     y = 1.5 + 3 * (x / 1e7) ** -0.4
-    found = forecast(Curve("loss", x, y, np.full(6, np.nan), "params"))
-    assert found is not None and found.error < 0.03 and found.next_x == pytest.approx(2 * x[-1])
+    forecasted = forecast(Curve("loss", x, y, np.full(6, np.nan), "params"))
+    assert forecasted is not None and forecasted.error < 0.03 and forecasted.next_x == pytest.approx(2 * x[-1])
     on_compute = forecast(Curve("loss", x, y, np.full(6, np.nan), "FLOPs"))
     assert on_compute is not None and on_compute.next_x == pytest.approx(4 * x[-1])
     assert extrapolate(x, y, 64e7) == pytest.approx(1.5 + 3 * 64**-0.4, abs=0.03)

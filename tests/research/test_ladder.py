@@ -1,4 +1,4 @@
-"""Ladders: rungs read off what is there, the axis and what it means, verdicts of families, a ladder trained on the spot."""
+"""Ladders: checkpoints read from runs, the choice of the axis, verdicts of families, a ladder that is trained here."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from llmstage.config.explore import Explore
 from llmstage.config.explore_ladder import Ladder, ToyWorlds, check_ladder
 from llmstage.errors import UserError
 from llmstage.explore.items import Item
-from llmstage.explore.probed_model import Subject
-from llmstage.research.checkpoints import HeldOut, Rung, axis_of, examine, rungs_of_runs
+from llmstage.explore.probed_model import ProbedModel
+from llmstage.research.checkpoints import Checkpoint, HeldOut, checkpoints_of_runs, choose_axis, measure_checkpoint
 from llmstage.research.ladder import (
-    Family,
-    Scored,
-    by_family,
-    judge_families,
-    sentences_of,
-    too_few,
+    FamilyScores,
+    ScoredLadder,
+    judge_all_curves,
+    ladder_sentences,
+    scores_by_family,
+    small_families,
 )
-from llmstage.research.product_law import product_law, products_of
-from llmstage.research.trained_ladder import items_of, steps_to_save, text_of, write_corpus
+from llmstage.research.product_law import product_cells, product_law
+from llmstage.research.trained_ladder import draw_items, steps_to_save, training_text, write_corpus
 from llmstage.research.verdicts import Rules
 
 
@@ -34,79 +34,86 @@ def test_steps_are_evenly_spaced_in_their_logarithm_and_end_at_the_end():
     assert steps_to_save(3, 12) == [1, 2, 3]
 
 
-def rung(number: int, **changes: object) -> Rung:
-    made = Rung(f"r{number}", f"r{number}", 1000, 100 * number, number, 0, 4.0 / number, 1.0 / number, "a", "xs")
-    return replace(made, **changes)
+def checkpoint(number: int, **changes: object) -> Checkpoint:
+    values = Checkpoint(
+        f"r{number}", f"r{number}", 1000, 100 * number, number, 0, 4.0 / number, 1.0 / number, "a", "xs"
+    )
+    return replace(values, **changes)
 
 
 def test_axis_and_what_it_means():
-    assert axis_of([rung(1), rung(2)], "lm_loss") == ("lm_loss", [])
-    axis, limits = axis_of([rung(1), rung(2, tokenizer="b")], "lm_loss")
+    assert choose_axis([checkpoint(1), checkpoint(2)], "lm_loss") == ("lm_loss", [])
+    axis, limits = choose_axis([checkpoint(1), checkpoint(2, tokenizer="b")], "lm_loss")
     assert axis == "lm_loss_per_byte" and "different tokenizers" in limits[0]
-    axis, limits = axis_of([rung(1, lm_loss=None), rung(2)], "lm_loss")
+    axis, limits = choose_axis([checkpoint(1, lm_loss=None), checkpoint(2)], "lm_loss")
     assert axis == "tokens" and "No held-out loss" in limits[0]
-    assert axis_of([rung(1), rung(2)], "flops") == ("flops", []) and rung(2).place("flops") == 6 * 1000 * 200
-    with pytest.raises(UserError, match="r2 do not say it"):
-        axis_of([rung(1), rung(2, tokens=None)], "tokens")
+    assert (
+        choose_axis([checkpoint(1), checkpoint(2)], "flops") == ("flops", [])
+        and checkpoint(2).axis_value("flops") == 6 * 1000 * 200
+    )
+    with pytest.raises(UserError, match="r2 have no such value"):
+        choose_axis([checkpoint(1), checkpoint(2, tokens=None)], "tokens")
 
 
 def test_a_pattern_that_names_nothing_says_so(workplace):
-    with pytest.raises(UserError, match="names nothing"):
-        rungs_of_runs("runs/*/checkpoints/step_*")
+    with pytest.raises(UserError, match="matches nothing"):
+        checkpoints_of_runs("runs/*/checkpoints/step_*")
     (workplace / "empty").mkdir()
-    with pytest.raises(UserError, match="no run folder with checkpoints"):
-        rungs_of_runs("empty")
+    with pytest.raises(UserError, match="neither a checkpoint nor a run folder"):
+        checkpoints_of_runs("empty")
 
 
 def test_exact_match_that_only_the_metric_makes_jump_is_a_metric_artefact():
     """Per-token probability rises smoothly with falling loss; exact match is its tenth power: never a break."""
-    rungs = [rung(n, lm_loss=3 - 0.2 * n) for n in range(1, 15)]
+    checkpoints = [checkpoint(n, lm_loss=3 - 0.2 * n) for n in range(1, 15)]
     share = [0.3 + 0.05 * n for n in range(1, 15)]
-    families = [
-        {"copy": Family(p**10, max(0.002, math.sqrt(p**10 * (1 - p**10) / 900)), math.log(p), 0.01, 900, 10, p)}
+    family_scores = [
+        {"copy": FamilyScores(p**10, max(0.002, math.sqrt(p**10 * (1 - p**10) / 900)), math.log(p), 0.01, 900, 10, p)}
         for p in share
     ]
-    em, logp = judge_families(Scored(rungs, families), "lm_loss", Rules())
+    em, logp = judge_all_curves(ScoredLadder(checkpoints, family_scores), "lm_loss", Rules())
     assert em.verdict.name == "metric_artefact" and "L = 10" in em.verdict.text
     assert logp.verdict.name != "break"
-    row = em.row()
+    row = em.as_dict()
     assert row["curve"] == "training" and row["n"] == 14 and row["metric"] == "copy_em"
     assert row["x"] == sorted(row["x"], reverse=True)
     json.dumps(row)
 
 
 def test_seeds_of_a_step_become_one_point_and_sizes_a_curve_over_scale():
-    rungs = [
-        rung(step, seed=seed, group=size, params=count, lm_loss=3 - 0.1 * step - 0.2 * place)
-        for place, (size, count) in enumerate((("xs", 10), ("s", 100)))
+    checkpoints = [
+        checkpoint(step, seed=seed, group=size, params=count, lm_loss=3 - 0.1 * step - 0.2 * index)
+        for index, (size, count) in enumerate((("xs", 10), ("s", 100)))
         for seed in (0, 1)
         for step in range(1, 6)
     ]
     rng = np.random.default_rng(0)
-    families = [
-        {"copy": Family(0.5, 0.02, -1 + 0.1 * (one.step or 0) + rng.normal(0, 0.01), 0.01, 100, 3, 0.8)}
-        for one in rungs
+    family_scores = [
+        {"copy": FamilyScores(0.5, 0.02, -1 + 0.1 * (entry.step or 0) + rng.normal(0, 0.01), 0.01, 100, 3, 0.8)}
+        for entry in checkpoints
     ]
-    judged = judge_families(Scored(rungs, families), "params", Rules())
-    scale = [one for one in judged if one.scale]
-    assert {len(one.curve.y) for one in judged if not one.scale} == {5} and {len(one.curve.y) for one in scale} == {2}
-    assert all(one.curve.seed_sd is not None and len(one.curve.finals) == 2 for one in judged)
-    assert all("too few points" in one.verdict.text for one in judged)
+    judged = judge_all_curves(ScoredLadder(checkpoints, family_scores), "params", Rules())
+    scale = [entry for entry in judged if entry.scale]
+    assert {len(entry.curve.y) for entry in judged if not entry.scale} == {5} and {
+        len(entry.curve.y) for entry in scale
+    } == {2}
+    assert all(entry.curve.seed_sd is not None and len(entry.curve.finals) == 2 for entry in judged)
+    assert all("too few points" in entry.verdict.text for entry in judged)
 
 
 def test_a_point_of_several_seeds_has_the_interval_of_its_seeds():
     """Two seeds far apart, each certain of its own score: the items say little about the next seed."""
-    rungs = [rung(step, seed=seed, lm_loss=3 - 0.1 * step) for seed in (0, 1) for step in (1, 2)]
+    checkpoints = [checkpoint(step, seed=seed, lm_loss=3 - 0.1 * step) for seed in (0, 1) for step in (1, 2)]
     draw = np.random.default_rng(0)
 
-    def family(share: float) -> Family:
+    def probe_family(share: float) -> FamilyScores:
         right = (draw.random(400) < share).astype(float)
-        return Family(right.mean(), 0.02, -1.0, 0.01, 400, 3, 0.8, right, -draw.random(400))
+        return FamilyScores(right.mean(), 0.02, -1.0, 0.01, 400, 3, 0.8, right, -draw.random(400))
 
-    families = [{"copy": family(0.2 + 0.6 * one.seed)} for one in rungs]
-    row = judge_families(Scored(rungs, families), "steps", Rules(trials=400))[0].row()
+    family_scores = [{"copy": probe_family(0.2 + 0.6 * entry.seed)} for entry in checkpoints]
+    row = judge_all_curves(ScoredLadder(checkpoints, family_scores), "steps", Rules(trials=400))[0].as_dict()
     assert all(low < 0.25 and high > 0.75 for low, high in zip(row["low"], row["high"], strict=True))
-    alone = judge_families(Scored(rungs[:2], families[:2]), "steps", Rules(trials=400))[0].row()
+    alone = judge_all_curves(ScoredLadder(checkpoints[:2], family_scores[:2]), "steps", Rules(trials=400))[0].as_dict()
     assert all(0.05 < high - low < 0.1 for low, high in zip(alone["low"], alone["high"], strict=True))
     assert all(low < y < high for low, y, high in zip(alone["low"], alone["y"], alone["high"], strict=True))
 
@@ -124,25 +131,25 @@ def test_product_law_counts_cells():
         }
         for n in range(40)
     ]
-    [cell] = products_of(rung(1), items, scores)
+    [cell] = product_cells(checkpoint(1), items, scores)
     assert (cell["em"], cell["predicted"], cell["predicted_by_place"]) == (0.5, 0.75**2, 0.5)
     assert cell["places"] == [0.5, 1.0]
     law = product_law([cell])
     assert (law["within_05"], law["telling"], law["telling_within_05"]) == (0.0, 1, 0.0)
     assert (law["within_05_by_place"], law["telling_within_05_by_place"]) == (1.0, 1.0)
-    unequal, apart = sentences_of(
+    unequal, apart = ladder_sentences(
         [], law
     )  # the end is always right, the letter half the time: unequal, and independent
     assert "equal tokens do not everywhere explain it" in unequal and "independent tokens explain it" in apart
     for same in (0.0, 1.0):
         alike = {"em": same, "predicted": same, "predicted_by_place": same, "gap": 0.0, "gap_by_place": 0.0}
         nothing = product_law([{**cell, **alike}])
-        assert nothing["within_05"] == 1.0 and sentences_of([], nothing) == []  # zero against zero explains nothing
+        assert nothing["within_05"] == 1.0 and ladder_sentences([], nothing) == []  # zero against zero explains nothing
 
 
 def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
     run = compose_run(["stage=explore", "task=causal_lm"])
-    told = check_ladder(
+    message = check_ladder(
         Ladder(kind="auto", models=["a"], sizes=["xs", "xs"], steps=3),
         ToyWorlds(modulus=54, kind="induction", grow=True),
         [],
@@ -157,7 +164,7 @@ def test_what_cannot_be_read_is_told_before_anything_starts(compose_run):
         "more than stage.ladder.steps=3",
         "stage.probes",
     ):
-        assert any(words in line for line in told), words
+        assert any(words in line for line in message), words
     assert check_ladder(Ladder(), ToyWorlds(), [], run) == []
 
 
@@ -172,9 +179,9 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
         "stage.stats.bootstrap=20", "hydra.run.dir=first",
     ]  # fmt: skip
     assert main(words) == 0
-    rungs = json.loads((workplace / "first/report.json").read_text())["explore"]["ladder"]["rungs"]
-    assert [one["step"] for one in rungs] == [1, 3, 8]
-    assert rungs[0]["lm_loss"] > rungs[-1]["lm_loss"]
+    checkpoints = json.loads((workplace / "first/report.json").read_text())["explore"]["ladder"]["rungs"]
+    assert [entry["step"] for entry in checkpoints] == [1, 3, 8]
+    assert checkpoints[0]["lm_loss"] > checkpoints[-1]["lm_loss"]
     spelled = AutoTokenizer.from_pretrained(workplace / "first/ladder/xs-seed0/model")
     assert not [token for token in range(len(spelled)) if re.search("[\u4e00-\u9fff]{2}", spelled.decode([token]))]
     before = {path: path.stat().st_mtime_ns for path in (workplace / "first/ladder").rglob("*.safetensors")}
@@ -196,17 +203,19 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
     block = json.loads((workplace / "second/report.json").read_text())["explore"]["ladder"]
     speaks(json.loads((workplace / "second/report.json").read_text(encoding="utf-8")), "en")
     assert block["axis"] == "tokens"
-    assert [one["lm_loss"] for one in block["rungs"]] == pytest.approx([one["lm_loss"] for one in rungs], abs=0.5)
-    one = [
+    assert [entry["lm_loss"] for entry in block["rungs"]] == pytest.approx(
+        [entry["lm_loss"] for entry in checkpoints], abs=0.5
+    )
+    entry = [
         "stage=explore",
         "stage.ladder.models=[first/ladder/xs-seed0/model]",
         "hydra.run.dir=third",
         "trainer.threads=1",
     ]
-    assert main(one) == 0
+    assert main(entry) == 0
     limits = json.loads((workplace / "third/report.json").read_text())["limits"]
     assert any("A ladder of one: no statement about emergence" in line for line in limits)
-    assert main([*one, "stage.probes=[copying]", "stage.items_per_cell=4", "stage.report.language=zh"]) == 0
+    assert main([*entry, "stage.probes=[copying]", "stage.items_per_cell=4", "stage.report.language=zh"]) == 0
     speaks(json.loads((workplace / "third/report.json").read_text(encoding="utf-8")), "zh")
     chinese = [
         *read,
@@ -222,8 +231,8 @@ def test_a_ladder_trained_on_the_spot_goes_on_and_is_read_again_as_runs(workplac
 def test_no_text_that_is_asked_is_trained_on_not_even_as_a_part_of_another(tmp_path):
     """`3 + 4 =` is an addition of one digit and a part of longer ones; as a part it may be of another split."""
     stage = Explore("explore", probes=["addition"], items_per_cell=20)
-    asked = {text_of(one) for one in items_of(stage, 20, 0, ("discover",))}
-    parts = {text_of(one) for one in items_of(stage, 800, 0, ("train",))}
+    asked = {training_text(entry) for entry in draw_items(stage, 20, 0, ("discover",))}
+    parts = {training_text(entry) for entry in draw_items(stage, 800, 0, ("train",))}
     assert asked & parts  # so that there is something to leave out
     train, held_out = (
         {json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()}
@@ -254,22 +263,22 @@ def answered(rung_number: int, share: float, *, together: bool) -> tuple[list[It
 def test_the_mirage_in_short(together):
     """Tokens that are ever more often right, by themselves: exact match jumps, the product of token accuracies says how, and
     the verdict is an artefact. Tokens that are right together are not explained by the product, and that is told."""
-    found = Scored([rung(n, lm_loss=-math.log(0.05 * n + 0.05)) for n in range(1, 19)])
-    for one in found.rungs:
-        items, scores = answered(one.step or 0, 0.05 * (one.step or 0) + 0.05, together=together)
-        found.families.append(by_family(items, scores))
-        found.products += products_of(one, items, scores)
-    em, logp = judge_families(found, "lm_loss", Rules(trials=300))
+    scored = ScoredLadder([checkpoint(n, lm_loss=-math.log(0.05 * n + 0.05)) for n in range(1, 19)])
+    for entry in scored.checkpoints:
+        items, scores = answered(entry.step or 0, 0.05 * (entry.step or 0) + 0.05, together=together)
+        scored.family_scores.append(scores_by_family(items, scores))
+        scored.cells += product_cells(entry, items, scores)
+    em, logp = judge_all_curves(scored, "lm_loss", Rules(trials=300))
     assert logp.verdict.name == "smooth"
-    law = product_law(found.products)
+    law = product_law(scored.cells)
     assert law is not None and law["cells"] == 54 and law["telling"] >= 20
-    told, by_place = sentences_of([], law)
+    message, by_position = ladder_sentences([], law)
     if together:
         assert law["within_05"] < 0.8 and law["within_05_by_place"] < 0.8 and em.verdict.name == "smooth"
-        assert "do not everywhere explain" in told and "do not everywhere explain" in by_place
+        assert "do not everywhere explain" in message and "do not everywhere explain" in by_position
     else:
         assert law["within_05"] >= 0.95 and law["within_05_by_place"] >= 0.95
-        assert "equal tokens explain it" in told and "independent tokens explain it" in by_place
+        assert "equal tokens explain it" in message and "independent tokens explain it" in by_position
         assert em.verdict.name == "metric_artefact" and "what p^L predicts" in em.verdict.text
 
 
@@ -287,41 +296,43 @@ def test_answers_of_several_lengths_are_foretold_each_by_its_own():
         }
         for n in range(40)
     ]
-    [cell] = products_of(rung(1), items, scores)
+    [cell] = product_cells(checkpoint(1), items, scores)
     assert cell["predicted"] == pytest.approx((0.5 + 0.25) / 2) and cell["length"] == 1.5
 
 
 def test_none_right_of_many_is_no_certainty():
     items = [Item(f"i{n}", "copy", "p", answer="a") for n in range(96)]
     scores = [{"unscored": None, "em": 0.0, "tok": 0.5, "num_tokens": 2, "acc": None, "logp_per_token": -1.0}] * 96
-    assert by_family(items, scores)["copy"].em_error == pytest.approx(math.sqrt(0.02 * 0.98 / 100))
+    assert scores_by_family(items, scores)["copy"].exact_match_error == pytest.approx(math.sqrt(0.02 * 0.98 / 100))
 
 
 def test_the_loss_of_a_held_out_text_is_read_behind_what_is_given(tiny_task):
     """What a model says of the answer is the same whether or not the prompt's own loss is counted."""
-    made = tiny_task("causal_lm")
-    subject = Subject("tiny", made.model(), made.processor, "gpt", made.context, False)
-    whole, behind, alone = rung(1), rung(1), rung(1)
-    examine(whole, subject, [HeldOut("the second parcel came")])
-    examine(behind, subject, [HeldOut(" came", "the second parcel")])
-    examine(alone, subject, [HeldOut("the second parcel")])
-    ids = [len(made.processor.plain_ids([text])[0]) for text in ("the second parcel", " came")]
-    assert whole.lm_loss * sum(ids) == pytest.approx(alone.lm_loss * ids[0] + behind.lm_loss * ids[1], rel=1e-4)
+    values = tiny_task("causal_lm")
+    probed = ProbedModel("tiny", values.model(), values.processor, "gpt", values.context, False)
+    full_loss, behind, alone = checkpoint(1), checkpoint(1), checkpoint(1)
+    measure_checkpoint(full_loss, probed, [HeldOut("the second parcel came")])
+    measure_checkpoint(behind, probed, [HeldOut(" came", "the second parcel")])
+    measure_checkpoint(alone, probed, [HeldOut("the second parcel")])
+    ids = [len(values.processor.plain_ids([text])[0]) for text in ("the second parcel", " came")]
+    assert full_loss.lm_loss * sum(ids) == pytest.approx(alone.lm_loss * ids[0] + behind.lm_loss * ids[1], rel=1e-4)
 
 
 def test_the_first_half_percent_of_a_training_is_not_judged():
-    rungs = [rung(step, lm_loss=6 - step / 400) for step in (1, 4, 5, *range(100, 1001, 100))]
-    families = [{"copy": Family(0.5, 0.02, -(one.lm_loss or 0), 0.01, 100, 3, 0.8)} for one in rungs]
-    em, _ = judge_families(Scored(rungs, families), "lm_loss", Rules(trials=20))
+    checkpoints = [checkpoint(step, lm_loss=6 - step / 400) for step in (1, 4, 5, *range(100, 1001, 100))]
+    family_scores = [
+        {"copy": FamilyScores(0.5, 0.02, -(entry.lm_loss or 0), 0.01, 100, 3, 0.8)} for entry in checkpoints
+    ]
+    em, _ = judge_all_curves(ScoredLadder(checkpoints, family_scores), "lm_loss", Rules(trials=20))
     assert len(em.curve.y) == 11 and em.curve.axis_kind == "loss"
-    em, _ = judge_families(Scored(rungs, families), "steps", Rules(trials=20))
+    em, _ = judge_all_curves(ScoredLadder(checkpoints, family_scores), "steps", Rules(trials=20))
     assert em.curve.x.min() == 5 and em.curve.axis_kind == "training"
 
 
 def test_of_a_family_of_a_few_items_nothing_is_claimed():
-    rungs = [rung(n) for n in range(1, 5)]
-    one = Family(0.5, 0.02, -1.0, 0.01, 29, 3, 0.8)
-    found = Scored(rungs, [{"copy": one, "sort": replace(one, num=30)} for _ in rungs])
-    assert {judged.family for judged in judge_families(found, "lm_loss", Rules(trials=20))} == {"sort"}
-    [told] = too_few(found)
-    assert told.startswith("copy: 29 items, fewer than 30")
+    checkpoints = [checkpoint(n) for n in range(1, 5)]
+    entry = FamilyScores(0.5, 0.02, -1.0, 0.01, 29, 3, 0.8)
+    scored = ScoredLadder(checkpoints, [{"copy": entry, "sort": replace(entry, num=30)} for _ in checkpoints])
+    assert {judged.probe_family for judged in judge_all_curves(scored, "lm_loss", Rules(trials=20))} == {"sort"}
+    [message] = small_families(scored)
+    assert message.startswith("copy: 29 items, fewer than 30")

@@ -12,8 +12,8 @@ import pytest
 
 from llmstage.cli.command import main
 from llmstage.research.curves import breakthroughness, improvement, linearity
-from llmstage.research.metric_names import chance_of, is_sharp, parts_of, twin_of
-from llmstage.research.score_curves import placed_curves
+from llmstage.research.metric_names import chance_of, is_sharp, split_metric_name, twin_of
+from llmstage.research.score_curves import table_curves
 from llmstage.research.scores_table import load_scores
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "emergence-curves"
@@ -42,12 +42,20 @@ def save(name: str, header: str, rows: list[list[Any]]) -> str:
 
 @pytest.mark.parametrize("name", ["pythia_v1_zero_shot", "pythia_v1_five_shot", "pythia_v0_blimp_zero_shot"])
 def test_both_measures_equal_the_reference_on_every_row(name: str) -> None:
-    curves = placed_curves(load_scores(str(shared(f"{name}.csv")), {}))
-    found = {(one.kind, one.curve.axis, one.curve.model, one.curve.metric): one.curve.y for one in curves}
+    curves = table_curves(load_scores(str(shared(f"{name}.csv")), {}))
+    by_key = {
+        (
+            table_curve.curve_type,
+            table_curve.curve.axis,
+            table_curve.curve.model,
+            table_curve.curve.metric,
+        ): table_curve.curve.y
+        for table_curve in curves
+    }
     expected = reference(name)
     assert len(expected) > 50
     for row in expected:
-        y = found[row["curve"], row["x"], row["model"], row["metric"]]
+        y = by_key[row["curve"], row["x"], row["model"], row["metric"]]
         assert len(y) == row["n"] and improvement(y) == pytest.approx(row["I"], abs=1e-9)
         assert linearity(y) == pytest.approx(row["linearity"], abs=1e-9, rel=1e-12)
         assert breakthroughness(y) == pytest.approx(float(row["breakthroughness"]), abs=1e-9, rel=1e-12)
@@ -76,18 +84,18 @@ def test_a_whole_run_on_pythia(workplace: Path, capsys: pytest.CaptureFixture[st
     for expected in json.loads((DATA / "reference_losslens.json").read_text())["rows"]:
         for key in ("R2_loss", "R2_compute", "R2_params"):
             assert lens[expected["metric"]][key] == pytest.approx(expected[key], abs=1e-6)
-    audits = {one["model"]: one for one in block["null_audit"]}
+    audits = {table_curve["model"]: table_curve for table_curve in block["null_audit"]}
     for expected in json.loads((DATA / "reference_mmlu_null.json").read_text())["rows"]:
-        one = audits[expected["model"]]
-        assert (one["num"], one["raw"]) == (expected["n_subjects"], expected["raw_p05"])
-        assert (one["bh"], one["bonferroni"]) == (expected["bh_fdr05"], expected["holm_or_bonf05"])
-        assert one["min_p"] == pytest.approx(expected["min_p"], rel=1e-6)
+        table_curve = audits[expected["model"]]
+        assert (table_curve["num"], table_curve["raw"]) == (expected["n_subjects"], expected["raw_p05"])
+        assert (table_curve["bh"], table_curve["bonferroni"]) == (expected["bh_fdr05"], expected["holm_or_bonf05"])
+        assert table_curve["min_p"] == pytest.approx(expected["min_p"], rel=1e-6)
     assert "break" not in block["verdicts"]
     assert block["families"]["lambada_openai.acc"]["verdict"] == "metric_artefact"
     assert block["families"]["piqa.acc"]["verdict"] == "smooth"
-    told = capsys.readouterr().out
-    assert "No ability appears abruptly" in told and "smooth under the continuous metric" in told
-    assert "What could not be concluded" in told and "too few points (8 < 10)" in told and "split" not in told
+    message = capsys.readouterr().out
+    assert "No ability appears abruptly" in message and "smooth under the continuous metric" in message
+    assert "What could not be concluded" in message and "too few points (8 < 10)" in message and "split" not in message
     page = Path("run/report.html").read_text(encoding="utf-8")
     for word in ("What was found", "What could not be concluded", "Capability map", "How to read the verdicts"):
         assert word in page
@@ -124,18 +132,18 @@ def test_a_table_without_an_order_is_refused_with_the_key_to_set(workplace: Path
 # A user's own table
 
 
-def own_rows(num: int = 12) -> list[list[Any]]:
+def user_rows(num: int = 12) -> list[list[Any]]:
     size = np.geomspace(1e6, 1e9, num)
     return [[f"m{k}", f"{size[k]:.0f}", 0.2 + 0.05 * k, 0.01] for k in range(num)]
 
 
 def test_columns_are_found_by_name_or_named(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = save("own.csv", "model,params,quiz.logp,quiz.logp_stderr", own_rows())
+    table = save("own.csv", "model,params,quiz.logp,quiz.logp_stderr", user_rows())
     assert explore(table) == 0
     row = written("curves.json")[0]
     assert (row["curve"], row["x"], row["model"], row["metric"]) == ("scale", "params", "*", "quiz.logp")
     assert row["linearity"] == pytest.approx(11) and row["verdict"] == "smooth"
-    table = save("odd.csv", "wer,breite,quiz.logp,quiz.logp_stderr", own_rows())
+    table = save("odd.csv", "wer,breite,quiz.logp,quiz.logp_stderr", user_rows())
     assert explore(table) == 2
     assert explore(table, "stage.columns.params=breite", "stage.columns.model=wer") == 0
     assert written("curves.json")[0]["x"] == "breite"
@@ -146,8 +154,8 @@ def test_columns_are_found_by_name_or_named(workplace: Path, capsys: pytest.Capt
 
 
 def test_one_score_a_row_is_the_same_table(workplace: Path) -> None:
-    save("wide.csv", "model,params,quiz.logp,quiz.logp_stderr", own_rows())
-    long = [[name, size, "quiz.logp", score, error] for name, size, score, error in own_rows()]
+    save("wide.csv", "model,params,quiz.logp,quiz.logp_stderr", user_rows())
+    long = [[name, size, "quiz.logp", score, error] for name, size, score, error in user_rows()]
     save("long.csv", "model,params,metric,score,stderr", long)
     assert explore("wide.csv") == 0
     wide = written("curves.json")
@@ -163,7 +171,7 @@ def test_sizes_may_be_written_with_letters_and_percent(workplace: Path) -> None:
 
 
 def test_missing_scores_and_words_are_named_with_what_they_mean(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    rows = [[*row[:2], "" if k == 3 else row[2], "fine"] for k, row in enumerate(own_rows())]
+    rows = [[*row[:2], "" if k == 3 else row[2], "fine"] for k, row in enumerate(user_rows())]
     assert explore(save("own.csv", "model,params,quiz.logp,remark", rows)) == 0
     limits = " ".join(written("report.json")["limits"])
     assert "quiz.logp: 1 of 12 scores are missing (m3), the first at own.csv:5" in limits
@@ -174,19 +182,19 @@ def test_missing_scores_and_words_are_named_with_what_they_mean(workplace: Path,
     assert "Metrics without standard errors" in limits and written("curves.json")[0]["n"] == 11
     rows[7][2] = "good"
     assert explore(save("own.csv", "model,params,quiz.logp,remark", rows)) == 3
-    assert "own.csv:9: 'good' in column 'quiz.logp' is no number" in capsys.readouterr().err
+    assert "own.csv:9: 'good' in column 'quiz.logp' is not a number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "told"),
+    ("text", "status", "message"),
     [("model,params,quiz.acc\n", 3, "no row of scores"), ("model,params\na,1\nb,2\n", 3, "no column of scores"),
      ("model,params,quiz.acc\na,1,0.5\na,1,0.6\n", 3, "own.csv:3: the same model and params as in line 2"),
      ("model,params,quiz.acc,quiz.acc_stderr\na,1,0.5,-1\nb,2,0.5,1\n", 3, "own.csv:2: 'quiz.acc_stderr' is negative")],
 )  # fmt: skip
-def test_tables_that_cannot_be_used(text: str, status: int, told: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_tables_that_cannot_be_used(text: str, status: int, message: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     Path("own.csv").write_text(text)
     assert explore("own.csv") == status
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert explore("nothing.csv") == 3 and "no such file" in capsys.readouterr().err
 
 
@@ -224,7 +232,7 @@ def test_a_broken_law_along_training_is_fitted_when_asked_for(workplace: Path) -
 
 
 def test_the_page_is_chinese_where_the_names_are_or_it_is_asked_for(workplace: Path, speaks: Any) -> None:
-    rows = own_rows()
+    rows = user_rows()
     assert explore(save("own.csv", "模型,参数量,阅读.logp,阅读.logp_stderr", rows), "stage.report.language=auto") == 0
     page = Path("run/report.html").read_text(encoding="utf-8")
     assert '<html lang="zh">' in page and "无法下结论之处" in page and "能力地图" in page and "阅读.logp" in page
@@ -242,19 +250,19 @@ def test_what_is_left_out_of_a_table_is_told_in_its_language(workplace: Path, sp
     table = save("own.csv", "model,params,quiz.acc,quiz.acc_stderr,remark,nothing", rows)
     assert explore(table, f"stage.report.language={language}") == 0
     speaks(written("report.json"), language)
-    told = " ".join(written("report.json")["limits"])
+    message = " ".join(written("report.json")["limits"])
     words = ("remark", "nothing", "quiz.acc", "(m3)")
-    assert all(word in told for word in words)
+    assert all(word in message for word in words)
 
 
 def test_the_margin_of_a_break_is_set_by_its_key(workplace: Path) -> None:
     rows = [[f"m{k}", 2**k * 10**6, 0.1 + 0.5 * (k > 6) + 0.01 * (k % 2), 0.01] for k in range(14)]
     table = save("own.csv", "model,params,quiz.logp,quiz.logp_stderr", rows)
-    found = []
+    by_key = []
     for margin in (6, 1_000_000):
         assert explore(table, f"stage.stats.delta_aicc={margin}") == 0
-        found.append(written("curves.json")[0]["verdict"])
-    assert found[0] == "break" != found[1]
+        by_key.append(written("curves.json")[0]["verdict"])
+    assert by_key[0] == "break" != by_key[1]
     share = written("curves.json")[0]["evidence"]["departure"]
     for border, verdict in ((share - 0.01, "break"), (share + 0.01, "smooth")):
         assert explore(table, f"stage.stats.min_departure={border}") == 0
@@ -262,7 +270,11 @@ def test_the_margin_of_a_break_is_set_by_its_key(workplace: Path) -> None:
 
 
 def test_what_a_metric_name_says() -> None:
-    assert parts_of("arc_easy.acc_norm") == ("arc_easy", "acc_norm") and is_sharp("MMLU") and not is_sharp("x.ppl")
+    assert (
+        split_metric_name("arc_easy.acc_norm") == ("arc_easy", "acc_norm")
+        and is_sharp("MMLU")
+        and not is_sharp("x.ppl")
+    )
     assert twin_of("ipa_2_exact_match", ["ipa_2_bleu", "other_bleu"]) == "ipa_2_bleu"
     assert chance_of("mmlu_law.acc", {}) == 0.25 and chance_of("mmlu_law.acc", {"mmlu": 0.3}) == 0.3
     assert chance_of("lambada_openai.ppl", {}) is None and chance_of("quiz.acc", {}) is None
@@ -285,5 +297,5 @@ def test_a_table_that_allows_no_verdict_claims_none(workplace: Path, capsys: pyt
         explore(save("own.csv", "model,params,quiz.logp", [["a", "1e6", "-3"], ["b", "1e7", "-2"], ["c", "1e8", "-1"]]))
         == 0
     )
-    told = capsys.readouterr().out
-    assert "Nothing can be said here" in told and "No ability appears abruptly" not in told
+    message = capsys.readouterr().out
+    assert "Nothing can be said here" in message and "No ability appears abruptly" not in message

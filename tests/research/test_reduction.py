@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from llmstage.research.reduction.attention_heads import prefix_scores, previous_token_scores, without_heads
+from llmstage.research.reduction.attention_heads import prefix_matching_scores, previous_token_scores, without_heads
 from llmstage.research.reduction.information import (
     causal_emergence,
-    coarse,
-    decomposition,
+    coarse_grain,
     effective_information,
-    joint_of,
+    joint_distribution,
+    partial_information,
     psi,
 )
 from llmstage.research.reduction.layers import additive_share, interaction_share
@@ -56,7 +56,7 @@ def hoel() -> np.ndarray:
 def test_effective_information_of_the_published_example():
     groups = [list(range(7)), [7]]
     assert effective_information(hoel()) == pytest.approx(0.5435644431995964, abs=1e-9)
-    assert effective_information(coarse(hoel(), groups)) == pytest.approx(1.0, abs=1e-9)
+    assert effective_information(coarse_grain(hoel(), groups)) == pytest.approx(1.0, abs=1e-9)
     assert causal_emergence(hoel(), groups) == pytest.approx(1 - 0.5435644431995964, abs=1e-9)
 
 
@@ -66,27 +66,27 @@ def test_effective_information_of_the_published_example():
 )
 def test_decomposition_of_gates(gate, redundancy, synergy):
     rows = [(a, b, gate(a, b)) for a in (0, 1) for b in (0, 1)]
-    found = decomposition(joint_of(rows))
-    assert found["redundancy"] == pytest.approx(redundancy, abs=1e-9)
-    assert found["synergy"] == pytest.approx(synergy, abs=1e-9)
-    parts = sum(found[name] for name in ("redundancy", "unique_1", "unique_2", "synergy"))
-    assert parts == pytest.approx(found["total"], abs=1e-9)
+    measures = partial_information(joint_distribution(rows))
+    assert measures["redundancy"] == pytest.approx(redundancy, abs=1e-9)
+    assert measures["synergy"] == pytest.approx(synergy, abs=1e-9)
+    parts = sum(measures[name] for name in ("redundancy", "unique_1", "unique_2", "synergy"))
+    assert parts == pytest.approx(measures["total"], abs=1e-9)
 
 
 def test_psi_of_kept_parity():
-    kept, states = 0.9, list(itertools.product((0, 1), repeat=3))
-    joint = [[(kept if sum(a) % 2 == sum(b) % 2 else 1 - kept) / 32 for b in states] for a in states]
-    entropy = -(kept * np.log2(kept) + (1 - kept) * np.log2(1 - kept))
+    joint_table, states = 0.9, list(itertools.product((0, 1), repeat=3))
+    joint = [[(joint_table if sum(a) % 2 == sum(b) % 2 else 1 - joint_table) / 32 for b in states] for a in states]
+    entropy = -(joint_table * np.log2(joint_table) + (1 - joint_table) * np.log2(1 - joint_table))
     assert psi(joint, lambda state: sum(state) % 2, parts=3) == pytest.approx(1 - entropy, abs=1e-9)
 
 
 def test_independent_parts_explain_their_composite_and_a_gap_is_seen():
     rng = np.random.default_rng(1)
     parts = (rng.random((600, 2)) < 0.8).astype(float)
-    whole = parts.prod(1)
+    composite = parts.prod(1)
     fair, broken = (
-        compose(whole.tolist(), parts.tolist()),
-        compose((whole * (rng.random(600) < 0.5)).tolist(), parts.tolist()),
+        compose(composite.tolist(), parts.tolist()),
+        compose((composite * (rng.random(600) < 0.5)).tolist(), parts.tolist()),
     )
     assert fair.low <= 0 <= fair.high and "explained by parts" in fair.text
     assert fair.gap == 0
@@ -101,13 +101,13 @@ def test_independent_parts_explain_their_composite_and_a_gap_is_seen():
 def test_scores_of_heads_that_look_exactly_where_they_should():
     period, length = 4, 12
     back, match = torch.zeros(1, 1, length, length), torch.zeros(1, 1, length, length)
-    for place in range(1, length):
-        back[0, 0, place, place - 1] = 1
-        if place >= period:
-            match[0, 0, place, place - period + 1] = 1
+    for position in range(1, length):
+        back[0, 0, position, position - 1] = 1
+        if position >= period:
+            match[0, 0, position, position - period + 1] = 1
     patterns = [torch.cat([back, match], 1)]
     assert previous_token_scores(patterns)[0].tolist() == [1, 0]
-    assert prefix_scores(patterns, torch.tensor([period]))[0].tolist() == [0, 1]
+    assert prefix_matching_scores(patterns, torch.tensor([period]))[0].tolist() == [0, 1]
 
 
 def test_a_head_taken_out_leaves_its_mean_and_the_others_as_they_are():
@@ -115,7 +115,7 @@ def test_a_head_taken_out_leaves_its_mean_and_the_others_as_they_are():
     nn.init.eye_(out.weight)
     x = torch.randn(2, 3, 6)
     with without_heads([out], [(0, 1)], 3):
-        made = out(x)
-    assert torch.equal(made[..., [0, 1, 4, 5]], x[..., [0, 1, 4, 5]])
-    assert torch.allclose(made[..., 2:4], x[..., 2:4].mean((0, 1)).expand(2, 3, 2))
+        output = out(x)
+    assert torch.equal(output[..., [0, 1, 4, 5]], x[..., [0, 1, 4, 5]])
+    assert torch.allclose(output[..., 2:4], x[..., 2:4].mean((0, 1)).expand(2, 3, 2))
     assert torch.equal(out(x), x)

@@ -11,28 +11,28 @@ import torch
 
 from llmstage.cli.command import main
 from llmstage.config.explore_ladder import ToyWorlds
-from llmstage.research.reduction.attention_heads import HeadFindings
+from llmstage.research.reduction.attention_heads import HeadScores
 from llmstage.research.reduction.layers import interaction_share
 from llmstage.research.toy_worlds import fourier
-from llmstage.research.toy_worlds.grokking import explore_grokking, judge_delay, world_of
-from llmstage.research.toy_worlds.induction import InductionWorld, draw_rows, grown, train_induction
+from llmstage.research.toy_worlds.grokking import build_world, explore_grokking, judge_delay
+from llmstage.research.toy_worlds.induction import InductionWorld, draw_rows, train_induction, with_new_layer
 from llmstage.research.toy_worlds.induction_formation import explore_induction
 from llmstage.research.toy_worlds.modular_addition import (
     ModularModel,
     ModularWorld,
-    norm_of,
+    snapshot_states,
     split_pairs,
-    states_of,
     train_modular,
+    weight_norm,
 )
-from llmstage.research.toy_worlds.second_layer import plan_of
+from llmstage.research.toy_worlds.second_layer import plan_structure
 
 
 def waves_of(p: int, frequencies: list[int]) -> np.ndarray:
     """Logits of the published algorithm: cos w_k (a + b - c) over these frequencies."""
     a = np.arange(p)
-    turned = 2 * np.pi * (a[:, None, None] + a[None, :, None] - a) / p
-    return sum(3 * np.cos(k * turned) for k in frequencies)
+    angles = 2 * np.pi * (a[:, None, None] + a[None, :, None] - a) / p
+    return sum(3 * np.cos(k * angles) for k in frequencies)
 
 
 def test_progress_measures_of_the_known_algorithm():
@@ -64,7 +64,7 @@ def test_the_short_way_through_attention_is_attention():
     model = ModularModel(world)
     states = model()
     a, b = 4, 9
-    x = model.embed[[a, b, 11]] + model.place  # [3, D]
+    x = model.embed[[a, b, 11]] + model.position_embedding  # [3, D]
     split = lambda matrix: (x @ matrix).view(3, 4, 4).transpose(0, 1)  # noqa: E731  [H, 3, D/H]
     mixed = torch.nn.functional.scaled_dot_product_attention(split(model.query), split(model.key), split(model.value))
     attended = x[-1] + mixed[:, -1].reshape(-1) @ model.out
@@ -76,11 +76,11 @@ def test_the_short_way_through_attention_is_attention():
 
 def test_untrained_weights_are_of_the_sizes_with_which_the_bars_were_measured():
     """EMERGENCE.md 1.7 and 4.1, p = 53, seed 0 at step 0: interaction shares .000, .038, .025, .024 by layer, length of the weights 29.8."""
-    kept = train_modular(ModularWorld(train_share=0.7, steps=0), 0)
-    states = states_of(kept, 0)
+    snapshots = train_modular(ModularWorld(train_share=0.7, steps=0), 0)
+    states = snapshot_states(snapshots, 0)
     shares = [interaction_share(states[name]) for name in ("attention", "mlp", "residual", "logits")]
     assert shares == pytest.approx([0.0, 0.038, 0.025, 0.024], abs=6e-4)
-    assert norm_of(kept, 0) == pytest.approx(29.8, abs=0.05)
+    assert weight_norm(snapshots, 0) == pytest.approx(29.8, abs=0.05)
 
 
 def line(step: int, train: float, held: float, excluded: float, share: float) -> dict[str, float]:
@@ -93,14 +93,14 @@ def line(step: int, train: float, held: float, excluded: float, share: float) ->
 def test_verdicts_on_constructed_runs():
     start = line(0, 0.02, 0.02, 4.0, 0.0)
     delayed = [start, line(200, 1, 0.02, 4.2, 0.5), line(500, 1, 0.05, 5.4, 0.7), line(2000, 1, 1.0, 15, 0.96)]
-    found = judge_delay(delayed)
-    assert (found.verdict, found.learned, found.understood, found.hidden_from) == (
+    result = judge_delay(delayed)
+    assert (result.verdict, result.memorized, result.generalized, result.hidden_from) == (
         "delayed_generalisation",
         200,
         2000,
         500,
     )
-    assert "delayed generalisation: hidden progress from step ~500" in found.text
+    assert "delayed generalisation: hidden progress from step ~500" in result.text
     # While pairs are learned by heart the loss may fall, and rise again later to no more than it began with.
     fallen = [start, line(150, 1, 0.01, 1.0, 0.1), line(700, 1, 0.03, 1.4, 0.3), line(3600, 1, 1.0, 3.9, 0.9)]
     assert (judge_delay(fallen).verdict, judge_delay(fallen).hidden_from) == ("delayed_generalisation", 700)
@@ -117,10 +117,10 @@ def test_verdicts_on_constructed_runs():
 
 
 def test_options_of_the_worlds_reach_them():
-    assert world_of(ToyWorlds(modulus=113)).width == 128 and world_of(ToyWorlds(modulus=53)).width == 64
-    assert (world_of(ToyWorlds(weight_decay=0.0)).weight_decay, world_of(ToyWorlds(steps=7)).steps) == (0.0, 7)
-    assert world_of(ToyWorlds(train_share=0.6)).train_share == 0.6
-    assert world_of(ToyWorlds(ordered=True)).ordered and not world_of(ToyWorlds()).ordered
+    assert build_world(ToyWorlds(modulus=113)).width == 128 and build_world(ToyWorlds(modulus=53)).width == 64
+    assert (build_world(ToyWorlds(weight_decay=0.0)).weight_decay, build_world(ToyWorlds(steps=7)).steps) == (0.0, 7)
+    assert build_world(ToyWorlds(train_share=0.6)).train_share == 0.6
+    assert build_world(ToyWorlds(ordered=True)).ordered and not build_world(ToyWorlds()).ordered
 
 
 def test_rows_repeat_with_a_period_of_their_own_and_nothing_is_ambiguous():
@@ -133,16 +133,16 @@ def test_rows_repeat_with_a_period_of_their_own_and_nothing_is_ambiguous():
 
 def test_a_short_run_of_each_world_says_what_it_saw():
     """Learned by heart and not understood yet; two layers before the heads have formed."""
-    found = explore_grokking(ToyWorlds(kind="grokking", steps=250, modulus=23, train_share=0.8), 0)
-    [run] = found.block["runs"]
+    result = explore_grokking(ToyWorlds(kind="grokking", steps=250, modulus=23, train_share=0.8), 0)
+    [run] = result.block["runs"]
     assert run["learned"] is not None and run["lines"][-1]["train_accuracy"] == 1
     assert run["interaction_share"]["embeddings"] <= 1e-9 < run["interaction_share"]["logits"]
-    assert any("One seed" in limit for limit in found.limits)
-    json.dumps(found.block)
-    found = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1, seeds=2), 0)
-    assert [run["seed"] for run in found.block["runs"]] == [0, 1]
-    assert any("One layer cannot match" in line for line in found.sentences)
-    json.dumps(found.block)
+    assert any("One seed" in limit for limit in result.limits)
+    json.dumps(result.block)
+    result = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1, seeds=2), 0)
+    assert [run["seed"] for run in result.block["runs"]] == [0, 1]
+    assert any("One layer cannot match" in line for line in result.sentences)
+    json.dumps(result.block)
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
@@ -155,24 +155,24 @@ def test_worlds_by_command_with_their_keys_in_both_languages(workplace, speaks, 
         return report["explore"]["gold"]
 
     keys = {"steps": 5, "modulus": 11, "train_share": 0.6, "ordered": True, "weight_decay": 0.5}
-    told = run(
+    block = run(
         "stage.toy_worlds.kind=grokking",
         "stage.toy_worlds.seeds=2",
         *(f"stage.toy_worlds.{key}={value}" for key, value in keys.items()),
     )
-    assert told["world"] == keys and [one["seed"] for one in told["runs"]] == [0, 1]
-    told = run(
+    assert block["world"] == keys and [run_block["seed"] for run_block in block["runs"]] == [0, 1]
+    block = run(
         "stage.toy_worlds.kind=induction",
         "stage.toy_worlds.steps=6",
         "stage.toy_worlds.layers=1",
         "stage.toy_worlds.grow=true",
     )
-    assert told["world"] == {"layers": 1, "steps": 6} and len(told["runs"]) == 1
+    assert block["world"] == {"layers": 1, "steps": 6} and len(block["runs"]) == 1
 
 
 def test_an_added_layer_changes_no_logit_and_learns():
     run = train_induction(InductionWorld(layers=1, steps=4, every=4), 0)
-    old, new = run.model(1), grown(run)
+    old, new = run.model(1), with_new_layer(run)
     ids, _ = draw_rows(run.world, 8, torch.Generator().manual_seed(0))
     logits, patterns = new(ids, patterns=True)
     assert len(patterns) == 2 and torch.allclose(logits, old(ids)[0], atol=1e-5)
@@ -183,28 +183,30 @@ def test_an_added_layer_changes_no_logit_and_learns():
     assert not torch.allclose(longer.model(1)(ids)[0], old(ids)[0], atol=1e-2)
 
 
-def heads_of(previous: list[list[float]], prefix: list[list[float]]) -> HeadFindings:
-    found = [[layer, head] for layer, own in enumerate(prefix) for head, value in enumerate(own) if value >= 0.3]
-    groups = {"induction": {"heads": found, "cost": 0.0, "share": 0.0}}
-    return HeadFindings(np.array(previous), np.array(prefix), 3.7, 0.16, -1.4, np.zeros((len(prefix), 2)), groups)
+def heads_of(previous: list[list[float]], prefix: list[list[float]]) -> HeadScores:
+    result = [
+        [layer, head] for layer, head_cost in enumerate(prefix) for head, value in enumerate(head_cost) if value >= 0.3
+    ]
+    groups = {"induction": {"heads": result, "cost": 0.0, "share": 0.0}}
+    return HeadScores(np.array(previous), np.array(prefix), 3.7, 0.16, -1.4, np.zeros((len(prefix), 2)), groups)
 
 
 def test_the_plan_asks_for_depth_where_one_layer_has_nothing_to_match_with():
     falling = [{"loss": 4.0}, {"loss": 3.9}, {"loss": 3.8}, {"loss": 3.7}, {"loss": 3.5}]
     still = [{"loss": 3.7}] * 5
-    plan = plan_of(falling, heads_of([[0.03, 0.02]], [[0.08, 0.05]]))
+    plan = plan_structure(falling, heads_of([[0.03, 0.02]], [[0.08, 0.05]]))
     assert plan is not None and plan["action"] == "structure: depth"
     assert "best 0.03" in " ".join(plan["why"]) and "right in 16%" in " ".join(plan["why"])
     two = heads_of([[0.6, 0.1], [0.1, 0.1]], [[0.05, 0.1], [0.1, 0.1]])
-    early, stuck = plan_of(falling, two), plan_of(still, two)
+    early, stuck = plan_structure(falling, two), plan_structure(still, two)
     assert early is not None and early["action"] == "train" and "token before" not in " ".join(early["why"])
     assert stuck is not None and stuck["action"] == "undecided"
-    assert plan_of(still, heads_of([[0.6, 0.1], [0.1, 0.1]], [[0.05, 0.1], [0.9, 0.1]])) is None
+    assert plan_structure(still, heads_of([[0.6, 0.1], [0.1, 0.1]], [[0.05, 0.1], [0.9, 0.1]])) is None
 
 
 def test_a_short_run_grows_where_the_plan_asks_for_depth_and_shows_before_after_and_control():
-    found = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1, grow=True), 0)
-    [run] = found.block["runs"]
+    result = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1, grow=True), 0)
+    [run] = result.block["runs"]
     assert run["plan"]["action"] == "structure: depth"
     grown_run = run["grown"]
     assert (
@@ -212,9 +214,9 @@ def test_a_short_run_grows_where_the_plan_asks_for_depth_and_shows_before_after_
     )
     assert grown_run["lines"][0]["loss"] == pytest.approx(run["lines"][-1]["loss"], abs=1e-3)
     assert grown_run["more_of_same"]["step"] == 50 and grown_run["more_of_same"] != grown_run["lines"][-1]
-    assert any("2 layers" in line and "without the layer" in line for line in found.sentences)
-    assert found.report_items[0]["series"][0]["x"][-1] == 100
-    json.dumps(found.block)
+    assert any("2 layers" in line and "without the layer" in line for line in result.sentences)
+    assert result.report_items[0]["series"][0]["x"][-1] == 100
+    json.dumps(result.block)
     plain = explore_induction(ToyWorlds(kind="induction", steps=50, layers=1), 0)
     assert "grown" not in plain.block["runs"][0] and any(
         "stage.toy_worlds.grow=true" in line for line in plain.sentences

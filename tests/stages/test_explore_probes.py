@@ -21,7 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from llmstage.config import ModelConfig
     from llmstage.explore.items import Item
-    from llmstage.explore.probed_model import Subject
+    from llmstage.explore.probed_model import ProbedModel
     from llmstage.explore.score import score_items
     from llmstage.models.build import build_model, save_model
     from llmstage.tokenization.tokenizer import train_processor
@@ -31,9 +31,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = [f"{a} and {b} make" for a in "abcdefgh" for b in "klmnopqr"]
     processor = train_processor(prompts * 4, 400, "gpt", 512)
     cfg = ModelConfig(num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=64)
-    made = build_model(cfg, "AutoModelForCausalLM", processor, 512, {}, None, offline=True)
+    trained_model = build_model(cfg, "AutoModelForCausalLM", processor, 512, {}, None, offline=True)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in trained_model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)  # sharp enough for the likeliest token to depend on the prompt
         for token in range(len(processor)):  # what it writes is to be text that can be written again
@@ -41,28 +41,28 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 not processor.tokenizer.decode([token]).strip().isalnum()
                 or not processor.tokenizer.decode([token]).isascii()
             ):
-                made.get_output_embeddings().weight[token] *= 0.01
-    save_model(made, processor, folder / "run")
+                trained_model.get_output_embeddings().weight[token] *= 0.01
+    save_model(trained_model, processor, folder / "run")
     asked = [Item(f"q{n}", "taught", prompt, answer="x") for n, prompt in enumerate(prompts)]
-    of = Subject("taught", made, processor, "gpt", 512, False)
+    of = ProbedModel("taught", trained_model, processor, "gpt", 512, False)
     written = score_items(of, asked, end="none", generate="all", max_new_tokens=3)
     lines = [
         {
             "id": item.id,
             "family": "taught",
             "prompt": item.prompt,
-            "answer": f" {one['text']}",
-            "answers": [one["text"]],
+            "answer": f" {entry['text']}",
+            "answers": [entry["text"]],
         }
-        for item, one in zip(asked, written, strict=True)
-        if one["text"].strip()
+        for item, entry in zip(asked, written, strict=True)
+        if entry["text"].strip()
     ]
     seen: Counter[str] = Counter()
-    kept = []
+    saved = []
     for line in lines:  # no answer so frequent that always giving it would do
         seen[line["answer"]] += 1
-        kept += [line] if seen[line["answer"]] <= 3 else []
-    (folder / "taught.jsonl").write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
+        saved += [line] if seen[line["answer"]] <= 3 else []
+    (folder / "taught.jsonl").write_text("\n".join(map(json.dumps, saved)), encoding="utf-8")
     return folder
 
 
@@ -71,8 +71,8 @@ def explore(folder: Path, *words: str, out: str = "looked") -> int:
 
 
 def report(out: str = "looked") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(out, "report.json").read_text(encoding="utf-8"))
-    return found
+    reductions: dict[str, Any] = json.loads(Path(out, "report.json").read_text(encoding="utf-8"))
+    return reductions
 
 
 def test_a_checkpoint_gets_its_map_scores_and_limits(model: Path, workplace: Path) -> None:
@@ -82,13 +82,13 @@ def test_a_checkpoint_gets_its_map_scores_and_limits(model: Path, workplace: Pat
         "stage.items_per_cell=12",
     ]
     assert explore(model, *words, "stage.scoring.end=none") == 0
-    told = report()
-    block = told["explore"]["probes"]
+    output = report()
+    block = output["explore"]["probes"]
     taught = next(cell for cell in block["cells"] if cell["family"] == "taught")
     assert taught["metric"] == "em" and taught["above_chance"] and taught["low"] < taught["value"] <= taught["high"]
-    assert "no ladder: no statement about emergence" in told["limits"]
-    assert any("below resolution (0/12" in line for line in told["limits"])
-    assert any("Above chance in" in line for line in told["sentences"])
+    assert "no ladder: no statement about emergence" in output["limits"]
+    assert any("below resolution (0/12" in line for line in output["limits"])
+    assert any("Above chance in" in line for line in output["sentences"])
     assert {"copying", "negation", "taught"} <= {cell["family"] for cell in block["cells"]}
     assert 0 <= block["composition"]["negation"]["all_parts"] <= 1
     page = Path("looked/report.html").read_text(encoding="utf-8")
@@ -114,8 +114,8 @@ def test_every_scoring_key_changes_what_it_says(model: Path, workplace: Path) ->
 
     def run(out: str, *words: str) -> dict[str, Any]:
         explore(model, file, *no_looks, *words, out=out)
-        found: dict[str, Any] = report(out)["explore"]["probes"]
-        return found
+        reductions: dict[str, Any] = report(out)["explore"]["probes"]
+        return reductions
 
     usual = run("usual", "stage.scoring.end=none")
     cell = usual["cells"][0]
@@ -148,7 +148,7 @@ def test_every_scoring_key_changes_what_it_says(model: Path, workplace: Path) ->
     assert loose["cells"][0]["above_chance"] and not strict["cells"][0]["above_chance"]
     file = f"stage.phenomena=[{model / 'taught.jsonl'}]"
     more = run("more", "stage.probes=[modular]", "stage.items_per_cell=5")
-    assert sum(one["count"] for one in more["cells"] if one["family"] == "modular") == 20
+    assert sum(entry["count"] for entry in more["cells"] if entry["family"] == "modular") == 20
 
 
 def with_parts(folder: Path) -> Path:
@@ -170,19 +170,19 @@ def test_each_reduction_is_told_where_its_key_asks_for_it(
 
     def run(out: str, *words: str) -> dict[str, Any]:
         assert explore(model, file, "stage.scoring.end=none", *words, out=out) == 0
-        found: dict[str, Any] = report(out)["explore"]["reduction"]
-        return found
+        reductions: dict[str, Any] = report(out)["explore"]["reduction"]
+        return reductions
 
     usual = run("usual")
     assert usual["skills"]["taught"]["text"].startswith("explained by parts: 1.000") and "information" not in usual
     assert set(usual["layers"]["taught"]) == {"lens", "additive"} and len(usual["heads"]["prefix_matching"]) == 2
-    told = run("no_lens", "stage.reduce.info=true", "stage.reduce.lens=false")
-    assert "information" in told and set(told["layers"]["taught"]) == {"additive"} and "skills" in told
-    told = run("no_sums", "stage.reduce.skills=false", "stage.reduce.additive=false")
-    assert "skills" not in told and set(told["layers"]["taught"]) == {"lens"}
-    told = run("neither", "stage.reduce.lens=false", "stage.reduce.additive=false", "stage.reduce.heads=off")
-    assert "layers" not in told and "heads" not in told
-    monkeypatch.setattr(model_reduction, "LARGEST", 10)  # a model that is not looked at unless it is asked for
+    output = run("no_lens", "stage.reduce.info=true", "stage.reduce.lens=false")
+    assert "information" in output and set(output["layers"]["taught"]) == {"additive"} and "skills" in output
+    output = run("no_sums", "stage.reduce.skills=false", "stage.reduce.additive=false")
+    assert "skills" not in output and set(output["layers"]["taught"]) == {"lens"}
+    output = run("neither", "stage.reduce.lens=false", "stage.reduce.additive=false", "stage.reduce.heads=off")
+    assert "layers" not in output and "heads" not in output
+    monkeypatch.setattr(model_reduction, "MAX_PARAMETERS", 10)  # a model that is not looked at unless it is asked for
     assert "heads" not in run("auto") and any("stage.reduce.heads=on" in line for line in report("auto")["limits"])
     assert "heads" in run("on", "stage.reduce.heads=on")
 
@@ -202,7 +202,7 @@ def test_why_an_item_is_not_asked_is_told_in_the_language_of_the_report(model: P
     lines = (model / "taught.jsonl").read_text(encoding="utf-8") + "\n"
     lines += json.dumps({"id": "long", "family": "taught", "prompt": "a and b " * 600, "answer": " x"})
     (model / "long.jsonl").write_text(lines, encoding="utf-8")
-    for language, told in (
+    for language, output in (
         ("en", "more than the model's 1024"),
         ("zh", "超过模型的 1024 个"),
         ("en", "more than the model's 1024"),
@@ -213,7 +213,7 @@ def test_why_an_item_is_not_asked_is_told_in_the_language_of_the_report(model: P
             "stage.scoring.end=none",
             f"stage.report.language={language}",
         )
-        assert any(told in line for line in report()["limits"])
+        assert any(output in line for line in report()["limits"])
 
 
 def test_nothing_measurable_ends_with_status_3_and_a_report(
@@ -228,16 +228,24 @@ def test_what_is_missing_or_wrong_is_told_before_anything_runs(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["stage=explore", "stage.probes=[copyng]"]) == 2
-    told = capsys.readouterr().err
-    assert "Unknown probe family 'copyng'. Did you mean 'copying'?" in told and "give model.path=" in told
+    output = capsys.readouterr().err
+    assert "Unknown probe family 'copyng'. Did you mean 'copying'?" in output and "give model.path=" in output
     assert main(["stage=explore"]) == 2
     assert "needs something to look at" in capsys.readouterr().err
 
 
 def test_a_model_without_a_language_head_is_refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320"]
-    made = ["stage=finetune", "task=classification", *small, "data.demo_rows=40", "trainer.max_steps=2"]
-    assert main([*made, "trainer.batch_size=4", "trainer.threads=1", "hydra.run.dir=run", "data.max_lost=1"]) == 0
+    small = [
+        "model.num_hidden_layers=1",
+        "model.hidden_size=32",
+        "model.num_attention_heads=2",
+        "model.intermediate_size=48",
+        "model.vocab_size=320",
+    ]
+    trained_model = ["stage=finetune", "task=classification", *small, "data.demo_rows=40", "trainer.max_steps=2"]
+    assert (
+        main([*trained_model, "trainer.batch_size=4", "trainer.threads=1", "hydra.run.dir=run", "data.max_lost=1"]) == 0
+    )
     words = ["stage=explore", "model.path=run", "stage.probes=[copying]", "trainer.threads=1", "hydra.run.dir=looked"]
     assert main(words) == 4
     assert "no trained language-model head" in capsys.readouterr().err

@@ -19,12 +19,14 @@ TEXT = ["task=classification", "data.columns.text=text", "data.columns.label=lab
 pytestmark = pytest.mark.usefixtures("workplace")
 
 
-def told(folder: str = "out") -> dict[str, Any]:
+def inspect_run(folder: str = "out") -> dict[str, Any]:
     return dict(json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")))
 
 
 def finding(check: str, split: str = "train") -> dict[str, Any]:
-    return next(one for one in told()["inspect"]["findings"] if (one["check"], one["split"]) == (check, split))
+    return next(
+        item for item in inspect_run()["inspect"]["findings"] if (item["check"], item["split"]) == (check, split)
+    )
 
 
 def write(name: str, rows: list[dict[str, Any]]) -> str:
@@ -46,7 +48,7 @@ def reviews(num: int = 60) -> list[dict[str, Any]]:
 def test_every_task_is_inspected(task, capsys):
     measured = "true" if task in ("dialogue", "contrastive") else "false"
     assert main([*SMALL, f"task={task}", "data.demo_rows=40", "stage.show=1", f"stage.measure={measured}"]) == 0
-    report, out = told(), capsys.readouterr().out
+    report, out = inspect_run(), capsys.readouterr().out
     assert report["status"] == "completed" and report["stage"] == "inspect"
     plan = report["inspect"]["plan"]
     assert plan["memory"]["peak"] > plan["memory"]["weights"] > 0
@@ -54,7 +56,7 @@ def test_every_task_is_inspected(task, capsys):
     assert not report["limits"], report["limits"]
     assert len(report["inspect"]["shown"]) == 1 and report["inspect"]["shown"][0]["same"] is not False
     assert "target tokens" in out and "FLOPs" in out
-    assert all(one["sentence"] for one in report["inspect"]["findings"])
+    assert all(item["sentence"] for item in report["inspect"]["findings"])
     assert not list(Path("out").glob("model*")) and not list(Path("out").glob("checkpoints*"))
 
 
@@ -93,9 +95,9 @@ def test_the_ledger_is_the_one_that_training_reports():
         )
         == 0
     )
-    assert told()["data"]["splits"] == told("trained")["data"]["splits"]
-    assert told()["inspect"]["plan"]["parameters"] == told("trained")["model"]["parameters"]
-    assert told()["inspect"]["plan"]["steps"] == told("trained")["train"]["steps"]
+    assert inspect_run()["data"]["splits"] == inspect_run("trained")["data"]["splits"]
+    assert inspect_run()["inspect"]["plan"]["parameters"] == inspect_run("trained")["model"]["parameters"]
+    assert inspect_run()["inspect"]["plan"]["steps"] == inspect_run("trained")["train"]["steps"]
     # A model by path, in another language, with nothing shown.
     words = [
         "task=dialogue",
@@ -106,7 +108,7 @@ def test_the_ledger_is_the_one_that_training_reports():
         "trainer.threads=1",
     ]
     assert main(["stage=inspect", *words, "model.path=trained", "hydra.run.dir=out"]) == 0
-    report = told()
+    report = inspect_run()
     assert report["inspect"]["shown"] == []
     assert report["language"] == "zh" and report["sentences"][0].startswith("检查")
     assert report["model"]["path"].endswith("trained")
@@ -142,14 +144,14 @@ def test_bad_rows_are_all_named_and_the_status_is_the_data_s(capsys):
     rows[9]["text"] = 7  # type: ignore[assignment]
     rows[20]["label"] = None  # type: ignore[assignment]
     assert main([*SMALL, *TEXT, f"data.train={write('r.jsonl', rows)}", "stage.measure=false"]) == 3
-    report, error = told(), capsys.readouterr().err
-    bad = [one for one in report["inspect"]["findings"] if one["check"] == "bad_rows"]
-    assert sorted(place for one in bad for place in one["places"]) == ["r.jsonl:10", "r.jsonl:21", "r.jsonl:5"]
+    report, error = inspect_run(), capsys.readouterr().err
+    bad = [item for item in report["inspect"]["findings"] if item["check"] == "bad_rows"]
+    assert sorted(location for item in bad for location in item["places"]) == ["r.jsonl:10", "r.jsonl:21", "r.jsonl:5"]
     assert report["status"] == "failed" and "r.jsonl:5" in report["error"]
     assert "Training would stop here" in error and "data.on_bad_row=quarantine" in error
     # With the key that mends it, training would go on, and so the status is 0.
     assert main([*SMALL, *TEXT, "data.train=r.jsonl", "stage.measure=false", "data.on_bad_row=quarantine"]) == 0
-    assert any(one["check"] == "bad_rows" for one in told()["inspect"]["findings"])
+    assert any(item["check"] == "bad_rows" for item in inspect_run()["inspect"]["findings"])
 
 
 def test_answers_that_would_be_cut_stop_it_as_they_stop_training(capsys):
@@ -192,21 +194,21 @@ def test_rows_bounds_what_lint_reads():
     ]
     assert main([*words, "stage.rows=15"]) == 0
     assert finding("duplicates")["whole"] == 15
-    assert told()["data"]["splits"]["train"]["rows"] == 60
+    assert inspect_run()["data"]["splits"]["train"]["rows"] == 60
 
 
 def test_one_step_is_measured_remembered_and_compared(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     words = [*SMALL, *TEXT, f"data.train={write('r.jsonl', reviews())}", "stage.show=0"]
     assert main(words) == 0
-    first = told()["inspect"]["plan"]
+    first = inspect_run()["inspect"]["plan"]
     assert first["learned"]["plans"] == 0
     assert first["foreseen"]["measured_seconds"] > 0
     if first["foreseen"]["measured_bytes"] is None:
         pytest.skip("this system does not tell the peak of the resident set")
     assert first["foreseen"]["measured_bytes"] > 0.5 * first["memory"]["peak"]
     assert main(words) == 0
-    again = told()["inspect"]["plan"]
+    again = inspect_run()["inspect"]["plan"]
     assert again["learned"]["plans"] == 1 and again["learned"]["bytes_error"] is not None
     assert "1 earlier plans" in capsys.readouterr().out
     assert len((tmp_path / "cache" / "llmstage" / "plans.jsonl").read_text().splitlines()) == 2

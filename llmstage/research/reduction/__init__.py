@@ -1,4 +1,4 @@
-"""Reduction: how much of a score or a state its parts explain, each with a number and a sentence."""
+"""Reduce a score or a state to its parts: each analysis returns how much the parts explain, and a sentence."""
 
 from __future__ import annotations
 

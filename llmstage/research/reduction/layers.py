@@ -18,40 +18,45 @@ Array = NDArray[np.float64]
 
 
 def interaction_share(grid: ArrayLike) -> float:
-    """Of states [A, B, D] over every combination of two parts: |Z - mean - A_a - B_b|² / |Z - mean|², a two-way analysis
-    of variance without replicates (Fisher 1925). 0: the sum of an effect of each part; 1: nothing but combination."""
+    """Return |Z - mean - A_a - B_b|² / |Z - mean|² of states [A, B, D] over every combination of two parts.
+
+    This is a two-way analysis of variance without replicates (Fisher 1925). 0: the state is the sum of one effect of
+    each part. 1: it depends on the combination alone.
+    """
     states = np.asarray(grid, dtype=np.float64)
     if states.ndim == 2:
         states = states[..., None]
-    whole = states - states.mean((0, 1))
-    rest = whole - whole.mean(1, keepdims=True) - whole.mean(0, keepdims=True)
-    total = float((whole**2).sum())
+    deviations = states - states.mean((0, 1))
+    interaction = deviations - deviations.mean(1, keepdims=True) - deviations.mean(0, keepdims=True)
+    total = float((deviations**2).sum())
     # States that do not depend on the parts at all have nothing to be explained; rounding is no interaction.
     if total <= 1e-24 * max(1.0, float((states**2).sum())):
         return 0.0
-    return float((rest**2).sum()) / total
+    return float((interaction**2).sum()) / total
 
 
 def bag_of_words(sentences: Sequence[Sequence[int]], vocabulary: Sequence[int], *, positions: int = 0) -> Array:
-    """[N, V (+ V * positions)] how often each word stands in each sentence; with `positions`, at which place as well."""
+    """[N, V (+ V * positions)] counts of each word in each sentence; with `positions`, at each of the first positions
+    too."""
     column = {word: number for number, word in enumerate(vocabulary)}
     counts = np.zeros((len(sentences), len(vocabulary) * (1 + positions)))
     for row, sentence in enumerate(sentences):
-        for place, word in enumerate(sentence):
+        for position, word in enumerate(sentence):
             if word in column:
                 counts[row, column[word]] += 1
-                if place < positions:
-                    counts[row, len(vocabulary) * (1 + place) + column[word]] += 1
+                if position < positions:
+                    counts[row, len(vocabulary) * (1 + position) + column[word]] += 1
     return counts
 
 
 def additive_share(
     states: ArrayLike, sentences: Sequence[Sequence[int]], *, positions: int = 0, folds: int = 5, seed: int = 0
 ) -> float:
-    """R² on held-out sentences of z(s) = Σ v_w + c, fitted by ridge on the words (and their places) of other sentences.
+    """Return R² on held-out sentences of z(s) = Σ v_w + c, a ridge regression on the words (and their positions) of
+    other sentences.
 
-    `states` [N, D]. Ridge's strength is chosen inside each training part (scikit-learn's RidgeCV). Never above 1; below 0
-    where the words tell less than the mean.
+    `states` [N, D]. The strength of the ridge is chosen inside each training part (scikit-learn's RidgeCV). R² is at
+    most 1, and below 0 where the words predict worse than the mean.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import KFold
@@ -59,27 +64,27 @@ def additive_share(
     z = np.asarray(states, dtype=np.float64)
     words = sorted({word for sentence in sentences for word in sentence})
     counts = bag_of_words(sentences, words, positions=positions)
-    missed = spread = 0.0
+    residual = total = 0.0
     for train, test in KFold(folds, shuffle=True, random_state=seed).split(z):
         fitted = RidgeCV(np.logspace(-3, 3, 7)).fit(counts[train], z[train])
-        missed += float(((z[test] - fitted.predict(counts[test]).reshape(z[test].shape)) ** 2).sum())
-        spread += float(((z[test] - z[train].mean(0)) ** 2).sum())
-    return 1 - missed / spread if spread else 0.0
+        residual += float(((z[test] - fitted.predict(counts[test]).reshape(z[test].shape)) ** 2).sum())
+        total += float(((z[test] - z[train].mean(0)) ** 2).sum())
+    return 1 - residual / total if total else 0.0
 
 
 @torch.no_grad()
 def hidden_states(model: Any, rows: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
-    """By layer (embeddings first), the state at the last token of each row, [N, D]; the last layer is normed already, as
-    transformers gives it."""
-    found: list[list[Tensor]] = []
+    """Return by layer (embeddings first) the state at the last token of each row, [N, D]. The last layer's state is
+    already normalized by the final norm, as transformers returns it."""
+    by_layer: list[list[Tensor]] = []
     for row in rows:
         states = model(input_ids=torch.tensor([list(row)], device=device), output_hidden_states=True).hidden_states
-        found.append([state[0, -1].float().cpu() for state in states])
-    return [torch.stack(layer) for layer in zip(*found, strict=True)]
+        by_layer.append([state[0, -1].float().cpu() for state in states])
+    return [torch.stack(layer) for layer in zip(*by_layer, strict=True)]
 
 
 def final_norm(model: Any) -> Any:
-    """The norm before the head, by the names that transformers' decoders give it; None where it is not known."""
+    """Return the norm before the head, by the names that transformers' decoders give it; None where no name matches."""
     body = model.base_model
     names = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
     return next((module for name in names if (module := getattr(body, name, None)) is not None), None)
@@ -87,23 +92,23 @@ def final_norm(model: Any) -> Any:
 
 @torch.no_grad()
 def logit_lens(model: Any, states: Sequence[Tensor], targets: Sequence[int]) -> list[dict[str, float]] | None:
-    """By layer, probability and median rank of the answer's first token under unembed(norm(h)) (nostalgebraist 2020);
-    None where the model's last norm is not known."""
+    """Return by layer the probability and median rank of the answer's first token under unembed(norm(h))
+    (nostalgebraist 2020). None where the model's final norm is not found."""
     norm, head = final_norm(model), model.get_output_embeddings()
     if norm is None:
         return None
     device = head.weight.device
-    wanted = torch.tensor(list(targets), device=device)
+    target_ids = torch.tensor(list(targets), device=device)
     lines = []
     for layer, state in enumerate(states):
         state = state.to(device)
         logits = head(state if layer == len(states) - 1 else norm(state)).float()
-        own = logits.gather(1, wanted[:, None])
-        rank = 1 + (logits > own).sum(-1)
+        target_logits = logits.gather(1, target_ids[:, None])
+        rank = 1 + (logits > target_logits).sum(-1)
         lines.append(
             {
                 "layer": layer,
-                "probability": float(logits.softmax(-1).gather(1, wanted[:, None]).mean()),
+                "probability": float(logits.softmax(-1).gather(1, target_ids[:, None]).mean()),
                 "median_rank": float(rank.double().median()),
             }
         )
@@ -111,15 +116,18 @@ def logit_lens(model: Any, states: Sequence[Tensor], targets: Sequence[int]) -> 
 
 
 def answer_layer(lines: Sequence[dict[str, float]]) -> int:
-    """First layer whose probability of the answer has made half of the way from the first to the last layer."""
+    """Return the first layer whose probability of the answer has made half of the change from the first to the last
+    layer."""
     values = np.array([line["probability"] for line in lines])
     half = values[0] + 0.5 * (values[-1] - values[0])
     return int(np.argmax(values >= half)) if values[-1] > values[0] else len(values) - 1
 
 
-def shares_of_words(states: Sequence[Tensor], sentences: Sequence[Sequence[int]], seed: int) -> list[dict[str, float]]:
-    """By layer, the share of the state that words and their places explain on held-out prompts, and the same after the
-    states were dealt to other prompts (a control that must be near 0 or below)."""
+def additive_shares_by_layer(
+    states: Sequence[Tensor], sentences: Sequence[Sequence[int]], seed: int
+) -> list[dict[str, float]]:
+    """Return by layer the share of the state that words and their positions explain on held-out prompts. As a control,
+    the same with the states shuffled between prompts; it must be near 0 or below."""
     order = np.random.default_rng(seed).permutation(len(sentences))
     # All rows end alike ("="), so the last token's own embedding says nothing at layer 0; places count from the start.
     longest = max(map(len, sentences))

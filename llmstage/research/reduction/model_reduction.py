@@ -1,4 +1,4 @@
-"""The reductions of one model: skills, words, layers, heads."""
+"""Run the reductions of stage.reduce on one model: skills, information, layers, heads."""
 
 from __future__ import annotations
 
@@ -14,200 +14,219 @@ from llmstage.config import RunConfig
 from llmstage.config.explore import Explore
 from llmstage.explore.findings import Findings
 from llmstage.explore.items import Item
-from llmstage.explore.probed_model import Subject, load_subject
+from llmstage.explore.probed_model import ProbedModel, load_probed_model
 from llmstage.explore.probing import gather
-from llmstage.explore.prompts import Writer
+from llmstage.explore.prompts import ItemEncoder
 from llmstage.explore.score import score_items
-from llmstage.explore.score_cache import Kept
-from llmstage.explore.wording import named, say
+from llmstage.explore.score_cache import ScoreCache
 from llmstage.models.build import count_parameters
 from llmstage.paths import cache_dir
-from llmstage.research.reduction.attention_heads import examine_heads
-from llmstage.research.reduction.information import decomposition, joint_of
-from llmstage.research.reduction.layers import answer_layer, hidden_states, logit_lens, shares_of_words
+from llmstage.research.reduction.attention_heads import score_heads
+from llmstage.research.reduction.information import joint_distribution, partial_information
+from llmstage.research.reduction.layers import additive_shares_by_layer, answer_layer, hidden_states, logit_lens
 from llmstage.research.reduction.skills import compose
+from llmstage.research.wording import named, sentence
 from llmstage.training.machine import Machine, scoring_precision
 
-LARGEST = 50_000_000
-"""Parameters up to which heads are looked at without being asked for."""
-FEWEST = 30
-"""Items of a family below which nothing is said of it."""
+MAX_PARAMETERS = 50_000_000
+"""Largest model whose heads are scored with stage.reduce.heads=auto."""
+MIN_ITEMS = 30
+"""Fewest items of a family for a result."""
 PROMPTS = 200
-HEAD_ROWS, HEAD_LENGTH, SHORTEST, LONGEST = 16, 64, 10, 30
-"""Repeated random tokens that heads are shown."""
+HEAD_ROWS, HEAD_LENGTH, MIN_PERIOD, MAX_PERIOD = 16, 64, 10, 30
+"""Rows, length and period of the repeated random tokens on which heads are scored."""
 PROJECTIONS = ("o_proj", "c_proj", "dense", "out_proj")
 ATTENTIONS = ("self_attn", "attn", "attention")
-"""Names that transformers' decoders give to attention and to the module that reads its heads side by side."""
+"""Names that transformers' decoders give to attention, and to the module that reads its concatenated heads."""
 
 
-def reduce_model(cfg: RunConfig, machine: Machine, able: Collection[str]) -> Findings:
-    """Every reduction that stage.reduce asks for, on the model of model.path and the items of its probes; of the families in
-    `able`, where it is above chance: a score that is chance has no parts to be explained by."""
+def reduce_model(cfg: RunConfig, machine: Machine, above_chance: Collection[str]) -> Findings:
+    """Run every reduction of stage.reduce on the model of model.path and the items of its probes.
+
+    Only families in `above_chance` are used: a score at chance has no parts to be explained by.
+    """
     stage = cfg.stage
     assert isinstance(stage, Explore) and cfg.model.path
-    wanted = stage.reduce
-    subject = load_subject(cfg.model.path, offline=cfg.offline, device=machine.device, form=stage.scoring.form)
+    requested = stage.reduce
+    probed = load_probed_model(cfg.model.path, offline=cfg.offline, device=machine.device, form=stage.scoring.form)
     items = gather(stage.probes, stage.phenomena, stage.items_per_cell, cfg.seed)
-    items = [item for item in items if item.family.partition(".")[0] in able]  # copying.symbol: a part of copying
-    found = Findings("reduction", {"families": sorted(able)})
+    items = [
+        item for item in items if item.probe_family.partition(".")[0] in above_chance
+    ]  # copying.symbol: a part of copying
+    findings = Findings("reduction", {"families": sorted(above_chance)})
     if not items:
-        found.limits.append(say("nothing_to_explain"))
-    if wanted.skills or wanted.info:
+        findings.limits.append(sentence("nothing_to_explain"))
+    if requested.skills or requested.info:
         scores = score_items(
-            subject, items, end=stage.scoring.end, generate="none", batch_tokens=cfg.trainer.eval_batch_tokens,
-            precision=partial(machine.autocast, scoring_precision(cfg.trainer)), kept=Kept(cache_dir(cfg.data.cache)),
+            probed, items, end=stage.scoring.end, generate="none", batch_tokens=cfg.trainer.eval_batch_tokens,
+            precision=partial(machine.autocast, scoring_precision(cfg.trainer)), cache=ScoreCache(cache_dir(cfg.data.cache)),
         )  # fmt: skip
-        right = {item.id: one.get("acc" if item.choices else "em") for item, one in zip(items, scores, strict=True)}
-        if wanted.skills:
-            add_skills(found, items, right, cfg.seed)
-        if wanted.info:
-            add_information(found, items, right)
-    if subject.kind != "gpt":
-        found.limits.append(say("decoders_only", kind=subject.kind))
-        return found
-    if wanted.lens or wanted.additive:
-        add_layers(found, subject, items, cfg.seed, lens=wanted.lens, additive=wanted.additive)
-    add_heads(found, subject, wanted.heads, cfg.seed)
-    return found
+        correct = {
+            item.id: score.get("acc" if item.choices else "em") for item, score in zip(items, scores, strict=True)
+        }
+        if requested.skills:
+            add_skills(findings, items, correct, cfg.seed)
+        if requested.info:
+            add_information(findings, items, correct)
+    if probed.model_family != "gpt":
+        findings.limits.append(sentence("decoders_only", kind=probed.model_family))
+        return findings
+    if requested.lens or requested.additive:
+        add_layers(findings, probed, items, cfg.seed, lens=requested.lens, additive=requested.additive)
+    add_heads(findings, probed, requested.heads, cfg.seed)
+    return findings
 
 
-def families(items: Sequence[Item]) -> dict[str, list[Item]]:
-    out: dict[str, list[Item]] = {}
+def by_family(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """Group items by their probe family."""
+    grouped: dict[str, list[Item]] = {}
     for item in items:
-        out.setdefault(item.family, []).append(item)
-    return out
+        grouped.setdefault(item.probe_family, []).append(item)
+    return grouped
 
 
-def add_skills(found: Findings, items: Sequence[Item], right: dict[str, float | None], seed: int) -> None:
+def add_skills(findings: Findings, items: Sequence[Item], correct: dict[str, float | None], seed: int) -> None:
+    """Compare composite items with the product of their parts, a family at a time."""
     block = {}
-    for name, own in families(items).items():
-        known = [item for item in own if item.parts and all(right.get(at) is not None for at in (item.id, *item.parts))]
-        if len(known) < FEWEST:
+    for name, family_items in by_family(items).items():
+        with_parts = [
+            item
+            for item in family_items
+            if item.parts and all(correct.get(item_id) is not None for item_id in (item.id, *item.parts))
+        ]
+        if len(with_parts) < MIN_ITEMS:
             continue
-        made = compose(
-            [right[item.id] or 0.0 for item in known],
-            [[right[at] or 0.0 for at in item.parts] for item in known],
+        composition = compose(
+            [correct[item.id] or 0.0 for item in with_parts],
+            [[correct[item_id] or 0.0 for item_id in item.parts] for item in with_parts],
             seed=seed,
         )
-        block[name] = made.as_dict()
-        found.sentences.append(named(name, made.text))
-    found.block["skills"] = block
+        block[name] = composition.as_dict()
+        findings.sentences.append(named(name, composition.text))
+    findings.block["skills"] = block
 
 
-def add_information(found: Findings, items: Sequence[Item], right: dict[str, float | None]) -> None:
-    """What the outcomes of the first and the last part tell about the whole's."""
+def add_information(findings: Findings, items: Sequence[Item], correct: dict[str, float | None]) -> None:
+    """Decompose the information that the first and the last part give about the composite item."""
     block = {}
-    for name, own in families(items).items():
+    for name, family_items in by_family(items).items():
         rows = [
-            (right[item.parts[0]], right[item.parts[-1]], right[item.id])
-            for item in own
+            (correct[item.parts[0]], correct[item.parts[-1]], correct[item.id])
+            for item in family_items
             if len(item.parts) >= 2
-            and all(right.get(at) is not None for at in (item.id, item.parts[0], item.parts[-1]))
+            and all(correct.get(item_id) is not None for item_id in (item.id, item.parts[0], item.parts[-1]))
         ]
-        if len(rows) < FEWEST:
+        if len(rows) < MIN_ITEMS:
             continue
-        block[name] = decomposition(joint_of(rows))
-        found.sentences.append(say("information", family=name, num=len(rows), **block[name]))
-    found.block["information"] = block
+        block[name] = partial_information(joint_distribution(rows))
+        findings.sentences.append(sentence("information", family=name, num=len(rows), **block[name]))
+    findings.block["information"] = block
 
 
 def add_layers(
-    found: Findings, subject: Subject, items: Sequence[Item], seed: int, *, lens: bool, additive: bool
+    findings: Findings, probed: ProbedModel, items: Sequence[Item], seed: int, *, lens: bool, additive: bool
 ) -> None:
-    """Logit lens and share of words, a family at a time."""
-    writer, block = Writer(subject, "none"), {}
-    device = next(subject.model.parameters()).device
-    for name, own in families([item for item in items if not item.image and "." not in item.family]).items():
-        encoded = [one for one in writer.write(own[:PROMPTS]) if one.unscored is None]
-        if len(encoded) < FEWEST:
+    """Compute the logit lens and the additive share of each layer, a family at a time."""
+    writer, block = ItemEncoder(probed, "none"), {}
+    device = next(probed.model.parameters()).device
+    for name, family_items in by_family(
+        [item for item in items if not item.image and "." not in item.probe_family]
+    ).items():
+        encoded = [prompt for prompt in writer.encode(family_items[:PROMPTS]) if prompt.unscored is None]
+        if len(encoded) < MIN_ITEMS:
             continue
-        states = hidden_states(subject.model, [one.prompt for one in encoded], device)
-        told: dict[str, Any] = {}
+        states = hidden_states(probed.model, [prompt.prompt for prompt in encoded], device)
+        layers: dict[str, Any] = {}
         if lens:
-            rights = [
-                one.answers[item.label or 0]
-                for item, one in zip(own, writer.write(own[:PROMPTS]), strict=False)
-                if one.unscored is None
+            answers = [
+                prompt.answers[item.label or 0]
+                for item, prompt in zip(family_items, writer.encode(family_items[:PROMPTS]), strict=False)
+                if prompt.unscored is None
             ]
-            lines = logit_lens(subject.model, states, [answer[0] for answer in rights])
+            lines = logit_lens(probed.model, states, [answer[0] for answer in answers])
             if lines is None:
-                found.limits.append(say("no_lens_norm"))
+                findings.limits.append(sentence("no_lens_norm"))
             else:
-                told["lens"] = lines
-                found.sentences.append(
-                    say(
+                layers["lens"] = lines
+                findings.sentences.append(
+                    sentence(
                         "lens_of_answer", family=name, probability=lines[-1]["probability"], layer=answer_layer(lines),
                         layers=len(lines) - 1,
                     )
                 )  # fmt: skip
         if additive:
-            shares = shares_of_words(states, [one.prompt for one in encoded], seed)
-            told["additive"] = shares
+            shares = additive_shares_by_layer(states, [prompt.prompt for prompt in encoded], seed)
+            layers["additive"] = shares
             if shares:
                 share, shuffled = max(0.0, shares[-1]["additive"]), shares[-1]["shuffled"]
-                found.sentences.append(say("words_explain", family=name, share=share, shuffled=shuffled))
-        block[name] = told
-    found.block["layers"] = block
+                findings.sentences.append(sentence("words_explain", family=name, share=share, shuffled=shuffled))
+        block[name] = layers
+    findings.block["layers"] = block
 
 
 def projections_of(model: Any) -> list[nn.Module] | None:
-    """Of each layer, the module that reads the heads side by side; None where it is not found by name."""
+    """Return, for each layer, the module that reads the concatenated heads; None where it is not found by name."""
     layers = next((item for item in model.base_model.modules() if isinstance(item, nn.ModuleList)), None)
-    found = []
+    projections = []
     for layer in layers or []:
         attention = next((module for name in ATTENTIONS if (module := getattr(layer, name, None)) is not None), None)
         out = next((module for name in PROJECTIONS if (module := getattr(attention, name, None)) is not None), None)
         if out is None:
             return None
-        found.append(out)
-    return found or None
+        projections.append(out)
+    return projections or None
 
 
-def add_heads(found: Findings, subject: Subject, wanted: str, seed: int) -> None:
-    """Previous-token and induction heads on repeated random tokens of the model's own vocabulary."""
-    model = subject.model
+def add_heads(findings: Findings, probed: ProbedModel, mode: str, seed: int) -> None:
+    """Score previous-token and induction heads on repeated random tokens of the model's own vocabulary."""
+    model = probed.model
     size = count_parameters(model)
-    if wanted == "off":
+    if mode == "off":
         return
-    if wanted == "auto" and size > LARGEST:
-        found.limits.append(say("heads_too_large", size=size))
+    if mode == "auto" and size > MAX_PARAMETERS:
+        findings.limits.append(sentence("heads_too_large", size=size))
         return
     projections = projections_of(model)
     if projections is None:
-        found.limits.append(say("heads_unnamed", model=type(model).__name__))
+        findings.limits.append(sentence("heads_unnamed", model=type(model).__name__))
         return
     rng = np.random.default_rng(seed)
-    special = set(subject.processor.tokenizer.all_special_ids)
-    words = np.array([token for token in range(len(subject.processor)) if token not in special])
-    length = min(HEAD_LENGTH, subject.context)
-    longest = min(LONGEST, length // 2, len(words))
-    period = torch.from_numpy(rng.integers(min(SHORTEST, longest), longest + 1, HEAD_ROWS))
+    special = set(probed.processor.tokenizer.all_special_ids)
+    token_ids = np.array([token for token in range(len(probed.processor)) if token not in special])
+    length = min(HEAD_LENGTH, probed.context)
+    longest = min(MAX_PERIOD, length // 2, len(token_ids))
+    period = torch.from_numpy(rng.integers(min(MIN_PERIOD, longest), longest + 1, HEAD_ROWS))
     ids = torch.stack(
-        [torch.from_numpy(np.resize(rng.choice(words, int(one), replace=False), length)) for one in period]
+        [
+            torch.from_numpy(np.resize(rng.choice(token_ids, int(row_period), replace=False), length))
+            for row_period in period
+        ]
     )
     device = next(model.parameters()).device
-    before = model.config._attn_implementation
+    attention_implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")  # the fused kernels do not tell where a head looks
     try:
         with torch.no_grad():
             out = model(input_ids=ids.to(device), output_attentions=True)
         patterns = [layer.float().cpu() for layer in out.attentions]
-        heads = examine_heads(
+        heads = score_heads(
             lambda rows: model(input_ids=rows.to(device)).logits.float().cpu(), patterns, projections, ids, period
         )
     finally:
-        model.set_attn_implementation(before)
-    found.block["heads"] = heads.as_dict()
+        model.set_attn_implementation(attention_implementation)
+    findings.block["heads"] = heads.as_dict()
     group = heads.groups["induction"]
-    chance = float(np.log(len(words)))
+    chance = float(np.log(len(token_ids)))
     if group["heads"] and heads.groups["all"]["cost"] > 0:
         members = ", ".join(f"{layer}.{head}" for layer, head in group["heads"])
         layer, head = heads.previous_token_head
-        found.sentences.append(
-            say(
+        findings.sentences.append(
+            sentence(
                 "induction_heads", loss=heads.loss, chance=chance, heads=members, share=group["share"],
                 previous=f"{layer}.{head}", cost=heads.cost[layer, head],
             )
         )  # fmt: skip
     else:
-        found.sentences.append(say("no_induction_head", prefix=heads.prefix.max(), loss=heads.loss, chance=chance))
+        findings.sentences.append(
+            sentence("no_induction_head", prefix=heads.prefix.max(), loss=heads.loss, chance=chance)
+        )

@@ -1,7 +1,9 @@
-"""Addition modulo a prime, learned by the transformer in which Nanda et al. (2023, arXiv 2301.05217) took grokking apart.
+"""Addition modulo a prime, learned by the transformer of Nanda et al. (2023, arXiv 2301.05217), who explained grokking
+with it.
 
-One layer, ReLU, no LayerNorm, untied; the loss stands at "=" only. Keys and values are therefore computed once for each
-symbol and place, and everything after attention for the last place alone: the same function at a third of the work.
+The model has one layer, ReLU, no LayerNorm and untied embeddings; the loss is at "=" only. Keys and values are
+therefore computed once for each symbol and position, and everything after attention for the last position alone. The
+function is the same at a third of the cost.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 WARM_UP = 10
-"""Steps over which the rate climbs, as in the published code."""
+"""Steps of linear learning-rate warm-up, as in the published code."""
 
 
 @dataclass(slots=True)
 class ModularWorld:
-    """a + b mod p with a share of the unordered pairs to train on."""
+    """a + b mod p, with a share of the unordered pairs as training data."""
 
     modulus: int = 53
     train_share: float = 0.8
@@ -34,12 +36,12 @@ class ModularWorld:
     every: int = 50
     """Steps between snapshots."""
     ordered: bool = False
-    """Split ordered pairs, as the papers did. Half of the validation pairs then have their mirror image in training."""
+    """Split ordered pairs, as the papers do. Part of the validation pairs then have their mirror image in training."""
 
 
 @dataclass(slots=True)
 class Snapshots:
-    """What was kept of one training run; logits are made from the weights again when they are looked at."""
+    """The weights of one training run at its snapshots. Logits are recomputed from the weights."""
 
     world: ModularWorld
     seed: int
@@ -50,7 +52,8 @@ class Snapshots:
 
 
 class ModularModel(nn.Module):
-    """Sizes of random weights as in the published code: 1/sqrt(width), of the output 1/sqrt(symbols)."""
+    """The transformer. Random weights have the scale of the published code: 1/sqrt(width), for the output
+    1/sqrt(symbols)."""
 
     def __init__(self, world: ModularWorld) -> None:
         super().__init__()
@@ -58,37 +61,43 @@ class ModularModel(nn.Module):
         self.heads = world.heads
         scale = width**-0.5
 
-        def made(*shape: int, by: float = scale) -> nn.Parameter:
+        def random_weights(*shape: int, by: float = scale) -> nn.Parameter:
             return nn.Parameter(torch.randn(*shape) * by)
 
-        self.embed, self.place = made(p + 1, width), made(3, width)  # the last symbol is "="
-        self.query, self.key, self.value, self.out = (made(width, width) for _ in range(4))
-        self.up, self.down = made(width, inner), made(inner, width)
+        self.embed, self.position_embedding = (
+            random_weights(p + 1, width),
+            random_weights(3, width),
+        )  # the last symbol is "="
+        self.query, self.key, self.value, self.out = (random_weights(width, width) for _ in range(4))
+        self.up, self.down = random_weights(width, inner), random_weights(inner, width)
         self.up_bias, self.down_bias = nn.Parameter(torch.zeros(inner)), nn.Parameter(torch.zeros(width))
-        self.unembed = made(width, p, by=p**-0.5)
+        self.unembed = random_weights(width, p, by=p**-0.5)
 
     def forward(self, chosen: Tensor | None = None) -> dict[str, Tensor]:
-        """The states at "=" by layer, [N, D] each, and `logits` [N, p], of the pairs a * p + b in `chosen` [N]; None: all."""
+        """Return the states at "=" by layer, [N, D] each, and `logits` [N, p], of the pairs a * p + b in `chosen` [N];
+        None: all pairs."""
         symbols = self.embed[:-1]
-        left, right = symbols + self.place[0], symbols + self.place[1]  # [p, D]
-        last = self.embed[-1] + self.place[2]  # [D]
+        left, right = symbols + self.position_embedding[0], symbols + self.position_embedding[1]  # [p, D]
+        last = self.embed[-1] + self.position_embedding[2]  # [D]
         size = last.shape[0] // self.heads
         query = (last @ self.query).view(self.heads, size) * size**-0.5
 
-        def looked_at(state: Tensor) -> tuple[Tensor, Tensor]:
+        def scores_and_values(state: Tensor) -> tuple[Tensor, Tensor]:
             """[..., D] -> scores [..., H] of the one query, values [..., H, D/H]."""
             key = (state @ self.key).view(*state.shape[:-1], self.heads, size)
             return (key * query).sum(-1), (state @ self.value).view(*state.shape[:-1], self.heads, size)
 
-        (score_a, value_a), (score_b, value_b), (score_c, value_c) = map(looked_at, (left, right, last))
+        (score_a, value_a), (score_b, value_b), (score_c, value_c) = map(scores_and_values, (left, right, last))
         p = len(symbols)
         # Over the whole grid by broadcasting: picking rows for each pair would scatter gradients one by one.
         scores = torch.stack(
             [part.expand(p, p, -1) for part in (score_a[:, None], score_b[None], score_c[None, None])], -1
         )
         share = scores.softmax(-1).unsqueeze(-2)  # [p, p, H, 1, 3]
-        mixed = share[..., 0] * value_a[:, None] + share[..., 1] * value_b + share[..., 2] * value_c  # [p, p, H, D/H]
-        rows = mixed.flatten(2).flatten(0, 1)  # [p * p, D]
+        attended_values = (
+            share[..., 0] * value_a[:, None] + share[..., 1] * value_b + share[..., 2] * value_c
+        )  # [p, p, H, D/H]
+        rows = attended_values.flatten(2).flatten(0, 1)  # [p * p, D]
         attended = last + (rows if chosen is None else rows.index_select(0, chosen)) @ self.out
         inner = F.relu(attended @ self.up + self.up_bias)
         after = attended + inner @ self.down + self.down_bias
@@ -96,8 +105,8 @@ class ModularModel(nn.Module):
 
 
 def split_pairs(world: ModularWorld, seed: int) -> NDArray[np.bool_]:
-    """[p, p] true where the pair is trained on. Of an unordered pair both orders are on one side: addition commutes, and
-    a mirror image in training would give half of the validation pairs away."""
+    """[p, p] true where the pair is in training. Both orders of an unordered pair are on one side: addition commutes,
+    and a mirror image in training would reveal a validation pair."""
     draw = np.random.default_rng(seed).random((world.modulus, world.modulus))
     if not world.ordered:
         draw = np.triu(draw) + np.triu(draw, 1).T
@@ -107,12 +116,16 @@ def split_pairs(world: ModularWorld, seed: int) -> NDArray[np.bool_]:
 
 
 def train_modular(world: ModularWorld, seed: int, log: Any = None) -> Snapshots:
-    """Full batch, AdamW, loss in fp64 (at a loss of 1e-7 fp32 has no gradient left). `log(step, loss)` at each snapshot."""
-    kept = Snapshots(world, seed, split_pairs(world, seed))
+    """Train on the full batch with AdamW. The loss is computed in fp64, because at 1e-7 an fp32 loss has no gradient
+    left.
+
+    `log(step, loss)` is called at each snapshot.
+    """
+    snapshots = Snapshots(world, seed, split_pairs(world, seed))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ModularModel(world)
-    chosen = torch.from_numpy(kept.train.ravel().nonzero()[0])
+    chosen = torch.from_numpy(snapshots.train.ravel().nonzero()[0])
     target = (chosen // world.modulus + chosen) % world.modulus
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=world.lr, weight_decay=world.weight_decay, betas=(0.9, 0.98), fused=True
@@ -120,28 +133,29 @@ def train_modular(world: ModularWorld, seed: int, log: Any = None) -> Snapshots:
     for step in range(world.steps + 1):
         loss = F.cross_entropy(model(chosen)["logits"].double(), target)
         if step % world.every == 0 or step == world.steps:
-            kept.steps.append(step)
-            kept.weights.append({name: value.detach().clone() for name, value in model.state_dict().items()})
+            snapshots.steps.append(step)
+            snapshots.weights.append({name: value.detach().clone() for name, value in model.state_dict().items()})
             if log is not None:
                 log(step, float(loss.detach()))
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.param_groups[0]["lr"] = world.lr * min(1.0, (step + 1) / WARM_UP)
         optimizer.step()
-    return kept
+    return snapshots
 
 
 @torch.no_grad()
-def states_of(kept: Snapshots, number: int) -> dict[str, NDArray[np.float64]]:
-    """States of a snapshot over the whole grid, [p, p, ...] by layer, with `embeddings` [p, p, D]: the sum of the two."""
-    model = ModularModel(kept.world)
-    model.load_state_dict(kept.weights[number])
-    p = kept.world.modulus
+def snapshot_states(snapshots: Snapshots, number: int) -> dict[str, NDArray[np.float64]]:
+    """Return the states of a snapshot over the whole grid, [p, p, ...] by layer; `embeddings` [p, p, D] is the sum of
+    the two."""
+    model = ModularModel(snapshots.world)
+    model.load_state_dict(snapshots.weights[number])
+    p = snapshots.world.modulus
     symbols = model.embed[:-1]
-    found = {"embeddings": symbols[:, None] + symbols, **model()}
-    return {name: value.double().view(p, p, -1).numpy() for name, value in found.items()}
+    states = {"embeddings": symbols[:, None] + symbols, **model()}
+    return {name: value.double().view(p, p, -1).numpy() for name, value in states.items()}
 
 
-def norm_of(kept: Snapshots, number: int) -> float:
-    """Length of all weights together."""
-    return float(sum(float(value.double().square().sum()) for value in kept.weights[number].values()) ** 0.5)
+def weight_norm(snapshots: Snapshots, number: int) -> float:
+    """Return the norm of all weights together."""
+    return float(sum(float(value.double().square().sum()) for value in snapshots.weights[number].values()) ** 0.5)

@@ -1,7 +1,8 @@
-"""From diagnosis to structure: one attention layer that cannot copy is given a second one, and is trained on.
+"""Plan a structural change from the measured heads: a one-layer attention model that cannot copy gets a second layer
+and is trained further.
 
-The plan is read off what was measured of the heads; the layer that it asks for changes no logit at first; and the same number
-of steps without it is run beside it, so that more training does not pass for more depth.
+The new layer changes no logit at first. A control run trains for as many steps without the layer, so that the effect of
+training is not mistaken for the effect of depth.
 """
 
 from __future__ import annotations
@@ -13,78 +14,77 @@ from typing import Any
 import torch
 
 from llmstage import console
-from llmstage.explore.wording import say
-from llmstage.research.reduction.attention_heads import INDUCTION, PREVIOUS, HeadFindings
-from llmstage.research.toy_worlds.charts import chart
-from llmstage.research.toy_worlds.induction import InductionRun, draw_rows, grown, train_induction
+from llmstage.research.reduction.attention_heads import INDUCTION, PREVIOUS, HeadScores
+from llmstage.research.toy_worlds.induction import InductionRun, draw_rows, train_induction, with_new_layer
+from llmstage.research.wording import sentence
 
 DEPTH = "structure: depth"
 STILL_FALLING = 0.05
-"""Nats by which the loss of repeated tokens fell in the last quarter of a run that is still learning."""
+"""Fall of the repeated-token loss in nats over the last quarter of a run, above which the run is still learning."""
 ROWS = 64
 
 Lines = list[dict[str, float]]
 
 
-def plan_of(lines: Lines, heads: HeadFindings) -> dict[str, Any] | None:
-    """{action, why} for a model that does not copy by matching; None for one that does.
+def plan_structure(lines: Lines, heads: HeadScores) -> dict[str, Any] | None:
+    """Return {action, why} for a model without induction heads; None for one with such heads.
 
-    A head that matches reads what a lower layer wrote of the token before (Olsson et al. 2022), so one layer has nothing to
-    match with, however long it is trained. With more layers it may be a matter of time.
+    An induction head reads what a lower layer wrote about the previous token (Olsson et al. 2022). One layer therefore
+    cannot match, however long it is trained; with more layers, more training may be enough.
     """
     if heads.groups["induction"]["heads"]:
         return None
-    layers, fell = len(heads.prefix), lines[3 * len(lines) // 4]["loss"] - lines[-1]["loss"]
-    why = [
-        say("plan_repeated", accuracy=heads.accuracy, loss=heads.loss),
-        say("plan_no_match", best=heads.prefix.max(), border=INDUCTION),
+    layers, loss_drop = len(heads.prefix), lines[3 * len(lines) // 4]["loss"] - lines[-1]["loss"]
+    reasons = [
+        sentence("plan_repeated", accuracy=heads.accuracy, loss=heads.loss),
+        sentence("plan_no_match", best=heads.prefix.max(), border=INDUCTION),
     ]
     if heads.previous.max() < PREVIOUS:
-        why.append(say("plan_no_previous", best=heads.previous.max(), border=PREVIOUS))
+        reasons.append(sentence("plan_no_previous", best=heads.previous.max(), border=PREVIOUS))
     if layers == 1:
-        why.append(say("plan_one_layer"))
-        return {"action": DEPTH, "why": why}
-    why.append(say("plan_loss_fell", fell=fell))
-    return {"action": "train" if fell > STILL_FALLING else "undecided", "why": why}
+        reasons.append(sentence("plan_one_layer"))
+        return {"action": DEPTH, "why": reasons}
+    reasons.append(sentence("plan_loss_fell", fell=loss_drop))
+    return {"action": "train" if loss_drop > STILL_FALLING else "undecided", "why": reasons}
 
 
 def grow(
-    run: InductionRun, measure: Callable[[InductionRun], tuple[Lines, HeadFindings]], log: Any
-) -> tuple[Lines, HeadFindings, dict[str, Any]]:
-    """What was measured along the run continued for as many steps with one more layer below, its heads, and the comparison: how far the
-    layer moved the logits at step 0, and where as many steps without it lead."""
+    run: InductionRun, measure: Callable[[InductionRun], tuple[Lines, HeadScores]], log: Any
+) -> tuple[Lines, HeadScores, dict[str, Any]]:
+    """Train the run for as many steps again with one more layer below, and a control without it.
+
+    Returns the measures of the grown model, its heads, and the comparison: how far the layer moved the logits at step
+    0, and the result of the control.
+    """
     world, seed = run.world, run.seed
-    old, model = run.model(len(run.steps) - 1), grown(run)
+    before, model = run.model(len(run.steps) - 1), with_new_layer(run)
     ids, _ = draw_rows(world, ROWS, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        moved = float((model(ids)[0] - old(ids)[0]).abs().max())
-    console.note(f"induction: {world.layers + 1} layers, logits moved by {moved:.1e}, seed {seed}")
+        logit_change = float((model(ids)[0] - before(ids)[0]).abs().max())
+    console.note(f"induction: {world.layers + 1} layers, logits moved by {logit_change:.1e}, seed {seed}")
     longer = train_induction(replace(world, layers=world.layers + 1), seed, log, start=model)
     console.note(f"induction: {world.layers} layer as before, for as many steps, seed {seed}")
-    control = train_induction(world, seed, log, start=old)
+    control = train_induction(world, seed, log, start=before)
     lines, heads = measure(longer)
-    same, _ = measure(control)
-    found = {"layers": world.layers + 1, "steps": world.steps, "logits_moved": moved, "more_of_same": same[-1]}
-    return lines, heads, found
+    control_lines, _ = measure(control)
+    comparison = {
+        "layers": world.layers + 1,
+        "steps": world.steps,
+        "logits_moved": logit_change,
+        "more_of_same": control_lines[-1],
+    }
+    return lines, heads, comparison
 
 
-def told_of_plan(at: int, plan: dict[str, Any], growing: bool) -> str:
-    hint = "" if growing or plan["action"] != DEPTH else say("plan_hint")
-    text = say("plan", action=plan["action"], why=say("semicolon").join(plan["why"]), hint=hint)
-    return say("of_seed", seed=at, text=text)
+def plan_sentence(run_seed: int, plan: dict[str, Any], growing: bool) -> str:
+    hint = "" if growing or plan["action"] != DEPTH else sentence("plan_hint")
+    text = sentence("plan", action=plan["action"], why=sentence("semicolon").join(plan["why"]), hint=hint)
+    return sentence("of_seed", seed=run_seed, text=text)
 
 
-def told_of_growth(at: int, before: dict[str, float], after: dict[str, float], growth: dict[str, Any]) -> str:
-    text = say(
+def growth_sentence(run_seed: int, before: dict[str, float], after: dict[str, float], growth: dict[str, Any]) -> str:
+    text = sentence(
         "growth", layers=growth["layers"], moved=growth["logits_moved"], steps=growth["steps"], before=before["accuracy"],
         after=after["accuracy"], same=growth["more_of_same"]["accuracy"],
     )  # fmt: skip
-    return say("of_seed", seed=at, text=text)
-
-
-def charts_of(before: Lines, after: Lines) -> list[dict[str, Any]]:
-    """Accuracy and prefix matching through both trainings, on one axis of steps."""
-    last = before[-1]["step"]
-    both = [*before, *({**line, "step": last + line["step"]} for line in after[1:])]
-    looks = {"accuracy": say("accuracy"), "prefix_matching": say("best_prefix"), "previous_token": say("best_previous")}
-    return [chart(say("layer_added", step=last), both, looks, say("share"))]
+    return sentence("of_seed", seed=run_seed, text=text)
