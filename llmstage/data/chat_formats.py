@@ -1,4 +1,4 @@
-"""The forms in which chat data is published, as one: `{"messages": [{"role": ..., "content": ...}, ...]}`."""
+"""Convert the formats in which chat data is published to one: `{"messages": [{"role": ..., "content": ...}, ...]}`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROLES = {
     "user": ("user", "human", "usr", "customer", "prompter", "client", "patient"),
     "assistant": ("assistant", "gpt", "sys", "bot", "agent", "model", "chatgpt", "bard", "doctor"),
 }
-ROLE_OF = {word: role for role, words in ROLES.items() for word in words}
+ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
 PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -21,30 +21,33 @@ PAIRS = (
     ("input", "output"),
 )
 """Columns that hold one exchange, in the order they are tried."""
-PAIR_WORDS = ("prompt", "completion", "system")
-"""Words that `data.columns` takes beside `messages`: which columns hold the two turns and the system text."""
+PAIR_COLUMNS = ("prompt", "completion", "system")
+"""Further keys of `data.columns` for a task with `messages`: the columns of the two turns and of the system text."""
 
 
 def find_form(names: list[str], system: str = "system", *, replies: bool = True) -> tuple[str, ...]:
-    """The columns that make `messages`, the list or the two turns first; empty where none fit. `replies`: the reply must be
-    there; else its column is not looked at."""
-    for word in ("messages", "conversations", "conversation", "dialogue", "dialog"):
-        if word in names:
-            return (word,)
-    for asked, replied in PAIRS:
-        if asked in names and (replied in names or not replies):
-            extra = [word for word in ("input",) if asked == "instruction" and word in names]
-            return (asked, replied, *extra, *([system] if system in names else []))
+    """Return the columns from which `messages` are made, the list or the two turns first; empty where none fit.
+
+    `replies`: whether the reply is required; else its column is ignored.
+    """
+    for name in ("messages", "conversations", "conversation", "dialogue", "dialog"):
+        if name in names:
+            return (name,)
+    for prompt, reply in PAIRS:
+        if prompt in names and (reply in names or not replies):
+            extra = ["input"] if prompt == "instruction" and "input" in names else []
+            return (prompt, reply, *extra, *([system] if system in names else []))
     return ()
 
 
 def to_messages(
     record: dict[str, Any], columns: dict[str, str] | None = None, *, replies: bool = True
 ) -> dict[str, Any] | str:
-    """The record as `{"messages": [...]}` with the keys that were not used, or the reason why it is no chat.
+    """Return the record as `{"messages": [...]}` with its other columns, or the reason why it is no chat.
 
-    `columns` (words `messages`, or `prompt`, `completion`, `system`) names the columns where the user did.
+    `columns`: the columns that the user named, by `messages`, or by `prompt`, `completion` and `system`.
     """
+    # The form: the columns that the user named, or well-known ones.
     columns = columns or {}
     system_column = columns.get("system", "system")
     if "messages" in columns:
@@ -55,44 +58,46 @@ def to_messages(
         form = find_form(list(record), system_column, replies=replies)
     if not form or form[0] not in record:
         return f"no chat: columns {', '.join(record)} hold neither messages, conversations nor a prompt with its reply"
+    # The turns, with the system text before them.
     rest = {key: value for key, value in record.items() if key not in form}
     if len(form) == 1:
         turns = record[form[0]]
         if not isinstance(turns, list):
-            return f"'{form[0]}' is {type(turns).__name__}, where a list of messages must stand"
+            return f"'{form[0]}' is {type(turns).__name__}, where a list of messages is required"
         system = rest.pop(system_column, None)
         leading = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
     else:
         leading, turns = pair(record, form, system_column)
         if not replies and turns and turns[-1].get("role") == "assistant":
             turns = turns[:-1]
+    # Each turn under the common role names.
     messages = []
     for number, turn in enumerate([*leading, *turns], start=1):
-        made = one_message(turn)
-        if isinstance(made, str):
-            return f"message {number}: {made}"
-        messages.append(made)
+        message = to_message(turn)
+        if isinstance(message, str):
+            return f"message {number}: {message}"
+        messages.append(message)
     return {"messages": messages, **rest}
 
 
 def pair(record: dict[str, Any], form: tuple[str, ...], system_column: str) -> tuple[list[Any], list[Any]]:
-    """One exchange as turns; Alpaca's `input` follows its instruction after a blank line."""
-    asked, replied, *others = form
-    prompt, reply = record[asked], record.get(replied)
-    extra = record.get("input") if "input" in others else None
+    """Return one exchange as (system turn, turns). The `input` of Alpaca follows its instruction after a blank line."""
+    prompt_column, reply_column, *further = form
+    prompt, reply = record[prompt_column], record.get(reply_column)
+    extra = record.get("input") if "input" in further else None
     if isinstance(prompt, list) and isinstance(reply, list):  # conversational prompt and completion (TRL)
         return [], [*prompt, *reply]
     if isinstance(prompt, str) and isinstance(extra, str) and extra.strip():
         prompt = f"{prompt}\n\n{extra}"
-    system = record.get(system_column) if system_column in others else None
+    system = record.get(system_column) if system_column in further else None
     leading = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
     return leading, [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
 
 
-def one_message(turn: Any) -> dict[str, Any] | str:
-    """`{role, content, ...}` with our role words, or the reason why not. Null keys are dropped (Arrow adds them)."""
+def to_message(turn: Any) -> dict[str, Any] | str:
+    """Return `{role, content, ...}` with a common role name, or the reason why not. Null values, which Arrow adds, are dropped."""
     if not isinstance(turn, dict):
-        return f"a {type(turn).__name__}, where an object with role and content must stand"
+        return f"a {type(turn).__name__}, where an object with role and content is required"
     role = turn.get("role", turn.get("from"))
     content = turn.get("content", turn.get("value"))
     known = ROLE_OF.get(str(role).lower())

@@ -1,10 +1,10 @@
-"""From a file's columns to a task's words: what the user named, the same word, or a well-known synonym."""
+"""Map the columns of a task to those of a file: as the user named them, by equal names, or by well-known synonyms."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from llmstage.data.chat_formats import PAIR_WORDS, find_form
+from llmstage.data.chat_formats import PAIR_COLUMNS, find_form
 from llmstage.data.rows import Columns
 from llmstage.errors import DataError, UserError
 from llmstage.naming import did_you_mean
@@ -45,85 +45,93 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "captions", "text", "texts", "sentence", "sentences", "description", "alt_text", "title", "描述", "说明", "标题",
     ),
 }  # fmt: skip
-WELL_KNOWN = frozenset(SYNONYMS) | {word for words in SYNONYMS.values() for word in words} | {
+WELL_KNOWN = frozenset(SYNONYMS) | {name for names in SYNONYMS.values() for name in names} | {
     "id", "idx", "index", "messages", "conversations", "prompt", "completion", "instruction", "response", "output",
     "url", "date", "name", "score", "user", "item", "userid", "movieid", "timestamp", "image_id",
 } - {"file", "path", "photo", "picture", "description", "texts", "sentences"}  # fmt: skip
-"""A first line of a CSV that holds one of these is a header."""
+"""Names that mark the first line of a CSV as a header."""
 
 
-def words_of(columns: Columns) -> tuple[str, ...]:
-    """Every word that `data.columns` may name for a task."""
-    words = (*columns.required, *columns.optional)
-    return (*words, *(word for word in PAIR_WORDS if word not in words)) if "messages" in words else words
+def mappable_columns(columns: Columns) -> tuple[str, ...]:
+    """Return every column of a task that `data.columns` may map."""
+    names = (*columns.required, *columns.optional)
+    return (*names, *(name for name in PAIR_COLUMNS if name not in names)) if "messages" in names else names
 
 
 def check_named(named: dict[str, str], columns: Columns) -> None:
-    """UserError for a key of `data.columns` that is no word of the task."""
-    words = words_of(columns)
+    """Raise UserError for a key of `data.columns` that is no column of the task."""
+    names = mappable_columns(columns)
     wrong = [
-        f"Unknown key 'data.columns.{word}'.{did_you_mean(word, words)} This task's words: {', '.join(words)}."
-        for word in named
-        if word not in words
+        f"Unknown key 'data.columns.{name}'.{did_you_mean(name, names)} This task's columns: {', '.join(names)}."
+        for name in named
+        if name not in names
     ]
-    alone = ("prompt" in named) != ("completion" in named) and columns.replies
-    if alone and "prompt" in words and "prompt" not in columns.required:
+    only_half = ("prompt" in named) != ("completion" in named) and columns.replies
+    if only_half and "prompt" in names and "prompt" not in columns.required:
         wrong.append("data.columns.prompt and data.columns.completion go together: name both columns.")
     if wrong:
         raise UserError("\n".join(wrong))
 
 
-def map_columns(found: dict[str, Any], named: dict[str, str], columns: Columns, place: str) -> dict[str, str]:
-    """Task word to column. `found`: the file's columns with a sample value each.
+def map_columns(samples: dict[str, Any], named: dict[str, str], columns: Columns, file: str) -> dict[str, str]:
+    """Map each column of the task to a column of the file. `samples`: the columns of the file with a value each.
 
-    Raises DataError that lists the columns and the key to type where a required word has none.
+    Raise DataError with the columns and the key to type where a required column has no match.
     """
+    # Columns that the user named.
     mapping: dict[str, str] = {}
-    for word, column in named.items():
-        if column not in found:
+    for name, column in named.items():
+        if column not in samples:
             raise DataError(
-                f"{place}: there is no column '{column}' (data.columns.{word}={column}).{did_you_mean(column, found)}\n"
-                f"{list_columns(found)}"
+                f"{file}: there is no column '{column}' (data.columns.{name}={column}).{did_you_mean(column, samples)}\n"
+                f"{list_columns(samples)}"
             )
-        mapping[word] = column
-    free = {column.casefold(): column for column in found if column not in mapping.values()}
-    for word in (*columns.required, *columns.optional):
-        if word in mapping:
+        mapping[name] = column
+
+    # Equal names and synonyms, each column of the file at most once.
+    free = {column.casefold(): column for column in samples if column not in mapping.values()}
+    for name in (*columns.required, *columns.optional):
+        if name in mapping:
             continue
-        if word == "messages":
+        if name == "messages":
             if "prompt" in mapping and ("completion" in mapping or not columns.replies):
                 continue
-            form = find_form(list(found), replies=columns.replies)
+            form = find_form(list(samples), replies=columns.replies)
             if form:
-                mapping[word] = " + ".join(form)
+                mapping[name] = " + ".join(form)
                 continue
-        candidates = (word, *SYNONYMS.get(word, ()))
-        # Another word's own column is not taken as a synonym: `title` stays free for a task that asks for a title.
-        others = {other.casefold() for other in (*columns.required, *columns.optional)} - {word.casefold()}
-        folded = (name.casefold() for name in candidates if name.casefold() not in others)
-        fit = next((free[name] for name in folded if name in free), None)
-        if fit is not None:
-            mapping[word] = fit
-            del free[fit.casefold()]
-    made = {"messages"} if "prompt" in mapping else set()
-    needed = (*columns.required, *columns.present)
-    missing = [word for word in needed if word not in mapping and word not in made]
-    if missing:
-        keys = " ".join(f"data.columns.{word}=<column>" for word in missing)
-        extra = " (or data.columns.prompt=<column> data.columns.completion=<column>)" if "messages" in missing else ""
-        names = ", ".join(repr(word) for word in missing)
-        raise DataError(f"{place}: no column fits {names}. Name it: {keys}{extra}\n{list_columns(found)}")
-    if columns.either and not any(all(word in mapping for word in group) for group in columns.either):
-        groups = ", or ".join(" and ".join(f"'{word}'" for word in group) for group in columns.either)
-        keys = " ".join(f"data.columns.{word}=<column>" for word in columns.either[0])
-        raise DataError(f"{place}: no columns fit {groups}. Name them: {keys}\n{list_columns(found)}")
+        # A name of another column of the task is no synonym: `title` stays free for a task that has a title.
+        reserved = {column.casefold() for column in (*columns.required, *columns.optional)} - {name.casefold()}
+        candidates = (synonym.casefold() for synonym in (name, *SYNONYMS.get(name, ())))
+        match = next((free[synonym] for synonym in candidates if synonym not in reserved and synonym in free), None)
+        if match is not None:
+            mapping[name] = match
+            del free[match.casefold()]
+
+    check_complete(mapping, samples, columns, file)
     return mapping
 
 
-def list_columns(found: dict[str, Any]) -> str:
-    """The columns with a sample value each, one a line."""
+def check_complete(mapping: dict[str, str], samples: dict[str, Any], columns: Columns, file: str) -> None:
+    """Raise DataError where the mapping lacks a column that the task needs."""
+    composed = {"messages"} if "prompt" in mapping else set()
+    needed = (*columns.required, *columns.present)
+    missing = [name for name in needed if name not in mapping and name not in composed]
+    if missing:
+        keys = " ".join(f"data.columns.{name}=<column>" for name in missing)
+        extra = " (or data.columns.prompt=<column> data.columns.completion=<column>)" if "messages" in missing else ""
+        names = ", ".join(repr(name) for name in missing)
+        raise DataError(f"{file}: no column fits {names}. Name it: {keys}{extra}\n{list_columns(samples)}")
+    if columns.either and not any(all(name in mapping for name in group) for group in columns.either):
+        groups = ", or ".join(" and ".join(f"'{name}'" for name in group) for group in columns.either)
+        keys = " ".join(f"data.columns.{name}=<column>" for name in columns.either[0])
+        raise DataError(f"{file}: no columns fit {groups}. Name them: {keys}\n{list_columns(samples)}")
+
+
+def list_columns(samples: dict[str, Any]) -> str:
+    """Return the columns with a sample value each, one a line."""
     lines = []
-    for column, value in found.items():
+    for column, value in samples.items():
         sample = repr(value)
         lines.append(f"  {column}: {sample if len(sample) <= 60 else sample[:57] + '...'}")
     return "Columns found, with a value each:\n" + "\n".join(lines)

@@ -1,35 +1,37 @@
-"""The rows of each split: opened, mapped to the task's words, checked, cut, limited; read lazily, again and again."""
+"""Rows of files: read by a reader, mapped to the columns of the task, checked. Rows are read lazily, as often as needed."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from llmstage.config.data import DataConfig
-from llmstage.data.chat_formats import PAIR_WORDS, to_messages
+from llmstage.config.data import DataConfig, Paths
+from llmstage.data.chat_formats import PAIR_COLUMNS, to_messages
 from llmstage.data.columns import check_named, map_columns
 from llmstage.data.files import DataFile, NamingFile, expand
-from llmstage.data.formats import detect, find_pictures, known_endings, load_reader
-from llmstage.data.quarantine import BadRows, place_of
+from llmstage.data.formats import detect, known_endings, load_reader
+from llmstage.data.quarantine import BadRows, format_location
 from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.row_checks import check_numbers, complaint, sample_columns, shorten
-from llmstage.data.row_source import PartSource, RowSource, Sides
-from llmstage.data.row_times import Clock, check_form
-from llmstage.data.rows import Columns, Place, Row, digest_of
-from llmstage.data.split_keys import NO_MARK, Mark, Marker, Span
-from llmstage.data.splits import find_cut
+from llmstage.data.row_source import RowSource
+from llmstage.data.row_times import Clock
+from llmstage.data.rows import Columns, ImageLocation, Row, digest_of
+from llmstage.data.split_keys import NO_KEYS, SplitKeyReader, SplitKeys, TimeRange
 from llmstage.data.text_lines import check_encoding
 from llmstage.errors import DataError
 
 CheckRow = Callable[[Row], str | None]
+CheckTableRow = Callable[[str, Row], str | None]
 OTHER_COLUMNS = "other columns"
-"""In rows that are looked at, not learned from: columns of the file that are none of the task's words."""
-PEEK = 64
-"""Records looked at to learn which columns a file has."""
+"""Key under which a row keeps the columns of its file that are not columns of the task."""
+NUM_PEEKED = 64
+"""Records that are read ahead to find the columns of a file."""
 
 
 class CheckedSource(RowSource):
@@ -39,86 +41,91 @@ class CheckedSource(RowSource):
         self.split, self.cfg, self.columns, self.check_row, self.bad_rows = split, cfg, columns, check_row, bad_rows
         self.identity = columns.identity
         self.mapping = {}
-        self.marker = Marker(split, cfg.split, Clock(cfg.split.time_format))
+        self.key_reader = SplitKeyReader(split, cfg.split, Clock(cfg.split.time_format))
         self._bad: set[tuple[str, int]] = set()
 
     keep_columns: bool = False
-    """Whether a row also holds what its file says beside the task's words, under OTHER_COLUMNS."""
+    """Whether a row also gets the other columns of its file, under OTHER_COLUMNS."""
 
     @abstractmethod
     def opened(self) -> Iterator[tuple[str, Records]]:
-        """(name as the user gave it, records) of each file."""
+        """Yield (file name as the user gave it, records) of each file."""
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
-        return ((row, place) for row, place, _ in self.marked())
+        return ((row, location) for row, location, _ in self.with_keys())
 
-    def show_time(self, time: float) -> str:
-        return self.marker.clock.show(time)
+    def format_time(self, time: float) -> str:
+        return self.key_reader.clock.show(time)
 
-    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
-        fine, span = 0, Span()
-        for shown, records in self.opened():
-            for row, place, mark in self._rows_of(shown, records, fine, self.folder_of(shown)):
-                fine += 1
-                span.add(mark)
-                yield row, place, mark
-        self.num_rows, self.times = fine, span.ends
-        if fine == 0 and self._bad:
+    def with_keys(self) -> Iterator[tuple[Row, str, SplitKeys]]:
+        num_good, time_range = 0, TimeRange()
+        for name, records in self.opened():
+            for row, location, keys in self._rows_of(name, records, num_good, self.folder_of(name)):
+                num_good += 1
+                time_range.add(keys)
+                yield row, location, keys
+        self.num_rows, self.times = num_good, time_range.ends
+        if num_good == 0 and self._bad:
             where = self.bad_rows.path or "data.on_bad_row=error, which names the first"
             raise DataError(f"data.{self.split}: every one of its {len(self._bad)} rows is bad; see {where}.")
-        if fine == 0:
-            raise DataError(f"data.{self.split}: no row in {self.described}. Give a file with rows.")
+        if num_good == 0:
+            raise DataError(f"data.{self.split}: no row in {self.description}. Give a file with rows.")
 
-    def folder_of(self, shown: str) -> Path | None:
-        """Where a file lies, so that pictures beside it are found; None where the rows come from no file."""
+    def folder_of(self, name: str) -> Path | None:
+        """Return the folder from which the images of a file are named; None where the rows come from no file."""
         return None
 
-    def _rows_of(self, shown: str, records: Records, fine: int, folder: Path | None) -> Iterator[tuple[Row, str, Mark]]:
-        peeked = list(islice(records, PEEK))
-        found = sample_columns(peeked)
-        mapping = map_columns(found, self.cfg.columns, self.columns, shown) if found else {}
+    def _rows_of(
+        self, name: str, records: Records, num_good: int, folder: Path | None
+    ) -> Iterator[tuple[Row, str, SplitKeys]]:
+        """Yield the good rows of one file and report the bad ones. `num_good`: good rows of the files before it."""
+        # The first records show which columns the file has, and what they contain.
+        peeked = list(islice(records, NUM_PEEKED))
+        samples = sample_columns(peeked)
+        mapping = map_columns(samples, self.cfg.columns, self.columns, name) if samples else {}
         self.mapping = self.mapping or mapping
-        note = check_numbers(peeked, mapping, self.cfg.columns, shown)
+        note = check_numbers(peeked, mapping, self.cfg.columns, name)
         self.notes = (*self.notes, note) if note and note not in self.notes else self.notes
-        marks = self.marker.columns(found, mapping, shown)
-        last_place = ""
+        key_columns = self.key_reader.columns(samples, mapping, name)
+
+        last_location = ""
         for ordinal, (line, record) in enumerate(chain(peeked, records)):
-            where = getattr(record, "file", "") or shown
-            place = place_of(where, line)
-            made = record if isinstance(record, Bad) else self._row(record, mapping, folder)
-            mark = NO_MARK
-            if isinstance(record, dict) and not isinstance(made, Bad):
-                read = self.marker.read(record, marks)
-                if isinstance(read, str):
-                    made = Bad(read, shorten(record))
+            file = getattr(record, "file", "") or name
+            location = format_location(file, line)
+            row = record if isinstance(record, Bad) else self._row(record, mapping, folder)
+            keys = NO_KEYS
+            if isinstance(record, dict) and not isinstance(row, Bad):
+                keys_or_reason = self.key_reader.read(record, key_columns)
+                if isinstance(keys_or_reason, str):
+                    row = Bad(keys_or_reason, shorten(record))
                 else:
-                    mark = read
-            if isinstance(made, Bad):
+                    keys = keys_or_reason
+            if isinstance(row, Bad):
                 # Compact JSON has many records on one line.
-                reason = f"{made.reason} (record {ordinal + 1})" if line and place == last_place else made.reason
-                self.bad_rows.report(where, ordinal, line, reason, made.raw, fine)
-                self._bad.add((shown, ordinal))
+                reason = f"{row.reason} (record {ordinal + 1})" if line and location == last_location else row.reason
+                self.bad_rows.report(file, ordinal, line, reason, row.raw, num_good)
+                self._bad.add((name, ordinal))
                 self.quarantined = len(self._bad)
             else:
-                fine += 1
-                yield made, place, mark
-            last_place = place
+                num_good += 1
+                yield row, location, keys
+            last_location = location
 
     def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad:
-        """The record in the task's words, or what is wrong with it. `folder`: where its file lies."""
-        if not mapping:  # no good record among the first ones told the columns
+        """Return the record with the columns of the task, or what is wrong with it. `folder`: the folder of its images."""
+        if not mapping:  # all of the first records were bad, so the columns are not known yet
             mapping = map_columns(record, self.cfg.columns, self.columns, f"data.{self.split}")
         if "messages" in self.columns.required:
-            named = {word: mapping[word] for word in ("messages", *PAIR_WORDS) if word in self.cfg.columns}
-            made = to_messages(record, named, replies=self.columns.replies)
-            if isinstance(made, str):
-                return Bad(made, shorten(record))
-            row: Row = made
+            named = {column: mapping[column] for column in ("messages", *PAIR_COLUMNS) if column in self.cfg.columns}
+            chat = to_messages(record, named, replies=self.columns.replies)
+            if isinstance(chat, str):
+                return Bad(chat, shorten(record))
+            row: Row = chat
         else:
-            row = {word: record[column] for word, column in mapping.items() if column in record}
+            row = {name: record[column] for name, column in mapping.items() if column in record}
         if self.columns.images and folder is not None:
             try:
-                find_images(row, self.columns.images, folder)
+                resolve_image_paths(row, self.columns.images, folder)
             except ValueError as error:
                 return Bad(str(error), shorten(record))
         reason = complaint(row, mapping, self.columns, self.cfg.max_row_mb) or self.check_row(row)
@@ -129,7 +136,7 @@ class CheckedSource(RowSource):
 
 
 class FileSource(CheckedSource):
-    """Rows of files, each by its reader."""
+    """Rows of files, each file read by its reader."""
 
     def __init__(
         self, split: str, files: Sequence[DataFile], cfg: DataConfig, columns: Columns, check_row: CheckRow,
@@ -139,13 +146,14 @@ class FileSource(CheckedSource):
         self.options = ReadOptions(
             encoding=check_encoding(cfg.encoding), header=cfg.header, delimiter=cfg.delimiter, text_rows=cfg.text_rows,
             max_bytes=int(cfg.max_row_mb * (1 << 20)), named=tuple(sorted(cfg.columns.values())),
-            words=(*columns.required, *columns.optional), sees=bool(columns.images),
+            task_columns=(*columns.required, *columns.optional), with_images=bool(columns.images),
         )  # fmt: skip
         self.files: list[tuple[DataFile, str]] = []
         """Each file with the name of its reader."""
         for file in files:
-            with NamingFile(file.shown):
-                self.files.append((file, detect(file, sees=self.options.sees) if cfg.format == "auto" else cfg.format))
+            with NamingFile(file.display_name):
+                reader = detect(file, with_images=self.options.with_images) if cfg.format == "auto" else cfg.format
+            self.files.append((file, reader))
         readers = {load_reader(name, trusted=trusted) for _, name in self.files}
         skip = {name for reader in readers for name in getattr(reader, "SKIP", ())}  # e.g. the schema.json beside SGD
         self.files = [(file, name) for file, name in self.files if file.path.name not in skip]
@@ -153,127 +161,108 @@ class FileSource(CheckedSource):
         self._digest: str | None = None
 
     @property
-    def described(self) -> str:
-        names = [file.shown for file, _ in self.files]
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        kinds = ", ".join(dict.fromkeys(self._kind(file, name) for file, name in self.files[:8]))
-        return f"{shown} ({kinds}{f', {self.num_rows} rows' if self.num_rows is not None else ''})"
+    def description(self) -> str:
+        names = [file.display_name for file, _ in self.files]
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        formats = ", ".join(dict.fromkeys(self._format_of(file, name) for file, name in self.files[:8]))
+        return f"{listed} ({formats}{f', {self.num_rows} rows' if self.num_rows is not None else ''})"
 
-    def _kind(self, file: DataFile, name: str) -> str:
+    def _format_of(self, file: DataFile, name: str) -> str:
+        """Return the name of the reader with what it detected, e.g. `csv, no header`."""
         describe = getattr(load_reader(name, trusted=self.trusted), "describe", None)
-        told = describe(file, self.options) if describe else ""
-        return f"{name}, {told}" if told else name
+        details = describe(file, self.options) if describe else ""
+        return f"{name}, {details}" if details else name
 
     def opened(self) -> Iterator[tuple[str, Records]]:
         for file, name in self.files:
-            yield file.shown, guarded(file, load_reader(name, trusted=self.trusted).read(file, self.options))
+            yield file.display_name, guarded(file, load_reader(name, trusted=self.trusted).read(file, self.options))
 
-    def folder_of(self, shown: str) -> Path | None:
-        path = next(file.path for file, _ in self.files if file.shown == shown)
+    def folder_of(self, name: str) -> Path | None:
+        path = next(file.path for file, _ in self.files if file.display_name == name)
         if path.is_dir():
             return path.absolute()
         return Path(self.cfg.images).expanduser().absolute() if self.cfg.images else path.absolute().parent
 
     def digest(self) -> str:
         if self._digest is None:
-            content = [(name, file.digest(), *self._beside(file, name)) for file, name in self.files]
+            content = [(name, file.digest(), *self._companion_digest(file, name)) for file, name in self.files]
             self._digest = digest_of(["files", content, options_of(self.cfg, self.columns)])
         return self._digest
 
-    def _beside(self, file: DataFile, name: str) -> Iterator[str]:
-        """A digest of the other files from which the reader takes a part of the rows; of their names too, which may be dates."""
+    def _companion_digest(self, file: DataFile, name: str) -> Iterator[str]:
+        """Yield a digest of the further files from which the reader makes rows: content and names, which may be dates."""
         beside = getattr(load_reader(name, trusted=self.trusted), "beside", None)
         if beside is not None:
-            whole = hashlib.sha256()
+            sha = hashlib.sha256()
             for path in beside(file.path):
-                whole.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-            yield whole.hexdigest()
+                sha.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+            yield sha.hexdigest()
 
 
-def open_splits(
-    cfg: DataConfig, columns: Columns, check_row: CheckRow, out_dir: Path | None, *, trusted: bool = True,
-    bad_rows: BadRows | None = None,
-) -> dict[str, RowSource]:  # fmt: skip
-    """The splits of `cfg`, in the order train, validation, test. Missing ones are cut from train.
+def open_side_tables(
+    cfg: DataConfig, columns: Columns, tables: Mapping[str, Columns], check: CheckTableRow, bad_rows: BadRows
+) -> tuple[DataConfig, dict[str, RowSource]]:
+    """Open the side tables of a task: rows that belong to the examples without being examples, e.g. items to recommend.
 
-    `check_row`: the task's own check, None or the reason. `out_dir`: where quarantine.jsonl goes. `trusted=False`: the
-    config came from a file, so a dotted `data.format` is refused. `bad_rows`: shared with other tables of the run. Raises DataError for anything that gives no rows.
+    Return (the config with the columns of the examples alone, each table by the `data` key that names it).
+    `data.columns` names columns of both; a column that both have, the key of the join, is mapped in both.
     """
-    check_named(cfg.columns, columns)
-    check_encoding(cfg.encoding)
-    check_form(cfg.split.time_format)
-    if cfg.format != "auto":
-        load_reader(cfg.format, trusted=trusted)
-    bad_rows = bad_rows or BadRows(cfg.on_bad_row, out_dir)
-    given: dict[str, RowSource] = {}
-    if cfg.path:
-        from llmstage.data.hf_datasets import open_tables
-
-        given.update(open_tables(cfg, columns, check_row, bad_rows))
-    endings = known_endings(cfg.format if "." not in cfg.format else "auto", sees=bool(columns.images))
-    if cfg.format == "auto":
-        find = find_pictures if columns.images else None
-    else:
-        find = getattr(load_reader(cfg.format, trusted=trusted), "find", None)
-    for split, paths in cfg.sources().items():
-        files = expand(paths, f"data.{split}", endings, find)
-        given[split] = FileSource(split, files, cfg, columns, check_row, bad_rows, trusted=trusted)
-    given = {split: given[split] for split in ("train", "validation", "test") if split in given}
-    clock = Clock(cfg.split.time_format)
-    for source in given.values():
-        if isinstance(source, CheckedSource):
-            source.marker.clock = clock  # one for all, so that numbers here and dates there are noticed
-    sources = cut_missing(given, cfg) if "train" in given else dict(given)
-    for source in given.values():
-        if source.num_rows is None:
-            next(iter(source))  # the first row, or the DataError that says why there is none
-    if cfg.limit is not None:
-        for split, source in sources.items():
-            if isinstance(source, PartSource):
-                source.limit = cfg.limit
-            else:
-                sources[split] = PartSource(source, split, None, cfg.limit, None)
-    return sources
+    if not tables:
+        return cfg, {}
+    table_columns = [name for table in tables.values() for name in (*table.required, *table.optional)]
+    check_named(cfg.columns, Columns(columns.required, (*columns.optional, *table_columns)))
+    sources: dict[str, RowSource] = {}
+    for key, table in tables.items():
+        paths = getattr(cfg, key) or usual_table_file(cfg, key)
+        if not paths:
+            continue
+        table_cfg = replace(cfg, format="auto", columns=select_columns(cfg.columns, table))
+        files = expand(paths, f"data.{key}", known_endings())
+        sources[key] = FileSource(key, files, table_cfg, table, partial(check, key), bad_rows)
+        next(iter(sources[key]))  # the first row, or the DataError that says why there is none
+    return replace(cfg, columns=select_columns(cfg.columns, columns)), sources
 
 
-def cut_missing(given: dict[str, RowSource], cfg: DataConfig) -> dict[str, RowSource]:
-    """`given` with validation and test cut from train where they are missing and their share is not 0."""
-    shares = {split: 0.0 if split in given else getattr(cfg.split, split) for split in ("validation", "test")}
-    if not any(shares.values()):
-        return dict(given)
-    train = given["train"]
-    by = "time" if cfg.split.by == "time" else "group" if cfg.split.group else "content"
-    rule = [shares, cfg.split.max_rows, cfg.split.seed, list(train.identity), by]
-    cut = find_cut(train, shares, rule, cfg, by)
-    told = Sides()
-    sides = {
-        split: PartSource(train, split, cut, None, rule, told) for split in ("train", *(s for s in shares if shares[s]))
-    }
-    merged: dict[str, RowSource] = {**given, **sides}
-    return {split: merged[split] for split in ("train", "validation", "test") if split in merged}
+def select_columns(named: dict[str, str], columns: Columns) -> dict[str, str]:
+    return {name: column for name, column in named.items() if name in (*columns.required, *columns.optional)}
 
 
-def find_images(row: Row, words: Sequence[str], folder: Path) -> None:
-    """Names of pictures as places that can be opened from anywhere. Raises BadImage. A reader whose pictures stand in a
-    container gives places already."""
-    from llmstage.data.images import BadImage, place_in  # Pillow is loaded for rows with pictures only
+def usual_table_file(cfg: DataConfig, key: str) -> Paths:
+    """Return the file of a side table in the folder of the training rows, where the named reader knows its usual name."""
+    if cfg.format == "auto" or "." in cfg.format or not isinstance(cfg.train, str):
+        return None
+    name = getattr(load_reader(cfg.format), "TABLES", {}).get(key)
+    path = Path(cfg.train).expanduser()
+    path = (path if path.is_dir() else path.parent) / str(name)
+    return str(path) if name and path.is_file() else None
 
-    for word in words:
-        name = row.get(word)
-        if isinstance(name, str) and not isinstance(name, Place):
-            row[word] = Place.of(place_in(folder, name), name)
+
+def resolve_image_paths(row: Row, columns: Sequence[str], folder: Path) -> None:
+    """Replace names of images by locations that open from any working directory. Raise BadImage.
+
+    A reader whose images are inside a container gives locations already.
+    """
+    from llmstage.data.images import BadImage, locate_image  # loads Pillow, which only rows with images need
+
+    for column in columns:
+        name = row.get(column)
+        if isinstance(name, str) and not isinstance(name, ImageLocation):
+            row[column] = ImageLocation.of(locate_image(folder, name), name)
         elif name is not None and not isinstance(name, str):
-            raise BadImage(f"'{word}' holds {type(name).__name__}, where an image is named by a text: a path or base64")
+            raise BadImage(
+                f"'{column}' holds {type(name).__name__}, where an image is named by a text: a path or base64"
+            )
 
 
 def guarded(file: DataFile, records: Records) -> Records:
-    with NamingFile(file.shown) as guard:
+    """Yield the records; errors of reading become a DataError with the file and the last line."""
+    with NamingFile(file.display_name) as guard:
         for guard.line, record in records:
             yield guard.line, record
 
 
 def options_of(cfg: DataConfig, columns: Columns) -> dict[str, Any]:
-    """The options that change which rows come out of the same bytes."""
+    """Return the options that change which rows are read from the same bytes. They are part of every digest."""
     return {
         "columns": cfg.columns, "header": cfg.header, "delimiter": cfg.delimiter, "encoding": cfg.encoding,
         "text_rows": cfg.text_rows, "on_bad_row": cfg.on_bad_row, "max_row_mb": cfg.max_row_mb,

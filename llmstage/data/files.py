@@ -1,4 +1,4 @@
-"""Paths as people type them (a file, a glob, a folder, `-`) to files that open, gzip too, with a content digest."""
+"""Resolve the paths that a user types (a file, a glob, a folder, `-`) to files; open them, gzip too; hash their content."""
 
 from __future__ import annotations
 
@@ -20,50 +20,54 @@ from typing import BinaryIO, cast
 from llmstage.errors import DataError
 from llmstage.naming import did_you_mean
 
-PIECE = 64 << 20
-"""Bytes that one thread hashes; part of the digest's definition, so never change it without a reason."""
+HASH_CHUNK = 64 << 20
+"""Bytes that one thread hashes. It is part of the definition of the digest: a change invalidates every cache."""
+HEAD_SIZE = 1 << 16
+"""Bytes at the beginning of a file from which its reader is detected."""
 NOTICES = re.compile(r"(readme|licen[cs]e|notice|changelog|citation)([._-].*)?", re.IGNORECASE)
 
 
 @dataclass(slots=True, frozen=True)
 class DataFile:
-    """One file: where it is, and the name under which the user knows it."""
+    """One file: its path, and the name that the user typed."""
 
     path: Path
-    shown: str
+    display_name: str
 
     def open(self) -> BinaryIO:
-        """The bytes of the file, unpacked if it is gzip (decided by content, not by name)."""
+        """Open the file, unpacked if its content is gzip, whatever its name."""
         stream = self.path.open("rb")
         if stream.peek(2)[:2] == b"\x1f\x8b":
             return cast(BinaryIO, gzip.open(stream))
         return stream
 
-    def head(self, size: int = 1 << 16) -> bytes:
-        """The first `size` unpacked bytes."""
+    def head(self, size: int = HEAD_SIZE) -> bytes:
+        """Return the first `size` unpacked bytes."""
         with self.open() as stream:
             return stream.read(size)
 
     def ending(self) -> str:
-        """The lower-case ending without a `.gz` after it, e.g. `.csv`."""
-        name = self.shown.lower()
+        """Return the ending in lower case, without a `.gz` after it, e.g. `.csv`."""
+        name = self.display_name.lower()
         return os.path.splitext(name.removesuffix(".gz"))[1]
 
     def digest(self) -> str:
-        """sha256 over the sha256 of each 64 MB piece: content only, never name, size on disk or time. Of a folder: names and
-        sizes of all that is in it; what its pictures show has a digest of its own (data/pictures.py)."""
+        """Return the sha256 over the sha256 of each 64 MB chunk: content only, not name, size on disk or time.
+
+        Of a folder: names and sizes of all files in it. ImageStore has a digest of the pixels.
+        """
         if self.path.is_dir():
             return folder_digest(self.path)
         size = self.path.stat().st_size
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            pieces = list(pool.map(self._piece_digest, range(0, size, PIECE)))
-        return hashlib.sha256(b"".join(pieces)).hexdigest()
+            digests = list(pool.map(self._chunk_digest, range(0, size, HASH_CHUNK)))
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
-    def _piece_digest(self, start: int) -> bytes:
+    def _chunk_digest(self, start: int) -> bytes:
         sha = hashlib.sha256()
         with self.path.open("rb") as stream:
             stream.seek(start)
-            left = PIECE
+            left = HASH_CHUNK
             while left and (data := stream.read(min(1 << 20, left))):
                 sha.update(data)  # releases the GIL
                 left -= len(data)
@@ -78,52 +82,52 @@ def folder_digest(folder: Path) -> str:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Every file in and below a folder that is not hidden, in a fixed order."""
+    """Yield every file in a folder and its subfolders that is not hidden, in a fixed order."""
     for item in sorted(folder.iterdir()):
         if item.name.startswith("."):
             continue
         if item.is_dir():
-            if not folder.resolve().is_relative_to(item.resolve()):  # a link to a folder above would never end
+            if not folder.resolve().is_relative_to(item.resolve()):  # a link to a parent folder would never end
                 yield from walk(item)
         elif item.is_file():
             yield item
 
 
 class NamingFile:
-    """Errors of opening and unpacking become a DataError that names the file."""
+    """Context in which errors of opening and unpacking become a DataError that names the file."""
 
-    def __init__(self, shown: str) -> None:
-        self.shown, self.line = shown, 0
+    def __init__(self, display_name: str) -> None:
+        self.display_name, self.line = display_name, 0
 
     def __enter__(self) -> NamingFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         after = f" after line {self.line}" if self.line else ""
         if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
             raise DataError(
-                f"{self.shown}: the gzip file is cut off or damaged{after} ({error}). Fetch or pack it anew."
+                f"{self.display_name}: the gzip file is cut off or damaged{after} ({error}). Fetch or pack it anew."
             ) from None
         if isinstance(error, OSError):
-            raise DataError(f"{self.shown}: cannot be read{after} ({error.strerror or error}).") from None
+            raise DataError(f"{self.display_name}: cannot be read{after} ({error.strerror or error}).") from None
 
 
 Find = Callable[[Path], list[Path]]
 
 
 def expand(paths: str | list[str], key: str, endings: set[str], find: Find | None = None) -> list[DataFile]:
-    """Every file that `paths` means, in a fixed order. `key` (`data.train`) is named in complaints.
+    """Return every file that `paths` names, in a fixed order. Complaints name `key` (`data.train`).
 
-    `endings`: what counts as data inside a folder. `find`: the named reader's own way to look into a folder, for sets that
-    are spread over several. Raises DataError where a path leads to nothing.
+    `endings`: endings of data files inside a folder. `find`: lists the files of a folder instead, for data sets in several
+    folders. Raise DataError where a path leads to nothing.
     """
-    found: list[DataFile] = []
+    files: list[DataFile] = []
     for path in [paths] if isinstance(paths, str) else paths:
-        found += expand_one(path, key, endings, find)
-    return found
+        files += expand_path(path, key, endings, find)
+    return files
 
 
-def expand_one(path: str, key: str, endings: set[str], find: Find | None = None) -> list[DataFile]:
+def expand_path(path: str, key: str, endings: set[str], find: Find | None = None) -> list[DataFile]:
     if path == "-":
         return [spool_stdin()]
     real = Path(path).expanduser()
@@ -148,10 +152,10 @@ def expand_one(path: str, key: str, endings: set[str], find: Find | None = None)
     raise DataError(f"{key}={path}: there is no such file (seen from {Path.cwd()}).{near} Check the path.")
 
 
-def list_folder(folder: Path, shown: str, key: str, endings: set[str]) -> list[DataFile]:
-    """The data files directly inside; never those of subfolders, which are often other splits."""
+def list_folder(folder: Path, display_name: str, key: str, endings: set[str]) -> list[DataFile]:
+    """Return the data files directly inside a folder; subfolders are often other splits."""
     inside = sorted(folder.iterdir())
-    files = [DataFile(item, os.path.join(shown, item.name)) for item in inside if item.is_file()]
+    files = [DataFile(item, os.path.join(display_name, item.name)) for item in inside if item.is_file()]
     data = [
         file
         for file in files
@@ -161,17 +165,17 @@ def list_folder(folder: Path, shown: str, key: str, endings: set[str]) -> list[D
         return data
     below = [item.name for item in inside if item.is_dir() and not item.name.startswith(".")]
     if below:
-        mend = f"It has folders: {', '.join(below[:8])}. Name one ({key}={os.path.join(shown, below[0])}) or a glob, or the reader of this set: data.format=<name>."
+        remedy = f"It has folders: {', '.join(below[:8])}. Name one ({key}={os.path.join(display_name, below[0])}) or a glob, or the reader of this set: data.format=<name>."
     elif files:
         names = ", ".join(file.path.name for file in files[:8])
-        mend = f"It has: {names}. Known endings: {', '.join(sorted(endings))} (and .gz); or name the files in {key}."
+        remedy = f"It has: {names}. Known endings: {', '.join(sorted(endings))} (and .gz); or name the files in {key}."
     else:
-        mend = "It is empty."
-    raise DataError(f"{key}={shown}: this folder holds no file that can be read as data. {mend}")
+        remedy = "It is empty."
+    raise DataError(f"{key}={display_name}: this folder holds no file that can be read as data. {remedy}")
 
 
 def spool_stdin() -> DataFile:
-    """Standard input as a temporary file, because rows are read more than once."""
+    """Copy standard input to a temporary file, because rows are read more than once."""
     handle, name = tempfile.mkstemp(prefix="llmstage-stdin-")
     with os.fdopen(handle, "wb") as target:
         shutil.copyfileobj(sys.stdin.buffer, target)
@@ -180,7 +184,7 @@ def spool_stdin() -> DataFile:
 
 
 class _Removed:
-    """Removes a file when the process lets go of it."""
+    """Removes a temporary file when this object is deleted, at the end of the process."""
 
     def __init__(self, name: str) -> None:
         self.name = name

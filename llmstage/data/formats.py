@@ -1,146 +1,129 @@
-"""Which reader reads a file: the one named, or by ending and content. The file name of a reader is its registration."""
+"""Find the reader of a file: the one that the user names, or one detected by content and ending.
+
+A reader is a module of data/readers (general formats) or data/readers/datasets (one published data set each) with
+`ENDINGS` and `read(file, options)`. Its file name is its name. A reader that is detected by content also has
+`matches(head)`. A dotted path names a module outside the package.
+"""
 
 from __future__ import annotations
 
-import json
 import pkgutil
-import re
 from pathlib import Path
 from types import ModuleType
 
 from llmstage.data import readers
-from llmstage.data.files import DataFile
-from llmstage.data.readers import conll, datasets, image_folder, webdataset
-from llmstage.data.readers.datasets import github_topics, nlvr
+from llmstage.data.files import HEAD_SIZE, DataFile
+from llmstage.data.readers import conll, datasets, image_folder, json, squad, webdataset
+from llmstage.data.readers.datasets import crosswoz, github_topics, medquad, nlvr, phrasebank, sgd
+from llmstage.data.records import FileHead
 from llmstage.errors import DataError, UserError
 from llmstage.naming import load_module, unknown
 
-ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\d\-\[])')
-PHRASE = re.compile(r".+@(negative|neutral|positive)\s*")
+DETECTED_BY_CONTENT = (github_topics, medquad, sgd, squad, crosswoz, nlvr, phrasebank)
+"""Readers with `matches(head)`, in the order in which they are tried. The first match wins."""
 BY_ENDING = ("text", "jsonl", "json", "csv", "tsv", "parquet", "conll")
+"""Readers of general formats whose ending is a hint."""
 
 
 def reader_names() -> list[str]:
-    """The files in llmstage/data/readers and llmstage/data/readers/datasets."""
+    """Return the names of all readers in the package."""
     return sorted([*general_reader_names(), *dataset_reader_names()])
 
 
 def general_reader_names() -> list[str]:
-    """Names of the readers of general formats."""
+    """Return the names of the readers of general formats."""
     return [item.name for item in pkgutil.iter_modules(readers.__path__) if not item.ispkg]
 
 
 def dataset_reader_names() -> list[str]:
-    """Names of the readers that each know one published data set."""
+    """Return the names of the readers of published data sets."""
     return [item.name for item in pkgutil.iter_modules(datasets.__path__)]
 
 
 def load_reader(name: str, *, trusted: bool = True) -> ModuleType:
-    """The reader module; UserError with the known names for another word."""
+    """Import a reader by name or dotted path. Raise UserError with the known names for an unknown one.
+
+    `trusted=False`: the name came from a file, so a dotted path is refused.
+    """
     if "." not in name and name not in reader_names():
         raise UserError(unknown("data.format", name, ["auto", *reader_names()]))
     package = "data.readers.datasets" if name in dataset_reader_names() else "data.readers"
     return load_module(package, name, trusted=trusted)
 
 
-def known_endings(name: str = "auto", *, sees: bool = False) -> set[str]:
-    """Endings that count as data inside a folder: those of one reader, or of all. `sees`: for a task with pictures."""
-    names = [item for item in reader_names() if sees or item != "webdataset"] if name == "auto" else [name]
+def known_endings(name: str = "auto", *, with_images: bool = False) -> set[str]:
+    """Return the endings of data files inside a folder: those of one reader, or of all.
+
+    `with_images`: whether the task reads images; only then tar files count.
+    """
+    names = [item for item in reader_names() if with_images or item != "webdataset"] if name == "auto" else [name]
     return {ending for item in names for ending in load_reader(item).ENDINGS}
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """What a folder of pictures is read from: itself, or its table of names; nothing where it is no such folder."""
-    return [folder] if github_topics.looks_like(folder) else image_folder.find_if(folder, known_endings(sees=True))
+def find_images(folder: Path) -> list[Path]:
+    """Return what is read of an image folder: the folder, or the table that names its images; nothing for other folders."""
+    if github_topics.matches(FileHead(folder)):
+        return [folder]
+    return image_folder.find_if_images(folder, known_endings(with_images=True))
 
 
-def detect(file: DataFile, *, sees: bool = False) -> str:
-    """The name of the reader for this file. Raises DataError for an empty file or one that is no data. `sees`: for a task
-    with pictures."""
+def detect(file: DataFile, *, with_images: bool = False) -> str:
+    """Return the name of the reader of a file. Raise DataError for an empty file or one that is no data.
+
+    `with_images`: whether the task reads images.
+    """
+    # Folders, images and archives are known without their content.
     if file.path.is_dir():
-        return "github_topics" if github_topics.looks_like(file.path) else "image_folder"
-    if file.ending() in image_folder.PICTURES:
+        return detect_by_content(FileHead(file.path)) or "image_folder"
+    if file.ending() in image_folder.IMAGE_ENDINGS:
         raise DataError(
-            f"{file.shown}: one image is no data set. Name its folder, or a file that names images: data.train=<folder>."
+            f"{file.display_name}: one image is no data set. Name its folder, or a file that names images: data.train=<folder>."
         )
     if file.ending() in webdataset.ENDINGS:
         return "webdataset"
-    head = file.head()
-    if not head:
-        raise DataError(f"{file.shown}: the file is empty (0 bytes). Name a file with rows.")
-    if head.startswith(b"PAR1"):
+    start = file.head()
+    if not start:
+        raise DataError(f"{file.display_name}: the file is empty (0 bytes). Name a file with rows.")
+    if start.startswith(b"PAR1"):
         return "parquet"
-    text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
-    by_ending = {end: name for name in BY_ENDING for end in load_reader(name).ENDINGS}
-    ending = by_ending.get(file.ending())
+    head = read_head(file, start, with_images=with_images)
+    ending = head.ending_format
     if ending == "parquet":
-        raise DataError(f"{file.shown}: named .parquet, but the content is not (it does not begin with PAR1).")
-    if ending in ("text", "tsv", None) and conll.looks_like(text, whole=len(head) < 1 << 16):
+        raise DataError(f"{file.display_name}: named .parquet, but the content is not (it does not begin with PAR1).")
+
+    # Tables and columns of tokens are known by their ending; CoNLL has many endings, so its content counts too.
+    if ending in ("text", "tsv", None) and conll.matches(head):
         return "conll"
     if ending in ("csv", "tsv", "conll"):
         return ending
-    if text.lstrip().startswith("<") and "<QAPair" in text:
-        return "medquad"
-    found = detect_json(text, whole=len(head) < 1 << 16)
-    if sees and found == "jsonl" and nlvr.looks_like(text):
-        return "nlvr"
-    if found or ending in ("json", "jsonl"):
-        return found or str(ending)
-    if ending is None and "\0" in text:
+
+    # A published data set is recognized before the general format in which it is written.
+    name = detect_by_content(head) or json.detect(head)
+    if name or ending in ("json", "jsonl"):
+        return name or str(ending)
+    if ending is None and "\0" in head.text:
         names = "|".join(reader_names())
-        raise DataError(f"{file.shown}: this looks like a binary file. Name its reader: data.format=<{names}>.")
-    if ending in (None, "text") and looks_like_phrases(text):
-        return "phrasebank"
+        raise DataError(f"{file.display_name}: this looks like a binary file. Name its reader: data.format=<{names}>.")
     if ending == "text":
-        return "tsv" if file.ending() == ".txt" and looks_tabular(text, most=10_000, least=5) else "text"
-    return ending or ("tsv" if looks_tabular(text) else "text")
+        # Prose may have a tab in a few lines, so a .txt file needs more lines that agree.
+        return "tsv" if file.ending() == ".txt" and looks_tabular(head.text, most=10_000, least=5) else "text"
+    return "tsv" if looks_tabular(head.text) else "text"
 
 
-def detect_json(text: str, whole: bool) -> str | None:
-    """`jsonl`, `json`, `sgd`, `squad` or `crosswoz` if the beginning of a file is one of them."""
-    start = text.lstrip()
-    if start[:1] not in ("{", "["):
-        return None
-    first, _, rest = start.partition("\n")
-    try:
-        value = json.loads(first)
-    except ValueError:
-        if start[0] == "[":
-            return ("sgd" if is_sgd(text) else "json") if ARRAY.match(text) else None
-        found = "squad" if is_squad(text) else "crosswoz" if is_crosswoz(text) else "json"
-        return found if re.match(r'\{\s*"', start) else None
-    if rest.strip()[:1] in ("{", "["):
-        return "jsonl"
-    if isinstance(value, list):
-        return ("sgd" if is_sgd(text) else "json") if ARRAY.match(text) else None
-    if is_squad(text):
-        return "squad"
-    if is_crosswoz(text):
-        return "crosswoz"
-    lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
-    chat = any(word in value for word in ("messages", "conversations"))
-    return "json" if whole and len(lists) == 1 and not chat else "jsonl"
+def read_head(file: DataFile, start: bytes, *, with_images: bool) -> FileHead:
+    """Return the beginning of a file as text, with the format that its ending stands for."""
+    text = start.decode("utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+    by_ending = {ending: name for name in BY_ENDING for ending in load_reader(name).ENDINGS}
+    return FileHead(file.path, text, len(start) < HEAD_SIZE, by_ending.get(file.ending()), with_images)
 
 
-def is_sgd(text: str) -> bool:
-    return all(word in text for word in ('"dialogue_id"', '"turns"', '"utterance"'))
-
-
-def is_crosswoz(text: str) -> bool:
-    return bool(re.match(r'\s*\{\s*"[^"]+"\s*:\s*\{', text)) and '"messages"' in text and '"sys-usr"' in text
+def detect_by_content(head: FileHead) -> str | None:
+    """Return the name of the first reader that recognizes the beginning of a file."""
+    matching = next((reader for reader in DETECTED_BY_CONTENT if reader.matches(head)), None)
+    return matching.__name__.rpartition(".")[2] if matching else None
 
 
 def looks_tabular(text: str, most: int = 20, least: int = 2) -> bool:
-    """Whether the first `most` lines (`least` or more) have the same number of tabs, one or more."""
+    """Return whether the first `most` lines (`least` or more) have the same number of tabs, one or more."""
     rows = text.splitlines()[:most]
     return len(rows) >= least and rows[0].count("\t") > 0 and len({row.count("\t") for row in rows[:-1]}) == 1
-
-
-def looks_like_phrases(text: str) -> bool:
-    """Whether every whole line of the beginning ends in `@` and a sentiment, as Financial PhraseBank's do."""
-    rows = text.splitlines()[:-1] or [text]
-    return len(rows) > 1 and all(PHRASE.fullmatch(row) for row in rows if row.strip())
-
-
-def is_squad(text: str) -> bool:
-    return bool(re.search(r'"paragraphs"\s*:\s*\[', text)) and '"data"' in text and '"context"' in text

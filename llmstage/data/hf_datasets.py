@@ -1,4 +1,4 @@
-"""`data.path`: a folder written by `datasets.save_to_disk`, or a hub id; both through the datasets library."""
+"""Rows of `data.path`: a folder written by `datasets.save_to_disk`, or a hub id. The datasets library opens both."""
 
 from __future__ import annotations
 
@@ -11,61 +11,71 @@ from typing import Any
 from llmstage.config.data import DataConfig
 from llmstage.data.file_source import CheckedSource, options_of
 from llmstage.data.files import DataFile
-from llmstage.data.image_containers import INSIDE, arrow_table, holds_pictures
+from llmstage.data.image_containers import INSIDE, arrow_table, holds_images
 from llmstage.data.quarantine import BadRows
-from llmstage.data.readers.parquet import named
+from llmstage.data.readers.parquet import with_class_names
 from llmstage.data.records import Records
 from llmstage.data.row_source import RowSource
-from llmstage.data.rows import Columns, Place, Row, digest_of
+from llmstage.data.rows import Columns, ImageLocation, Row, digest_of
 from llmstage.errors import DataError
 
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
 class TableSource(CheckedSource):
-    """Rows of one `datasets.Dataset`; a place is `path/split:row`."""
+    """Rows of one `datasets.Dataset`; a location is `path/split:row`."""
 
     def __init__(
-        self, split: str, table: Any, shown: str, cfg: DataConfig, columns: Columns,
+        self, split: str, table: Any, name: str, cfg: DataConfig, columns: Columns,
         check_row: Callable[[Row], str | None], bad_rows: BadRows,
     ) -> None:  # fmt: skip
         super().__init__(split, cfg, columns, check_row, bad_rows)
-        self.table, self.shown = table, shown
+        self.table, self.name = table, name
         self._digest: str | None = None
-        self.held = [name for name, kind in table.features.items() if columns.images and is_image(kind)]
-        """Columns of pictures, which stay in their files: a row holds their place."""
-        self.names = {
-            name: kind.names for name, kind in table.features.items() if columns.images and hasattr(kind, "names")
+        self.image_columns = [
+            column for column, feature in table.features.items() if columns.images and is_image(feature)
+        ]
+        """Columns of images. The images stay in their files; a row gets their location."""
+        self.class_names = {
+            column: feature.names
+            for column, feature in table.features.items()
+            if columns.images and hasattr(feature, "names")
         }
 
     @property
-    def described(self) -> str:
-        return f"{self.shown} (datasets, {len(self.table)} rows)"
+    def description(self) -> str:
+        return f"{self.name} (datasets, {len(self.table)} rows)"
 
     def opened(self) -> Iterator[tuple[str, Records]]:
-        plain = self.table.remove_columns(self.held) if self.held else self.table
-        places = self.picture_places() if self.held else repeat({})
-        # A table whose only columns are pictures has rows all the same.
-        records = plain if plain.column_names or not self.held else repeat({})
-        pairs = zip(places, records, strict=False)
-        yield self.shown, ((at, {**where, **named(row, self.names)}) for at, (where, row) in enumerate(pairs, start=1))
+        table = self.table.remove_columns(self.image_columns) if self.image_columns else self.table
+        locations = self.image_locations() if self.image_columns else repeat({})
+        # A table whose only columns are images yields no records without them, but it has rows.
+        records = table if table.column_names or not self.image_columns else repeat({})
+        pairs = enumerate(zip(locations, records, strict=False), start=1)
+        yield (
+            self.name,
+            ((number, {**images, **with_class_names(row, self.class_names)}) for number, (images, row) in pairs),
+        )
 
-    def picture_places(self) -> Iterator[dict[str, Any]]:
-        """Of each row: the Arrow file that holds it, its row there, the column."""
+    def image_locations(self) -> Iterator[dict[str, Any]]:
+        """Yield the locations of the images of each row: its Arrow file, its row in that file, the column."""
         files = [str(Path(item["filename"]).absolute()) for item in self.table.cache_files]
         sizes = [len(arrow_table(file, os.stat(file).st_mtime_ns)) for file in files]
         if sum(sizes) != len(self.table):
             raise DataError(
-                f"data.path={self.shown}: its images are in memory, or it shows some rows of its files only. Save it "
+                f"data.path={self.name}: its images are in memory, or it shows some rows of its files only. Save it "
                 f"anew with datasets.save_to_disk and name that folder."
             )
         for file, size in zip(files, sizes, strict=True):
             for row in range(size):
-                inside = {column: f"{INSIDE}{row}{INSIDE}{column}" for column in self.held}
-                yield {column: Place.of(file + told, Path(file).name + told) for column, told in inside.items()}
+                members = {column: f"{INSIDE}{row}{INSIDE}{column}" for column in self.image_columns}
+                yield {
+                    column: ImageLocation.of(file + member, Path(file).name + member)
+                    for column, member in members.items()
+                }
 
     def digest(self) -> str:
-        """The Arrow files hold the content; the library's own fingerprint may follow names and times."""
+        """Hash the Arrow files: the fingerprint of the library may depend on names and times."""
         if self._digest is None:
             files = [DataFile(Path(item["filename"]), item["filename"]).digest() for item in self.table.cache_files]
             content = files or [digest_of(list(self.table))]
@@ -74,21 +84,21 @@ class TableSource(CheckedSource):
         return self._digest
 
 
-def is_image(kind: Any) -> bool:
-    return type(kind).__name__ == "Image" or (hasattr(kind, "pa_type") and holds_pictures(kind.pa_type))
+def is_image(feature: Any) -> bool:
+    return type(feature).__name__ == "Image" or (hasattr(feature, "pa_type") and holds_images(feature.pa_type))
 
 
 def open_tables(
     cfg: DataConfig, columns: Columns, check_row: Callable[[Row], str | None], bad_rows: BadRows
 ) -> dict[str, RowSource]:
-    """The splits found under `data.path`. Raises DataError where there are none."""
+    """Return the splits of `data.path`. Raise DataError where there are none."""
     path = str(cfg.path)
     tables = load_tables(path)
-    named = {split: next((word for word in words if word in tables), None) for split, words in SPLITS.items()}
+    names = {split: next((name for name in known if name in tables), None) for split, known in SPLITS.items()}
     sources: dict[str, RowSource] = {
-        split: TableSource(split, tables[word], f"{path}/{word}", cfg, columns, check_row, bad_rows)
-        for split, word in named.items()
-        if word is not None
+        split: TableSource(split, tables[name], f"{path}/{name}", cfg, columns, check_row, bad_rows)
+        for split, name in names.items()
+        if name is not None
     }
     if not sources:
         raise DataError(f"data.path={path} has the splits {', '.join(tables)}; none is train, validation or test.")
@@ -96,7 +106,7 @@ def open_tables(
 
 
 def load_tables(path: str) -> dict[str, Any]:
-    """Split name to Dataset."""
+    """Return the `Dataset` of each split, by its name."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
@@ -109,8 +119,8 @@ def load_tables(path: str) -> dict[str, Any]:
         try:
             loaded = datasets.load_from_disk(str(folder))
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-            raise DataError(f"data.path={path} cannot be loaded ({told}). Save it anew.") from None
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"data.path={path} cannot be loaded ({reason}). Save it anew.") from None
         return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     if folder.exists():
         raise DataError(f"data.path={path} is a file; it takes a saved folder or a hub id. Files: data.train={path}")
@@ -120,7 +130,7 @@ def load_tables(path: str) -> dict[str, Any]:
 
     try:
         loaded = datasets.load_dataset(path)
-    except Exception as error:  # the library has dozens of ways to say that it could not reach the hub
+    except Exception as error:  # the library has dozens of exceptions for a hub that it cannot reach
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"data.path={path}: no such local folder, and the hub gave nothing ({type(error).__name__}: {first}). "

@@ -1,6 +1,6 @@
-"""Files that hold pictures: members of tar shards, cells of Parquet and Arrow files, addressed as `file::member`.
+"""Read images inside files: members of tar shards, cells of Parquet and Arrow files, addressed as `file::member`.
 
-Nothing is held whole: a member of a tar is read at its place, Parquet in batches of rows, Arrow from a memory map.
+No file is loaded completely: a tar member is read at its offset, Parquet in batches of rows, Arrow from a memory map.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 INSIDE = "::"
-"""Between a container and what stands in it: `shard.tar::000001.jpg`, `rows.parquet::12::image`."""
+"""Separates a container from its member: `shard.tar::000001.jpg`, `rows.parquet::12::image`."""
 LOCK = threading.Lock()
-AT_ONCE = 64
-"""Rows of a Parquet column in memory; twice as many are kept, since threads do not ask strictly in order."""
+BATCH_ROWS = 64
+"""Rows of a Parquet column read at a time. Two batches stay in memory, since threads read slightly out of order."""
 BUFFER = 1 << 20
 
 
-def member(place: str) -> bytes:
-    """The bytes at `shard.tar::name` or `rows.parquet::row::column`. KeyError where there is none, OSError."""
-    file, _, inside = place.partition(INSIDE)
-    row, between, column = inside.partition(INSIDE)
-    if between and row.isdecimal():
+def read_member(location: str) -> bytes:
+    """Return the bytes at `shard.tar::name` or `rows.parquet::row::column`. Raise KeyError where there is none, OSError."""
+    file, _, member = location.partition(INSIDE)
+    row, separator, column = member.partition(INSIDE)
+    if separator and row.isdecimal():
         return cell(file, int(row), column)
     with Path(file).open("rb") as stream:
-        return read_at(stream, *tar_index(file, os.stat(file).st_mtime_ns)[inside])
+        return read_at(stream, *tar_index(file, os.stat(file).st_mtime_ns)[member])
 
 
 def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
@@ -38,7 +38,10 @@ def read_at(stream: BinaryIO, offset: int, size: int) -> bytes:
 
 @lru_cache(64)
 def tar_index(file: str, stamp: int) -> dict[str, tuple[int, int]]:
-    """Name to (first byte, size) of the files in an unpacked tar. `stamp`: its time, so that a changed one is read anew."""
+    """Return (first byte, size) of each file in an unpacked tar, by name.
+
+    `stamp`: the modification time, a part of the cache key.
+    """
     try:
         with tarfile.open(file, "r:") as tar:
             return {item.name: (item.offset_data, item.size) for item in tar if item.isfile()}
@@ -47,12 +50,12 @@ def tar_index(file: str, stamp: int) -> dict[str, tuple[int, int]]:
 
 
 def cell(file: str, row: int, column: str) -> bytes:
-    """One value of a bytes column, or of a struct {bytes, path} as the datasets library writes images: one of the two."""
+    """Return one value of a column of bytes, or of structs {bytes, path} with one of the two, as the datasets library writes."""
     with LOCK:
         value = arrow_value(file, row, column) if file.lower().endswith(".arrow") else parquet_value(file, row, column)
     data = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(value, dict) and not data and value.get("path"):
-        if ".." in Path(value["path"]).parts:  # as for a name in a table: data must not lead out of their folder
+        if ".." in Path(value["path"]).parts:  # as for names in a table: data must not read files outside its folder
             raise OSError(f"row {row + 1} names {value['path']}, which leaves the folder of its file")
         data = (Path(file).parent / value["path"]).read_bytes()
     if data is None:
@@ -63,7 +66,7 @@ def cell(file: str, row: int, column: str) -> bytes:
 
 
 class Window:
-    """A Parquet column read forward, batch by batch; asked for a row behind it, it begins anew."""
+    """A Parquet column that is read forward, batch by batch. For an earlier row, it starts again."""
 
     def __init__(self, file: str, column: str) -> None:
         self.file, self.column = file, column
@@ -72,23 +75,23 @@ class Window:
     def begin(self, row: int) -> None:
         from pyarrow.parquet import ParquetFile
 
-        table = ParquetFile(self.file, buffer_size=BUFFER)  # with a buffer, a column's chunk is not read whole
+        table = ParquetFile(self.file, buffer_size=BUFFER)  # without a buffer, a column chunk is read at once
         sizes = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
         first, group = 0, 0
         while group < len(sizes) and first + sizes[group] <= row:
             first, group = first + sizes[group], group + 1
         self.first, self.next, self.values = first, first, list[Any]()
         groups = list(range(group, len(sizes)))
-        self.batches: Iterator[Any] = table.iter_batches(AT_ONCE, row_groups=groups, columns=[self.column])
+        self.batches: Iterator[Any] = table.iter_batches(BATCH_ROWS, row_groups=groups, columns=[self.column])
 
     def value(self, row: int) -> Any:
-        if row < self.first or row > self.next + 100 * AT_ONCE:
+        if row < self.first or row > self.next + 100 * BATCH_ROWS:
             self.begin(row)
         while row >= self.next:
             batch = next(self.batches, None)
             if batch is None:
                 raise KeyError(row)
-            self.values = self.values[-AT_ONCE:] + batch.column(0).to_pylist()
+            self.values = self.values[-BATCH_ROWS:] + batch.column(0).to_pylist()
             self.next += len(batch)
             self.first = self.next - len(self.values)
         return self.values[row - self.first]
@@ -110,7 +113,7 @@ def parquet_value(file: str, row: int, column: str) -> Any:
 
 @lru_cache(64)
 def arrow_table(file: str, stamp: int) -> Any:
-    """A file of the datasets library, mapped into memory."""
+    """Open a file of the datasets library as a memory map."""
     import pyarrow
 
     with pyarrow.memory_map(file) as source:
@@ -124,11 +127,11 @@ def arrow_value(file: str, row: int, column: str) -> Any:
     return table.column(column)[row].as_py()
 
 
-def holds_pictures(kind: Any) -> bool:
-    """Whether an Arrow type is one of bytes, or a struct with `bytes` and `path`."""
+def holds_images(arrow_type: Any) -> bool:
+    """Return whether an Arrow type is one of bytes, or a struct with `bytes` and `path`."""
     import pyarrow.types as types
 
-    if types.is_struct(kind):
-        names = {kind.field(number).name for number in range(kind.num_fields)}
+    if types.is_struct(arrow_type):
+        names = {arrow_type.field(number).name for number in range(arrow_type.num_fields)}
         return {"bytes", "path"} <= names
-    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+    return bool(types.is_binary(arrow_type) or types.is_large_binary(arrow_type) or types.is_binary_view(arrow_type))

@@ -1,4 +1,4 @@
-"""Rows that are only predicted: what is asked for need not be there, and everything else a file says of a row is kept."""
+"""Open the rows of stage=predict: their targets may be missing, and each row keeps the full record of its file."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from llmstage.config.data import DataConfig
 from llmstage.data.columns import check_named
 from llmstage.data.file_source import FileSource
 from llmstage.data.files import DataFile, expand
-from llmstage.data.formats import find_pictures, known_endings, load_reader
+from llmstage.data.formats import find_images, known_endings, load_reader
 from llmstage.data.quarantine import BadRows
 from llmstage.data.records import Bad, Records
 from llmstage.data.rows import Columns, Row
-from llmstage.data.split_keys import Mark
+from llmstage.data.split_keys import SplitKeys
 from llmstage.errors import DataError
 
 STREAMED = ("auto", "jsonl")
-"""Formats of standard input whose rows are given out while it is still written; others are read to the end first."""
+"""Formats of standard input whose rows are predicted while it is still written; others are read to the end first."""
 
 
-class Asked(dict[str, Any]):
-    """A row in the task's words, with its record as the file has it."""
+class InferenceRow(dict[str, Any]):
+    """A row with the columns of the task, and with its record from the file."""
 
     record: dict[str, Any]
     number: int
-    """Which record of the input it is, from 0; bad ones count."""
+    """Index of the record in the input; bad records count."""
 
 
-class Numbered(dict[str, Any]):
-    """A record that knows its number."""
+class NumberedRecord(dict[str, Any]):
+    """A record with its index in the input."""
 
     number: int
     file: str
 
 
 class StandardInput(DataFile):
-    """Standard input, read once, as it comes."""
+    """Standard input, read once, as it arrives."""
 
     __slots__ = ()
 
@@ -48,8 +48,8 @@ class StandardInput(DataFile):
         return cast(BinaryIO, sys.stdin.buffer)
 
 
-class AskedSource(FileSource):
-    """Files whose rows are `Asked`. Raises DataError where a file is changed while it is read."""
+class InferenceSource(FileSource):
+    """Files whose rows are `InferenceRow`. check_unchanged() raises DataError where a file changed since it was opened."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -57,71 +57,71 @@ class AskedSource(FileSource):
         self.seen = self.stamps()
 
     def stamps(self) -> dict[str, tuple[int, int, int]]:
-        """What tells of each file that it was changed: size, time, place on the disk."""
+        """Return size, time and inode of each file: one of them changes with the file."""
         files = [file for file, _ in self.files if not isinstance(file, StandardInput) and file.path.is_file()]
-        found = [(file.shown, os.stat(file.path)) for file in files]
-        return {shown: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for shown, stat in found}
+        status = [(file.display_name, os.stat(file.path)) for file in files]
+        return {name: (stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in status}
 
     def check_unchanged(self) -> None:
         try:
             now = self.stamps()
         except OSError:
             now = {}
-        changed = [shown for shown, stamp in self.seen.items() if now.get(shown) != stamp]
+        changed = [name for name, stamp in self.seen.items() if now.get(name) != stamp]
         if changed:
             raise DataError(
-                f"{changed[0]} was changed while it was read, so its rows cannot be trusted to be of one state. Predict "
+                f"{changed[0]} was changed while it was read, so its rows may be of different states. Predict "
                 f"from a copy that nobody writes to; what was predicted so far is not kept."
             )
 
-    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
+    def with_keys(self) -> Iterator[tuple[Row, str, SplitKeys]]:
         self.count = 0
-        yield from super().marked()
+        yield from super().with_keys()
 
     def opened(self) -> Iterator[tuple[str, Records]]:
-        for shown, records in super().opened():
-            yield shown, self.numbered(records)
+        for name, records in super().opened():
+            yield name, self.numbered(records)
 
     def numbered(self, records: Records) -> Records:
         for line, record in records:
             if not isinstance(record, Bad):
-                named = Numbered(record)
-                named.number, named.file = self.count, getattr(record, "file", "")
-                record = named
+                numbered = NumberedRecord(record)
+                numbered.number, numbered.file = self.count, getattr(record, "file", "")
+                record = numbered
             self.count += 1
             yield line, record
 
     def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad:
-        made = super()._row(record, mapping, folder)
-        if isinstance(made, Bad):
-            return made
-        asked = Asked(made)
-        asked.record, asked.number = dict(record), cast(Numbered, record).number
-        return asked
+        checked = super()._row(record, mapping, folder)
+        if isinstance(checked, Bad):
+            return checked
+        row = InferenceRow(checked)
+        row.record, row.number = dict(record), cast(NumberedRecord, record).number
+        return row
 
 
-def open_asked(
+def open_inference_source(
     cfg: DataConfig,
     columns: Columns,
     target_columns: tuple[str, ...],
     check_row: Callable[[Row], str | None],
     bad_rows: BadRows,
-) -> AskedSource:
-    """The rows of data.test. `asked_for`: words of the task that need not be there."""
+) -> InferenceSource:
+    """Return the rows of data.test. `target_columns`: columns of the task that may be missing."""
     paths = cfg.test
     assert paths is not None
     check_named(cfg.columns, columns)
-    own = columns.without(target_columns)
-    named = {word: column for word, column in cfg.columns.items() if word not in target_columns}
-    if "messages" in own.required:
+    input_columns = columns.without(target_columns)
+    named = {name: column for name, column in cfg.columns.items() if name not in target_columns}
+    if "messages" in input_columns.required:
         named.pop("completion", None)
     cfg = replace(cfg, columns=named)
     if paths == "-" and cfg.format in STREAMED:
         files: list[DataFile] = [StandardInput(Path("-"), "-")]
         cfg = replace(cfg, format="jsonl")
     else:
-        endings = known_endings(cfg.format if "." not in cfg.format else "auto", sees=bool(columns.images))
-        plain = find_pictures if columns.images else None
-        find = plain if cfg.format == "auto" else getattr(load_reader(cfg.format), "find", None)
+        endings = known_endings(cfg.format if "." not in cfg.format else "auto", with_images=bool(columns.images))
+        find_if_images = find_images if columns.images else None
+        find = find_if_images if cfg.format == "auto" else getattr(load_reader(cfg.format), "find", None)
         files = expand(paths, "data.test", endings, find)
-    return AskedSource("test", files, cfg, own, check_row, bad_rows)
+    return InferenceSource("test", files, cfg, input_columns, check_row, bad_rows)

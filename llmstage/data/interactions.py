@@ -206,8 +206,8 @@ class InteractionRows(RowSource):
         return sum(base.quarantined for base in self.bases) if self.split == "train" else 0
 
     @property
-    def described(self) -> str:
-        return "; ".join(dict.fromkeys(base.described for base in self.bases))
+    def description(self) -> str:
+        return "; ".join(dict.fromkeys(base.description for base in self.bases))
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
         log = self.log
@@ -245,8 +245,8 @@ class Histories(RowSource):
         return self.bases[0].mapping
 
     @property
-    def described(self) -> str:
-        return self.bases[0].described
+    def description(self) -> str:
+        return self.bases[0].description
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
         log = self.log

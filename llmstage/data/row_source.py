@@ -1,4 +1,4 @@
-"""What rows come from: any source of a split, rows in memory, and some rows of another source."""
+"""Sources of rows: the interface of a split, rows in memory, and a part of another source."""
 
 from __future__ import annotations
 
@@ -8,74 +8,73 @@ from itertools import islice
 from typing import Any
 
 from llmstage.data.rows import Row, digest_of
-from llmstage.data.split_keys import NO_MARK, Mark, Span
-from llmstage.data.splits import Cut, RankedCut, row_hash
+from llmstage.data.split_keys import NO_KEYS, Cut, RankedCut, SplitKeys, TimeRange, row_hash
 from llmstage.errors import DataError
 
-DRAWN_FROM = 20_000
-"""A limited split draws its rows from so many: a file is often sorted by label, and its first rows are all alike."""
+SAMPLED_ROWS = 20_000
+"""A limited split samples its rows from so many: a file is often sorted by label, and its first rows share one label."""
 
 
 class RowSource(ABC):
-    """The rows of one split: iterate as often as you like."""
+    """The rows of one split. It can be iterated any number of times."""
 
     split: str
     mapping: dict[str, str]
-    """Task word to the column that was used; empty before the first row was read."""
+    """Column of the task to the column of the file that was used; empty before the first row was read."""
     identity: tuple[str, ...]
-    """Words that say what a row is."""
+    """Columns that identify a row: rows equal in these are the same row."""
     cut: bool = False
     """Whether this split was cut from train rather than given."""
     cut_by: str = ""
     """What it was cut by: content, time, group; empty for a split that was given."""
     num_rows: int | None = None
-    """Rows, once a whole pass has counted them."""
+    """Number of rows, known after a full pass."""
     quarantined: int = 0
-    """Distinct bad rows met so far; those of a file that was cut count under train."""
+    """Distinct bad rows so far; those of a file that was cut count under train."""
 
     times: tuple[float, float] | None = None
-    """First and last time, once a whole pass has seen them, where data.split.time is set."""
-    whole: tuple[RowSource, Cut | RankedCut] | None = None
-    """Of a split that is exactly one side of a cut: what was cut, and how."""
+    """First and last time, known after a full pass, where data.split.time is set."""
+    cut_from: tuple[RowSource, Cut | RankedCut] | None = None
+    """For a split that is exactly one side of a cut: the source that was cut, and the thresholds."""
     notes: tuple[str, ...] = ()
-    """Sentences for the report about odd content."""
+    """Sentences for the report about unusual content."""
 
     @property
     @abstractmethod
-    def described(self) -> str: ...
+    def description(self) -> str: ...
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Row, str]]:
-        """(row in the task's words, place `file:line`)"""
+        """Yield (row with the columns of the task, location `file:line`)."""
 
-    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
-        """Each row with its place and with what a cut may need to know of it."""
-        for row, place in self:
-            yield row, place, NO_MARK
+    def with_keys(self) -> Iterator[tuple[Row, str, SplitKeys]]:
+        """Yield each row with its location and with the keys by which it may be cut."""
+        for row, location in self:
+            yield row, location, NO_KEYS
 
     def unlimited(self) -> RowSource:
-        """The same rows before data.limit: a few rows drawn for a quick look must not lack labels that the data has."""
+        """Return the same rows without data.limit: a small sample must not lack labels that the data has."""
         return self
 
-    def show_time(self, time: float) -> str:
+    def format_time(self, time: float) -> str:
         return str(time)
 
     @abstractmethod
     def digest(self) -> str:
-        """sha256 of all content and of every option that changes the rows."""
+        """Return the sha256 of all content and of every option that changes the rows."""
 
 
 class ListSource(RowSource):
-    """Rows that are in memory: the demo worlds, tests."""
+    """Rows in memory: the demo world, tests."""
 
     def __init__(self, split: str, rows: Sequence[Row], digest_text: str, identity: tuple[str, ...] = ()) -> None:
         self.split, self.rows, self.digest_text = split, rows, digest_text
         self.identity = identity or tuple(rows[0] if rows else ())
-        self.mapping = {word: word for word in (rows[0] if rows else ())}
+        self.mapping = {column: column for column in (rows[0] if rows else ())}
         self.num_rows = len(rows)
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         return f"{self.digest_text} ({len(self.rows)} rows)"
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
@@ -87,46 +86,48 @@ class ListSource(RowSource):
 
 
 class Sides:
-    """On which side of a cut each row of a source stands: told by the first whole pass, for all sides; a byte a row."""
+    """The side of a cut of each row of a source, one byte a row. The first full pass records it for all sides."""
 
     NAMES = ("train", "validation", "test")
 
     def __init__(self) -> None:
-        self.known: bytes | None = None
+        self.recorded: bytes | None = None
 
-    def __call__(self, base: RowSource, cut: Cut | RankedCut, split: str) -> Iterator[tuple[Row, str, Mark]]:
-        """The rows of `base` that stand on the side `split`."""
-        wanted = self.NAMES.index(split)
-        if self.known is not None:
+    def __call__(self, base: RowSource, cut: Cut | RankedCut, split: str) -> Iterator[tuple[Row, str, SplitKeys]]:
+        """Yield the rows of `base` on the side `split`."""
+        side = self.NAMES.index(split)
+        if self.recorded is not None:
             number = -1
-            for number, marked in enumerate(base.marked()):
-                if number < len(self.known) and self.known[number] == wanted:
-                    yield marked
-            if number + 1 != len(self.known):
+            for number, keyed_row in enumerate(base.with_keys()):
+                if number < len(self.recorded) and self.recorded[number] == side:
+                    yield keyed_row
+            if number + 1 != len(self.recorded):
                 raise DataError(
-                    f"{base.described} changed while it was read: {len(self.known)} rows, then {number + 1}. Start again."
+                    f"{base.description} changed while it was read: {len(self.recorded)} rows, then {number + 1}. Start again."
                 )
             return
-        found = bytearray()
-        for row, place, mark in base.marked():
-            found.append(self.NAMES.index(cut.side(row, base.identity, mark)))
-            if found[-1] == wanted:
-                yield row, place, mark
-        self.known = bytes(found)
+        sides = bytearray()
+        for row, location, keys in base.with_keys():
+            sides.append(self.NAMES.index(cut.side(row, base.identity, keys)))
+            if sides[-1] == side:
+                yield row, location, keys
+        self.recorded = bytes(sides)
 
 
 class PartSource(RowSource):
-    """Some rows of another source: one side of a cut, the first rows under a limit, or both. `sides`: shared by the parts of
-    one cut."""
+    """Some rows of another source: one side of a cut, the first rows under a limit, or both.
+
+    The parts of one cut share `sides`.
+    """
 
     def __init__(
         self, base: RowSource, split: str, cut: Cut | RankedCut | None, limit: int | None, rule: Any,
         sides: Sides | None = None,
     ) -> None:  # fmt: skip
-        self.base, self.split, self.side_of, self.limit, self.rule = base, split, cut, limit, rule
+        self.base, self.split, self.thresholds, self.limit, self.rule = base, split, cut, limit, rule
         self.sides = sides or Sides()
         self.identity = base.identity
-        self._kept: set[int] | None = None
+        self._sample: set[int] | None = None
         self.cut = cut is not None and split != "train"
         self.cut_by = (cut.by if isinstance(cut, RankedCut) else "content") if cut is not None and self.cut else ""
 
@@ -135,8 +136,8 @@ class PartSource(RowSource):
             return self
         return (
             self.base
-            if self.side_of is None
-            else PartSource(self.base, self.split, self.side_of, None, self.rule, self.sides)
+            if self.thresholds is None
+            else PartSource(self.base, self.split, self.thresholds, None, self.rule, self.sides)
         )
 
     @property
@@ -144,11 +145,11 @@ class PartSource(RowSource):
         return self.base.notes
 
     @property
-    def whole(self) -> tuple[RowSource, Cut | RankedCut] | None:  # type: ignore[override]
-        return (self.base, self.side_of) if self.side_of is not None and self.limit is None else None
+    def cut_from(self) -> tuple[RowSource, Cut | RankedCut] | None:  # type: ignore[override]
+        return (self.base, self.thresholds) if self.thresholds is not None and self.limit is None else None
 
-    def show_time(self, time: float) -> str:
-        return self.base.show_time(time)
+    def format_time(self, time: float) -> str:
+        return self.base.format_time(time)
 
     @property
     def mapping(self) -> dict[str, str]:  # type: ignore[override]
@@ -159,41 +160,44 @@ class PartSource(RowSource):
         return 0 if self.cut else self.base.quarantined
 
     @property
-    def described(self) -> str:
-        told = self.base.described
-        if self.side_of is not None:
-            told += ", cut" if self.cut else ", less what was cut"
-        return told if self.num_rows is None else f"{told}, {self.num_rows} rows used"
+    def description(self) -> str:
+        text = self.base.description
+        if self.thresholds is not None:
+            text += ", cut" if self.cut else ", less what was cut"
+        return text if self.num_rows is None else f"{text}, {self.num_rows} rows used"
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
-        return ((row, place) for row, place, _ in self.marked())
+        return ((row, location) for row, location, _ in self.with_keys())
 
-    def marked(self) -> Iterator[tuple[Row, str, Mark]]:
-        count, span, kept = 0, Span(), self._drawn()
-        for ordinal, (row, place, mark) in enumerate(self._side()):
-            if kept is not None and ordinal not in kept:
+    def with_keys(self) -> Iterator[tuple[Row, str, SplitKeys]]:
+        count, time_range, sample = 0, TimeRange(), self._sampled()
+        for ordinal, (row, location, keys) in enumerate(self._side()):
+            if sample is not None and ordinal not in sample:
                 continue
-            span.add(mark)
-            yield row, place, mark
+            time_range.add(keys)
+            yield row, location, keys
             count += 1
             if count == self.limit:
                 break
-        self.num_rows, self.times = count, span.ends
+        self.num_rows, self.times = count, time_range.ends
 
-    def _side(self) -> Iterator[tuple[Row, str, Mark]]:
-        if self.side_of is None:
-            return self.base.marked()
-        return self.sides(self.base, self.side_of, self.split)
+    def _side(self) -> Iterator[tuple[Row, str, SplitKeys]]:
+        if self.thresholds is None:
+            return self.base.with_keys()
+        return self.sides(self.base, self.thresholds, self.split)
 
-    def _drawn(self) -> set[int] | None:
-        """Under a limit: which of the first DRAWN_FROM rows are kept, by a hash of what they say; None: the first ones."""
-        if self.limit is None or self.limit >= DRAWN_FROM:
+    def _sampled(self) -> set[int] | None:
+        """Under a limit, return which of the first SAMPLED_ROWS rows are used, by a hash of their content.
+
+        None: the first rows are used as they come.
+        """
+        if self.limit is None or self.limit >= SAMPLED_ROWS:
             return None
-        if self._kept is None:
-            hashes = [row_hash(row, self.identity, 0) for row, _, _ in islice(self._side(), DRAWN_FROM)]
-            self._kept = set(sorted(range(len(hashes)), key=hashes.__getitem__)[: self.limit])
-        return self._kept
+        if self._sample is None:
+            hashes = [row_hash(row, self.identity, 0) for row, _, _ in islice(self._side(), SAMPLED_ROWS)]
+            self._sample = set(sorted(range(len(hashes)), key=hashes.__getitem__)[: self.limit])
+        return self._sample
 
     def digest(self) -> str:
-        side = self.split if self.side_of else ""
-        return digest_of(["part", self.base.digest(), side, self.rule, self.limit, DRAWN_FROM])
+        side = self.split if self.thresholds else ""
+        return digest_of(["part", self.base.digest(), side, self.rule, self.limit, SAMPLED_ROWS])

@@ -1,4 +1,4 @@
-"""The time of a row as one number, for splits by time: dates as people write them, Unix times, or `data.split.time_format`."""
+"""Parse the time of a row to one number, for splits by time: common date formats, Unix times, or `data.split.time_format`."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from llmstage.errors import UserError
 CLOCK = r"(?:[ T]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?)?"
 YEAR_FIRST = re.compile(r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})日?" + CLOCK)
 DAY_FIRST = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})" + CLOCK)
-"""With points, as in German or Polish, the day always stands first."""
+"""With points, as in German or Polish, the day is always first."""
 UNCLEAR = re.compile(r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}\b")
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 TWITTER = "%a %b %d %H:%M:%S %z %Y"
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
-"""(from this size on, units a second): nanoseconds, microseconds, milliseconds, seconds since 1970."""
+"""(minimum value, units a second): nanoseconds, microseconds, milliseconds, seconds since 1970."""
 KEY = "data.split.time_format"
 
 
 class TimeError(ValueError):
-    """Why a value is no time; the text goes into a row's complaint."""
+    """The reason why a value is no time; it becomes part of the complaint about a row."""
 
 
 class Clock:
-    """Reads the times of a run. A column holds numbers or dates, never both: they would not sort."""
+    """Parses the times of a run. A column may contain numbers or dates but not both: they have no common order."""
 
-    def __init__(self, form: str | None = None) -> None:
-        self.form = form
+    def __init__(self, time_format: str | None = None) -> None:
+        self.time_format = time_format
         self.numbers: bool | None = None
-        """Whether the times seen so far are plain numbers; they are sorted as they are, whatever their unit."""
+        """Whether the times so far are plain numbers. Numbers are sorted as they are, whatever their unit."""
 
     def read(self, value: Any) -> float:
-        """Microseconds since 1970 (UTC; a time without a zone counts as UTC), or the number itself.
+        """Return microseconds since 1970 (UTC; a time without a zone counts as UTC), or the number itself.
 
-        Raises TimeError with the reason.
+        Raise TimeError with the reason.
         """
-        made, is_number = self._read(value.strip() if isinstance(value, str) else value)
+        time, is_number = self._read(value.strip() if isinstance(value, str) else value)
         if self.numbers is None:
             self.numbers = is_number
         if is_number != self.numbers:
-            told = (
+            mismatch = (
                 "a plain number, where rows before it have dates"
                 if is_number
                 else "a date, where rows before it have numbers"
             )
-            raise TimeError(f"{value!r} is {told}; write all times one way")
-        return made
+            raise TimeError(f"{value!r} is {mismatch}; write all times one way")
+        return time
 
     def _read(self, value: Any) -> tuple[float, bool]:
-        if self.form is not None:
+        if self.time_format is not None:
             try:
-                return microseconds(datetime.strptime(str(value), self.form)), False
+                return microseconds(datetime.strptime(str(value), self.time_format)), False
             except ValueError:
-                raise TimeError(f"{value!r} does not fit {KEY}={self.form}") from None
+                raise TimeError(f"{value!r} does not fit {KEY}={self.time_format}") from None
         if isinstance(value, datetime):
             return microseconds(value), False
         if isinstance(value, date):
@@ -66,47 +66,47 @@ class Clock:
                 raise TimeError(f"{value!r} is no time")
             return float(value), True
         if isinstance(value, str):
-            return (float(value), True) if NUMBER.fullmatch(value) else (microseconds(read_text(value)), False)
+            return (float(value), True) if NUMBER.fullmatch(value) else (microseconds(parse_date_text(value)), False)
         raise TimeError(f"{value!r} is no time")
 
     def show(self, time: float) -> str:
-        """A time as it is told: the date, with the hour only where there is one."""
+        """Format a time for the report: the date, and the hour unless it is midnight."""
         if not self.numbers:
-            return shown(time / 1e6)
+            return format_seconds(time / 1e6)
         if 1e7 <= time < 1e8 and time.is_integer():  # 20150731
             try:
                 return datetime.strptime(str(int(time)), "%Y%m%d").date().isoformat()
             except ValueError:
                 return str(int(time))
         unit = next((unit for size, unit in UNITS if time >= size), None)
-        return shown(time / unit) if unit else f"{time:.15g}"
+        return format_seconds(time / unit) if unit else f"{time:.15g}"
 
 
-def read_text(text: str) -> datetime:
-    """A date or a date and time: ISO 8601, year first, day first with points, Chinese, as in e-mails, as in tweets."""
+def parse_date_text(text: str) -> datetime:
+    """Parse a date with or without time: ISO 8601, year first, day first with points, Chinese, of e-mails, of tweets."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:
         pass
     for pattern, order in ((YEAR_FIRST, (1, 2, 3)), (DAY_FIRST, (3, 2, 1))):
-        found = pattern.fullmatch(text)
-        if found:
-            parts = [int(found[index]) for index in order] + [int(found[index] or 0) for index in (4, 5, 6)]
+        match = pattern.fullmatch(text)
+        if match:
+            parts = [int(match[index]) for index in order] + [int(match[index] or 0) for index in (4, 5, 6)]
             try:
                 return datetime(*parts)  # type: ignore[arg-type]
             except ValueError as error:
                 raise TimeError(f"{text!r} is no time ({error})") from None
     if UNCLEAR.match(text):
         raise TimeError(f"{text!r} may have the day or the month first; say which: {KEY}=%d/%m/%Y or {KEY}=%m/%d/%Y")
-    for read in (read_tweet, parsedate_to_datetime):
+    for parse in (parse_tweet_date, parsedate_to_datetime):
         try:
-            return read(text)
+            return parse(text)
         except (ValueError, TypeError):
             continue
     raise TimeError(f"{text!r} is no time that is known; say how it is written: {KEY}=%Y-%m-%d (Python's strptime)")
 
 
-def read_tweet(text: str) -> datetime:
+def parse_tweet_date(text: str) -> datetime:
     return datetime.strptime(text, TWITTER)
 
 
@@ -115,7 +115,7 @@ def microseconds(moment: datetime) -> float:
     return float(round(aware.timestamp() * 1e6))
 
 
-def shown(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     try:
         moment = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
     except (ValueError, OverflowError, OSError):
@@ -124,13 +124,13 @@ def shown(seconds: float) -> str:
     return moment.date().isoformat() if midnight else moment.isoformat(sep=" ", timespec="seconds")
 
 
-def check_form(form: str | None) -> None:
-    """UserError for a format that cannot write and read a time again."""
-    if form is None:
+def check_time_format(time_format: str | None) -> None:
+    """Raise UserError for a format that cannot parse the time that it writes."""
+    if time_format is None:
         return
     try:
-        datetime.strptime(datetime(2015, 7, 31, 14, 5, 6, tzinfo=UTC).strftime(form), form)
+        datetime.strptime(datetime(2015, 7, 31, 14, 5, 6, tzinfo=UTC).strftime(time_format), time_format)
     except (ValueError, re.error) as error:
-        raise UserError(f"{KEY}={form} is no time format ({error}). For example: {KEY}=%d/%m/%Y") from None
-    if "%" not in form:
-        raise UserError(f"{KEY}={form} has no directive. For example: {KEY}=%d/%m/%Y")
+        raise UserError(f"{KEY}={time_format} is no time format ({error}). For example: {KEY}=%d/%m/%Y") from None
+    if "%" not in time_format:
+        raise UserError(f"{KEY}={time_format} has no directive. For example: {KEY}=%d/%m/%Y")

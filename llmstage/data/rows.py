@@ -1,4 +1,4 @@
-"""The words in which readers, tasks and loaders speak about rows."""
+"""The types of rows that readers, tasks and loaders share."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
-"""One raw example in the task's own words, e.g. `{"text": ..., "label": ...}` or `{"messages": [...]}`."""
+"""One raw example under the column names of its task, e.g. `{"text": ..., "label": ...}` or `{"messages": [...]}`."""
 
 
-class Place(str):
-    """Where a picture is. Rows are hashed by the name that their file gives it, so that a data set that is moved to another
-    folder is cut as before."""
+class ImageLocation(str):
+    """The location of an image. Rows are hashed by `name`, the name in their file, so that a data set in another folder
+    is cut into the same splits."""
 
     name: str = ""
 
     @classmethod
-    def of(cls, place: str, name: str) -> Place:
-        made = cls(place)
-        made.name = name
-        return made
+    def of(cls, location: str, name: str) -> ImageLocation:
+        instance = cls(location)
+        instance.name = name
+        return instance
 
 
 @dataclass(slots=True, frozen=True)
 class Columns:
-    """What a task's rows hold: the words it must have, those it may have, and the words that say what a row *is*."""
+    """The columns of the rows of a task: required ones, optional ones, and those that identify a row."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
-    """Words whose value identifies the text of a row: rows equal in these never stand on two sides of a cut split.
-    Empty: the required words."""
+    """Columns that identify the text of a row: rows equal in these get the same split. Empty: the required columns."""
     either: tuple[tuple[str, ...], ...] = ()
-    """Groups of optional words, of which one must be there as a whole: the same thing said in different forms."""
+    """Groups of optional columns, alternative forms of the same content. At least one group must be complete."""
     images: tuple[str, ...] = ()
-    """Words whose value says where a picture is, seen from the row's file."""
+    """Columns whose value is the location of an image, relative to the file of the row."""
     present: tuple[str, ...] = ()
-    """Optional words that a file must have a column for all the same: a value may be missing, the column may not."""
+    """Optional columns that the file must have all the same: a value may be missing, the column may not."""
 
     replies: bool = True
-    """Whether a conversation must hold its last reply; False where that reply is what is asked for."""
+    """Whether a conversation must contain its last reply; False where the model generates that reply."""
 
-    def without(self, words: tuple[str, ...]) -> Columns:
-        """The same rows before anyone has answered: these words need not be there, and are not looked for."""
-        kept = {
-            name: tuple(word for word in getattr(self, name) if word not in words)
+    def without(self, targets: tuple[str, ...]) -> Columns:
+        """Return the columns of unlabeled rows: `targets` are neither required nor read."""
+        remaining = {
+            name: tuple(column for column in getattr(self, name) if column not in targets)
             for name in ("required", "optional", "content", "images", "present")
         }
-        either = tuple(tuple(word for word in group if word not in words) for group in self.either)
-        return Columns(**kept, either=either, replies=False)
+        either = tuple(tuple(column for column in group if column not in targets) for group in self.either)
+        return Columns(**remaining, either=either, replies=False)
 
     @property
     def identity(self) -> tuple[str, ...]:
         return self.content or self.required
 
 
-def digest_of(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=True, sort_keys=True, default=str).encode()).hexdigest()
+def digest_of(value: Any) -> str:
+    """Return the sha256 of a value as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True, default=str).encode()).hexdigest()

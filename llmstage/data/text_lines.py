@@ -1,4 +1,4 @@
-"""Bytes to text, by line or by large pieces, so that one undecodable line is one bad row with its number."""
+"""Decode files to text, by line or in large chunks. A line that cannot be decoded is one bad row with its number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmstage.data.records import Bad
 from llmstage.errors import DataError, UserError
 from llmstage.naming import did_you_mean
 
-BOMS = (  # the four-byte marks first: that of UTF-32-LE begins with that of UTF-16-LE
+BOMS = (  # the four-byte marks are first: the mark of UTF-32-LE begins with that of UTF-16-LE
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -21,11 +21,11 @@ BOMS = (  # the four-byte marks first: that of UTF-32-LE begins with that of UTF
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 COMMON = ("utf-8", "gb18030", "gbk", "big5", "utf-16", "shift_jis", "euc_kr", "latin-1", "cp1252", "cp1251")
-PIECE = 1 << 20
+CHUNK_SIZE = 1 << 20
 
 
 def check_encoding(name: str) -> str:
-    """The codec's own name. Raises UserError for a name Python does not know, or a codec that is not text."""
+    """Return the canonical name of an encoding. Raise UserError for an unknown name, or a codec that is not text."""
     try:
         "".encode(name)
         return codecs.lookup(name).name
@@ -36,7 +36,10 @@ def check_encoding(name: str) -> str:
 
 
 def open_text(file: DataFile, encoding: str) -> tuple[BinaryIO, str]:
-    """The file after its byte order mark (which wins over `encoding`), in an encoding whose lines end in byte 0x0A."""
+    """Open a file behind its byte order mark; return the stream and an encoding in which lines end in byte 0x0A.
+
+    The byte order mark takes precedence over `encoding`.
+    """
     encoding = "utf-8" if encoding == "utf-8-sig" else encoding
     stream = file.open()
     head = cast(io.BufferedReader, stream).peek(4)[:4]
@@ -47,14 +50,14 @@ def open_text(file: DataFile, encoding: str) -> tuple[BinaryIO, str]:
             break
     if "\n".encode(encoding) == b"\n":
         return stream, encoding
-    return io.BufferedReader(Recoder(stream, encoding, file.shown), PIECE), "utf-8"
+    return io.BufferedReader(Recoder(stream, encoding, file.display_name), CHUNK_SIZE), "utf-8"
 
 
 class Recoder(io.RawIOBase):
-    """UTF-16 and its kin as UTF-8 bytes."""
+    """Recodes UTF-16, UTF-32 and similar encodings to UTF-8 bytes while they are read."""
 
-    def __init__(self, stream: BinaryIO, encoding: str, shown: str) -> None:
-        self.stream, self.shown, self.encoding = stream, shown, encoding
+    def __init__(self, stream: BinaryIO, encoding: str, file_name: str) -> None:
+        self.stream, self.file_name, self.encoding = stream, file_name, encoding
         self.decoder = codecs.getincrementaldecoder(encoding)("strict")
         self.ready = b""
         self.lines = 1
@@ -64,13 +67,13 @@ class Recoder(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self.ready:
-            data = self.stream.read(PIECE)
+            data = self.stream.read(CHUNK_SIZE)
             try:
                 text = self.decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"{self.shown}:{self.lines}: not valid {self.encoding} at or after this line ({error.reason}). "
-                    f"Mend the file, or set data.encoding to what it is written in."
+                    f"{self.file_name}:{self.lines}: not valid {self.encoding} at or after this line ({error.reason}). "
+                    f"Repair the file, or set data.encoding to what it is written in."
                 ) from None
             self.ready = text.encode("utf-8", "surrogatepass")
             self.lines += self.ready.count(b"\n")
@@ -87,7 +90,7 @@ class Recoder(io.RawIOBase):
 
 
 def lines(file: DataFile, encoding: str, max_bytes: int) -> Iterator[tuple[int, str | Bad]]:
-    """(number from 1, line with its end) for every line; memory is bounded by `max_bytes`."""
+    """Yield (number from 1, line with its end) for every line. `max_bytes` limits the memory."""
     stream, encoding = open_text(file, encoding)
     number = 0
     with stream:
@@ -95,7 +98,7 @@ def lines(file: DataFile, encoding: str, max_bytes: int) -> Iterator[tuple[int, 
             number += 1
             if len(raw) > max_bytes and not raw.endswith(b"\n"):
                 size = len(raw)
-                while rest := stream.readline(PIECE):
+                while rest := stream.readline(CHUNK_SIZE):
                     size += len(rest)
                     if rest.endswith(b"\n"):
                         break
@@ -104,29 +107,29 @@ def lines(file: DataFile, encoding: str, max_bytes: int) -> Iterator[tuple[int, 
             yield number, decode(raw, encoding, file)
 
 
-def pieces(file: DataFile, encoding: str) -> Iterator[tuple[int, str | Bad]]:
-    """(number of its first line, text) in pieces of about a megabyte that end at line ends where there are any.
+def chunks(file: DataFile, encoding: str) -> Iterator[tuple[int, str | Bad]]:
+    """Yield (number of the first line, text) in chunks of about a megabyte, which end at line ends where there are any.
 
-    Only a piece that does not decode is looked at line by line: at 1 GB the difference is minutes.
+    Only a chunk that does not decode is decoded line by line: for 1 GB, that saves minutes.
     """
     stream, encoding = open_text(file, encoding)
     number, rest = 1, b""
     with stream:
         while True:
-            chunk = stream.read(PIECE)
+            chunk = stream.read(CHUNK_SIZE)
             data = rest + chunk
             if not data:
                 return
-            cut = len(data) if not chunk else data.rfind(b"\n") + 1 or whole_characters(data, encoding)
-            yield from decode_piece(data[:cut], number, encoding, file)
+            cut = len(data) if not chunk else data.rfind(b"\n") + 1 or complete_characters(data, encoding)
+            yield from decode_chunk(data[:cut], number, encoding, file)
             number += data.count(b"\n", 0, cut)
             rest = data[cut:]
             if not chunk:
                 return
 
 
-def whole_characters(data: bytes, encoding: str) -> int:
-    """The length of `data` without a character cut in two at its end."""
+def complete_characters(data: bytes, encoding: str) -> int:
+    """Return the length of `data` without an incomplete character at its end."""
     for missing in range(4):
         try:
             data[: len(data) - missing].decode(encoding)
@@ -136,7 +139,8 @@ def whole_characters(data: bytes, encoding: str) -> int:
     return len(data)
 
 
-def decode_piece(data: bytes, number: int, encoding: str, file: DataFile) -> Iterator[tuple[int, str | Bad]]:
+def decode_chunk(data: bytes, number: int, encoding: str, file: DataFile) -> Iterator[tuple[int, str | Bad]]:
+    """Yield a chunk as one text, or line by line where a line cannot be decoded or contains NUL."""
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
@@ -152,7 +156,7 @@ def decode_piece(data: bytes, number: int, encoding: str, file: DataFile) -> Ite
 
 
 def decode(raw: bytes, encoding: str, file: DataFile) -> str | Bad:
-    """One line as text, or why it is none."""
+    """Return one line as text, or the reason why it cannot be decoded."""
     if b"\0" in raw:
         return Bad(f"a NUL byte at byte {raw.index(0) + 1} of the line", raw.decode(encoding, "replace"))
     try:
@@ -169,17 +173,17 @@ def decode(raw: bytes, encoding: str, file: DataFile) -> str | Bad:
 def too_large(size: int, max_bytes: int, raw: str) -> Bad:
     return Bad(
         f"{size / 1e6:.1f} MB in one record, more than data.max_row_mb={max_bytes / (1 << 20):.3g}"
-        f" (if it is meant: data.max_row_mb={size / (1 << 20) + 1:.0f})",
+        f" (if it is intended: data.max_row_mb={size / (1 << 20) + 1:.0f})",
         raw,
     )
 
 
 def likely_encoding(file: DataFile, wrong: str) -> str | None:
-    """An encoding that reads the file's first 64 KB and looks like writing; None where none stands out."""
+    """Return an encoding in which the first 64 KB of a file look like real text; None where no encoding is clearly best."""
     return likely_encoding_of(file.head(), wrong)
 
 
-@lru_cache(maxsize=16)  # asked once for each bad line
+@lru_cache(maxsize=16)  # called once for each bad line
 def likely_encoding_of(head: bytes, wrong: str) -> str | None:
     scores: dict[str, float] = {}
     for name in ("utf-8", "gb18030", "big5", "shift_jis", "euc_kr", "cp1252"):
@@ -187,9 +191,9 @@ def likely_encoding_of(head: bytes, wrong: str) -> str | None:
             text = codecs.getincrementaldecoder(name)("strict").decode(head)
         except UnicodeDecodeError:
             continue
-        other = [char for char in text if not char.isascii()]
-        if name != wrong and other:
-            scores[name] = sum(writing_score(char, name) for char in other) / len(other)
+        non_ascii = [char for char in text if not char.isascii()]
+        if name != wrong and non_ascii:
+            scores[name] = sum(writing_score(char, name) for char in non_ascii) / len(non_ascii)
     best = max(scores, key=lambda name: scores[name], default=None)
     return best if best is not None and scores[best] > 0.5 else None
 
@@ -202,7 +206,7 @@ EVERYDAY = frozenset(
 
 
 def writing_score(char: str, encoding: str) -> float:
-    """How much a non-ASCII character looks like real writing: everyday characters count most."""
+    """Return how much a non-ASCII character looks like real text: everyday characters score highest."""
     if encoding == "cp1252":
         return 0.6 if char.isalpha() or char in "’‘“”–—€£°é" else 0.0
     if char in EVERYDAY:

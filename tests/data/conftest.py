@@ -15,10 +15,10 @@ from torch import nn
 from llmstage.config import GenerationConfig, TaskConfig
 from llmstage.data.rows import Columns, Row
 from llmstage.tasks.base import Batch, Example, LossSum
-from llmstage.tasks.base_image import Seeing
+from llmstage.tasks.base_image import ImageTask
 
 
-class Glance(Seeing):
+class Glance(ImageTask):
     """One image and what is said of it."""
 
     columns = Columns(
@@ -33,7 +33,7 @@ class Glance(Seeing):
         return [said] if isinstance(said, str) else said
 
     def encode(self, row: Row) -> list[Example]:
-        return [Example({"input_ids": [1], **self.sight(row, self.texts(row))}, ref=row["image"])]
+        return [Example({"input_ids": [1], **self.image_arrays(row, self.texts(row))}, ref=row["image"])]
 
     def collate(self, rows: list[list[Example]]) -> Batch:
         return Batch({"pixel_values": self.pixel_values([item for row in rows for item in row])})

@@ -12,9 +12,9 @@ import torch
 
 from llmstage.config.data import AugmentConfig
 from llmstage.config.run import VisionConfig
-from llmstage.data.augment import augmented, box, speaks_of_sides
+from llmstage.data.augment import augment, box, mentions_sides
 from llmstage.data.image_store import ImageStore
-from llmstage.tokenization.vision import preset_images
+from llmstage.tokenization.vision import preset_image_processor
 
 Draw = Callable[..., Any]
 
@@ -33,7 +33,7 @@ Draw = Callable[..., Any]
     ],
 )
 def test_texts_that_speak_of_sides(text: str, sides: bool) -> None:
-    assert speaks_of_sides(["a cat", text]) == sides
+    assert mentions_sides(["a cat", text]) == sides
 
 
 def test_a_part_has_at_least_the_share_asked_for_and_lies_inside() -> None:
@@ -49,21 +49,21 @@ def test_a_part_has_at_least_the_share_asked_for_and_lies_inside() -> None:
 
 def test_a_crop_keeps_the_size_and_follows_its_draw_alone() -> None:
     pixels = torch.arange(3 * 20 * 30, dtype=torch.int64).remainder(251).to(torch.uint8).view(3, 20, 30)
-    first = augmented(pixels, (0, 1, 7), crop=0.5, mirror=False)
+    first = augment(pixels, (0, 1, 7), crop=0.5, mirror=False)
     assert first.shape == pixels.shape and first.dtype == torch.uint8 and not torch.equal(first, pixels)
     torch.manual_seed(99)
     np.random.seed(99)
-    assert torch.equal(first, augmented(pixels, (0, 1, 7), crop=0.5, mirror=False))
-    assert not torch.equal(first, augmented(pixels, (0, 2, 7), crop=0.5, mirror=False))
+    assert torch.equal(first, augment(pixels, (0, 1, 7), crop=0.5, mirror=False))
+    assert not torch.equal(first, augment(pixels, (0, 2, 7), crop=0.5, mirror=False))
     flat = torch.full((3, 20, 30), 77, dtype=torch.uint8)
-    assert torch.equal(augmented(flat, (1,), crop=0.3, mirror=True), flat)
+    assert torch.equal(augment(flat, (1,), crop=0.3, mirror=True), flat)
 
 
 def test_half_of_the_draws_are_mirrored() -> None:
     pixels = torch.tensor([[[1, 2, 3]]] * 3, dtype=torch.uint8)
-    flipped = [torch.equal(augmented(pixels, (0, 0, at), crop=1, mirror=True), pixels.flip(-1)) for at in range(200)]
+    flipped = [torch.equal(augment(pixels, (0, 0, at), crop=1, mirror=True), pixels.flip(-1)) for at in range(200)]
     assert 70 < sum(flipped) < 130
-    assert all(torch.equal(augmented(pixels, (0, 0, at), crop=1, mirror=False), pixels) for at in range(20))
+    assert all(torch.equal(augment(pixels, (0, 0, at), crop=1, mirror=False), pixels) for at in range(20))
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def task(glance: Any, tmp_path: Path, draw: Draw) -> Any:
         {"image": str(tmp_path / "0.png"), "caption": ["a cat", "一只猫"]},
         {"image": str(tmp_path / "1.png"), "caption": ["a cat", "a cat on the left"]},
     ]
-    glance.pictures = ImageStore(preset_images(VisionConfig(size=32)))
-    glance.pictures.read(row["image"] for row in glance.rows)
+    glance.image_store = ImageStore(preset_image_processor(VisionConfig(size=32)))
+    glance.image_store.read(row["image"] for row in glance.rows)
     return glance
 
 

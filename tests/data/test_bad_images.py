@@ -15,12 +15,12 @@ from llmstage.config.data import DataConfig, SplitConfig
 from llmstage.config.run import VisionConfig
 from llmstage.data.encoding.encode import encode_split
 from llmstage.data.encoding.store import ExampleStore
-from llmstage.data.file_source import open_splits
 from llmstage.data.image_store import ImageStore
 from llmstage.data.row_source import RowSource
+from llmstage.data.splits import open_splits
 from llmstage.errors import DataError
 from llmstage.tasks.base import RowError
-from llmstage.tokenization.vision import preset_images
+from llmstage.tokenization.vision import preset_image_processor
 
 Draw = Callable[..., Any]
 
@@ -28,8 +28,8 @@ Draw = Callable[..., Any]
 def encoded(task: Any, out_dir: Path | None, **options: Any) -> tuple[dict[str, RowSource], dict[str, ExampleStore]]:
     """As the engine does it: rows of all splits, their pictures, then the features."""
     sources = open_splits(DataConfig(**options), task.columns, task.check_row, out_dir)
-    task.pictures = ImageStore(preset_images(VisionConfig(size=16)))
-    task.pictures.read(place for source in sources.values() for row, _ in source for place in task.images(row))
+    task.image_store = ImageStore(preset_image_processor(VisionConfig(size=16)))
+    task.image_store.read(place for source in sources.values() for row, _ in source for place in task.images(row))
     stores = {
         split: encode_split(
             source,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from llmstage.config.data import DataConfig, SplitConfig
-from llmstage.data.file_source import open_splits
 from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns
+from llmstage.data.splits import open_splits
 from llmstage.errors import DataError, UserError
 
 PAIR = Columns(("text", "label"), ("text_pair",), content=("text",))

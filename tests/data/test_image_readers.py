@@ -17,10 +17,10 @@ import pytest
 
 from llmstage.config.data import DataConfig, SplitConfig
 from llmstage.data import image_containers
-from llmstage.data.file_source import open_splits
 from llmstage.data.images import open_image
 from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns
+from llmstage.data.splits import open_splits
 from llmstage.errors import DataError
 
 SAID = Columns(
@@ -52,7 +52,7 @@ def test_a_folder_a_class(classes: Path, draw: Draw, reader: str) -> None:
     assert [place for _, place in found][:2] == [f"{classes}/cat/0.JPG", f"{classes}/cat/1.png"]
     assert same(found[4][0]["image"], draw(11))
     source = opened(SAID, test=str(classes), format=reader)["test"]
-    assert "(image_folder, 2 classes)" in source.described
+    assert "(image_folder, 2 classes)" in source.description
 
 
 def test_a_folder_is_no_data_for_a_task_that_reads_texts(classes: Path) -> None:
@@ -213,7 +213,7 @@ def test_parquet_holds_images_or_names_them(tmp_path: Path, draw: Draw, kind: st
     if kind == "bytes":
         assert (
             image_containers.window(str(path), "img", path.stat().st_mtime_ns).values.__len__()
-            <= 2 * image_containers.AT_ONCE
+            <= 2 * image_containers.BATCH_ROWS
         )
 
 
@@ -233,7 +233,7 @@ def test_a_row_of_parquet_without_an_image_is_told(tmp_path: Path) -> None:
 def test_a_saved_data_set_with_an_image_feature(tmp_path: Path, draw: Draw) -> None:
     import datasets
 
-    features = datasets.Example({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "狗"])})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "狗"])})
     rows = {"image": [draw(number) for number in range(20)], "label": [number % 2 for number in range(20)]}
     whole = datasets.Dataset.from_dict(rows, features=features)
     folder = tmp_path / "set"
@@ -302,7 +302,7 @@ def test_shards_hold_rows_by_key(tmp_path: Path, draw: Draw) -> None:
 def test_a_packed_shard_is_to_be_unpacked(tmp_path: Path, name: str, draw: Draw) -> None:
     whole = shard(tmp_path / "b.tar", {"1.png": png(draw(1)), "1.txt": b"a"}).read_bytes()
     (tmp_path / name).write_bytes(gzip.compress(whole))
-    with pytest.raises(DataError, match=rf"{name}: a packed tar cannot be read at random. Unpack it: gunzip"):
+    with pytest.raises(DataError, match=rf"{name}: a packed tar has no random access. Unpack it: gunzip"):
         read(test=str(tmp_path / name))
 
 
@@ -357,7 +357,7 @@ def test_nlvr_asks_of_all_and_captions_by_the_true_ones(tmp_path: Path, draw: Dr
         ((said, place),) = read(SAID, test=str(path), format=reader)
         assert said["caption"] == "Say 0." and place.endswith("dev.json:1") and "label" not in said
     source = opened(SAID, test=str(folder))["test"]
-    assert "(nlvr, true statements only" in source.described
+    assert "(nlvr, true statements only" in source.description
     assert opened(ASKED, test=str(folder))["test"].digest() != source.digest()
 
 

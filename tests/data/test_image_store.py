@@ -22,7 +22,7 @@ from llmstage.data.image_store import ImageStore
 from llmstage.data.images import BadImage, open_image
 from llmstage.demo.scenes import contrastive_rows
 from llmstage.errors import DiskError
-from llmstage.tokenization.vision import preset_images
+from llmstage.tokenization.vision import preset_image_processor
 
 Draw = Callable[..., Any]
 
@@ -37,7 +37,7 @@ def places(tmp_path: Path, draw: Draw) -> list[str]:
 
 
 def made(places: list[str], cache: Path | None = None, **options: Any) -> ImageStore:
-    pictures = ImageStore(preset_images(VisionConfig(size=16, **options)), cache, threads=2)
+    pictures = ImageStore(preset_image_processor(VisionConfig(size=16, **options)), cache, threads=2)
     pictures.read(places)
     return pictures
 
@@ -45,8 +45,8 @@ def made(places: list[str], cache: Path | None = None, **options: Any) -> ImageS
 @pytest.mark.parametrize("fit", ["squash", "crop"])
 def test_what_the_model_sees_is_what_its_image_processor_gives(places: list[str], fit: str) -> None:
     found = made(places, fit=fit)
-    whole = found.shape([open_image(place) for place in places], return_tensors="pt")["pixel_values"]
-    own = found.normalised(found.pixels([found.index(place) for place in places]))
+    whole = found.image_processor([open_image(place) for place in places], return_tensors="pt")["pixel_values"]
+    own = found.normalized(found.pixels([found.index(place) for place in places]))
     assert own.shape == (5, 3, 16, 16) and torch.allclose(own, whole, atol=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_each_picture_is_decoded_once_however_often_rows_show_it(
     assert len(opened) == 5, "a second run decodes nothing"
     assert isinstance(again.array, np.memmap) and again.array.mode == "r"
     assert np.array_equal(again.array, first.array) and again.digest == first.digest
-    assert [again.look(place) for place in places] == [first.look(place) for place in places]
+    assert [again.pixel_hash(place) for place in places] == [first.pixel_hash(place) for place in places]
 
 
 def test_a_changed_file_a_new_size_or_another_order_is_read_anew(places: list[str], tmp_path: Path, draw: Draw) -> None:
@@ -82,7 +82,7 @@ def test_bad_pictures_are_remembered_and_known_after_a_restart(places: list[str]
     Path(places[2]).write_bytes(b"damage")
     for _ in range(2):
         found = made([*places, "/nowhere.png"], tmp_path / "cache")
-        assert set(found.bad) == {places[2], "/nowhere.png"} and found.look(places[2]) is None
+        assert set(found.bad) == {places[2], "/nowhere.png"} and found.pixel_hash(places[2]) is None
         with pytest.raises(BadImage, match=r"2\.png is no image: it begins with b'damage'"):
             found.index(places[2])
     draw(2).save(places[2])  # mended
@@ -94,7 +94,7 @@ def test_bad_pictures_are_remembered_and_known_after_a_restart(places: list[str]
 def test_equal_pixels_look_alike_whatever_the_files_are_called(places: list[str], tmp_path: Path) -> None:
     Image.open(places[0]).save(tmp_path / "copy.bmp")
     found = made([*places, str(tmp_path / "copy.bmp")])
-    looks = [found.look(place) for place in [*places, str(tmp_path / "copy.bmp")]]
+    looks = [found.pixel_hash(place) for place in [*places, str(tmp_path / "copy.bmp")]]
     assert looks[0] == looks[5] and len(set(looks)) == 5
 
 
@@ -104,21 +104,23 @@ def test_pictures_in_rows_are_not_kept_as_texts(places: list[str], tmp_path: Pat
         found = made([inline[0], places[1], *inline, inline[4]], cache)
         assert [found.index(place) for place in inline] == [0, 2, 3, 4, 5]
         assert np.array_equal(found.array[[0, 2, 3, 4, 5]], made(places).array)
-        assert max(len(name) for name in found.places) < 200
+        assert max(len(name) for name in found.numbers) < 200
 
 
 def test_pictures_of_the_demo_world_stay_in_memory(tmp_path: Path) -> None:
     rows = contrastive_rows(6, 0)
     found = made([row["image"] for row in rows], tmp_path / "cache")
     assert not (tmp_path / "cache").exists() and not isinstance(found.array, np.memmap)
-    assert not found.bad and len({found.look(row["image"]) for row in rows}) == len({row["image"] for row in rows})
+    assert not found.bad and len({found.pixel_hash(row["image"]) for row in rows}) == len(
+        {row["image"] for row in rows}
+    )
 
 
 def test_long_readings_say_how_far_they_are(
     places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "TELL_EVERY", 0.0)
-    monkeypatch.setattr(module, "AT_ONCE", 2)
+    monkeypatch.setattr(module, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "BATCH_SIZE", 2)
     made(places, tmp_path / "cache")
     told = capsys.readouterr().err
     assert "reading 5 images, 16 x 16 pixels each as the model sees them" in told and "read 4 of 5 images, " in told
@@ -128,7 +130,7 @@ def test_a_reading_that_was_cut_short_leaves_nothing_that_counts(
     places: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module, "shaped", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(module, "resized_pixels", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             made(places, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llmstage.data.images import BadImage, open_image, place_in
+from llmstage.data.images import BadImage, locate_image, open_image
 
 
 def pixels(place: str | Path) -> list[tuple[int, ...]]:
@@ -156,7 +156,7 @@ def test_a_picture_in_the_row_itself(tmp_path: Path, draw: Callable[..., Any]) -
     text = base64.b64encode(file.getvalue()).decode()
     lines = "\n".join(text[at : at + 60] for at in range(0, len(text), 60))
     for name in (f"data:image/png;base64,{text}", text, lines):
-        assert np.array_equal(np.asarray(open_image(place_in(tmp_path, name))), np.asarray(draw(3)))
+        assert np.array_equal(np.asarray(open_image(locate_image(tmp_path, name))), np.asarray(draw(3)))
     with pytest.raises(BadImage, match=r"data:image/png;base64,a b is no base64|data:image.* is no base64"):
         open_image("data:image/png;base64,?b")
     with pytest.raises(BadImage, match=r"cannot be decoded|no image"):
@@ -166,18 +166,18 @@ def test_a_picture_in_the_row_itself(tmp_path: Path, draw: Callable[..., Any]) -
 def test_names_are_seen_from_the_folder_and_do_not_leave_it(tmp_path: Path) -> None:
     inside = tmp_path / "set"
     (inside / "a").mkdir(parents=True)
-    assert place_in(inside, "a/b.png") == str(inside / "a" / "b.png")
-    assert place_in(inside, "a/../b.png") == str(inside / "b.png")
-    assert place_in(inside, "s.tar::x/1.png") == f"{inside}/s.tar::x/1.png"
-    assert place_in(inside, "/data/b.png") == "/data/b.png"
+    assert locate_image(inside, "a/b.png") == str(inside / "a" / "b.png")
+    assert locate_image(inside, "a/../b.png") == str(inside / "b.png")
+    assert locate_image(inside, "s.tar::x/1.png") == f"{inside}/s.tar::x/1.png"
+    assert locate_image(inside, "/data/b.png") == "/data/b.png"
     for name in ("../x.png", "a/../../x.png", "../x.tar::a.png", ".."):
         with pytest.raises(BadImage, match=r"leaves the folder of its file; data\.images=<folder>"):
-            place_in(inside, name)
+            locate_image(inside, name)
     (tmp_path / "blobs").mkdir()
     Image.new("RGB", (1, 1)).save(tmp_path / "blobs" / "1.png")
     (inside / "link.png").symlink_to("../blobs/1.png")  # as the hub's own cache is built
-    assert pixels(place_in(inside, "link.png")) == [(0, 0, 0)]
+    assert pixels(locate_image(inside, "link.png")) == [(0, 0, 0)]
     with pytest.raises(BadImage, match="the name of the image is empty"):
-        place_in(inside, "  ")
-    with pytest.raises(BadImage, match="is an address of the web"):
-        place_in(inside, "https://example.org/a.png")
+        locate_image(inside, "  ")
+    with pytest.raises(BadImage, match="is a web address"):
+        locate_image(inside, "https://example.org/a.png")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from llmstage.config.data import DataConfig
-from llmstage.data.file_source import open_splits
 from llmstage.data.formats import reader_names
 from llmstage.data.readers.text import BLOCK
 from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns
+from llmstage.data.splits import open_splits
 from llmstage.errors import DataError, UserError
 
 PAIR = Columns(("text", "label"), content=("text",))
@@ -149,7 +149,7 @@ def corpus(seed: int, paragraph: int) -> str:
 def test_blocks_cover_the_text_and_hold_at_most_4096_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paragraph: int, piece: int
 ) -> None:
-    monkeypatch.setattr("llmstage.data.text_lines.PIECE", piece)
+    monkeypatch.setattr("llmstage.data.text_lines.CHUNK_SIZE", piece)
     text = corpus(paragraph, paragraph)
     path = tmp_path / "a.txt"
     path.write_text(text, encoding="utf-8")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmstage.config.data import DataConfig
-from llmstage.data.file_source import open_splits
 from llmstage.data.rows import Columns
+from llmstage.data.splits import open_splits
 from llmstage.errors import DataError
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.data.row_times import Clock, TimeError, check_form
+from llmstage.data.row_times import Clock, TimeError, check_time_format
 from llmstage.errors import UserError
 
 DAY = datetime(2015, 7, 1, tzinfo=UTC).timestamp() * 1e6
@@ -87,5 +87,5 @@ def test_numbers_and_dates_do_not_mix() -> None:
 @pytest.mark.parametrize("form", ["dd/mm/yyyy", "%Q"])
 def test_a_format_that_is_none(form: str) -> None:
     with pytest.raises(UserError, match=r"data\.split\.time_format=.*For example"):
-        check_form(form)
-    check_form("%d/%m/%Y")
+        check_time_format(form)
+    check_time_format("%d/%m/%Y")

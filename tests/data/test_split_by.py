@@ -13,11 +13,10 @@ import pytest
 
 from llmstage.config.checks import check_run
 from llmstage.config.data import DataConfig, SplitConfig
-from llmstage.data.file_source import open_splits
 from llmstage.data.quality.split_leakage import find_leaks
 from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns
-from llmstage.data.splits import Ranking
+from llmstage.data.splits import Ranking, open_splits
 from llmstage.errors import DataError, UserError
 
 PAIR = Columns(("text", "label"), content=("text",))
@@ -110,7 +109,7 @@ def test_a_date_form_and_unix_times_cut_the_same(tmp_path: Path) -> None:
     ):
         path = write(tmp_path / f"{number}.csv", [{**row, "when": make(row["when"])} for row in rows])
         sources = opened(train=path, split=SplitConfig(by="time", time="when", time_format=form))
-        sets.append((sides(sources), find_leaks(sources, None, "when").spans))
+        sets.append((sides(sources), find_leaks(sources, None, "when").time_ranges))
     assert sets[0] == sets[1] == sets[2]
     assert sets[0][1]["train"][0] == "2014-01-01"
 
@@ -167,17 +166,17 @@ def test_leaks_are_counted_and_told(tmp_path: Path) -> None:
     rows[0]["when"], rows[1]["when"] = "2013-01-01", "2015-01-01"  # one text in train and in test
     path = write(tmp_path / "a.csv", rows)
     by_time = find_leaks(opened(train=path, split=SplitConfig(by="time", time="when")), None, "when")
-    assert by_time.texts == {"validation": 0, "test": 1} and by_time.spans["test"][1] == "2015-01-01"
-    assert by_time.told == ["1 rows of test stand in the training split too."]
+    assert by_time.texts == {"validation": 0, "test": 1} and by_time.time_ranges["test"][1] == "2015-01-01"
+    assert by_time.warnings == ["1 rows of test stand in the training split too."]
     by_hash = find_leaks(opened(train=path, split=SplitConfig(time="when")), None, "when")
-    assert by_hash.texts == {} and any("test begins at 201" in told for told in by_hash.told)
+    assert by_hash.texts == {} and any("test begins at 201" in line for line in by_hash.warnings)
     held = [{"text": "new", "label": "x", "when": "2013-05-05", "machine": rows[0]["machine"]}]
     held.append({"text": "newer", "label": "x", "when": "2020-05-05", "machine": "other"})
     given = opened(train=path, test=write(tmp_path / "held.csv", held), split=SplitConfig(group="machine", time="when"))
     leaks = find_leaks(given, "machine", "when")
     assert leaks.groups == {"test": 1} and leaks.texts["test"] == 0
-    assert any("test begins at 2013-05-05, before train ends at" in told for told in leaks.told)
-    assert any("1 rows of test have a value of data.split.group=machine" in told for told in leaks.told)
+    assert any("test begins at 2013-05-05, before train ends at" in line for line in leaks.warnings)
+    assert any("1 rows of test have a value of data.split.group=machine" in line for line in leaks.warnings)
 
 
 def test_limit_keeps_the_cut_and_the_spans_are_those_of_what_is_used(tmp_path: Path) -> None:
@@ -187,7 +186,7 @@ def test_limit_keeps_the_cut_and_the_spans_are_those_of_what_is_used(tmp_path: P
     whole, some = opened(train=path, split=split), opened(train=path, split=split, limit=5)
     assert all(len(sides(some)[side]) == 5 for side in whole)
     assert all(row in sides(whole)[side] for side in whole for row in sides(some)[side])
-    part, all_of_it = (find_leaks(sources, None, "when").spans["train"] for sources in (some, whole))
+    part, all_of_it = (find_leaks(sources, None, "when").time_ranges["train"] for sources in (some, whole))
     assert all_of_it[0] <= part[0] <= part[1] <= all_of_it[1] and part != all_of_it
 
 
@@ -279,10 +278,10 @@ def test_a_saved_table_with_true_dates_is_cut_by_time(tmp_path: Path) -> None:
 
 def test_one_pass_over_the_source_serves_all_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = opened(train=write(tmp_path / "a.csv", table(200)), split=SplitConfig(by="time", time="when"))
-    base = sources["test"].whole
+    base = sources["test"].cut_from
     assert base is not None
     passes = []
-    original = type(base[0]).marked
-    monkeypatch.setattr(type(base[0]), "marked", lambda self: passes.append(1) or original(self))
+    original = type(base[0]).with_keys
+    monkeypatch.setattr(type(base[0]), "with_keys", lambda self: passes.append(1) or original(self))
     leaks = find_leaks(sources, None, "when")
-    assert len(passes) == 2 and list(leaks.spans) == ["train", "validation", "test"]
+    assert len(passes) == 2 and list(leaks.time_ranges) == ["train", "validation", "test"]

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from llmstage.config.data import DataConfig, SplitConfig
-from llmstage.data import splits
-from llmstage.data.file_source import open_splits
+from llmstage.data import split_keys
 from llmstage.data.files import DataFile
+from llmstage.data.quality.split_leakage import overlap
 from llmstage.data.row_source import ListSource, RowSource
 from llmstage.data.rows import Columns, Row
-from llmstage.data.splits import overlap, row_hash
+from llmstage.data.split_keys import row_hash
+from llmstage.data.splits import open_splits
 from llmstage.errors import DataError
 
 PAIR = Columns(("text", "label"), content=("text",))
@@ -155,7 +156,7 @@ def test_every_option_that_changes_rows_changes_the_digest(tmp_path: Path) -> No
 
 
 def test_a_digest_of_many_pieces_sees_each_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmstage.data.files.PIECE", 1000)
+    monkeypatch.setattr("llmstage.data.files.HASH_CHUNK", 1000)
     path = tmp_path / "a.bin"
     data = bytearray(os.urandom(3500))
     seen = set()
@@ -180,7 +181,7 @@ def test_list_source_is_a_source() -> None:
 
 
 def test_a_cut_is_counted_once_per_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmstage.data import file_source as sources
+    from llmstage.data import splits as sources
     from llmstage.data.splits import Census
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -206,8 +207,8 @@ def test_rows_are_hashed_once_for_all_sides_and_a_file_that_changes_is_told(tmp_
     train = write(tmp_path / "a.jsonl", [f"t {i}" for i in range(60)])
     sources = opened(train=train, split=SplitConfig(validation=0.3, test=0.3))
     calls = []
-    real = splits.row_hash
-    monkeypatch.setattr(splits, "row_hash", lambda *args: calls.append(1) or real(*args))
+    real = split_keys.row_hash
+    monkeypatch.setattr(split_keys, "row_hash", lambda *args: calls.append(1) or real(*args))
     first = {split: texts(source) for split, source in sources.items()}
     assert len(calls) == 60 and {split: texts(source) for split, source in sources.items()} == first
     assert len(calls) == 60

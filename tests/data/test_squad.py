@@ -11,8 +11,8 @@ import pytest
 from llmstage.config.data import DataConfig
 from llmstage.config.run import GenerationConfig
 from llmstage.config.task import QuestionAnswering as Config
-from llmstage.data.file_source import open_splits
 from llmstage.data.question_rows import BadAnswer, answers_of, excerpt, likeliest_part, question_word, sentences
+from llmstage.data.splits import open_splits
 from llmstage.errors import DataError
 from llmstage.tasks.question_answering import TASK
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.data.encoding.store import FORMAT, ExampleStore, FeatureWriter
-from llmstage.data.quarantine import BadRows, split_place
+from llmstage.data.quarantine import BadRows, parse_location
 from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Row
 from llmstage.errors import DataError
@@ -71,7 +71,7 @@ def encode_split(
     if not ledger.features:
         path = getattr(bad_rows_of(source), "path", None)
         told = f" See {path} for the reasons." if path and ledger.refused else ""
-        raise DataError(f"data.{source.split}: no row of {source.described} could be encoded.{told}")
+        raise DataError(f"data.{source.split}: no row of {source.description} could be encoded.{told}")
     return writer.finish()
 
 
@@ -133,7 +133,7 @@ def encode_rows(
             bad_rows = bad_rows_of(source)
             if bad_rows is None:
                 raise DataError(f"{place}: {error}.") from None
-            shown, line = split_place(place)
+            shown, line = parse_location(place)
             # Several splits may be cut from one file: what tells two bad rows apart is the split and the place in it.
             told = json.dumps(row, ensure_ascii=False)[:500]
             bad_rows.report(shown, f"{source.split} {number}", line, str(error), told, number)

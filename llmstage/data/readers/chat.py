@@ -1,4 +1,4 @@
-"""Conversations as JSON or JSON lines: `messages`, ShareGPT `conversations`, Alpaca, prompt and completion."""
+"""Read conversations in JSON or JSON lines: `messages`, ShareGPT `conversations`, Alpaca, prompt and completion."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ ENDINGS = (".jsonl", ".json", ".ndjson")
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records `{"messages": [...]}` with what else stood in the row."""
-    found = detect(file)
-    inner = load_reader(found if found in ("json", "jsonl", "parquet", "csv", "tsv") else "jsonl")
-    for number, record in inner.read(file, options):
+    """Yield records `{"messages": [...]}` with the other columns of the row."""
+    detected = detect(file)
+    reader = load_reader(detected if detected in ("json", "jsonl", "parquet", "csv", "tsv") else "jsonl")
+    for number, record in reader.read(file, options):
         if isinstance(record, Bad):
             yield number, record
             continue
-        made = to_messages(record)
-        yield number, Bad(made, str(record)[:500]) if isinstance(made, str) else made
+        chat = to_messages(record)
+        yield number, Bad(chat, str(record)[:500]) if isinstance(chat, str) else chat

@@ -1,4 +1,4 @@
-"""CoNLL columns: one token a line with its tag, a blank line between sentences, `-DOCSTART-` lines between documents."""
+"""Read CoNLL columns: one token a line with its tag, a blank line between sentences, `-DOCSTART-` lines between documents."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 from typing import Any
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.records import Bad, FileHead, ReadOptions, Records
 from llmstage.data.text_lines import lines
 
 ENDINGS = (".conll", ".annotated", ".bmes", ".bio", ".iob", ".iob2", ".bioes", ".iobes", ".conll2003")
 BLANK = re.compile(r"[ \t]+")
-"""Not str.split: an ideographic or non-breaking space may be a token."""
+"""str.split would also split at ideographic and non-breaking spaces, which may be tokens."""
 DOCUMENT = "-DOCSTART-"
 TAG = re.compile(r"(?:O|[BIMES]-\S+)\Z")
-LEAST = 4
-"""Lines with a token that must be seen before content alone says that a file is of this kind."""
+MIN_LINES = 4
+"""Lines with a token that a file must have to be detected by content."""
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records `{"tokens": [...], "tags": [...], "first_line": n}`: the first column and the last.
+    """Yield records `{"tokens": [...], "tags": [...], "first_line": n}`: the first column and the last.
 
-    Where columns are named by number (`data.columns.tags=2`), every column is there under its number too.
+    Where the user names columns by number (`data.columns.tags=2`), every column is also in the record by its number.
     """
     numbered = any(name.isdigit() for name in options.named)
     rows: list[list[str]] = []
@@ -53,6 +53,7 @@ def read(file: DataFile, options: ReadOptions) -> Records:
 
 
 def complaint(fields: list[str], width: int) -> str | None:
+    """Return what is wrong with the columns of a line, or None."""
     if len(fields) < 2:
         return "one column, where a token and its tag must stand"
     if len(fields) != width:
@@ -64,18 +65,19 @@ def complaint(fields: list[str], width: int) -> str | None:
 
 def record(rows: list[list[str]], first: int, *, numbered: bool) -> dict[str, Any]:
     columns = [list(column) for column in zip(*rows, strict=True)]
-    found: dict[str, Any] = {"tokens": columns[0], "tags": columns[-1], "first_line": first}
-    return {**found, **{str(index): column for index, column in enumerate(columns)}} if numbered else found
+    values: dict[str, Any] = {"tokens": columns[0], "tags": columns[-1], "first_line": first}
+    return {**values, **{str(index): column for index, column in enumerate(columns)}} if numbered else values
 
 
-def looks_like(text: str, *, whole: bool) -> bool:
-    """Whether the beginning of a file is of this kind: equal columns, the last a tag, and at least one entity begun."""
-    seen = text.splitlines()
-    seen = [line for line in (seen if whole else seen[:-1]) if line.strip(" \t") and not line.startswith(DOCUMENT)]
-    if len(seen) < LEAST:
+def matches(head: FileHead) -> bool:
+    """Return whether the beginning of a file has equal columns, tags in the last one, and at least one entity."""
+    complete = head.text.splitlines()
+    complete = complete if head.is_complete else complete[:-1]
+    token_lines = [line for line in complete if line.strip(" \t") and not line.startswith(DOCUMENT)]
+    if len(token_lines) < MIN_LINES:
         return False
-    tabs = "\t" in seen[0]
-    rows = [line.split("\t") if tabs else BLANK.split(line.strip(" \t")) for line in seen]
+    tabs = "\t" in token_lines[0]
+    rows = [line.split("\t") if tabs else BLANK.split(line.strip(" \t")) for line in token_lines]
     width = len(rows[0])
     return (
         width >= 2

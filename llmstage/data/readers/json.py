@@ -1,4 +1,4 @@
-"""A JSON document: an array of objects, an array of lists (columns 0, 1, 2, …), or an object with one list of rows."""
+"""Read a JSON document: an array of objects, an array of lists (columns 0, 1, 2, …), or an object with one list of rows."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmstage.data.files import DataFile
-from llmstage.data.readers.jsonl import kind
-from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.readers.jsonl import json_type
+from llmstage.data.records import Bad, FileHead, ReadOptions, Records
 from llmstage.data.text_lines import decode, likely_encoding, open_text, too_large
 from llmstage.errors import DataError
 
 ENDINGS = (".json",)
 SPACE = re.compile(r"[ \t\r\n]*")
 DECODER = json.JSONDecoder()
+ARRAY = re.compile(r'\s*\[\s*(\{\s*["}]|\[\s*["\d\-\[])')
+"""The beginning of an array of objects or of lists."""
+OBJECT = re.compile(r'\s*\{\s*"')
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records with the line each begins at. The document is held in memory; use JSON lines for very large sets."""
+    """Yield each record with its first line. The document is kept in memory; use JSON lines for very large sets."""
     text = load_text(file, options)
     start = array_start(text, file)
     end = start
@@ -34,11 +37,11 @@ def read(file: DataFile, options: ReadOptions) -> Records:
         elif isinstance(value, list):
             yield line, {str(index): item for index, item in enumerate(value)}
         else:
-            yield line, Bad(f"a JSON {kind(value)}, where a row must be an object or a list", text[begin:after])
+            yield line, Bad(f"a JSON {json_type(value)}, where a row must be an object or a list", text[begin:after])
 
 
 def load_text(file: DataFile, options: ReadOptions) -> str:
-    """The whole document as text. Raises DataError `file:line` where it does not decode."""
+    """Return the document as text. Raise DataError `file:line` where it does not decode."""
     stream, encoding = open_text(file, options.encoding)
     with stream:
         raw = stream.read()
@@ -47,81 +50,117 @@ def load_text(file: DataFile, options: ReadOptions) -> str:
     except UnicodeDecodeError as error:
         number = raw.count(b"\n", 0, error.start) + 1
         begin = raw.rfind(b"\n", 0, error.start) + 1
-        reason = decode(raw[begin : error.end + 3], encoding, file)
-        told = reason.reason if isinstance(reason, Bad) else f"not valid {encoding}"
-        mend = "" if likely_encoding(file, encoding) else " Mend the file, or set data.encoding."
-        raise DataError(f"{file.shown}:{number}: {told}.{mend}") from None
+        decoded = decode(raw[begin : error.end + 3], encoding, file)
+        reason = decoded.reason if isinstance(decoded, Bad) else f"not valid {encoding}"
+        remedy = "" if likely_encoding(file, encoding) else " Repair the file, or set data.encoding."
+        raise DataError(f"{file.display_name}:{number}: {reason}.{remedy}") from None
 
 
 def array_start(text: str, file: DataFile) -> int:
-    """Where the array of rows begins."""
-    start = skip(text, 0)
+    """Return the index at which the array of rows begins."""
+    start = skip_space(text, 0)
     if text[start : start + 1] == "[":
         return start
     if text[start : start + 1] != "{":
-        raise broken(file, text, start, "not JSON: neither an array nor an object begins here")
+        raise syntax_error(file, text, start, "not JSON: neither an array nor an object begins here")
     lists = {
         key: begin
         for key, begin, value in members(text, start, file)
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
     }
     if len(lists) != 1:
-        found = f"it holds {len(lists)} ({', '.join(lists)})" if lists else "it holds none"
+        content = f"it holds {len(lists)} ({', '.join(lists)})" if lists else "it holds none"
         raise DataError(
-            f"{file.shown}:1: a JSON object can be read as rows where it holds exactly one list of objects; {found}. "
+            f"{file.display_name}:1: a JSON object can be read as rows where it holds exactly one list of objects; {content}. "
             f"Write an array of objects, or one object a line with data.format=jsonl."
         )
     return next(iter(lists.values()))
 
 
 def items(text: str, start: int, file: DataFile) -> Iterator[tuple[int, Any, int]]:
-    """(begin, value, end) of each element of the array at `start`."""
-    at = skip(text, start + 1)
-    if text[at : at + 1] == "]":
+    """Yield (begin, value, end) of each element of the array at `start`."""
+    index = skip_space(text, start + 1)
+    if text[index : index + 1] == "]":
         return
     while True:
-        value, end = parse(text, at, file)
-        yield at, value, end
-        at = skip(text, end)
-        if text[at : at + 1] == "]":
+        value, end = parse(text, index, file)
+        yield index, value, end
+        index = skip_space(text, end)
+        if text[index : index + 1] == "]":
             return
-        if text[at : at + 1] != ",":
-            raise broken(file, text, at, "not JSON: ',' or ']' must follow an element of the array")
-        at = skip(text, at + 1)
+        if text[index : index + 1] != ",":
+            raise syntax_error(file, text, index, "not JSON: ',' or ']' must follow an element of the array")
+        index = skip_space(text, index + 1)
 
 
 def members(text: str, start: int, file: DataFile) -> Iterator[tuple[str, int, Any]]:
-    """(key, begin of the value, value) of the object at `start`."""
-    at = skip(text, start + 1)
-    while text[at : at + 1] != "}":
-        key, end = parse(text, at, file)
-        at = skip(text, end)
-        if not isinstance(key, str) or text[at : at + 1] != ":":
-            raise broken(file, text, at, 'not JSON: "key": value must stand here')
-        begin = skip(text, at + 1)
+    """Yield (key, begin of the value, value) of each member of the object at `start`."""
+    index = skip_space(text, start + 1)
+    while text[index : index + 1] != "}":
+        key, end = parse(text, index, file)
+        index = skip_space(text, end)
+        if not isinstance(key, str) or text[index : index + 1] != ":":
+            raise syntax_error(file, text, index, 'not JSON: "key": value must stand here')
+        begin = skip_space(text, index + 1)
         value, end = parse(text, begin, file)
         yield key, begin, value
-        at = skip(text, end)
-        if text[at : at + 1] == ",":
-            at = skip(text, at + 1)
-        elif text[at : at + 1] != "}":
-            raise broken(file, text, at, "not JSON: ',' or '}' must follow a value of the object")
+        index = skip_space(text, end)
+        if text[index : index + 1] == ",":
+            index = skip_space(text, index + 1)
+        elif text[index : index + 1] != "}":
+            raise syntax_error(file, text, index, "not JSON: ',' or '}' must follow a value of the object")
 
 
-def parse(text: str, at: int, file: DataFile) -> tuple[Any, int]:
+def parse(text: str, index: int, file: DataFile) -> tuple[Any, int]:
+    """Return (value, end) of the JSON value at `index`."""
     try:
-        return DECODER.raw_decode(text, at)
+        return DECODER.raw_decode(text, index)
     except (ValueError, RecursionError) as error:
-        where = error.pos if isinstance(error, json.JSONDecodeError) else at
-        raise broken(file, text, where, f"not JSON ({error})") from None
+        position = error.pos if isinstance(error, json.JSONDecodeError) else index
+        raise syntax_error(file, text, position, f"not JSON ({error})") from None
 
 
-def skip(text: str, at: int) -> int:
-    found = SPACE.match(text, at)
-    return found.end() if found else at
+def skip_space(text: str, index: int) -> int:
+    space = SPACE.match(text, index)
+    return space.end() if space else index
 
 
-def broken(file: DataFile, text: str, at: int, reason: str) -> DataError:
-    """After a syntax error the rest of a document has no rows to go on with, so it is never quarantined."""
-    tail = " The file ends here; it is perhaps cut off." if not text[at:].strip() else ""
-    return DataError(f"{file.shown}:{text.count(chr(10), 0, at) + 1}: {reason}.{tail} Mend the file.")
+def syntax_error(file: DataFile, text: str, index: int, reason: str) -> DataError:
+    """Return the error for broken JSON. It is never quarantined: the rows after it cannot be found."""
+    tail = " The file ends here; it is perhaps cut off." if not text[index:].strip() else ""
+    return DataError(f"{file.display_name}:{text.count(chr(10), 0, index) + 1}: {reason}.{tail} Repair the file.")
+
+
+def detect(head: FileHead) -> str | None:
+    """Return `jsonl` or `json` where the beginning of a file is one of them, else None."""
+    start = head.text.lstrip()
+    if start[:1] not in ("{", "["):
+        return None
+    first, _, rest = start.partition("\n")
+    try:
+        value = json.loads(first)
+    except ValueError:
+        return "json" if is_document(head.text) else None
+    if rest.strip()[:1] in ("{", "["):
+        return "jsonl"
+    if isinstance(value, list):
+        return "json" if is_document(head.text) else None
+    # One object on one line: a document where its rows are in a list, else JSON lines with one row.
+    lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+    is_chat = any(key in value for key in ("messages", "conversations"))
+    return "json" if head.is_complete and len(lists) == 1 and not is_chat else "jsonl"
+
+
+def is_document(text: str) -> bool:
+    """Return whether a text begins with one JSON array or object of rows rather than with JSON lines."""
+    start = text.lstrip()
+    if start[:1] not in ("{", "["):
+        return False
+    first, _, rest = start.partition("\n")
+    try:
+        json.loads(first)
+    except ValueError:
+        return bool((ARRAY if start[0] == "[" else OBJECT).match(text))
+    if rest.strip()[:1] in ("{", "["):
+        return False
+    return start[0] == "{" or bool(ARRAY.match(text))

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line."""
+"""Read JSON lines: one object a line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENDINGS = (".jsonl", ".ndjson")
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """One record a line that is not blank."""
+    """Yield one record for each line that is not blank."""
     for number, line in lines(file, options.encoding, options.max_bytes):
         if isinstance(line, Bad):
             yield number, line
@@ -22,18 +22,18 @@ def read(file: DataFile, options: ReadOptions) -> Records:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            whole = line.endswith("\n")
-            reason = f"not JSON ({error})" if whole else f"not JSON ({error}); the last line, perhaps cut off"
+            is_terminated = line.endswith("\n")
+            reason = f"not JSON ({error})" if is_terminated else f"not JSON ({error}); the last line, perhaps cut off"
             yield number, Bad(reason, line)
             continue
         if isinstance(value, dict):
             yield number, value
         else:
-            yield number, Bad(f"a JSON {kind(value)}, where a row must be an object {{...}}", line)
+            yield number, Bad(f"a JSON {json_type(value)}, where a row must be an object {{...}}", line)
 
 
-def kind(value: object) -> str:
-    """What JSON calls it."""
+def json_type(value: object) -> str:
+    """Return the JSON name of the type of a value."""
     if value is None:
         return "null"
     return {list: "array", str: "string", bool: "boolean", dict: "object"}.get(type(value), "number")

@@ -1,4 +1,4 @@
-"""Plain text: a row is a block of paragraphs, a line, or the whole file (`data.text_rows`)."""
+"""Read plain text: a row is a block of paragraphs, a line, or the complete file (`data.text_rows`)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 from llmstage.data.files import DataFile
 from llmstage.data.records import Bad, ReadOptions, Records
-from llmstage.data.text_lines import decode, lines, open_text, pieces, too_large
+from llmstage.data.text_lines import chunks, decode, lines, open_text, too_large
 
 ENDINGS = (".txt", ".text", ".md")
 BLOCK = 4096
-"""Characters of a block at most."""
+"""Maximum characters of a block."""
 BLANK = re.compile(r"\n[ \t]+\n")
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records `{"text": ...}`."""
+    """Yield records `{"text": ...}`."""
     if options.text_rows == "file":
         return read_file(file, options)
     return read_lines(file, options) if options.text_rows == "line" else read_blocks(file, options)
@@ -45,19 +45,19 @@ def read_lines(file: DataFile, options: ReadOptions) -> Records:
 
 
 def read_blocks(file: DataFile, options: ReadOptions) -> Records:
-    """Streaming; memory is that of one piece, whatever the size of the file or of its lines."""
+    """Yield blocks while the file is read: memory is that of one chunk, whatever the size of the file or of its lines."""
     text, first = "", 1
-    for number, piece in pieces(file, options.encoding):
-        if isinstance(piece, Bad):
+    for number, chunk in chunks(file, options.encoding):
+        if isinstance(chunk, Bad):
             for line, block, _ in blocks(text, first, final=True):
                 if block:
                     yield line, {"text": block}
-            yield number, piece
+            yield number, chunk
             text, first = "", number + 1
             continue
         if not text:
             first = number
-        text += piece
+        text += chunk
         used = 0
         for line, block, end in blocks(text, first, final=False):
             used = end
@@ -71,9 +71,9 @@ def read_blocks(file: DataFile, options: ReadOptions) -> Records:
 
 
 def blocks(text: str, first: int, final: bool) -> Iterator[tuple[int, str, int]]:
-    """(line, block, end) with blocks closed at a blank line, else a line end, else a space, else at full length.
+    """Yield (line, block, end). A block ends at a blank line, else at a line end, else at a space, else at full length.
 
-    A block without content comes as an empty string, so that the caller still learns how far it got.
+    A block without content is an empty string, so that the caller knows how much text was used.
     """
     start, size = 0, len(text)
     while start < size and (final or size - start >= BLOCK):
@@ -88,7 +88,8 @@ def blocks(text: str, first: int, final: bool) -> Iterator[tuple[int, str, int]]
 
 
 def block_length(window: str) -> int:
+    """Return the length of the block at the beginning of a window."""
     blank = window.rfind("\n\n") + 2
     if blank < 2:
-        blank = max((found.end() for found in BLANK.finditer(window)), default=0)
+        blank = max((match.end() for match in BLANK.finditer(window)), default=0)
     return blank or window.rfind("\n") + 1 or window.rfind(" ") + 1 or len(window)

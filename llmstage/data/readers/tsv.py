@@ -1,4 +1,4 @@
-"""Tab-separated values: the CSV reader with the tab as first guess."""
+"""Read tab-separated values with the CSV reader, which tries the tab first."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ ENDINGS = (".tsv", ".tab")
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records by column name, or by number (`"0"`) without a header."""
+    """Yield records by column name, or by column number (`"0"`) without a header."""
     return read_layout(file, options, find_layout(file, options, first_guess="\t"))
 
 
 def describe(file: DataFile, options: ReadOptions) -> str:
-    """What was sniffed, for the header line."""
+    """Return what was detected, for the header line."""
     return describe_layout(find_layout(file, options, first_guess="\t"), "\t")

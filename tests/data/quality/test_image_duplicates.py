@@ -11,17 +11,17 @@ from PIL import Image
 
 from llmstage.config.data import DataConfig, SplitConfig
 from llmstage.config.run import VisionConfig
-from llmstage.data.file_source import open_splits
 from llmstage.data.image_store import ImageStore
-from llmstage.data.quality.image_duplicates import bad_pictures, repeated_captions, shared_pictures
+from llmstage.data.quality.image_duplicates import repeated_captions, shared_images, unusable_images
 from llmstage.data.row_source import ListSource
-from llmstage.tokenization.vision import preset_images
+from llmstage.data.splits import open_splits
+from llmstage.tokenization.vision import preset_image_processor
 
 Draw = Callable[..., Any]
 
 
 def read(sources: Any, task: Any) -> ImageStore:
-    pictures = ImageStore(preset_images(VisionConfig(size=16)))
+    pictures = ImageStore(preset_image_processor(VisionConfig(size=16)))
     pictures.read(place for source in sources.values() for row, _ in source for place in task.images(row))
     return pictures
 
@@ -42,10 +42,10 @@ def test_an_image_under_another_name_in_another_split_is_counted(tmp_path: Path,
         "test": source("test", "copy.bmp", "0.png", "3.png"),
     }
     pictures = read(sources, glance)
-    told = shared_pictures(sources, pictures, glance.images)
+    told = shared_images(sources, pictures, glance.images)
     assert told == ["2 rows of test show an image that stands in the training split too (equal pixels)."]
-    assert shared_pictures({"test": sources["test"]}, pictures, glance.images) == []
-    assert str(bad_pictures(pictures)).startswith("2 of 7 images cannot be used: ")
+    assert shared_images({"test": sources["test"]}, pictures, glance.images) == []
+    assert str(unusable_images(pictures)).startswith("2 of 7 images cannot be used: ")
 
 
 def test_a_cut_that_parts_rows_of_one_image_is_told_with_its_mend(tmp_path: Path, draw: Draw, glance: Any) -> None:
@@ -56,11 +56,11 @@ def test_a_cut_that_parts_rows_of_one_image_is_told_with_its_mend(tmp_path: Path
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     split = SplitConfig(validation=0.2, test=0.2)
     sources = open_splits(DataConfig(train=f"{tmp_path}/a.jsonl", split=split), glance.columns, lambda row: None, None)
-    told = shared_pictures(sources, read(sources, glance), glance.images)
+    told = shared_images(sources, read(sources, glance), glance.images)
     assert len(told) == 2 and all("data.split.group=<column> keeps rows of one value" in line for line in told)
     split = SplitConfig(validation=0.2, test=0.2, group="scene")
     sources = open_splits(DataConfig(train=f"{tmp_path}/a.jsonl", split=split), glance.columns, lambda row: None, None)
-    assert shared_pictures(sources, read(sources, glance), glance.images) == []
+    assert shared_images(sources, read(sources, glance), glance.images) == []
 
 
 def test_captions_that_repeat_are_counted() -> None:
@@ -76,9 +76,9 @@ def test_captions_that_repeat_are_counted() -> None:
 
 
 def test_a_long_list_of_bad_images_is_cut(tmp_path: Path) -> None:
-    pictures = ImageStore(preset_images(VisionConfig(size=16)))
+    pictures = ImageStore(preset_image_processor(VisionConfig(size=16)))
     pictures.read([str(tmp_path / f"{number}.png") for number in range(9)])
-    assert str(bad_pictures(pictures)).endswith("2.png; and 6 more")
-    fine = ImageStore(preset_images(VisionConfig(size=16)))
+    assert str(unusable_images(pictures)).endswith("2.png; and 6 more")
+    fine = ImageStore(preset_image_processor(VisionConfig(size=16)))
     fine.read([])
-    assert bad_pictures(fine) is None
+    assert unusable_images(fine) is None

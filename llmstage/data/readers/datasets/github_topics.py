@@ -1,4 +1,4 @@
-"""GitHub topics (github.com/github/explore): `topics/<name>/index.md` with what a topic is called and says, and its logo."""
+"""Read GitHub topics (github.com/github/explore): `topics/<name>/index.md` with name, description and logo of a topic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad, Found, ReadOptions, Records
+from llmstage.data.records import Bad, FileHead, FileRecord, ReadOptions, Records
 from llmstage.errors import DataError
 
 ENDINGS = ()
@@ -17,34 +17,45 @@ FENCE = "---"
 
 
 def find(folder: Path) -> list[Path]:
-    """The whole set is one source."""
+    """Return the folder itself: the data set is one source."""
     return [folder]
 
 
-def looks_like(folder: Path) -> bool:
-    """Whether a folder is the set, or its folder `topics`."""
-    first = next(pages(root_of(folder)), None)
+def matches(head: FileHead) -> bool:
+    """Return whether a folder is the data set, or its folder `topics`."""
+    if not head.path.is_dir():
+        return False
+    first = next(pages(root_of(head.path)), None)
     return first is not None and "\ndisplay_name:" in first.read_text("utf-8", "replace")[:2000]
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records `{image, caption, label, …}` of the topics that have a logo: `caption` is `<display name>: <short
-    description>`, `label` the display name."""
+    """Yield records `{image, caption, label, …}` of the topics that have a logo.
+
+    `caption` is `<display name>: <short description>`; `label` is the display name.
+    """
     root = file.path
     if not root.is_dir():
-        raise DataError(f"{file.shown}: data.format=github_topics reads the folder that holds topics/<name>/index.md.")
+        raise DataError(
+            f"{file.display_name}: data.format=github_topics reads the folder that holds topics/<name>/index.md."
+        )
     count = 0
     for page in pages(root_of(root)):
         count += 1
-        shown = f"{file.shown.rstrip('/')}/{page.relative_to(root).as_posix()}"
-        made = read_page(page, options.encoding)
-        if isinstance(made, str):
-            yield 1, Bad(made, page.parent.name, shown)
-        elif made.get("logo"):
+        page_name = f"{file.display_name.rstrip('/')}/{page.relative_to(root).as_posix()}"
+        fields = read_page(page, options.encoding)
+        if isinstance(fields, str):
+            yield 1, Bad(fields, page.parent.name, page_name)
+        elif fields.get("logo"):
             folder = page.parent.relative_to(root)
-            yield 1, Found(shown, {"image": (folder / made["logo"]).as_posix(), **topic(made, page.parent.name)})
+            yield (
+                1,
+                FileRecord(
+                    page_name, {"image": (folder / fields["logo"]).as_posix(), **topic(fields, page.parent.name)}
+                ),
+            )
     if not count:
-        raise DataError(f"{file.shown}: no topics/<name>/index.md in this folder. Check data.format.")
+        raise DataError(f"{file.display_name}: no topics/<name>/index.md in this folder. Check data.format.")
 
 
 def pages(folder: Path) -> Iterator[Path]:
@@ -52,7 +63,7 @@ def pages(folder: Path) -> Iterator[Path]:
 
 
 def read_page(page: Path, encoding: str) -> dict[str, str] | str:
-    """The front matter with the first `paragraph` after it, or what is wrong."""
+    """Return the front matter and the first `paragraph` after it, or the reason why the page is unusable."""
     try:
         text = page.read_text(encoding).removeprefix("\ufeff")
     except ValueError as error:
@@ -61,30 +72,32 @@ def read_page(page: Path, encoding: str) -> dict[str, str] | str:
     if len(parts) < 3:
         return f"no front matter between two lines {FENCE}"
     try:
-        told = yaml.load(parts[1], Loader=yaml.BaseLoader)  # texts only: a topic may be called `on` or `3`
+        front_matter = yaml.load(parts[1], Loader=yaml.BaseLoader)  # keeps texts: a topic may be called `on` or `3`
     except yaml.YAMLError as error:
         return f"the front matter is not YAML ({str(error).splitlines()[0]})"
-    if not isinstance(told, dict) or not isinstance(told.get("display_name"), str) or not told["display_name"].strip():
+    display_name = front_matter.get("display_name") if isinstance(front_matter, dict) else None
+    if not isinstance(display_name, str) or not display_name.strip():
         return "the front matter has no display_name"
-    found = {str(key): " ".join(value.split()) for key, value in told.items() if isinstance(value, str)}
-    return {**found, "paragraph": " ".join(parts[2].strip().partition("\n\n")[0].split())}
+    fields = {str(key): " ".join(value.split()) for key, value in front_matter.items() if isinstance(value, str)}
+    return {**fields, "paragraph": " ".join(parts[2].strip().partition("\n\n")[0].split())}
 
 
-def topic(told: dict[str, str], name: str) -> dict[str, Any]:
-    title, short = told["display_name"], told.get("short_description", "")
-    # Half of the descriptions begin with the name.
+def topic(fields: dict[str, str], name: str) -> dict[str, Any]:
+    """Return the record of one topic without its image."""
+    title, short = fields["display_name"], fields.get("short_description", "")
+    # Half of the descriptions begin with the name already.
     caption = short if short.startswith(title) else f"{title}: {short}" if short else title
     return {
         "caption": caption,
         "label": title,
         "short_description": short,
-        "paragraph": told["paragraph"],
+        "paragraph": fields["paragraph"],
         "topic": name,
     }
 
 
 def beside(path: Path) -> list[Path]:
-    """The pages, whose content counts and not their size alone."""
+    """Return the pages: their content is part of the digest, not only their size."""
     return list(pages(root_of(path))) if path.is_dir() else []
 
 

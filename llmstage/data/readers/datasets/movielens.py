@@ -1,4 +1,4 @@
-"""MovieLens as GroupLens publishes it: a folder with `ratings.csv` and, beside it, `movies.csv` as the item table."""
+"""Read MovieLens as GroupLens publishes it: a folder with `ratings.csv` and the item table `movies.csv`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from llmstage.data.records import ReadOptions, Records
 ENDINGS = (".csv",)
 SKIP = ("movies.csv", "tags.csv", "links.csv", "genome-scores.csv", "genome-tags.csv")
 TABLES = {"items": "movies.csv"}
-"""The file of a side table that is not named."""
+"""Side table to its usual file, which is used where the config names none."""
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Ratings, one a record: userId, movieId, rating, timestamp."""
+    """Yield one record for each rating: userId, movieId, rating, timestamp."""
     return csv.read(file, options)

@@ -1,19 +1,26 @@
-"""Schema-Guided Dialogue (Rastogi et al. 2020, arXiv 1909.05855): arrays of dialogues with USER and SYSTEM turns."""
+"""Read Schema-Guided Dialogue (Rastogi et al. 2020, arXiv 1909.05855): arrays of dialogues with USER and SYSTEM turns."""
 
 from __future__ import annotations
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers import json
-from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.records import Bad, FileHead, ReadOptions, Records
 
 ENDINGS = (".json",)
 SKIP = ("schema.json",)
-"""Files beside the data that hold no rows."""
+"""Files in the folder of the data that contain no rows."""
 ROLES = {"USER": "user", "SYSTEM": "assistant"}
 
 
+def matches(head: FileHead) -> bool:
+    """Return whether the beginning of a file is a JSON array with the keys of this data set."""
+    if not head.text.lstrip().startswith("[") or not json.is_document(head.text):
+        return False
+    return all(key in head.text for key in ('"dialogue_id"', '"turns"', '"utterance"'))
+
+
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records `{"messages": [...], "id": ...}`; annotations (frames) are left out."""
+    """Yield records `{"messages": [...], "id": ...}`, without annotations (frames)."""
     for line, record in json.read(file, options):
         if isinstance(record, Bad):
             yield line, record

@@ -1,7 +1,7 @@
-"""StockNet (Xu and Cohen 2018, aclanthology.org/P18-1183): tweets and daily prices of stocks, in the published folders.
+"""Read StockNet (Xu and Cohen 2018, aclanthology.org/P18-1183): tweets and daily prices of stocks, as published.
 
-One row per stock and trading day that has tweets since the trading day before. Everything in a row but `label` and
-`movement` was known before the day on which they happen.
+One row is a stock and a trading day with tweets since the trading day before. All columns except `label` and `movement` were
+known before that day.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 
 from llmstage.data.files import DataFile
 from llmstage.data.records import Bad, ReadOptions, Records
-from llmstage.data.row_times import TimeError, read_text
+from llmstage.data.row_times import TimeError, parse_date_text
 from llmstage.data.text_lines import lines
 from llmstage.errors import DataError
 
 ENDINGS = (".csv",)
 DOWN, UP = -0.005, 0.0055
-"""A close-to-close movement of at most DOWN is `down`, one above UP is `up`; days between are left out, as in the paper."""
+"""A close-to-close movement of at most DOWN is `down`, one above UP is `up`; days between are omitted, as in the paper."""
 LAGS = 5
-"""Trading days whose returns are given, as many as the paper's window."""
-WANTED = ("Date", "High", "Low", "Close", "Adj Close", "Volume")
+"""Trading days whose returns are columns: the window of the paper."""
+PRICE_COLUMNS = ("Date", "High", "Low", "Close", "Adj Close", "Volume")
 
 
 @dataclass(slots=True)
@@ -44,13 +44,13 @@ class Day:
 
 
 def find(folder: Path) -> list[Path]:
-    """Of the whole set: the price file of each stock that has tweets."""
+    """Return the price file of each stock that has tweets."""
     prices = folder / "price" / "raw"
     return sorted(path for path in prices.glob("*.csv") if tweet_folder(path).is_dir())
 
 
 def beside(path: Path) -> list[Path]:
-    """The tweets, which decide the rows as much as the price file does."""
+    """Return the tweet files of a price file: their content is part of the digest."""
     folder = tweet_folder(path)
     return sorted(item for item in folder.iterdir() if is_day(item.name)) if folder.is_dir() else []
 
@@ -64,24 +64,25 @@ def is_day(name: str) -> bool:
 
 
 def read(file: DataFile, options: ReadOptions) -> Records:
-    """Records by `price/raw/<SYMBOL>.csv`; a record's line is that of the trading day on which its label happens.
+    """Yield the records of `price/raw/<SYMBOL>.csv`. The line of a record is that of the trading day of its label.
 
-    `{text, label, date, symbol, movement, num_tweets, return_1 … return_5, spread, volume_change}`: `text` holds the
-    distinct tweets of the trading day before and of the days since, newest first, one a line; `movement` is the day's
-    adjusted close over the one before, less 1; the rest are numbers of the trading days before it, `return_1` the latest.
+    `{text, label, date, symbol, movement, num_tweets, return_1 … return_5, spread, volume_change}`: `text` contains the
+    distinct tweets of the trading day before and of the days since, newest first, one a line. `movement` is the adjusted
+    close of the day over that of the day before, minus 1. The other numbers are of earlier trading days; `return_1` is
+    the latest.
     """
     folder = tweet_folder(file.path)
     if not folder.is_dir():
         raise DataError(
-            f"{file.shown}: there is no folder {folder} with this stock's tweets. Name the whole set: data.train=<stocknet>."
+            f"{file.display_name}: there is no folder {folder} with this stock's tweets. Name the folder of the data set: data.train=<stocknet>."
         )
     tweet_days = sorted(date.fromisoformat(item.name) for item in beside(file.path))
     days: list[Day] = []
-    for line, made in prices(file, options):
-        if isinstance(made, Bad):
-            yield line, made
+    for line, day in prices(file, options):
+        if isinstance(day, Bad):
+            yield line, day
             continue
-        days.append(made)
+        days.append(day)
         if len(days) > LAGS + 2:
             days.pop(0)
         if len(days) == LAGS + 2:
@@ -93,7 +94,7 @@ def read(file: DataFile, options: ReadOptions) -> Records:
 def record(
     days: list[Day], tweet_days: list[date], folder: Path, symbol: str, options: ReadOptions
 ) -> dict[str, Any] | Bad | None:
-    """The row of the last of `days` (LAGS + 2 of them), or None where it has no tweets or hardly moved."""
+    """Return the row of the last of `days` (LAGS + 2 of them); None where it has no tweets or a small movement."""
     today, before = days[-1], days[-2]
     since = [day for day in tweet_days if before.day <= day < today.day]
     movement = today.close / before.close - 1
@@ -101,10 +102,10 @@ def record(
         return None
     tweets: list[tuple[str, str]] = []
     for day in since:
-        found = tweets_of(folder / day.isoformat(), options)
-        if isinstance(found, Bad):
-            return found
-        tweets += found
+        day_tweets = tweets_of(folder / day.isoformat(), options)
+        if isinstance(day_tweets, Bad):
+            return day_tweets
+        tweets += day_tweets
     if not tweets:
         return None
     texts = dict.fromkeys(text for _, text in sorted(tweets, key=lambda tweet: tweet[0], reverse=True))
@@ -123,7 +124,7 @@ def record(
 
 
 def tweets_of(path: Path, options: ReadOptions) -> list[tuple[str, str]] | Bad:
-    """(time that sorts, text) of each tweet of one day."""
+    """Return (time as sortable text, text) of each tweet of one day."""
     tweets = []
     for number, line in lines(DataFile(path, path.name), options.encoding, options.max_bytes):
         if isinstance(line, Bad):
@@ -133,15 +134,15 @@ def tweets_of(path: Path, options: ReadOptions) -> list[tuple[str, str]] | Bad:
         try:
             tweet = json.loads(line)
             text = tweet["text"] if isinstance(tweet["text"], str) else " ".join(tweet["text"])
-            tweets.append((read_text(tweet["created_at"]).isoformat(), text))
+            tweets.append((parse_date_text(tweet["created_at"]).isoformat(), text))
         except (ValueError, KeyError, TypeError, TimeError) as error:
-            told = f"tweets of {path.name}, line {number}: no tweet with text and created_at ({error})"
-            return Bad(told, line.strip()[:500])
+            reason = f"tweets of {path.name}, line {number}: no tweet with text and created_at ({error})"
+            return Bad(reason, line.strip()[:500])
     return tweets
 
 
 def prices(file: DataFile, options: ReadOptions) -> Iterator[tuple[int, Day | Bad]]:
-    """The trading days of a Yahoo price file, in order; days whose prices are `null` did not trade."""
+    """Yield the trading days of a Yahoo price file, in order. A day whose prices are `null` had no trade."""
     columns: list[str] = []
     last: date | None = None
     for number, line in lines(file, options.encoding, options.max_bytes):
@@ -151,18 +152,18 @@ def prices(file: DataFile, options: ReadOptions) -> Iterator[tuple[int, Day | Ba
         fields = next(csv.reader([line]), [])
         if not columns:
             columns = [field.strip() for field in fields]
-            missing = [name for name in WANTED if name not in columns]
+            missing = [name for name in PRICE_COLUMNS if name not in columns]
             if missing:
                 raise DataError(
-                    f"{file.shown}:1: no column {', '.join(missing)}; a price file of Yahoo has {', '.join(WANTED)}."
+                    f"{file.display_name}:1: no column {', '.join(missing)}; a price file of Yahoo has {', '.join(PRICE_COLUMNS)}."
                 )
             continue
-        found = dict(zip(columns, fields, strict=False))
-        if not fields or "null" in found.values():
+        values = dict(zip(columns, fields, strict=False))
+        if not fields or "null" in values.values():
             continue
         try:
-            day = date.fromisoformat(found["Date"])
-            high, low, close, adjusted, volume = (float(found[name]) for name in WANTED[1:])
+            day = date.fromisoformat(values["Date"])
+            high, low, close, adjusted, volume = (float(values[name]) for name in PRICE_COLUMNS[1:])
         except (KeyError, ValueError) as error:
             yield number, Bad(f"no date and prices ({error})", line.strip())
             continue
