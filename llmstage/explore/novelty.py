@@ -18,7 +18,7 @@ from llmstage.config.explore import Explore
 from llmstage.data.file_source import OTHER_COLUMNS, FileSource
 from llmstage.data.files import expand
 from llmstage.data.formats import known_endings
-from llmstage.data.quality.near_duplicates import in_pool, without_doubles
+from llmstage.data.quality.near_duplicates import distinct_texts, in_pool
 from llmstage.data.quarantine import BadRows
 from llmstage.data.rows import Columns, Row
 from llmstage.errors import DataError
@@ -80,7 +80,7 @@ def find_novel_texts(
     items = read_logs(run, components.task, out_dir)
     pool = [row for row, _ in components.sources["train"]] if "train" in components.sources else []
     pool_texts = ["\n".join(components.task.texts(row)) for row in pool]
-    distinct = [items[at] for at in without_doubles([item.text for item in items], keys.dedupe)]
+    distinct = [items[at] for at in distinct_texts([item.text for item in items], keys.dedupe)]
     double = len(items) - len(distinct)
     known = in_pool([item.text for item in distinct], pool_texts, keys.contamination_ngram)
     fresh = [item for item, is_known in zip(distinct, known, strict=True) if not is_known]

@@ -1,4 +1,4 @@
-"""What is wrong with rows, whatever the task: what stands there twice, what was seen in training, what cannot be used."""
+"""Checks of rows that apply to every task: duplicates, contradictions, overlap with training, unusable rows."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.config import RunConfig
+from llmstage.data.quality.near_duplicates import near_pairs
 from llmstage.data.row_checks import texts_of
 from llmstage.data.row_source import RowSource
 from llmstage.data.split_keys import row_hash
 from llmstage.inspect.findings import Finding, graded
-from llmstage.inspect.near_duplicates import near_pairs
 from llmstage.tasks.base import Task
 
-ANSWER_OUTSIDE = re.compile("does not stand in the context|points at .* not at the answer")
+ANSWER_OUTSIDE = re.compile("(does not stand|is not|does not occur) in the context|points at .* not at the answer")
+"""Reasons for which data/question_rows.py refuses an answer that is not at its position in the context."""
 TARGET_COLUMNS = ("label", "labels", "tags", "answer")
-"""Words of which a text has one right value, so that two of them contradict each other."""
+"""Columns with one right value for a text, so that two different values contradict each other."""
 MAX_CHARACTERS = 2_000_000
-"""Characters of a split beyond which near-duplicates are looked for among the first rows alone."""
+"""Characters of a split up to which near-duplicates are searched; later rows are not compared."""
 
 
 @dataclass(slots=True)
 class LintRow:
-    """A row of a split as lint sees it."""
+    """A row of a split, with its location."""
 
     row: dict[str, Any]
     location: str
     text: str
-    """All texts of it, as the tokenizer is trained on them."""
+    """All its texts, as the tokenizer is trained on them."""
 
 
 def read_rows(task: Task, sources: Mapping[str, RowSource], max_rows: int) -> dict[str, list[LintRow]]:
-    """The first `most` rows of each split. Questions about one text are told apart by what they ask."""
+    """Read the first `max_rows` rows of each split."""
     return {
         split: [LintRow(row, location, "\n".join(task.texts(row))) for row, location in islice(source, max_rows)]
         for split, source in sources.items()
@@ -46,7 +47,7 @@ def read_rows(task: Task, sources: Mapping[str, RowSource], max_rows: int) -> di
 def check_rows(
     run: RunConfig, task: Task, sources: Mapping[str, RowSource], rows: Mapping[str, list[LintRow]], likeness: float
 ) -> Iterator[Finding]:
-    """The checks that every task has."""
+    """Run the checks that every task has."""
     for split, split_rows in rows.items():
         columns = tuple(dict.fromkeys(column for row in split_rows[:50] for column in row.row))
         yield repeated(split, split_rows, columns)
@@ -62,19 +63,20 @@ def check_rows(
             broken,
             len(split_rows),
             major=0.01,
-            remedy="data.encoding=gb18030 (or what the file is in)",
+            remedy="data.encoding=gb18030 (or the encoding of the file)",
         )
-    # The rows of one user share their history by design: what is held out there is a click.
+    # The rows of one user share their history by design: only a click is held out.
     if "train" in rows and len(rows) > 1 and task.columns.identity != ("user", "item"):
         yield from training_overlap(run, task, sources, rows)
     if "train" in rows and any("context" in row.row for row in rows["train"][:1]):
         yield from shared_contexts(rows)
-    # Captions and questions about pictures are alike by design; what counts there is the picture (data/lookalikes.py).
+    # Captions and questions about images are similar by design; data/quality/image_duplicates.py compares the images.
     if task.columns.identity != ("user", "item") and not task.columns.images:
         yield from near_duplicates(run, task, rows, likeness)
 
 
 def repeated(split: str, split_rows: Sequence[LintRow], columns: Sequence[str]) -> Finding:
+    """Find rows that equal an earlier row in all columns."""
     first_location: dict[int, str] = {}
     locations = []
     for row in split_rows:
@@ -88,18 +90,19 @@ def repeated(split: str, split_rows: Sequence[LintRow], columns: Sequence[str]) 
         locations,
         len(split_rows),
         major=0.1,
-        remedy="remove them from the file; each counts as often as it stands there",
+        remedy="remove them from the file; a repeated row has a repeated weight",
     )
 
 
 def without_location(row: dict[str, Any]) -> dict[str, Any]:
-    """What a row says; where its file says it is no part of that."""
+    """Return a row without the columns that only say where it comes from."""
     return {column: value for column, value in row.items() if column not in ("first_line", "id")}
 
 
 def contradictions(
     split: str, split_rows: Sequence[LintRow], identity: Sequence[str], target_columns: Sequence[str]
 ) -> Finding:
+    """Find rows with the identity columns of an earlier row and different target columns."""
     first_rows_by_key: dict[int, tuple[int, str]] = {}
     locations = []
     identity_columns = [column for column in identity if column not in target_columns]
@@ -115,14 +118,15 @@ def contradictions(
         len(split_rows),
         major=0.02,
         word=" or ".join(target_columns),
-        remedy="keep one of each: no model can be right on both",
+        remedy="keep one of each: no model can predict both",
     )
 
 
 def training_overlap(
     run: RunConfig, task: Task, sources: Mapping[str, RowSource], rows: Mapping[str, list[LintRow]]
 ) -> Iterator[Finding]:
-    """Rows to be scored on whose text stands in train, all of it read, in the memory of the rows that are looked for."""
+    """Find rows of the other splits whose text is in train. All of train is read, but only hashes of the searched rows
+    are kept in memory."""
     identity = task.columns.identity
     scored_rows = {split: split_rows for split, split_rows in rows.items() if split != "train"}
     keys = {split: [row_hash(row.row, identity, 0) for row in split_rows] for split, split_rows in scored_rows.items()}
@@ -142,14 +146,15 @@ def training_overlap(
 
 
 def overlap_remedy(run: RunConfig, split: str) -> str:
-    """How the rows of a split are kept out of training."""
+    """Return how the rows of a split are kept out of training."""
     if getattr(run.data, split):
         return f"remove these rows from data.train, or leave data.{split} out, so that it is cut from data.train without overlap"
     return "data.split.group=<column> keeps rows of one value on one side"
 
 
 def shared_contexts(rows: Mapping[str, list[LintRow]]) -> Iterator[Finding]:
-    """Questions to be scored about a text that training asks of too: what is scored is then partly what it remembers."""
+    """Find scored questions about a text that training has questions about too: their score partly measures
+    memorization."""
     known = {row_hash(row.row, ("context",), 0) for row in rows["train"]}
     for split in [split for split in rows if split != "train"]:
         locations = [row.location for row in rows[split] if row_hash(row.row, ("context",), 0) in known]
@@ -166,7 +171,7 @@ def shared_contexts(rows: Mapping[str, list[LintRow]]) -> Iterator[Finding]:
 def near_duplicates(
     run: RunConfig, task: Task, rows: Mapping[str, list[LintRow]], likeness: float
 ) -> Iterator[Finding]:
-    """Texts that are nearly those of an earlier row, but not just the same (those are told by the checks above)."""
+    """Find texts that nearly equal an earlier row. Exact duplicates are reported by the checks above."""
     several = len(rows) > 1 and "train" in rows
     order = ["train", *(split for split in rows if split != "train")] if "train" in rows else list(rows)
     candidates = [(split, row) for split in order for row in first_rows(rows[split])]
@@ -209,11 +214,12 @@ def near_duplicates(
 
 
 def compared_text(row: LintRow) -> str:
-    """What is compared: of a question about a text, the question."""
+    """Return the text that is compared: the question where a row has a context, else all texts."""
     return str(row.row["question"]) if "context" in row.row else row.text
 
 
 def first_rows(split_rows: Sequence[LintRow]) -> Iterator[LintRow]:
+    """Yield the first rows, up to MAX_CHARACTERS."""
     characters_left = MAX_CHARACTERS
     for row in split_rows:
         characters_left -= len(row.text)
@@ -223,7 +229,7 @@ def first_rows(split_rows: Sequence[LintRow]) -> Iterator[LintRow]:
 
 
 def bad_rows(path: Path | None, split: str, *, stops: bool) -> Iterator[Finding]:
-    """What stood in quarantine.jsonl, brought together by its reason."""
+    """Read quarantine.jsonl and yield one finding for each reason."""
     if path is None or not path.is_file():
         return
     groups: dict[str, list[tuple[str, str]]] = {}

@@ -1,17 +1,13 @@
-"""What is said of rows, and words that set groups apart; likeness of texts against comparing every pair."""
+"""Features of rows, and words that distinguish groups."""
 
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 
-import pytest
-
 from llmstage.data.file_source import OTHER_COLUMNS
-from llmstage.data.quality.near_duplicates import GRAM, grams_of, in_pool, jaccard, without_doubles
 from llmstage.explore.row_features import UNSEEN, RowFeatures, answer_type
-from llmstage.explore.term_statistics import PRIOR, script_of, telling_words, terms_of
+from llmstage.explore.term_statistics import PRIOR, distinctive_words, script_of, terms_of
 
 
 def features(pool: Counter[str] | None = None) -> RowFeatures:
@@ -25,7 +21,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-def test_own_columns_labels_and_lengths_are_said_in_words_and_ids_and_texts_are_not():
+def test_columns_labels_and_lengths_are_features_and_ids_and_texts_are_not():
     table = features().table(ROWS)
     assert table["label"][:2] == ["a", "b"] and table["channel"][:3] == ["mail", "chat", "phone"]
     assert "case" not in table and "text" not in table and UNSEEN not in table
@@ -35,7 +31,7 @@ def test_own_columns_labels_and_lengths_are_said_in_words_and_ids_and_texts_are_
     assert {len(cells) for cells in table.values()} == {200}
 
 
-def test_later_rows_are_asked_the_same_questions():
+def test_later_rows_get_the_same_columns_and_borders():
     known = features()
     before = known.table(ROWS)
     again = known.table([{"text": "one " * 100, "label": "c", OTHER_COLUMNS: {"amount": "7"}}])
@@ -80,55 +76,21 @@ def test_terms_of_chinese_are_pairs():
     ]
 
 
-def test_telling_words_are_those_of_monroes_formula():
+def test_distinctive_words_are_those_of_monroes_formula():
     texts = ["card card lost"] * 20 + ["transfer money the"] * 20 + ["the card money"] * 10
     groups = [0] * 20 + [1] * 20 + [2] * 10
-    words = telling_words(groups, texts)
+    words = distinctive_words(groups, texts)
     assert words[0][:2] == ["lost", "card"] or words[0][:2] == ["card", "lost"]
     assert words[1][0] == "transfer" and "the" not in words[0]
     # z of "transfer" in group 1, by hand (equations 16, 19 and 22 of the paper)
     every = Counter(term for text in texts for term in terms_of(text))
     mine = Counter(term for text in texts[20:40] for term in terms_of(text))
-    total, own = sum(every.values()), sum(mine.values())
+    total, in_group = sum(every.values()), sum(mine.values())
 
     def z(word: str) -> float:
         prior = PRIOR * every[word] / total
         a, b = mine[word] + prior, every[word] - mine[word] + prior
-        gap = math.log(a / (own + PRIOR - a)) - math.log(b / (total - own + PRIOR - b))
+        gap = math.log(a / (in_group + PRIOR - a)) - math.log(b / (total - in_group + PRIOR - b))
         return gap / math.sqrt(1 / a + 1 / b)
 
     assert [word for word in sorted(every, key=z, reverse=True) if z(word) > 1.96][:3] == words[1]
-
-
-@pytest.mark.parametrize("likeness", [0.5, 0.8, 1.0])
-def test_doubles_are_those_that_comparing_all_pairs_finds(likeness):
-    rng = random.Random(0)
-    words = [f"w{number}" for number in range(60)]
-    texts = []
-    for _ in range(60):
-        base = rng.choices(words, k=40)
-        texts.append(" ".join(base))
-        for changes in (0, 1, 3):
-            other = list(base)
-            for place in rng.sample(range(40), changes):
-                other[place] = "x"
-            texts.append(" ".join(other))
-    kept: list[int] = []
-    for number, text in enumerate(texts):
-        own = grams_of(text, GRAM)
-        if all(jaccard(own, grams_of(texts[other], GRAM)) < likeness for other in kept):
-            kept.append(number)
-    found = without_doubles(texts, likeness)
-    assert len(set(found) ^ set(kept)) <= (3 if likeness < 0.8 else 0)  # below 0.8 a pair may not meet
-    assert len(found) < len(texts)
-
-
-def test_doubles_in_chinese_and_texts_without_words():
-    assert without_doubles(["我的快递在哪里", "我的快递在哪里！", "退款多久到账", "", "??"], 0.8) == [0, 2, 3]
-
-
-def test_what_stands_in_the_pool_by_words_in_a_row():
-    pool = ["one two three four five six seven eight nine ten", "我想知道我的包裹在哪里", "short text"]
-    texts = ["zero two three four five six", "two three four seven", "Short text!", "包裹在哪里呢", "text short"]
-    assert in_pool(texts, pool, 4) == [True, False, True, True, False]
-    assert in_pool(texts, pool, 7) == [False, False, True, False, False]

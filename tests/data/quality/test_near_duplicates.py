@@ -1,13 +1,23 @@
-"""Near-duplicates against all pairs compared by hand."""
+"""Near duplicates against all pairs compared by hand."""
 
 from __future__ import annotations
 
 import itertools
+import random
 
 import numpy as np
 import pytest
 
-from llmstage.inspect.near_duplicates import near_pairs, plain, shingles
+from llmstage.data.quality.near_duplicates import (
+    WORD_NGRAM,
+    character_ngrams,
+    distinct_texts,
+    in_pool,
+    jaccard,
+    near_pairs,
+    normalize_text,
+    word_ngrams,
+)  # fmt: skip
 
 WORDS = [
     "where",
@@ -43,7 +53,7 @@ def sentence_of(num: int, seed: int) -> list[str]:
 
 def by_hand(index: str, two: str) -> float:
     """Jaccard likeness of five characters in a row, written out."""
-    a, b = ({text[at : at + 5] for at in range(len(text) - 4)} for text in (plain(index), plain(two)))
+    a, b = ({text[at : at + 5] for at in range(len(text) - 4)} for text in (normalize_text(index), normalize_text(two)))
     return len(a & b) / len(a | b)
 
 
@@ -68,7 +78,7 @@ def test_case_width_and_punctuation_make_no_difference_and_another_word_does():
 
 
 def test_chinese_is_compared_by_two_characters():
-    assert len(shingles("退款要等多久")) == 5
+    assert len(character_ngrams("退款要等多久")) == 5
     assert near_pairs(["请问我的退款还要再等多久才能到账户里", "请问我的退款还要再等多久才能到账户里呢"], 0.8) == {1: 0}
     assert near_pairs(["退款要等多久", "运费要付多少"], 0.8) == {}
 
@@ -77,3 +87,37 @@ def test_chinese_is_compared_by_two_characters():
 def test_likeness_decides(likeness):
     texts = ["my card did not arrive yet today", "my card did not arrive today at all"]
     assert bool(near_pairs(texts, likeness)) is (by_hand(*texts) >= likeness)
+
+
+@pytest.mark.parametrize("likeness", [0.5, 0.8, 1.0])
+def test_near_duplicates_are_those_of_comparing_all_pairs(likeness):
+    rng = random.Random(0)
+    words = [f"w{number}" for number in range(60)]
+    texts = []
+    for _ in range(60):
+        base = rng.choices(words, k=40)
+        texts.append(" ".join(base))
+        for changes in (0, 1, 3):
+            copy = list(base)
+            for index in rng.sample(range(40), changes):
+                copy[index] = "x"
+            texts.append(" ".join(copy))
+    expected: list[int] = []
+    for number, text in enumerate(texts):
+        grams = word_ngrams(text, WORD_NGRAM)
+        if all(jaccard(grams, word_ngrams(texts[index], WORD_NGRAM)) < likeness for index in expected):
+            expected.append(number)
+    distinct = distinct_texts(texts, likeness)
+    assert len(set(distinct) ^ set(expected)) <= (3 if likeness < 0.8 else 0)  # below 0.8 a pair may not meet
+    assert len(distinct) < len(texts)
+
+
+def test_near_duplicates_in_chinese_and_texts_without_words():
+    assert distinct_texts(["我的快递在哪里", "我的快递在哪里！", "退款多久到账", "", "??"], 0.8) == [0, 2, 3]
+
+
+def test_texts_of_the_pool_are_recognised_by_words_in_a_row():
+    pool = ["one two three four five six seven eight nine ten", "我想知道我的包裹在哪里", "short text"]
+    texts = ["zero two three four five six", "two three four seven", "Short text!", "包裹在哪里呢", "text short"]
+    assert in_pool(texts, pool, 4) == [True, False, True, True, False]
+    assert in_pool(texts, pool, 7) == [False, False, True, False, False]
