@@ -53,7 +53,7 @@ class ItemEncoder:
         elif probed.model_family == "t5":
             self.after = last
         elif probed.model_family == "bert":
-            self.before, self.after = ids.marks()
+            self.before, self.after = ids.special_ids()
         else:
             self.before = [] if ids.bos_id is None else [ids.bos_id]
         self.empty = self.before + self.after or first

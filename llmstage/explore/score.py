@@ -137,7 +137,7 @@ def score_answers(
         )
     if probed.model_family == "bert":
         mask = probed.processor.tokenizer.mask_token_id
-        after = probed.processor.marks()[1]
+        after = probed.processor.special_ids()[1]
         flat = score_masked(
             model,
             pad,

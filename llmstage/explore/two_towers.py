@@ -37,7 +37,7 @@ def candidate_texts(item: Item) -> list[str]:
 
 def ids_of(probed: ProbedModel, texts: Iterable[str]) -> dict[str, list[int]]:
     """Token ids of each distinct text with its special tokens, not truncated."""
-    before, after = probed.processor.marks()
+    before, after = probed.processor.special_ids()
     distinct = list(dict.fromkeys(texts))
     return {
         text: [*before, *ids, *after] for text, ids in zip(distinct, probed.processor.plain_ids(distinct), strict=True)

@@ -1,4 +1,4 @@
-"""A classifier with a planted weakness, small enough to be trained in seconds, for the tests of improvement."""
+"""A classifier with a planted weakness that trains in seconds, for the tests of improvement."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ FILLER = [
 
 
 def rows(seed: int, num: int, slang: float) -> list[dict[str, Any]]:
-    """`slang`: share of rows whose telling word is slang."""
-    rng, made = random.Random(seed), []
+    """`slang`: share of rows whose decisive word is slang."""
+    rng, lines = random.Random(seed), []
     for number in range(num):
         style = "slang" if rng.random() < slang else "plain"
         label = rng.randrange(4)
         words = [rng.choice(FILLER) for _ in range(6)] + [f"n{seed}x{number}"]
         words.insert(rng.randrange(7), rng.choice(WORDS[style][label].split()))
-        made.append({"text": " ".join(words), "label": LABELS[label], "style": style})
-    return made
+        lines.append({"text": " ".join(words), "label": LABELS[label], "style": style})
+    return lines
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> Path:
@@ -66,7 +66,7 @@ class Planted:
         return write(self.folder / name, rows(seed, num, slang))
 
     def words(self, out: str, *extra: str) -> list[str]:
-        """A command line of stage=explore that improves on the planted slice, slices written by hand."""
+        """A command line of stage=explore that improves on the planted slice, with slices written by hand."""
         return [
             "stage=explore", f"model.path={self.run}", f"data.test={self.folder / 'test.jsonl'}", "trainer.threads=1",
             "stage.slices.enabled=false", "stage.improve.enabled=true", f"stage.improve.weaknesses={self.folder / 'weak.jsonl'}",

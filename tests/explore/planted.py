@@ -1,9 +1,9 @@
-"""Digits to be copied, reversed, sorted or counted up, with a weakness planted in the training rows (EMERGENCE.md 4.4).
+"""Digits to copy, reverse, sort or count up, with a weakness planted in the training rows (EMERGENCE.md 4.4).
 
     python tests/explore/planted.py <folder> [seed] [ladder]
 
-writes train.jsonl (long reversals at 0.2 % of the normal rate), test.jsonl (all alike), new.jsonl (the rows that were left
-out) and weak.jsonl (the slice as stage=explore writes it). No row of one file stands in another. With `ladder` it writes the same
+writes train.jsonl (long reversals at 0.2 % of the normal rate), test.jsonl (all at the same rate), new.jsonl (the rows that were
+left out) and weak.jsonl (the slice as stage=explore writes it). No row is in two files. With `ladder` it writes the same
 world without a weakness as plain text, train.txt and validation.txt, and items.jsonl, 150 questions of each of the 28 cells.
 """
 
@@ -26,7 +26,7 @@ WEAK = {"op": "rev", "len": ">= 6"}
 
 
 def is_held_out(source: str) -> bool:
-    """A fixed fifth of all strings is for scoring."""
+    """Whether a string is in the fixed fifth that is for scoring."""
     return blake2b(source.encode(), digest_size=2).digest()[0] < 51
 
 
@@ -42,7 +42,7 @@ def rows(
     seed: int, num: int, *, held_out: bool, lengths: range = range(2, 9), weak_from: int = 6, weak_rate: float = 1.0,
     ops: tuple[str, ...] = tuple(OPS), only_weak: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """`weak_rate`: how often a reversal of `weak_from` digits or more comes, where 1 is as often as the others."""
+    """`weak_rate`: how often a reversal of `weak_from` digits or more occurs, where 1 is as often as the others."""
     rng = random.Random(seed)
     cells = [(op, length) for op in ops for length in lengths]
     weak = [op == "rev" and length >= weak_from for op, length in cells]
@@ -69,11 +69,11 @@ def write(
 
 def write_ladder(folder: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, own in (
+    for name, lines in (
         ("train", rows(seed, 60_000, held_out=False)),
         ("validation", rows(seed + 7, 600, held_out=True)),
     ):
-        text = "".join(f"{row['source']}={row['target']}\n" for row in own)
+        text = "".join(f"{row['source']}={row['target']}\n" for row in lines)
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     rng = random.Random(seed + 1000)
     asked = [draw(rng, op, length, held_out=True) for op in OPS for length in range(2, 9) for _ in range(150)]
@@ -90,5 +90,5 @@ def write_ladder(folder: Path, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    made = write_ladder if "ladder" in sys.argv[3:] else write
-    made(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    writer = write_ladder if "ladder" in sys.argv[3:] else write
+    writer(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -28,27 +28,27 @@ SMALL = [
     "model.intermediate_size=256", "trainer.epochs=8", "optim.lr=0.002", "trainer.eval_every=200", "trainer.save_every=0",
     "trainer.train_rows_scored=0",
 ]  # fmt: skip
-"""The recipe with a smaller model and budget: 0.90 accuracy instead of 0.89 macro F1 of the whole one."""
+"""The recipe with a smaller model and budget: 0.90 accuracy instead of 0.89 macro F1 of the full one."""
 
 pytestmark = pytest.mark.slow
 seeds = range(3)
 
 
-def explored(place: Path, seed: int, train: list[str], *words: str) -> int:
-    """A model in place/run, and what stage=explore makes of it in place/explored; the latter's exit status."""
-    made = [*SMALL, f"data_root={DATA}", f"seed={seed}", *train, f"hydra.run.dir={place / 'run'}"]
-    assert main(made) == 0
-    out = f"hydra.run.dir={place / 'explored'}"
-    return main(["stage=explore", f"model.path={place / 'run'}", "trainer.threads=1", *words, out])
+def explored(folder: Path, seed: int, train: list[str], *words: str) -> int:
+    """Train a model in folder/run, explore it in folder/explored, and return the exit status of the latter."""
+    training = [*SMALL, f"data_root={DATA}", f"seed={seed}", *train, f"hydra.run.dir={folder / 'run'}"]
+    assert main(training) == 0
+    out = f"hydra.run.dir={folder / 'explored'}"
+    return main(["stage=explore", f"model.path={folder / 'run'}", "trainer.threads=1", *words, out])
 
 
-def weaknesses(place: Path) -> list[dict[str, Any]]:
-    lines = (place / "explored" / "weaknesses.jsonl").read_text(encoding="utf-8").splitlines()
+def weaknesses(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "explored" / "weaknesses.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def plant(folder: Path, seed: int) -> None:
-    """planted.csv, and removed.csv with the rows that it lacks."""
+    """Write planted.csv, and removed.csv with the rows that it lacks."""
     with (DATA / "banking77/train.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     rng, taken = random.Random(seed), Counter[str]()
@@ -89,21 +89,21 @@ def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     yield Planted(folder, status)
 
 
-def test_planted_intents_and_long_texts_are_found_with_their_action(planted):
-    found = weaknesses(planted.folder)
-    labels = {line["slice"]["label"] for line in found if set(line["slice"]) == {"label"}}
+def test_planted_intents_and_long_texts_are_reported_with_their_action(planted):
+    lines = weaknesses(planted.folder)
+    labels = {line["slice"]["label"] for line in lines if set(line["slice"]) == {"label"}}
     assert labels == set(PLANTED)
-    lengths = [line for line in found if line["slice"].get("length", "").startswith(">= ")]
-    assert lengths and all(line["action"] == "data" for line in found)
-    assert len(found) == len(labels) + len(lengths)
+    lengths = [line for line in lines if line["slice"].get("length", "").startswith(">= ")]
+    assert lengths and all(line["action"] == "data" for line in lines)
+    assert len(lines) == len(labels) + len(lengths)
 
 
 def test_with_the_removed_rows_each_slice_gains_and_nothing_else_is_lost(planted):
-    told = json.loads((planted.folder / "explored" / "before_after.json").read_text(encoding="utf-8"))
-    assert planted.status == 0 and told["promoted"], told["reason"]
-    assert told["weak"]["gain"]["low"] > 0 and told["weak"]["gain_over_more_of_same"]["low"] > 0
-    assert all(one["gain"]["low"] > 0 for one in told["slices"])
-    assert all(family["passed"] for family in told["guard"]["families"])
+    result = json.loads((planted.folder / "explored" / "before_after.json").read_text(encoding="utf-8"))
+    assert planted.status == 0 and result["promoted"], result["reason"]
+    assert result["weak"]["gain"]["low"] > 0 and result["weak"]["gain_over_more_of_same"]["low"] > 0
+    assert all(line["gain"]["low"] > 0 for line in result["slices"])
+    assert all(group["passed"] for group in result["guard"]["families"])
     assert (planted.folder / "explored" / "improved" / "model.safetensors").is_file()
 
 

@@ -1,4 +1,4 @@
-"""Weak slices need of a task: errors (tests/tasks/test_contract.py), words for its rows, one vector a row, a copy that learns."""
+"""What weak slices need of every task: features of its rows, one vector for each row, and a copy that learns."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def keys_of(name):
     return loaded.get("task") or loaded
 
 
-CASES = [(name, kind) for name in options("task") for kind in keys_of(name).kinds]
+CASES = [(name, model_family) for name in options("task") for model_family in keys_of(name).kinds]
 each_task = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case))
 CPU = Machine(torch.device("cpu"), 1, "fp32", "")
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_task):
-    return cache(lambda name, kind: tiny_task(name, kind, context=224, num_rows=8))
+    return cache(lambda name, model_family: tiny_task(name, model_family, context=224, num_rows=8))
 
 
-def features_of(it):
+def examples_of(it):
     return [[item for item in it.task.encode(row) if item.ref != UNSCORED] for row in it.rows]
 
 
@@ -42,7 +42,7 @@ def test_rows_have_words_and_a_vector_that_does_not_depend_on_its_neighbours(cas
     known = RowFeatures(it.task.texts, lambda texts: [len(ids) for ids in it.processor.plain_ids(texts)], None)
     table = known.table(it.rows)
     assert "length" in table and all(len(cells) == len(it.rows) for cells in table.values())
-    model, rows = it.model(), features_of(it)
+    model, rows = it.model(), examples_of(it)
     vectors = row_vectors(it.task, model, rows, CPU.device)
     assert vectors.shape[0] == len(rows) and vectors.shape[1] >= 16 and np.isfinite(vectors).all()
     assert len(np.unique(vectors.round(9), axis=0)) > 1
@@ -54,12 +54,12 @@ def test_rows_have_words_and_a_vector_that_does_not_depend_on_its_neighbours(cas
 def test_a_copy_learns_a_few_rows_and_the_model_stays_as_it_was(case, tiny):
     it = tiny(*case)
     if not it.task.additive_loss:
-        pytest.skip("rows are scored against each other: it is not elicited, and said so")
-    model, rows = it.model(), features_of(it)
+        pytest.skip("the task scores rows against each other: it is not elicited, and the report says so")
+    model, rows = it.model(), examples_of(it)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    learner = trained_copy(it.task, model, rows[:4], rows[4:], CPU, steps=3, seed=0)
+    trained = trained_copy(it.task, model, rows[:4], rows[4:], CPU, steps=3, seed=0)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert any(not torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+    assert any(not torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     error = mean_error(it.task, model, rows, CPU)
     assert error is not None and error >= 0
 
@@ -71,8 +71,8 @@ def test_groups_of_vectors_are_named_by_their_words():
     texts = [["my card is lost today", "我要退款退款"][at] for at in side]
     groups = group_rows(middles[side] + rng.normal(size=(300, 6)), texts, seed=0)
     assert groups is not None and len(groups.names) == 3
-    said = groups.of(middles)
-    assert "退款" in said[1] and said[0] != said[1]
-    assert groups.of(np.zeros((0, 6))) == []
+    assigned = groups.assign(middles)
+    assert "退款" in assigned[1] and assigned[0] != assigned[1]
+    assert groups.assign(np.zeros((0, 6))) == []
     assert group_rows(rng.normal(size=(30, 6)), ["x"] * 30, seed=0) is None  # too few rows to tell groups
-    assert len(group_rows(rng.normal(size=(30, 6)), ["x"] * 30, seed=0, wanted=4).names) == 4
+    assert len(group_rows(rng.normal(size=(30, 6)), ["x"] * 30, seed=0, num_groups=4).names) == 4

@@ -1,4 +1,4 @@
-"""Find, fix, guard (EMERGENCE.md 4.4) by commands: long reversals left out of training are found, mended and guarded.
+"""Find, fix, guard (EMERGENCE.md 4.4) by commands: long reversals that training lacks are found, fixed and guarded.
 
 The short form of the same is test_improve.py, with a small classifier. `pytest -n 0 -m slow tests/explore/test_find_fix_guard.py`
 """
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmstage.cli.command import main
-from llmstage.data.splits import row_hash
+from llmstage.data.split_keys import row_hash
 from llmstage.tasks.translation import TASK
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ def generator():
 
 
 def pretrained(folder: Path, seed: int, *, planted: bool) -> None:
-    """data/ and base/; the rows to be scored are left to stage=explore."""
+    """Write data/ and base/; stage=explore reads the rows to score."""
     data = generator().write(folder / "data", seed, planted=planted)
     status = main([
         "stage=finetune", "task=translation", "model=gpt_tiny", "model.num_hidden_layers=2", "model.hidden_size=64", "model.num_attention_heads=4",
@@ -41,7 +41,7 @@ def pretrained(folder: Path, seed: int, *, planted: bool) -> None:
 
 
 def explore(folder: Path, out: str, *words: str) -> tuple[int, dict[str, Any]]:
-    """Exit status and before_after.json."""
+    """Return exit status and before_after.json."""
     status = main([
         "stage=explore", f"model.path={folder / 'base'}", f"data.test={folder / 'data' / 'test.jsonl'}", "trainer.threads=1",
         f"hydra.run.dir={folder / out}", *words,
@@ -56,45 +56,47 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_planted_weakness_is_found_mended_and_guarded(workplace, seed):
+def test_a_planted_weakness_is_fixed_and_guarded(workplace, seed):
     pretrained(workplace, seed, planted=True)
     keys = [
         "stage.improve.enabled=true", f"stage.improve.data={workplace / 'data' / 'new.jsonl'}", "stage.improve.lr=1e-3",
     ]  # fmt: skip
-    status, told = explore(workplace, "replay", *keys, "stage.diagnosis.elicit=[]", "stage.improve.target_share=[0.5]")
-    found = lines(workplace / "replay" / "weaknesses.jsonl")
+    status, result = explore(
+        workplace, "replay", *keys, "stage.diagnosis.elicit=[]", "stage.improve.target_share=[0.5]"
+    )
+    weaknesses = lines(workplace / "replay" / "weaknesses.jsonl")
     known = set(json.loads((workplace / "replay" / "confirming.json").read_text(encoding="utf-8")))
     rows = lines(workplace / "data" / "test.jsonl")
     bad = [row for row in rows if row["op"] == "rev" and row["len"] >= 6]
     bad = [row for row in bad if f"{row_hash(row, IDENTITY, 0):016x}" in known]
     different = {row_hash(row, IDENTITY, 0) for row in bad}
     # Slices do not share rows: as many rows as were planted, all of them reversals, is precision = recall = 1.
-    assert len(different) <= sum(one["n"] for one in found) <= len(bad)  # a row may stand in both halves
-    assert all(one["slice"]["op"] == "rev" and one["gap"] > 0.3 and one["rest"] > 0.9 for one in found)
-    assert status == 0 and told["promoted"] and told["candidate"] == "targeted"
-    assert told["weak"]["gain"]["value"] >= 0.70 and told["weak"]["gain"]["low"] > 0.6
-    assert told["weak"]["more_of_same_gain"]["value"] < 0.15
-    assert [one["margin"] for one in told["guard"]["families"]] == [0.01]
+    assert len(different) <= sum(line["n"] for line in weaknesses) <= len(bad)  # a row may be in both halves
+    assert all(line["slice"]["op"] == "rev" and line["gap"] > 0.3 and line["rest"] > 0.9 for line in weaknesses)
+    assert status == 0 and result["promoted"] and result["candidate"] == "targeted"
+    assert result["weak"]["gain"]["value"] >= 0.70 and result["weak"]["gain"]["low"] > 0.6
+    assert result["weak"]["more_of_same_gain"]["value"] < 0.15
+    assert [group["margin"] for group in result["guard"]["families"]] == [0.01]
 
     final = [row for row in bad if row_hash(row, IDENTITY, 1) % 2 == 0]
-    assert len(final) == told["weak"]["n"]
+    assert len(final) == result["weak"]["n"]
     again = workplace / "final.jsonl"
     again.write_text("".join(json.dumps(row) + "\n" for row in final), encoding="utf-8")
     improved = [f"model.path={workplace / 'replay' / 'improved'}", f"data.test={again}", "trainer.baselines=false"]
     assert main(["stage=evaluate", *improved, "trainer.threads=1", f"hydra.run.dir={workplace / 'again'}"]) == 0
     report = json.loads((workplace / "again" / "report.json").read_text(encoding="utf-8"))
-    assert report["scores"]["test"]["exact_match"]["value"] == pytest.approx(told["weak"]["after"], abs=1e-9)
+    assert report["scores"]["test"]["exact_match"]["value"] == pytest.approx(result["weak"]["after"], abs=1e-9)
 
     weak = f"stage.improve.weaknesses={workplace / 'replay' / 'weaknesses.jsonl'}"
     alone = ["stage.improve.target_share=[1.0]", "stage.improve.guard.fallback=[]", "stage.improve.control=false"]
-    status, told = explore(workplace, "targeted_only", *keys, "stage.slices.enabled=false", weak, *alone)
-    assert status == 9 and "guard refused" in told["reason"]
+    status, result = explore(workplace, "targeted_only", *keys, "stage.slices.enabled=false", weak, *alone)
+    assert status == 9 and "guard refused" in result["reason"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_nothing_is_found_in_a_model_that_saw_all_cells_alike(workplace, seed):
+def test_no_slice_is_confirmed_in_a_model_that_saw_all_cells_alike(workplace, seed):
     pretrained(workplace, seed, planted=False)
-    status, told = explore(workplace, "unplanted", "stage.diagnosis.elicit=[]")
-    assert status == 0 and told == {}
+    status, result = explore(workplace, "unplanted", "stage.diagnosis.elicit=[]")
+    assert status == 0 and result == {}
     assert (workplace / "unplanted" / "weaknesses.jsonl").read_text(encoding="utf-8") == ""

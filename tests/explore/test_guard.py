@@ -1,4 +1,4 @@
-"""The guard by its laws: what it lets pass, what it refuses, when it cannot decide."""
+"""The guard by its laws: what it accepts, what it refuses, when it cannot decide."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_a_loss_within_the_margin_passes_and_one_beyond_it_does_not():
     assert not verdict(np.zeros(5000), wrong(5000, 0.011)).passed
 
 
-def test_each_family_is_tested_and_holm_counts_them():
+def test_each_row_group_is_tested_and_holm_counts_them():
     n = 3000
     first = np.arange(n) < n // 2
     families = {"first": first, "second": ~first}
     after = np.where(~first, wrong(n, 0.0), 0.0) + (first & (np.arange(n) < 45))
-    told = verdict(np.zeros(n), after, families)
-    assert [one.passed for one in told.families] == [False, True] and told.why.startswith("first:")
-    assert told.families[0].p_holm >= told.families[1].p_holm
+    guard = verdict(np.zeros(n), after, families)
+    assert [group.passed for group in guard.families] == [False, True] and guard.why.startswith("first:")
+    assert guard.families[0].p_holm >= guard.families[1].p_holm
 
 
 def test_few_rows_cannot_decide():
@@ -48,10 +48,10 @@ def test_few_rows_cannot_decide():
     assert "resolve no loss below 0.050" in verdict(np.zeros(200), np.zeros(200), margins={"all": 0.05}).why
 
 
-def test_the_loss_of_a_language_model_may_rise_by_so_much():
+def test_the_loss_of_a_language_model_may_rise_by_a_limit():
     flat = np.zeros(100)
     rises = [verdict(flat, flat, nats=(flat + 1, flat + 1 + rise)) for rise in (0.01, 0.03)]
-    assert [one.passed for one in rises] == [True, False]
+    assert [guard.passed for guard in rises] == [True, False]
     assert rises[1].lm_loss["rise"] == pytest.approx(0.03) and "nats a token" in rises[1].why
     assert verdict(flat, flat, nats=(flat + 1, flat + 2), lm_loss=None).passed
 
@@ -64,8 +64,8 @@ def test_the_margin_widens_with_luck_and_with_few_rows():
     assert margin_for(100, 0.0, 0.02, share=False) == 0.02
 
 
-def test_a_refusal_says_how_many_rows_it_would_take():
-    """0 of n lost excludes 1 - .05 ** (1 / n): 3 % takes 99 rows; EMERGENCE.md 2.6 for rows that change by luck."""
+def test_a_refusal_says_how_many_rows_are_needed():
+    """0 of n lost excludes 1 - .05 ** (1 / n): 3 % takes 99 rows; EMERGENCE.md 2.6 for rows that change by chance."""
     assert rows_for(0.0, 0.01, share=True) == 99 and margin_for(99, 0.0, 0.01, share=True) <= 0.03
     assert margin_for(98, 0.0, 0.01, share=True) > 0.03
     assert rows_for(0.05, 0.01 / 3, share=True) in (3091, 3092) and rows_for(0.0, 0.5, share=True) == 30
@@ -77,7 +77,7 @@ def test_a_refusal_says_how_many_rows_it_would_take():
     assert "would exclude" not in verdict(wrong(1000, 0.02), wrong(1000, 0.5)).why
 
 
-def test_discordance_is_the_share_of_rows_that_two_seeds_tell_apart():
+def test_discordance_is_the_share_of_rows_on_which_two_seeds_differ():
     rows = np.array([True, True, True, True, False])
     assert discordance_of(np.array([0, 1, 0, 1, 0.0]), np.array([0, 1, 1, 1, 1.0]), rows) == 0.25
 
@@ -85,5 +85,5 @@ def test_discordance_is_the_share_of_rows_that_two_seeds_tell_apart():
 def test_a_gain_is_paired_and_above_zero_where_errors_fall():
     rows = np.ones(200, dtype=bool)
     rows[100:] = False
-    found = gain(wrong(200, 0.5), np.zeros(200), rows)
-    assert found.value == 1 and found.low > 0.9 and found.num == 100
+    difference = gain(wrong(200, 0.5), np.zeros(200), rows)
+    assert difference.value == 1 and difference.low > 0.9 and difference.num == 100

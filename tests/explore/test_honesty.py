@@ -1,4 +1,4 @@
-"""What a report must say when it applies (EMERGENCE.md 4.5), each on a constructed case, in both languages."""
+"""What a report must say in certain cases (EMERGENCE.md 4.5), each on a constructed case, in both languages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmstage.config.explore_improve import ImproveConfig
-from llmstage.explore.candidates import Candidate, Outcome
+from llmstage.explore.candidates import Candidate, ImprovementResult
 from llmstage.explore.comparison import Metric
 from llmstage.explore.guard import Scores, gain
 from llmstage.explore.guard import judge as guard_of
@@ -22,8 +22,8 @@ RULES = Rules(trials=300)
 
 
 def curve(y: np.ndarray, metric: str = "task.logp", **more: object) -> Curve:
-    told = {"error": np.full(len(y), 0.01), "seed_sd": 0.01, **more}
-    return Curve(metric, np.linspace(2, 1, len(y)), y, axis="lm_loss", axis_kind="plain", **told)  # type: ignore[arg-type]
+    values = {"error": np.full(len(y), 0.01), "seed_sd": 0.01, **more}
+    return Curve(metric, np.linspace(2, 1, len(y)), y, axis="lm_loss", axis_kind="plain", **values)  # type: ignore[arg-type]
 
 
 def smooth_under_a_jumping_metric(_: Path) -> Iterator[str]:
@@ -53,13 +53,13 @@ def a_model_that_forgets(folder: Path) -> Iterator[str]:
     families = {"rest": ~weak}
     old, new = Scores(before, None), Scores(after, None)
     guard = guard_of(old, new, families, {"rest": 0.01}, delta=0.01, lm_loss=None, rest=~weak)
-    one = Candidate("targeted", folder, 1.0, new, guard, gain(before, after, weak), None)
-    outcome = Outcome(
-        Metric("accuracy"), [{"slice": {"op": "rev"}}], [weak], weak, families, old, None, candidates=[one]
+    candidate = Candidate("targeted", folder, 1.0, new, guard, gain(before, after, weak), None)
+    result = ImprovementResult(
+        Metric("accuracy"), [{"slice": {"op": "rev"}}], [weak], weak, families, old, None, candidates=[candidate]
     )
-    found = findings_of(ImproveConfig(), folder, outcome)
-    assert found.refused is not None
-    yield from [found.refused, *found.sentences]
+    findings = findings_of(ImproveConfig(), folder, result)
+    assert findings.refused is not None
+    yield from [findings.refused, *findings.sentences]
 
 
 CASES: list[tuple[Callable[[Path], Iterator[str]], str, str]] = [
@@ -72,9 +72,9 @@ CASES: list[tuple[Callable[[Path], Iterator[str]], str, str]] = [
 
 
 @pytest.mark.parametrize(("case", "english", "chinese"), CASES, ids=[case.__name__ for case, *_ in CASES])
-def test_it_is_said_when_it_applies(case, english: str, chinese: str, tmp_path: Path) -> None:
+def test_the_report_says_it(case, english: str, chinese: str, tmp_path: Path) -> None:
     for language, words in (("en", english), ("zh", chinese)):
         with speaking(language):
-            told = list(case(tmp_path))
-        assert any(words in text for text in told), told
-        assert any(words in text[:1].lower() + text[1:] for text in told[:1]) or language == "zh"
+            lines = list(case(tmp_path))
+        assert any(words in text for text in lines), lines
+        assert any(words in text[:1].lower() + text[1:] for text in lines[:1]) or language == "zh"

@@ -1,4 +1,4 @@
-"""Items: what a line may hold, how a wrong one is told, and which split its parameters belong to."""
+"""Items: what a line may contain, how a wrong one is reported, and the split of its parameters."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ def test_items_survive_their_json_lines(tmp_path: Path):
         Item("b", "pairs", "", choices=["The cat sat.", "The cat sits sat."], label=0, split="test"),
         Item("c", "grid", "What is red?", answer="circle", image=["r. ..", ".. b."], free=True),
     ]
-    kept = lambda name, value: value or (name in ("prompt", "label") and value is not None)  # noqa: E731
-    lines = [{name: value for name, value in asdict(item).items() if kept(name, value)} for item in items]
+    given = lambda name, value: value or (name in ("prompt", "label") and value is not None)  # noqa: E731
+    keys = {"probe_family": "family"}
+    lines = [
+        {keys.get(name, name): value for name, value in asdict(item).items() if given(name, value)} for item in items
+    ]
     text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
     (tmp_path / "items.jsonl").write_text(text, encoding="utf-8")
     assert read_items(tmp_path / "items.jsonl") == items
 
 
-def test_a_line_without_id_and_family_takes_those_of_its_place(tmp_path: Path):
+def test_a_line_without_id_and_family_takes_those_of_its_file(tmp_path: Path):
     file = tmp_path / "turns.jsonl"
     file.write_text('\n{"prompt": "Q", "answer": "A", "image": "a.png"}\n', encoding="utf-8")
     [item] = read_items(file)
-    assert (item.id, item.family) == ("turns-2", "turns")
-    assert item.image == str(tmp_path / "a.png")  # beside the file that names it
+    assert (item.id, item.probe_family) == ("turns-2", "turns")
+    assert item.image == str(tmp_path / "a.png")  # in the folder of the file that names it
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_ids_are_not_given_twice(tmp_path: Path):
         read_items(file)
 
 
-def test_a_file_in_another_encoding_is_told_with_its_line(tmp_path: Path):
+def test_a_file_in_another_encoding_is_reported_with_its_line(tmp_path: Path):
     file = tmp_path / "items.jsonl"
     file.write_bytes(
         b'{"prompt": "x", "answer": "y"}\n' + json.dumps({"prompt": "中"}, ensure_ascii=False).encode("gbk")
@@ -95,14 +98,14 @@ def test_parameters_not_rows_decide_the_split():
 
 def test_shares_move_the_bounds_and_leave_the_test_split_alone():
     keys = [str(number) for number in range(2000)]
-    usual, other = (
+    usual, changed = (
         [split_of("f", key, shares) for key in keys] for shares in (None, {"discover": 0.9, "confirm": 0.1})
     )
-    assert [name == "test" for name in usual] == [name == "test" for name in other]
-    assert "train" not in other and other.count("discover") > 2 * usual.count("discover")
+    assert [name == "test" for name in usual] == [name == "test" for name in changed]
+    assert "train" not in changed and changed.count("discover") > 2 * usual.count("discover")
 
 
-def test_a_scene_is_a_grid_for_those_who_cannot_see():
+def test_a_scene_is_a_grid_for_text_models():
     item = Item("a", "grid", "What is it?", answer="circle", image="demo:48:circle.red.large.0.2.12")
     assert as_text(item) == ". | . | large red circle\n. | . | .\n. | . | .\nWhat is it?"
     assert as_text(Item("a", "grid", "What?", answer="x", image="photo.png")) == "What?"

@@ -1,4 +1,4 @@
-"""Phenomena of files: BIG-bench, BIG-Bench-Hard, BLiMP, own lines, and what is said of files that cannot be used."""
+"""Items of files: BIG-bench, BIG-Bench-Hard, BLiMP, JSON lines, and the errors for files that cannot be used."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ BBH = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bbh" / "
 
 def task(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    told = {
+    content = {
         "name": "toy", "task_prefix": "Say it. ", "preferred_score": "multiple_choice_grade",
         "examples": [{"input": "1+1?", "target_scores": {"2": 1, "3": 0}}, {"input": "天？", "target_scores": {"地": 0, "蓝": 1}}],
     }  # fmt: skip
-    (folder / "task.json").write_text(json.dumps({**told, **changes}, ensure_ascii=False), encoding="utf-8")
+    (folder / "task.json").write_text(json.dumps({**content, **changes}, ensure_ascii=False), encoding="utf-8")
     return folder
 
 
 def test_big_bench_choices_with_prefix_and_listed_choices(tmp_path: Path):
     first, second = load_phenomena([str(task(tmp_path / "toy"))])
     assert first.prompt == "Say it. \nQ: 1+1?\n  choice: 2\n  choice: 3\nA:"
-    assert (first.choices, first.label, first.family) == ([" 2", " 3"], 0, "toy")
+    assert (first.choices, first.label, first.probe_family) == ([" 2", " 3"], 0, "toy")
     assert second.choices == [" 地", " 蓝"] and second.label == 1
 
 
-def test_big_bench_free_targets_and_its_own_marks(tmp_path: Path):
+def test_big_bench_free_targets_and_its_prefixes(tmp_path: Path):
     folder = task(
         tmp_path, preferred_score="exact_str_match", example_input_prefix="\nIn: ", example_output_prefix="\nOut: ",
         examples=[{"input": "a", "target": ["b", "B"]}, {"input": "c", "target": "d"}], task_prefix="",
@@ -61,10 +61,10 @@ def test_programmatic_tasks_are_refused_with_what_to_do(tmp_path: Path):
         load_phenomena([str(tmp_path / "subtasks.json")])
 
 
-def test_subtasks_are_found_below_a_folder(tmp_path: Path):
+def test_subtasks_below_a_folder_are_loaded(tmp_path: Path):
     for name in ("one", "two"):
         task(tmp_path / name, name=name)
-    assert {item.family for item in load_phenomena([str(tmp_path)])} == {"one", "two"}
+    assert {item.probe_family for item in load_phenomena([str(tmp_path)])} == {"one", "two"}
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_blimp_pairs_whole_and_at_the_word_that_differs(tmp_path: Path):
     ]
     file = tmp_path / "agreement.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    whole, critical, other = load_phenomena([str(file)])
-    assert (whole.prompt, whole.choices, whole.label) == ("", ["The cat sleeps.", "The cat sleep."], 0)
+    pair, critical, reordered = load_phenomena([str(file)])
+    assert (pair.prompt, pair.choices, pair.label) == ("", ["The cat sleeps.", "The cat sleep."], 0)
     assert (critical.prompt, critical.choices) == ("The cat", [" sleeps", " sleep"])
-    assert whole.meta == {"field": "syntax", "variant": "sentence"} and critical.family == "agreement.critical"
-    assert other.family == "order"
+    assert pair.meta == {"field": "syntax", "variant": "sentence"} and critical.probe_family == "agreement.critical"
+    assert reordered.probe_family == "order"
     file.write_text('{"sentence_good": "a b"}', encoding="utf-8")
     with pytest.raises(
         DataError, match=r"agreement\.jsonl:1: no text|agreement\.jsonl:1: 'sentence_bad' is missing|unknown"
@@ -100,7 +100,7 @@ def test_blimp_pairs_whole_and_at_the_word_that_differs(tmp_path: Path):
         load_phenomena([str(file)])
 
 
-def test_own_lines_of_two_files_do_not_collide(tmp_path: Path):
+def test_equal_ids_of_two_files_do_not_collide(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text(
             '{"id": "x", "prompt": "p", "answer": "q", "parts": ["y"]}\n{"id": "y", "prompt": "r", "answer": "s"}',
@@ -111,7 +111,7 @@ def test_own_lines_of_two_files_do_not_collide(tmp_path: Path):
     assert all(part in {item.id for item in items} for item in items for part in item.parts)
 
 
-def test_missing_and_broken_files_are_told(tmp_path: Path):
+def test_missing_and_broken_files_are_reported(tmp_path: Path):
     with pytest.raises(DataError, match="there is no such file"):
         load_phenomena([str(tmp_path / "nothing*.jsonl")])
     (tmp_path / "a.json").write_text('{"x":\n 1,}', encoding="utf-8")
@@ -125,8 +125,9 @@ def test_missing_and_broken_files_are_told(tmp_path: Path):
 @pytest.mark.skipif(not BBH.is_dir(), reason="the real sets are not here")
 def test_big_bench_hard_as_it_was_published():
     items = load_phenomena([str(BBH)])
-    by_family = {name: [item for item in items if item.family == name] for name in {item.family for item in items}}
-    assert len(by_family) == 10 and all(len(own) == 250 for own in by_family.values())
+    names = {item.probe_family for item in items}
+    by_family = {name: [item for item in items if item.probe_family == name] for name in names}
+    assert len(by_family) == 10 and all(len(members) == 250 for members in by_family.values())
     assert by_family["boolean_expressions"][0].choices == [" False", " True"]
     assert by_family["hyperbaton"][0].choices == [" (A)", " (B)"]
     assert len(by_family["logical_deduction_three_objects"][0].choices) == 3

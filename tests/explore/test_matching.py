@@ -1,4 +1,4 @@
-"""Which rows a slice means."""
+"""The rows that a slice describes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmstage.explore.matching import fulfils, matching
 
 
 @pytest.mark.parametrize(
-    ("value", "cell", "own", "fits"),
+    ("value", "cell", "row_value", "fits"),
     [
         (">= 6", "7", 7, True), (">=6", "5", 5, False), ("< 3", None, 2, True), ("<= 3", None, 4, False), ("> 3", None, "4", True),
         ("rev", "rev", "rev", True), ("rev", "copy", "copy", False), (6, "6", 6, True), ("a", None, ["a", "b"], True),
@@ -18,8 +18,8 @@ from llmstage.explore.matching import fulfils, matching
         ("退货", "退货", "退货", True), (">= 6", None, "six", False), (">= 6", None, None, False),
     ],
 )  # fmt: skip
-def test_a_value_is_met_by_a_cell_a_row_or_a_number_beyond_its_border(value, cell, own, fits):
-    assert fulfils(value, cell, own) is fits
+def test_a_value_is_met_by_a_cell_a_row_or_a_number_beyond_its_border(value, cell, row_value, fits):
+    assert fulfils(value, cell, row_value) is fits
 
 
 def test_all_conditions_must_hold():

@@ -1,5 +1,5 @@
-"""The mirage on ladders that are trained on the spot (EMERGENCE.md 4.3): whole answers jump, their tokens do not. The short form is
-test_the_mirage_in_short."""
+"""The mirage on ladders that the test trains (EMERGENCE.md 4.3): exact match of answers jumps, that of their tokens does not.
+The short form is test_the_mirage_in_short."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def explored(workplace: Path, *words: str) -> dict[str, Any]:
     return report
 
 
-def told(report: dict[str, Any], start: str) -> str:
+def sentence_of(report: dict[str, Any], start: str) -> str:
     return next(line for line in report["sentences"] if line.startswith(start))
 
 
 @pytest.mark.slow
 def test_rows_that_are_copied_are_right_as_often_as_the_product_of_their_tokens(workplace):
-    """Every letter one token, every place as easy as the others: the law holds in 95 % of the cells, among them some that tell, and
-    what looks like a jump is laid to the metric. A bend that moves the curve by 4 % of its range is told and is no break."""
+    """Every letter is one token, and every position is equally easy: the law holds in 95 % of the cells, some of them decisive, and
+    what looks like a jump is an artefact of the metric. A bend that moves the curve by 4 % of its range is reported, not as a break."""
     report = explored(workplace, "stage.probes=[copying:copy:5,copying:copy:10]", "stage.ladder.steps=400")
     block = report["explore"]["ladder"]
     law = block["product_law"]
@@ -41,18 +41,18 @@ def test_rows_that_are_copied_are_right_as_often_as_the_product_of_their_tokens(
     assert max(cell["em"] for cell in block["cells"]) > 0.95  # trained until it can do it
     verdicts = {row["metric"]: row["verdict"] for row in block["families"]}
     assert verdicts["copying_em"] == "metric_artefact" and "break" not in verdicts.values()
-    assert f"{law['within_05']:.1%} of 80 cells" in told(report, "Exact match is within")
+    assert f"{law['within_05']:.1%} of 80 cells" in sentence_of(report, "Exact match is within")
 
 
 @pytest.mark.slow
 def test_whole_answers_of_a_ladder_beside_what_their_tokens_make_of_them(workplace):
-    """Rows reversed, sorted and counted up too, whose places differ: exact match is an artefact, nothing is a break, and that the
-    bar of 95 % is missed (docs/explore-bars.md says why) is said."""
+    """With reverse, sort and succ too, whose positions differ: exact match is an artefact, nothing is a break, and the report says
+    that the bar of 95 % is missed (docs/explore-bars.md says why)."""
     report = explored(workplace, "stage.probes=[copying]", "stage.items_per_cell=100", "stage.ladder.steps=800")
     block = report["explore"]["ladder"]
     verdicts = {row["metric"]: row["verdict"] for row in block["families"]}
     assert verdicts["copying_em"] == "metric_artefact" and "break" not in verdicts.values()
     law = block["product_law"]
     assert law["telling"] >= 100 and law["median_gap"] < 0.02 and law["within_05"] > 0.7
-    said = told(report, "Exact match is within")
-    assert f"{law['within_05']:.1%}" in said and ("do not everywhere" in said) == (law["telling_within_05"] < 0.95)
+    line = sentence_of(report, "Exact match is within")
+    assert f"{law['within_05']:.1%}" in line and ("do not everywhere" in line) == (law["telling_within_05"] < 0.95)

@@ -1,4 +1,4 @@
-"""The mix of rows is a pure function of (seed, epoch) that deals evenly; the KL term adds up and starts at zero."""
+"""The mix of rows is a pure function of (seed, epoch) with even repetition; the KL term adds up and starts at zero."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmstage.data.row_source import ListSource
-from llmstage.explore.mix import JoinedSource, KeepClose, MixedOrder
+from llmstage.explore.mix import JoinedSource, KLPenaltyTask, MixedOrder
 
 
 def order(share, num_target=30, num_replay=200, seed=0, packing=False):
@@ -25,28 +25,28 @@ def order(share, num_target=30, num_replay=200, seed=0, packing=False):
     )
 
 
-def features(made):
-    return [index for batch in made for row in batch for index in row]
+def indices(batches):
+    return [index for batch in batches for row in batch for index in row]
 
 
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_a_pass_holds_the_share_of_weak_rows_that_is_asked_for(share, packing):
-    drawn = features(order(share, packing=packing).epoch(3))
+def test_a_pass_has_the_requested_share_of_weak_rows(share, packing):
+    drawn = indices(order(share, packing=packing).epoch(3))
     assert sum(index >= 200 for index in drawn) == pytest.approx(share * len(drawn), abs=1)
 
 
-def test_every_row_comes_before_one_comes_again():
-    made = order(0.5)
-    counts = Counter(index for epoch in range(4) for index in features(made.epoch(epoch)))
+def test_every_row_comes_before_one_repeats():
+    mixed = order(0.5)
+    counts = Counter(index for epoch in range(4) for index in indices(mixed.epoch(epoch)))
     replay, target = ([counts[index] for index in part] for part in (range(200), range(200, 230)))
     assert sum(replay) == sum(target) == 400
     assert max(replay) - min(replay) <= 1 and max(target) - min(target) <= 1
 
 
 def test_a_pass_is_the_same_each_time_and_another_under_another_seed():
-    assert features(order(0.5).epoch(7)) == features(order(0.5).epoch(7))
-    assert features(order(0.5).epoch(7)) != features(order(0.5, seed=1).epoch(7))
+    assert indices(order(0.5).epoch(7)) == indices(order(0.5).epoch(7))
+    assert indices(order(0.5).epoch(7)) != indices(order(0.5, seed=1).epoch(7))
 
 
 def test_joined_rows_are_the_pool_and_then_the_new_ones():
@@ -57,30 +57,30 @@ def test_joined_rows_are_the_pool_and_then_the_new_ones():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("causal_lm", "gpt"), ("masked_lm", "bert"), ("translation", "t5"), ("classification", "bert")]
+    ("name", "model_family"),
+    [("causal_lm", "gpt"), ("masked_lm", "bert"), ("translation", "t5"), ("classification", "bert")],
 )
-def test_kl_is_zero_for_the_same_model_adds_up_over_parts_and_leaves_weak_rows_alone(tiny_task, name, kind):
+def test_kl_is_zero_for_the_same_model_adds_up_over_parts_and_leaves_weak_rows_alone(tiny_task, name, model_family):
     import torch
 
-    made = tiny_task(name, kind)
-    old, new = made.model(0), made.model(1)
-    for number, item in enumerate(made.features):
+    tiny = tiny_task(name, model_family)
+    old, new = tiny.model(0), tiny.model(1)
+    for number, item in enumerate(tiny.features):
         item.row, item.draw = number, (0, 0, number)
-    count = len(made.features)
-    rows = [[item] for item in made.features]
-    whole = KeepClose(made.task, old, 0.5, [False] * count)
-    batch = whole.collate(rows)
-    assert float(whole.divergence(old, batch)) == pytest.approx(0, abs=1e-5)
-    total = float(whole.divergence(new, batch).detach())
+    count = len(tiny.features)
+    rows = [[item] for item in tiny.features]
+    penalised = KLPenaltyTask(tiny.task, old, 0.5, [False] * count)
+    batch = penalised.collate(rows)
+    assert float(penalised.divergence(old, batch)) == pytest.approx(0, abs=1e-5)
+    total = float(penalised.divergence(new, batch).detach())
     assert total > 0.01
-    parts = [whole.collate(rows[: count // 2]), whole.collate(rows[count // 2 :])]
-    assert sum(float(whole.divergence(new, part).detach()) for part in parts) == pytest.approx(total, rel=1e-4)
-    plain, kept = made.task.loss(new, batch), whole.loss(new, batch)
-    assert (
-        float((kept.total - plain.total).detach()) == pytest.approx(0.5 * total, rel=1e-3) and kept.count == plain.count
-    )
-    kept.total.backward()
+    parts = [penalised.collate(rows[: count // 2]), penalised.collate(rows[count // 2 :])]
+    assert sum(float(penalised.divergence(new, part).detach()) for part in parts) == pytest.approx(total, rel=1e-4)
+    plain, loss = tiny.task.loss(new, batch), penalised.loss(new, batch)
+    assert float((loss.total - plain.total).detach()) == pytest.approx(0.5 * total, rel=1e-3)
+    assert loss.count == plain.count
+    loss.total.backward()
     assert all(parameter.grad is None for parameter in old.parameters())
-    weak = KeepClose(made.task, old, 0.5, [True] * count)
+    weak = KLPenaltyTask(tiny.task, old, 0.5, [True] * count)
     assert float(weak.divergence(new, weak.collate(rows)).detach()) == 0
-    assert torch.is_tensor(kept.total)
+    assert torch.is_tensor(loss.total)

@@ -1,4 +1,4 @@
-"""Answers to shipped probes, found from the words of the prompt alone, by other means than those that made them."""
+"""Answers to shipped probes, derived from the text of the prompt alone by code that is independent of the generators."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from llmstage.explore.probes.base import STEMS
 
 
 def solve(item: Item) -> str:
-    """The answer's text, without the space in front."""
-    family = item.family.split(".")[0]
-    found: str = SOLVERS[family](item)
-    return found
+    """The text of the answer, without the leading space."""
+    answer: str = SOLVERS[item.probe_family.split(".")[0]](item)
+    return answer
 
 
 def modular(item: Item) -> str:
@@ -31,10 +30,10 @@ def modular(item: Item) -> str:
 
 def addition(item: Item) -> str:
     text = item.prompt.removesuffix(" =")
-    spaced, turned = item.meta.get("spaced"), item.meta.get("order") == "reversed"
+    spaced, is_reversed = item.meta.get("spaced"), item.meta.get("order") == "reversed"
     numbers = [part.replace(" ", "") if spaced else part for part in text.split(" + ")]
-    total = str(sum(int(part[::-1] if turned else part) for part in numbers))
-    total = total[::-1] if turned else total
+    total = str(sum(int(part[::-1] if is_reversed else part) for part in numbers))
+    total = total[::-1] if is_reversed else total
     return " ".join(total) if spaced else total
 
 
@@ -48,18 +47,18 @@ def copying(item: Item) -> str:
     elif word in ("sort", "排序"):
         symbols.sort(key=order.index)
     elif word in ("next", "后一个"):
-        symbols = [order[order.index(one) + 1] for one in symbols]
+        symbols = [order[order.index(symbol) + 1] for symbol in symbols]
     return ("" if chinese else " ").join(symbols)
 
 
 def induction(item: Item) -> str:
     if ";" in item.prompt:
         row, asked = item.prompt.split(" ; ")
-        one = asked.removesuffix(" :").split()
+        question, symbol = asked.removesuffix(" :").split()[:2]
         symbols = row.split()
-        if one[0] == "before":
-            return symbols[symbols.index(one[1]) - 1]
-        return "yes" if one[1] in symbols else "no"
+        if question == "before":
+            return symbols[symbols.index(symbol) - 1]
+        return "yes" if symbol in symbols else "no"
     symbols = item.prompt.split()
     return symbols[symbols.index(symbols[-1]) + 1]
 
@@ -166,13 +165,13 @@ def long_dialogue(item: Item) -> str:
     }  # fmt: skip
     form = next(pattern for word, pattern in forms.items() if word in question)
     who = re.search(r"\b([AB])\b|([AB])(?=住|的|爱)", question).group(0)
-    said = [match.group(1) for turn in turns if turn.startswith(who) and (match := re.search(form, turn))]
-    return said[-1]
+    values = [match.group(1) for turn in turns if turn.startswith(who) and (match := re.search(form, turn))]
+    return values[-1]
 
 
 def image_caption(item: Item) -> str:
     lang = "en" if item.meta["lang"] == "en" else "zh"
-    true = [choice for choice in item.choices if says_so(item, choice, lang)]
+    true = [choice for choice in item.choices if is_true(item, choice, lang)]
     assert len(true) == 1, (item.prompt, item.choices, true)
     return true[0].removeprefix(" ")
 
@@ -182,23 +181,23 @@ def grid_of(text: str) -> dict[tuple[int, int], str]:
     return {(r, c): cell for r, row in enumerate(rows) for c, cell in enumerate(row) if cell != "."}
 
 
-def says_so(item: Item, choice: str, lang: str) -> bool:
-    """Whether a choice holds of the picture, or the prompt's caption of a choice that is a grid."""
+def is_true(item: Item, choice: str, lang: str) -> bool:
+    """Whether a choice is true of the picture, or the caption in the prompt is true of a choice that is a grid."""
     if item.image is None:
         return holds_of(item.prompt, grid_of(choice), lang)
     things = read_scene(str(item.image))[1]
     grid = {(thing.row, thing.column): " ".join(thing.look) for thing in things}
-    if item.family.endswith((".colour", ".shape")):
-        place = item.prompt
+    if item.probe_family.endswith((".colour", ".shape")):
+        prompt = item.prompt
         names = SPEECHES[lang].names
         spots = {"top left": (0, 0), "top": (0, 1), "top right": (0, 2), "left": (1, 0), "middle": (1, 1), "right": (1, 2),
                  "bottom left": (2, 0), "bottom": (2, 1), "bottom right": (2, 2)}  # fmt: skip
         if lang == "en":
-            spot = next(at for word, at in spots.items() if f"the {word}?" in place)
+            spot = next(at for word, at in spots.items() if f"the {word}?" in prompt)
         else:
-            spot = next(at for word, at in spots.items() if place.startswith(names[f"at {word}"]))
+            spot = next(at for word, at in spots.items() if prompt.startswith(names[f"at {word}"]))
         _, colour, shape = grid[spot].split()
-        return choice.strip() == names[colour if item.family.endswith("colour") else shape]
+        return choice.strip() == names[colour if item.probe_family.endswith("colour") else shape]
     return holds_of(choice, grid, lang)
 
 
@@ -207,16 +206,16 @@ def holds_of(caption: str, grid: dict[tuple[int, int], str], lang: str) -> bool:
     looks = {}
     for at, cell in grid.items():
         size, colour, shape = cell.split()
-        look = f"a {size} {colour} {shape}" if lang == "en" else f"{names[colour]}的{names[size]}{names[shape]}"
-        looks[look] = at
+        text = f"a {size} {colour} {shape}" if lang == "en" else f"{names[colour]}的{names[size]}{names[shape]}"
+        looks[text] = at
     relations = {
         "left": lambda a, b: a[1] < b[1], "right": lambda a, b: a[1] > b[1], "above": lambda a, b: a[0] < b[0],
         "below": lambda a, b: a[0] > b[0],
     }  # fmt: skip
-    for (one, first), (two, second) in product(looks.items(), repeat=2):
+    for (a, first), (b, second) in product(looks.items(), repeat=2):
         for word, holds in relations.items():
-            said = f"{one} {names[word]} {two}" if lang == "en" else f"{one}在{two}的{names[word]}"
-            if said in caption and holds(first, second):
+            claim = f"{a} {names[word]} {b}" if lang == "en" else f"{a}在{b}的{names[word]}"
+            if claim in caption and holds(first, second):
                 return True
     return False
 
@@ -228,8 +227,8 @@ SOLVERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", families())
-def test_answers_are_right(family: str):
-    """By a solver that reads the prompt's words alone; the parts as well."""
-    for item in generate(family, 6, 3, cells=load(family).FULL):
+@pytest.mark.parametrize("probe_family", families())
+def test_answers_are_right(probe_family: str):
+    """By a solver that reads the text of the prompt alone; the parts as well."""
+    for item in generate(probe_family, 6, 3, cells=load(probe_family).FULL):
         assert solve(item) == item.right.strip(" "), (item.prompt, item.right)

@@ -1,4 +1,4 @@
-"""Weak slices: the search against looking at everything, the tests against other libraries, a plant in rows that are else alike."""
+"""Weak slices: the search against evaluating every conjunction, the tests against other libraries, planted weaknesses."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ def score(rows, errors, alpha):
 
 
 def brute(masks, columns, errors, max_order, min_support, alpha):
-    found = {}
+    scores = {}
     for order in range(1, max_order + 1):
         for member in combinations(range(len(masks)), order):
             if len({columns[at] for at in member}) < order:
                 continue
             rows = np.logical_and.reduce(masks[list(member)])
             if rows.sum() >= min_support and errors[rows].sum() > 0 and score(rows, errors, alpha) > 0:
-                found[member] = score(rows, errors, alpha)
-    return found
+                scores[member] = score(rows, errors, alpha)
+    return scores
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("kind", ["binary", "losses"])
-def test_the_search_finds_what_looking_at_every_conjunction_finds(seed, kind):
+@pytest.mark.parametrize("error_type", ["binary", "losses"])
+def test_the_search_equals_evaluating_every_conjunction(seed, error_type):
     rng = np.random.default_rng(seed)
     num, columns = 160, [column for column in range(5) for _ in range(3)]
     values = rng.integers(0, 3, (5, num))
     masks = np.array([values[column] == value for column in range(5) for value in range(3)])
     odds = 0.1 + 0.6 * (values[0] == 1) * (values[1] == 2) + 0.3 * (values[2] == 0)
-    errors = (rng.random(num) < odds).astype(float) if kind == "binary" else rng.exponential(odds)
+    errors = (rng.random(num) < odds).astype(float) if error_type == "binary" else rng.exponential(odds)
     everything = brute(masks, columns, errors, 3, 5, 0.95)
     best = sorted(everything.values(), reverse=True)
     for keep in (3, 20, 10_000):
-        found, _ = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=keep)
-        assert [one.score for one in found] == pytest.approx(best[:keep])
-        assert all(everything[one.conditions] == pytest.approx(one.score) for one in found)
-        for one in found:
-            rows = np.logical_and.reduce(masks[list(one.conditions)])
-            assert (one.size, one.error_sum) == (rows.sum(), pytest.approx(errors[rows].sum()))
+        candidates, _ = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=keep)
+        assert [each.score for each in candidates] == pytest.approx(best[:keep])
+        assert all(everything[each.conditions] == pytest.approx(each.score) for each in candidates)
+        for each in candidates:
+            rows = np.logical_and.reduce(masks[list(each.conditions)])
+            assert (each.size, each.error_sum) == (rows.sum(), pytest.approx(errors[rows].sum()))
     _, all_of_them = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=10_000)
     pruned, few = search(masks, columns, errors, max_order=3, min_support=5, alpha=0.95, keep=3)
-    assert few < all_of_them and len(pruned) == 3  # the bound spares work
+    assert few < all_of_them and len(pruned) == 3  # the bound prunes
 
 
-def test_order_support_and_the_price_of_size_are_what_the_keys_say():
+def test_order_support_and_the_penalty_for_size_follow_the_keys():
     rng = np.random.default_rng(0)
     masks = rng.random((8, 300)) < 0.3
     errors = (rng.random(300) < 0.2 + 0.6 * (masks[0] & masks[1])).astype(float)
     options = {"max_order": 3, "min_support": 10, "alpha": 0.95, "keep": 50}
-    found = search(masks, range(8), errors, **options)[0]
-    assert max(len(one.conditions) for one in found) > 1
-    assert {len(one.conditions) for one in search(masks, range(8), errors, **{**options, "max_order": 1})[0]} == {1}
-    assert min(one.size for one in search(masks, range(8), errors, **{**options, "min_support": 25})[0]) >= 25
-    assert min(one.size for one in found) < 25
+    candidates = search(masks, range(8), errors, **options)[0]
+    assert max(len(each.conditions) for each in candidates) > 1
+    assert {len(each.conditions) for each in search(masks, range(8), errors, **{**options, "max_order": 1})[0]} == {1}
+    assert min(each.size for each in search(masks, range(8), errors, **{**options, "min_support": 25})[0]) >= 25
+    assert min(each.size for each in candidates) < 25
     large = search(masks, range(8), errors, **{**options, "alpha": 0.5})[0]
-    assert not large or min(one.size for one in large) > min(one.size for one in found)
+    assert not large or min(each.size for each in large) > min(each.size for each in candidates)
 
 
 def world(num=3000, seed=0, plant=True):
@@ -82,43 +82,47 @@ def world(num=3000, seed=0, plant=True):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_planted_slice_is_found_in_the_fewest_words_and_nothing_else(seed):
+def test_a_planted_slice_is_confirmed_in_the_fewest_conditions_and_nothing_else(seed):
     table, errors, weak = world(seed=seed)
     search = find_slices(table, errors, strata=table["op"], seed=seed)
-    assert [one.conditions for one in search.confirmed] == [{"op": "rev", "len": ">= 6"}]
-    one = search.confirmed[0]
-    assert (one.rows == weak).all()
+    assert [weak_slice.conditions for weak_slice in search.confirmed] == [{"op": "rev", "len": ">= 6"}]
+    weak_slice = search.confirmed[0]
+    assert (weak_slice.rows == weak).all()
     rows = search.confirm
     mine, others = errors[rows][weak[rows]], errors[rows][~weak[rows]]
-    assert (one.n, one.error, one.rest) == (len(mine), pytest.approx(mine.mean()), pytest.approx(others.mean()))
-    assert one.gap.low < mine.mean() - others.mean() < one.gap.high
-    assert one.priority == pytest.approx((mine.mean() - others.mean()) * len(mine) / len(rows))
-    assert one.p_holm < 1e-50
+    assert (weak_slice.n, weak_slice.error, weak_slice.rest) == (
+        len(mine),
+        pytest.approx(mine.mean()),
+        pytest.approx(others.mean()),
+    )
+    assert weak_slice.gap.low < mine.mean() - others.mean() < weak_slice.gap.high
+    assert weak_slice.priority == pytest.approx((mine.mean() - others.mean()) * len(mine) / len(rows))
+    assert weak_slice.p_holm < 1e-50
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_where_nothing_is_planted_nothing_is_told(seed):
+def test_where_nothing_is_planted_nothing_is_reported(seed):
     table, errors, _ = world(seed=seed, plant=False)
     errors = (np.random.default_rng(seed).random(len(errors)) < 0.2).astype(float)
     assert find_slices(table, errors, strata=table["op"], seed=seed).confirmed == []
 
 
-def test_a_whole_value_that_is_weak_is_told_as_that_and_a_cluster_of_the_same_rows_is_not_told_again():
+def test_a_weak_value_is_reported_once_and_not_again_as_a_cluster_of_the_same_rows():
     rng = np.random.default_rng(1)
     label = rng.choice([f"intent {at}" for at in range(20)], 4000)
     errors = (rng.random(4000) < np.where(label == "intent 3", 0.8, 0.05)).astype(float)
     group = np.where(rng.random(4000) < 0.97, label, "intent 0")  # the same rows, nearly
     table = {"label": label.tolist(), "cluster": group.tolist(), "colour": rng.choice(["red", "blue"], 4000).tolist()}
-    found = find_slices(table, errors, strata=label.tolist(), min_support=auto_support(4000))
-    assert [one.conditions for one in found.confirmed] == [{"label": "intent 3"}]
+    result = find_slices(table, errors, strata=label.tolist(), min_support=auto_support(4000))
+    assert [each.conditions for each in result.confirmed] == [{"label": "intent 3"}]
 
 
-def test_the_keys_of_find_slices_decide_what_is_told():
+def test_the_keys_of_find_slices_decide_what_is_reported():
     table, errors, weak = world()
     assert find_slices(table, errors, min_gap=0.95).confirmed == []
     assert find_slices(table, errors, min_gap=0.5).confirmed
     assert find_slices(table, errors, top_k=0).confirmed == []
-    assert find_slices(table, errors, level=0.0).not_confirmed  # found, and no p-value is small enough
+    assert find_slices(table, errors, level=0.0).not_confirmed  # discovered, and no p-value is small enough
     assert find_slices(table, errors, fdr=0.0).not_confirmed == []
     assert find_slices(table, errors, min_support=2000).confirmed == []
     assert find_slices(table, errors, max_order=1).confirmed[0].conditions in ({"op": "rev"}, {"len": ">= 6"})
@@ -136,11 +140,13 @@ def test_the_keys_of_find_slices_decide_what_is_told():
 def test_losses_that_are_no_right_or_wrong_are_tested_too():
     table, _, weak = world()
     losses = np.random.default_rng(3).exponential(np.where(weak, 3.0, 1.0))
-    one = find_slices(table, losses).confirmed[0]
-    assert one.conditions == {"op": "rev", "len": ">= 6"} and one.test == "Welch" and one.error > 2.5
+    weak_slice = find_slices(table, losses).confirmed[0]
+    assert (
+        weak_slice.conditions == {"op": "rev", "len": ">= 6"} and weak_slice.test == "Welch" and weak_slice.error > 2.5
+    )
 
 
-def test_the_tests_agree_with_scipys_own():
+def test_the_tests_agree_with_those_of_scipy():
     mine, others = np.array([1.0] * 9 + [0] * 5), np.array([1.0] * 30 + [0] * 170)
     p, name = one_sided(mine, others)
     assert p == pytest.approx(fisher_exact([[9, 5], [30, 170]], alternative="greater").pvalue) and name == "Fisher"
@@ -150,26 +156,27 @@ def test_the_tests_agree_with_scipys_own():
     assert one_sided(np.array([]), others)[0] == 1.0
 
 
-def test_halves_hold_as_many_rows_of_each_stratum_and_every_row_once():
+def test_halves_have_as_many_rows_of_each_stratum_and_every_row_once():
     strata = ["a"] * 21 + ["b"] * 40 + ["c"]
-    one, two = halve(62, strata, 5)
-    assert sorted(one + two) == list(range(62)) and abs(len(one) - len(two)) <= 1
+    first, second = halve(62, strata, 5)
+    assert sorted(first + second) == list(range(62)) and abs(len(first) - len(second)) <= 1
     for name in "ab":
-        assert abs(sum(strata[row] == name for row in one) - sum(strata[row] == name for row in two)) <= 1
-    assert halve(62, strata, 5) == (one, two) != halve(62, strata, 6)
+        assert abs(sum(strata[row] == name for row in first) - sum(strata[row] == name for row in second)) <= 1
+    assert halve(62, strata, 5) == (first, second) != halve(62, strata, 6)
 
 
-def test_values_that_say_the_same_or_nothing_are_no_conditions():
+def test_values_of_the_same_rows_or_of_all_rows_are_no_conditions():
     table = {
         "language": ["en", "zh", "en"],
         "script": ["latin", "chinese", "latin"],
         "set": ["x", "x", "x"],
         "empty": [None] * 3,
     }
-    assert [(one.column, one.value) for one in conditions_of(table)] == [("language", "en"), ("language", "zh")]
+    conditions = [(each.column, each.value) for each in conditions_of(table)]
+    assert conditions == [("language", "en"), ("language", "zh")]
 
 
-def test_few_rows_and_no_errors_are_no_accident():
+def test_few_rows_and_no_errors_raise_no_error():
     assert find_slices({"a": []}, []).confirmed == []
     assert find_slices({"a": ["x", "y"] * 100}, [0.0] * 200).confirmed == []
     with pytest.raises(ValueError, match="finite"):
@@ -177,27 +184,27 @@ def test_few_rows_and_no_errors_are_no_accident():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_class_of_many_is_told_that_is_hardly_ever_right(seed):
-    """Of 77 classes of 40 rows: its score is below 0, for it is small and the mean error is not; the test is sure of it."""
+def test_a_class_of_many_that_is_hardly_ever_right_is_reported(seed):
+    """Of 77 classes of 40 rows: its score is below 0, because it is small and the mean error is not; the test is sure of it."""
     rng = np.random.default_rng(seed)
     labels = np.repeat([f"intent {number:02}" for number in range(77)], 40)
     rates = np.repeat([1.0] * 4 + [0.85] + [0.15] * 72, 40)
     errors = (rng.random(len(labels)) < rates).astype(float)
     table = {"label": labels.tolist(), "length": rng.choice(["short", "long"], len(labels)).tolist()}
-    found = find_slices(table, errors, strata=table["label"], min_support=10, seed=seed)
-    assert [one.conditions for one in found.confirmed] == [{"label": f"intent {number:02}"} for number in range(5)]
-    assert found.confirmed[-1].error < 1
+    result = find_slices(table, errors, strata=table["label"], min_support=10, seed=seed)
+    assert [each.conditions for each in result.confirmed] == [{"label": f"intent {number:02}"} for number in range(5)]
+    assert result.confirmed[-1].error < 1
 
 
-def test_a_slice_that_lies_in_a_wider_one_is_not_told_beside_it():
+def test_a_slice_inside_a_wider_one_is_not_reported_with_it():
     rng = np.random.default_rng(0)
     length = rng.integers(1, 40, 3000)
     errors = (rng.random(3000) < np.where(length >= 34, 0.75, np.where(length >= 24, 0.5, 0.1))).astype(float)
-    cells = [tuple(f">= {border}" for border in (24, 34) if own >= border) for own in length]
-    found = find_slices({"length": cells}, errors, min_support=30)
-    assert [one.conditions for one in found.confirmed] == [{"length": ">= 24"}]
-    one, two = (
-        find_slices({"length": [cell if wanted in cell else () for cell in cells]}, errors).confirmed
-        for wanted in (">= 24", ">= 34")
+    cells = [tuple(f">= {border}" for border in (24, 34) if value >= border) for value in length]
+    result = find_slices({"length": cells}, errors, min_support=30)
+    assert [each.conditions for each in result.confirmed] == [{"length": ">= 24"}]
+    wide, narrow = (
+        find_slices({"length": [cell if border in cell else () for cell in cells]}, errors).confirmed
+        for border in (">= 24", ">= 34")
     )
-    assert outermost([*one, *two]) == outermost([*two, *one]) == one and outermost(two) == two
+    assert outermost([*wide, *narrow]) == outermost([*narrow, *wide]) == wide and outermost(narrow) == narrow

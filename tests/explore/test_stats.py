@@ -1,4 +1,4 @@
-"""Statistics against scipy, against printed tables, and against what they promise: coverage."""
+"""Statistics against scipy, against printed tables, and against their promised coverage."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def test_a_nested_bootstrap_of_two_levels_has_the_width_of_its_widest_level() ->
     rng = np.random.default_rng(2)
     seeds, templates = np.repeat(np.arange(6), 100), np.tile(np.repeat(np.arange(10), 10), 6)
     values = rng.normal(size=6)[seeds] + 0.01 * rng.normal(size=600)
-    found = stats.hierarchical(values, [seeds, templates])
+    score = stats.hierarchical(values, [seeds, templates])
     means = np.array([values[seeds == seed].mean() for seed in range(6)])
-    assert (found.high - found.low) / 3.92 == pytest.approx(means.std() / np.sqrt(6), rel=0.15)
+    assert (score.high - score.low) / 3.92 == pytest.approx(means.std() / np.sqrt(6), rel=0.15)
 
 
 @pytest.mark.parametrize(

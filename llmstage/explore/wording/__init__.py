@@ -7,13 +7,13 @@ that functions that write sentences need no language argument.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from llmstage.config.stage import spoken
-from llmstage.explore.wording import curves, improve, ladder, novelty, probes, reduction, toy_worlds, weak
+from llmstage.explore.wording import improve, novelty, probes, weak
 
 COMMON = {
     "named": ("{name}: {text}", "{name}：{text}"),
@@ -22,8 +22,7 @@ COMMON = {
     "low_to_high": ("{low:.3f} to {high:.3f}", "{low:.3f} 至 {high:.3f}"),
 }
 SENTENCES: dict[str, tuple[str, str]] = {
-    **COMMON, **curves.SENTENCES, **weak.SENTENCES, **improve.SENTENCES, **probes.SENTENCES, **ladder.SENTENCES,
-    **toy_worlds.SENTENCES, **reduction.SENTENCES, **novelty.SENTENCES,
+    **COMMON, **weak.SENTENCES, **improve.SENTENCES, **probes.SENTENCES, **novelty.SENTENCES,
 }  # fmt: skip
 """Key to (English, Chinese), with fields for the numbers."""
 LANGUAGE: ContextVar[str] = ContextVar("language", default="en")
@@ -41,6 +40,14 @@ def speaking(language: str) -> Iterator[None]:
 
 def current_language() -> str:
     return LANGUAGE.get()
+
+
+def add_sentences(sentences: Mapping[str, tuple[str, str]]) -> None:
+    """Add the sentences of another package. Raises ValueError for a key that exists."""
+    taken = SENTENCES.keys() & sentences.keys()
+    if taken:
+        raise ValueError(f"these keys of sentences exist: {', '.join(sorted(taken))}")
+    SENTENCES.update(sentences)
 
 
 def pick(pair: tuple[str, str]) -> str:
@@ -61,19 +68,6 @@ def named(name: str, text: str) -> str:
 def headings(key: str, **values: Any) -> list[str]:
     """Return the column names of a table."""
     return sentence(key, **values).split("|")
-
-
-def meaning(verdict: str) -> str:
-    """Return what a verdict on a curve means, for a reader who does not know the papers."""
-    return pick(curves.MEANINGS[verdict])
-
-
-def verdict_name(verdict: str) -> str:
-    return pick(curves.NAMES[verdict])
-
-
-def shape_name(shape: str) -> str:
-    return pick(curves.SHAPES[shape])
 
 
 def figure(value: float) -> str:
