@@ -1,4 +1,4 @@
-"""What must hold between keys. Each check returns complaints; the door gathers them all before it speaks."""
+"""Rules between keys. Each check returns complaints, so that all of them are reported together."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ ENCODER_DECODERS = (
 )
 TWO_TOWERS = ("clip",)
 SEEING = ("llava",)
-"""Model types whose family is known without loading them; others are left to the model's own classes."""
+"""Model types whose family is known without loading them; for others the model classes decide."""
 
 
 def check_run(run: RunConfig, typed: Iterable[str]) -> list[str]:
-    """Every complaint about a composed run; `typed` are the keys that the user set."""
+    """Return every complaint about a composed run; `typed` are the keys that the user set."""
     return [
         *check_stage_fits_task(run),
         *check_model_fits_task(run),
@@ -72,6 +72,7 @@ def check_run(run: RunConfig, typed: Iterable[str]) -> list[str]:
 
 
 def check_stage_fits_task(run: RunConfig) -> list[str]:
+    """Return complaints about a task that the stage does not support, and those of the stage."""
     stage, task = run.stage.name, run.task
     if stage in ("pretrain", "finetune") and stage not in task.stages:
         return [f"task={task.name} does not go with stage={stage}. It goes through: {', '.join(task.stages)}."]
@@ -79,6 +80,7 @@ def check_stage_fits_task(run: RunConfig) -> list[str]:
 
 
 def check_model_fits_task(run: RunConfig) -> list[str]:
+    """Return a complaint where the task does not support the model family."""
     kind: str | None = run.model.family
     named = f"model={run.model.name}"
     if run.model.path:
@@ -118,6 +120,7 @@ def kind_at(path: Path) -> str | None:
 
 
 def check_budget(run: RunConfig) -> list[str]:
+    """Return complaints where not exactly one budget, or not exactly one batch size, is set."""
     trainer, wrong = run.trainer, []
     budgets = {"max_steps": trainer.max_steps, "epochs": trainer.epochs, "max_tokens": trainer.max_tokens}
     given = [f"trainer.{key}={value}" for key, value in budgets.items() if value is not None]
@@ -131,6 +134,7 @@ def check_budget(run: RunConfig) -> list[str]:
 
 
 def check_preset(run: RunConfig) -> list[str]:
+    """Return complaints about sizes of a preset that do not fit together."""
     model = run.model
     if model.path is None and model.hidden_size % model.num_attention_heads:
         return [
@@ -152,6 +156,7 @@ def check_preset(run: RunConfig) -> list[str]:
 
 
 def check_split(run: RunConfig) -> list[str]:
+    """Return complaints about keys of data.split that need or exclude each other."""
     split = run.data.split
     if split.by == "time" and not split.time:
         return ["data.split.by=time needs the column that says when a row was: data.split.time=<column>."]
@@ -162,7 +167,7 @@ def check_split(run: RunConfig) -> list[str]:
 
 
 def check_data_root(run: RunConfig) -> list[str]:
-    """A recipe's data lie where data_root says."""
+    """Return a complaint where a recipe reads from a data_root that does not exist."""
     paths = run.data.below(run.data_root)
     if not paths or Path(run.data_root).expanduser().is_dir():
         return []
@@ -173,6 +178,7 @@ def check_data_root(run: RunConfig) -> list[str]:
 
 
 def check_adapter(run: RunConfig) -> list[str]:
+    """Return a complaint where an adapter has nothing to adapt."""
     if run.adapter.name == "none":
         return []
     if run.stage.name not in TRAINING_STAGES:
@@ -188,7 +194,7 @@ def check_adapter(run: RunConfig) -> list[str]:
 
 
 def check_read(run: RunConfig, typed: Iterable[str]) -> list[str]:
-    """A key that the user set and this run does not read: an error, never a silent option."""
+    """Return a complaint for each key that the user set and this run does not use."""
     kinds = dict(walk_fields(RunConfig))
     kinds.update(walk_fields(stage_config(run.stage.name), "stage"))
     kinds.update(walk_fields(task_config(run.task.name), "task"))

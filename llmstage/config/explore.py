@@ -1,4 +1,4 @@
-"""The keys of stage=explore: what is looked at, with which statistics, and what is done about it."""
+"""The `stage` group of stage=explore: what is measured, with which statistics, and what is done about it."""
 
 from __future__ import annotations
 
@@ -17,46 +17,48 @@ from llmstage.config.typed import AT_LEAST_1
 
 @dataclass(slots=True)
 class Explore(StageConfig):
-    """Knobs of stage=explore."""
+    """Keys of stage=explore."""
 
     curves: str | None = None
-    """A CSV of published scores over scale or training: verdicts without a model."""
+    """A CSV of published scores over scale or training; verdicts on it need no model."""
     ladder: Ladder = field(default_factory=Ladder)
-    """Models or checkpoints ordered by scale or training."""
+    """Models or checkpoints in order of scale or training."""
     toy_worlds: ToyWorlds = field(default_factory=ToyWorlds)
-    """Worlds whose phase change is understood."""
+    """Small training problems with a known phase change."""
     reduce: Reduce = field(default_factory=Reduce)
-    """Explaining a score by its parts."""
+    """Explanation of a score by its parts."""
     columns: Annotated[dict[str, str], CURVES] = field(default_factory=dict)
-    """Which column of that table is what, where its name does not say so: stage.columns.<role>=<column> with the roles
-    model, family, seed, params, compute, examples, step, tokens, loss; metric and score where each row is one score."""
+    """Roles of the columns of that table, where their names do not show them: stage.columns.<role>=<column> with the
+    roles model, family, seed, params, compute, examples, step, tokens, loss; metric and score where each row is one
+    score."""
     chance: Annotated[dict[str, float], CURVES] = field(default_factory=dict)
-    """What knowing nothing scores, by metric, task or suite: stage.chance.mmlu=0.25; known tasks have a first word."""
+    """Score of guessing, by metric, task or suite: stage.chance.mmlu=0.25. Known tasks have a default."""
     fit: CurveFit = field(default_factory=CurveFit)
-    """Laws fitted to published losses."""
+    """Scaling laws fitted to published losses."""
     stats: Stats = field(default_factory=Stats)
-    """What a claim needs."""
+    """Thresholds of statistical claims."""
     report: ReportWords = field(default_factory=ReportWords)
     """How the report is written."""
 
     slices: Slices = field(default_factory=Slices)
-    """Weak slices of the scored rows."""
+    """The search for weak slices of the scored rows."""
     diagnosis: Diagnosis = field(default_factory=Diagnosis)
-    """Why they are weak."""
+    """Tests of why a slice is weak."""
     novelty: Novelty = field(default_factory=Novelty)
-    """What is new in logs."""
+    """What is new in logs or files."""
     improve: ImproveConfig = field(default_factory=ImproveConfig)
-    """Work on the weak slices, with a guard."""
+    """Training on the weak slices, with a guard."""
 
     probes: list[str] = field(default_factory=list)
-    """Shipped probe families to ask of the model: [core], [full] (more levels), or names of families, with values of their axes
-    where only such levels are wanted (copying:copy, addition:4:reversed); []: none."""
+    """Built-in probe families to run on the model: [core], [full] (more levels), or names of families, with axis
+    values to select levels (copying:copy, addition:4:reversed); []: none."""
     phenomena: list[str] = field(default_factory=list)
-    """Files with questions of your own: JSON lines, BIG-bench task.json, BIG-Bench-Hard JSON, BLiMP JSON lines; globs."""
+    """Files of questions of your own: JSON Lines, BIG-bench task.json, BIG-Bench-Hard JSON, BLiMP JSON Lines; globs
+    are allowed."""
     items_per_cell: Annotated[int, AT_LEAST_1] = 200
-    """Items of each family and level; 0 right of 200 means at most 1.5 %."""
+    """Items of each family and level; with 0 of 200 right, accuracy is at most 1.5 % (95 %)."""
     scoring: Scoring = field(default_factory=Scoring)
-    """How probes and phenomena are asked."""
+    """How probes and phenomena are prompted and scored."""
 
     inherits: ClassVar[bool] = True
     keeps_pool: ClassVar[bool] = True
@@ -92,7 +94,7 @@ class Explore(StageConfig):
         return wrong
 
     def check_probes(self, run: RunFacts) -> list[str]:
-        """Families that there are, and a model to ask."""
+        """Return complaints about unknown probe families and a missing model."""
         from llmstage.naming import unknown
         from llmstage.paths import PACKAGE
 

@@ -1,4 +1,4 @@
-"""The keys `stage.improve` of stage=explore: how the weak slices are worked on, and what must not be lost."""
+"""Keys `stage.improve` of stage=explore: training on the weak slices, and what must not become worse."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range
 
 @dataclass(slots=True)
 class GuardConfig:
-    """What a new model must not lose; where it does, the old one stays."""
+    """What a new model must not lose; where it does, the old model is kept."""
 
     suite: list[Literal["rest", "lm_loss"]] = field(default_factory=lambda: ["rest", "lm_loss"])
-    """`rest`: all rows outside the weak slices, paired non-inferiority; `lm_loss`: their loss, where the task writes text."""
+    """rest: paired non-inferiority on all rows outside the weak slices; lm_loss: their loss, where the task generates
+    text."""
     by: str | None = None
-    """Column whose values part the other rows into families, each tested by itself (Holm); null: one family."""
+    """Column that divides the other rows into families, each tested separately (Holm); null: one family."""
     delta: Annotated[float, POSITIVE] = 0.01
-    """Loss that must be excluded in each family; wider, up to three times, where so few rows resolve no less."""
+    """Loss of score that must be excluded in each family; up to three times as much where the family has too few rows
+    to resolve it."""
     lm_loss: Annotated[float, NOT_NEGATIVE] = 0.02
-    """Nats a token by which the loss of the other rows may rise; of tasks that are scored by their loss, `delta`."""
+    """Nats per token by which the loss of the other rows may rise; for tasks that are scored by their loss, `delta`."""
     fallback: list[Literal["wise_ft", "more_replay"]] = field(default_factory=lambda: ["wise_ft", "more_replay"])
-    """What is tried, in this order, where the guard refuses: a mean of old and new weights (WiSE-FT; .75, .5, .25 of the
-    new), an arm with twice the replay. Each is put to the same test."""
+    """What to try, in this order, where the guard refuses. wise_ft: averages of old and new weights (WiSE-FT, .75, .5,
+    .25 of the new); more_replay: a variant with twice the replay. Each is tested in the same way."""
 
 
 @dataclass(slots=True)
@@ -31,33 +33,37 @@ class ImproveConfig:
     """Targeted training on confirmed weak slices."""
 
     enabled: bool = False
-    """Train, compare, and keep the better model in <run>/improved where its guard lets it pass."""
+    """Train, compare, and keep the better model in <run>/improved where its guard accepts it."""
     weaknesses: str | None = None
-    """A weaknesses.jsonl, of an earlier run or one's own (`{"slice": {column: value}}`); null: what this run confirms."""
+    """A weaknesses.jsonl of an earlier run or of your own (`{"slice": {column: value}}`); null: the slices that this
+    run confirms."""
     data: str | list[str] | None = None
-    """New examples of the weak slices, a file in any form that data.train takes."""
+    """New examples of the weak slices, in any format of data.train."""
     test: str | list[str] | None = None
-    """Rows for the final before and after; null: half of the rows that confirm are set aside for it."""
+    """Rows for the final comparison; null: half of the confirmation rows are set aside."""
     source: Literal["auto", "pool", "both"] = "auto"
-    """Where examples of the weak slices come from: auto is `data` where it is given, else the pool's own matching rows,
-    repeated; `both` takes the two together."""
+    """Source of examples of the weak slices. auto: `data` where it is given, else the pool's matching rows, repeated;
+    pool: the pool's rows; both: the two together."""
     target_share: list[Annotated[float, Range(0, 1, open_low=True)]] = field(default_factory=lambda: [0.25, 0.5, 0.75])
-    """Shares of the weak slices in a batch; of several, pilots of a third of the steps choose. The rest is replay."""
+    """Shares of the weak slices in a batch; of several, pilot runs with a third of the steps choose one. The rest is
+    replay."""
     steps: Annotated[int, AT_LEAST_1] = 300
-    """Optimizer steps of an arm."""
+    """Optimizer steps of a variant."""
     lr: Annotated[float, POSITIVE] | None = None
-    """Peak learning rate; null: what optim.lr=auto takes for a trained model."""
+    """Peak learning rate; null: that of optim.lr=auto for a trained model."""
     kl: Annotated[float, NOT_NEGATIVE] = 0.0
-    """Weight of KL(old || new) at the targets of replayed rows, beside their loss; 0: none."""
+    """Weight of KL(old || new) at the targets of replayed rows, added to their loss; 0: none."""
     control: bool = True
-    """Train more_of_same, twice: as many steps on the pool as it is. Without it, a gain is not told from more training."""
+    """Also train the control more_of_same, twice: the same number of steps on the unchanged pool. Without it, a gain
+    cannot be distinguished from the effect of more training."""
     structure: Literal["suggest", "apply", "off"] = "suggest"
-    """Where a weakness asks for `structure`: say so; or add blocks that change nothing at first (below the only one of a decoder, else
-    behind the last), and train all arms with them; or pass over it."""
+    """Where a weakness asks for `structure`. suggest: report it; apply: add layers that are the identity at first
+    (below the only layer of a decoder, else above the last), and train all variants with them; off: ignore it."""
     guard: GuardConfig = field(default_factory=GuardConfig)
-    """What must not be lost."""
+    """What must not become worse."""
 
     def check(self, run: RunFacts) -> list[str]:
+        """Return complaints about missing inputs and keys that exclude each other."""
         wrong = []
         if not run.model.path:
             wrong.append("stage.improve.enabled needs a trained model: model.path=<run folder>.")

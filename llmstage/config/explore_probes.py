@@ -1,4 +1,4 @@
-"""stage.scoring: how probes and phenomena are asked and what counts as right."""
+"""Keys `stage.scoring` of stage=explore: how probes and phenomena are prompted, and which answers are correct."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, Range
 
 @dataclass(slots=True)
 class Scoring:
-    """How items are asked."""
+    """How items are prompted and scored."""
 
     form: Literal["auto", "plain", "chat"] = "auto"
-    """plain: the prompt is the beginning of a text; chat: it is a user's turn; auto: chat for models of task=dialogue and
-    models that see."""
+    """plain: the prompt is the start of a text; chat: the prompt is a user message; auto: chat for models of
+    task=dialogue and models with a vision tower."""
     end: Literal["auto", "eos", "newline", "none"] = "auto"
-    """What must follow a free answer: eos, the end of text; newline; none; auto: the end of the turn in a chat, else eos."""
+    """What must follow a free answer. eos: the end of the text; newline; none; auto: the end of the turn in a chat,
+    else eos."""
     generate: Literal["free", "all", "none"] = "free"
-    """Whose answers are written out for edit similarity and chrF: free, items that say so; all; none. The other scores need
-    no generation."""
+    """Items whose answers are generated for edit similarity and chrF. free: items that ask for it; all; none. The
+    other scores need no generation."""
     max_new_tokens: Annotated[int, AT_LEAST_1] = 64
-    """Longest text that is written out."""
+    """Most tokens of a generated answer."""
     permutations: Annotated[int, NOT_NEGATIVE] = 200
-    """Times that a model's answers are dealt out anew to see what its habits score; 0: chance without it."""
+    """Permutations of a model's answers over the items, to measure the score of its biases alone; 0: plain chance."""
     fdr: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.10
-    """Share of false cells among those called above chance (Benjamini and Hochberg)."""
+    """False discovery rate of the cells called above chance (Benjamini and Hochberg)."""

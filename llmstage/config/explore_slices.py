@@ -1,4 +1,4 @@
-"""Keys of stage=explore: weak slices, why they are weak, and what is new in logs."""
+"""Keys of stage=explore for weak slices: the search, the diagnosis, and what is new in logs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Ran
 
 
 def part_of(run: RunFacts, name: str) -> Any:
-    """A group of keys of stage=explore; None for another stage."""
+    """Return a key group of stage=explore; None for another stage."""
     return getattr(run.stage, name, None)
 
 
 def slices_wanted(run: RunFacts) -> bool:
-    """Whether weak slices are looked for: there is a trained model of a task, and nobody switched it off."""
+    """Return whether weak slices are searched: the model has a task, and the search is enabled."""
     own = part_of(run, "slices")
     return bool(own is not None and own.enabled and run.model.path and run.task.name and not asks(run))
 
 
 def asks(run: RunFacts) -> bool:
-    """Whether the model is asked questions; the rows of its task are then left alone."""
+    """Return whether the model is probed with questions; the rows of its task are then not scored."""
     return bool(part_of(run, "probes") or part_of(run, "phenomena"))
 
 
@@ -50,46 +50,46 @@ COLLECTS = ReadBy(_collects)
 
 @dataclass(slots=True)
 class Slices:
-    """How weak slices of the scored rows are looked for."""
+    """The search for weak slices of the scored rows."""
 
     enabled: bool = True
-    """Look for weak slices where model.path names a model trained for a task."""
+    """Search weak slices where model.path is a model trained for a task."""
     max_order: Annotated[int, Range(1, 3), SLICES] = 3
-    """Conditions that may be put together to describe a slice."""
+    """Most conditions in the description of a slice."""
     min_support: Annotated[Literal["auto"] | int, AT_LEAST_1, SLICES] = "auto"
-    """Rows that a slice needs on the half on which it is found; auto: a 300th of all rows, at least 10."""
+    """Fewest rows of a slice in the search half; auto: a 300th of all rows, at least 10."""
     alpha: Annotated[float, Range(0, 1, open_low=True), SLICES] = 0.95
     """Weight of the error against the size in SliceLine's score; smaller values find larger slices."""
     min_gap: Annotated[float, POSITIVE, SLICES] = 0.10
-    """How much worse than the rest a slice must be: of a share so much of it, of a loss so many nats a token."""
+    """How much worse than the rest a slice must be: a difference of shares, or of nats per token for a loss."""
     top_k: Annotated[int, AT_LEAST_1, SLICES] = 10
-    """Slices that are put to the test on the other half, at most."""
+    """Most slices to test on the confirmation half."""
     features: Annotated[Literal["auto"] | list[str], SLICES] = "auto"
-    """Columns that slices may be described by, e.g. [label,length]; auto: all that can be said of a row."""
+    """Columns that may describe slices, e.g. [label,length]; auto: all columns, and features derived from a row."""
     fdr: Annotated[float, SHARE, SLICES] = 0.10
     """False discovery rate of the search (Benjamini and Hochberg)."""
     level: Annotated[float, SHARE, SLICES] = 0.05
-    """Chance of any false claim among the confirmed slices (Holm)."""
+    """Probability of any false claim among the confirmed slices (Holm)."""
     overlap: Annotated[Literal["refuse", "drop"], SLICES] = "refuse"
-    """Scored rows that stand in the training pool too: from one in a hundred on the run is refused (fewer are left out and
-    told); drop: they are left out however many there are."""
+    """Scored rows that are also in the training pool. refuse: the run is refused from one in a hundred on; fewer are
+    left out and reported. drop: they are always left out."""
     examples: Annotated[int, NOT_NEGATIVE, SLICES] = 5
-    """Rows shown of each weak slice."""
+    """Example rows to show for each weak slice."""
 
 
 @dataclass(slots=True)
 class Diagnosis:
-    """What is asked of each confirmed slice."""
+    """Tests of why a confirmed slice is weak."""
 
     coverage: Annotated[bool, SLICES] = True
     """Compare the slice's share of the training pool with its share of the scored rows."""
     elicit: Annotated[list[Annotated[int, AT_LEAST_1]], SLICES] = field(default_factory=lambda: [64, 256])
-    """Train a copy for a few steps on so many rows of the slice and score it: what can be learned quickly lacks data, not
-    structure. []: not asked."""
+    """Train a copy for a few steps on this many rows of the slice and score it. A slice that is learned quickly lacks
+    data, not model structure. []: no such test."""
     elicit_steps: Annotated[int, AT_LEAST_1, SLICES] = 40
-    """Optimizer steps of that."""
+    """Optimizer steps of that training."""
     bigger: Annotated[list[str], SLICES] = field(default_factory=list)
-    """Larger models of the same task and rows, by model.path: does size alone mend it?"""
+    """Larger models of the same task and rows, by model.path, to test whether size alone removes the weakness."""
 
 
 @dataclass(slots=True)
@@ -97,12 +97,12 @@ class Novelty:
     """What is new in logs or new files."""
 
     logs: str | list[str] | None = None
-    """Files of texts or conversations, as data.train takes them: a path, a glob, or a list."""
+    """Files of texts or conversations, as in data.train: a path, a glob, or a list."""
     max_items: Annotated[int, AT_LEAST_1, COLLECTS] = 5000
-    """Texts looked at after the double ones are gone, at most."""
+    """Most texts to read after duplicates are removed."""
     dedupe: Annotated[float, Range(0, 1, open_low=True), COLLECTS] = 0.8
-    """Jaccard likeness of word 5-grams from which on two texts count as one."""
+    """Jaccard similarity of word 5-grams from which on two texts are duplicates."""
     contamination_ngram: Annotated[int, AT_LEAST_1, COLLECTS] = 13
-    """A text that shares so many words in a row with the training pool is not new."""
+    """A text that shares this many consecutive words with the training pool is not new."""
     clusters: Annotated[int, AT_LEAST_1, COLLECTS] = 12
-    """Groups that the new texts are put into, at most."""
+    """Most clusters of the new texts."""

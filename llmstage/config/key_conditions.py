@@ -1,5 +1,5 @@
-"""Who reads a key. A mark stands in the field's `Annotated` type; a key nobody reads in this run is an error, not a
-silent option."""
+"""Conditions under which a run uses a key. A condition is part of the `Annotated` type of a field. A key that the user
+sets and the run does not use is an error, not a silent option."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RunFacts(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class ReadBy:
-    """`unread(run)` gives the reason why this run does not read the key, or None where it does."""
+    """`unread(run)` returns the reason why a run does not use the key, or None where it does."""
 
     unread: Callable[[RunFacts], str | None]
 
@@ -127,7 +127,7 @@ def _own_tower(run: RunFacts) -> str | None:
 
 
 def for_family(*kinds: str) -> ReadBy:
-    """Read only for presets of such a family."""
+    """Return the condition that the preset is of one of these model families."""
 
     def unread(run: RunFacts) -> str | None:
         return None if run.model.family in kinds else f"model={run.model.name} is of family {run.model.family}"

@@ -22,64 +22,70 @@ DAY = 86400
 FORMATS = ("auto", "jsonl", "csv", "tsv")
 ROWS = ("path", "train", "validation", "test")
 READ = ("name", "format", "columns", "header", "delimiter", "encoding", "on_bad_row", "max_row_mb")
-"""Of the `data` group, what tells how the input is written."""
+"""Keys of the `data` group that describe the format of the input."""
 LEAST_PAST = 20
-"""Windows, beyond one for each hour of the day, that a topic's past must have."""
+"""Windows that the history of a topic must have, in addition to one for each hour of the day."""
 WEBHOOK = "LLMSTAGE_WEBHOOK"
 COMMANDS = "LLMSTAGE_COMMANDS"
 
 
 @dataclass(slots=True)
 class Monitor(StageConfig):
-    """Knobs of stage=monitor."""
+    """Keys of stage=monitor."""
 
     input: str | None = None
-    """JSON lines or CSV with a text and a time for each item, oldest first; - is standard input."""
+    """JSON Lines or CSV with a text and a time for each item, oldest first; - is standard input."""
     models: dict[str, str] = field(default_factory=dict)
-    """Name to classifier, each a run of task=classification: stage.models.sentiment=<run> stage.models.topic=<run>. One says
-    what is negative (`sentiment`, or the only one with a negative label); the others give the topics."""
+    """Name to classifier, each a run of task=classification: stage.models.sentiment=<run> stage.models.topic=<run>.
+    One finds negative items (`sentiment`, or the only one with a negative label); the others give the topics."""
     negative: list[str] | str = "auto"
-    """Labels that count as negative: stage.negative=[1,2]; auto: negative, bearish, 负面 and the like."""
+    """Labels that count as negative: stage.negative=[1,2]; auto: negative, bearish, 负面 and similar names."""
     follow: bool = False
-    """Wait for more when the input ends, as `tail -f`; a file that is replaced under its name is read from its beginning."""
+    """Wait for more when the input ends, as `tail -f` does; a file that is replaced under its name is read from its
+    beginning."""
     poll: Annotated[float, POSITIVE] = 1.0
-    """Seconds between looks at an input that has nothing new; follow only."""
+    """Seconds between two reads of an input without new items; with follow=true only."""
     window: str = "1h"
-    """Width of a window in which items are counted: 5m, 1h, 1d; it parts a day evenly or is whole days."""
+    """Width of the windows in which items are counted: 5m, 1h, 1d. A day must be a multiple of it, or it must be whole
+    days."""
     timezone: str = "UTC"
-    """Zone of times that name none, of the hours of a day, and of what is written: Asia/Shanghai."""
+    """Time zone of times without one, of the hours of a day, and of output: Asia/Shanghai."""
     time_format: str | None = None
-    """How times are written, as strptime has it; null: ISO 8601, 2015/7/31, 2015年7月31日 14:05, e-mails, tweets, Unix times."""
+    """Format of times for strptime; null: ISO 8601, 2015/7/31, 2015年7月31日 14:05, e-mails, tweets, Unix times."""
     late: str = "10m"
-    """A window is judged once an item so much younger than its end was read; items that come for it later are not counted."""
+    """How much later than the end of a window an item must be for the window to be judged. Items that arrive for it
+    after that are not counted."""
     history: str = "28d"
-    """How far back the past goes that a window is compared with."""
+    """Length of the history that a window is compared with."""
     alpha: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.01
-    """Chance that a month without any surge brings a false alert, over all topics and windows together."""
+    """Probability of a false alert in a month without surges, over all topics and windows together."""
     min_items: Annotated[int, AT_LEAST_1] = 10
-    """A window of a topic with fewer items is not judged."""
+    """Fewest items of a topic in a window that is judged."""
     quiet: str = "6h"
-    """A surge is over, and the next one an alert of its own, when so long no window was above."""
+    """A surge ends, and the next one is a new alert, when no window was above the threshold for this long."""
     webhook: str | None = None
-    """An address that gets each alert as JSON by POST; null: LLMSTAGE_WEBHOOK of the environment, where it is set."""
+    """An address to which each alert is sent as JSON by POST; null: LLMSTAGE_WEBHOOK of the environment, where it is
+    set."""
     command: list[str] | None = None
-    """A program with its arguments, [/usr/bin/logger,-t,llmstage], that gets each alert as JSON on standard input; without a
-    shell, and only a program that LLMSTAGE_COMMANDS of the environment names (paths, parted by colons)."""
+    """A program with its arguments, [/usr/bin/logger,-t,llmstage], that gets each alert as JSON on standard input. No
+    shell is used, and the program must be one of LLMSTAGE_COMMANDS in the environment (paths, separated by colons)."""
     retries: Annotated[int, Range(0, 20)] = 3
-    """How often a webhook or command that failed is tried again; then it is noted as undelivered and monitoring goes on."""
+    """Retries of a webhook or command that failed; after them the alert is recorded as undelivered, and monitoring
+    continues."""
     timeout: Annotated[float, POSITIVE] = 10.0
-    """Seconds that one try may take."""
+    """Seconds that one attempt may take."""
     batch: Annotated[int, AT_LEAST_1] = 256
-    """Items that are read, classified and counted at once: one transaction, and what a killed run does anew."""
+    """Items that are read, classified and counted together: one transaction, and the work that a killed run repeats."""
     report_every: Annotated[float, POSITIVE] = 60.0
-    """Seconds between two versions of report.html while the run goes on."""
+    """Seconds between two updates of report.html during the run."""
     language: Literal["auto", "en", "zh"] = "auto"
-    """Of the report; auto: Chinese where the topics are."""
+    """Language of the report; auto: Chinese where the topics are."""
 
     needs_task: ClassVar[bool] = False
     reads_stream: ClassVar[bool] = True
 
     def check(self, run: RunFacts) -> list[str]:
+        """Return complaints about missing input and models, and about keys that this stage does not read."""
         wrong = []
         if not self.input:
             wrong.append("stage=monitor needs items: stage.input=<file>, or stage.input=- for standard input.")
@@ -101,6 +107,7 @@ class Monitor(StageConfig):
         return wrong
 
     def check_times(self) -> list[str]:
+        """Return complaints about spans of time and the time zone."""
         wrong = []
         for key in ("window", "late", "history", "quiet"):
             if not is_span(getattr(self, key)):
@@ -123,6 +130,7 @@ class Monitor(StageConfig):
         return wrong
 
     def check_delivery(self, run: RunFacts) -> list[str]:
+        """Return complaints about webhook and command."""
         wrong = []
         if self.webhook and (
             urlsplit(self.webhook).scheme not in ("http", "https") or not urlsplit(self.webhook).netloc
@@ -136,16 +144,18 @@ class Monitor(StageConfig):
 
 
 def is_span(span: str) -> bool:
+    """Return whether a text is a span of time such as 15m."""
     return re.fullmatch(SPAN, span) is not None
 
 
 def seconds(span: str) -> int:
-    """`15m` in seconds; what is no span of time has none."""
+    """Return a span of time such as 15m in seconds; 0 where it is none."""
     found = re.fullmatch(SPAN, span)
     return int(found[1]) * UNITS[found[2]] if found else 0
 
 
 def zone(name: str) -> tzinfo | None:
+    """Return a time zone by name; None where there is none."""
     if name == "UTC":
         return UTC  # there on machines without a database of zones, too
     try:

@@ -1,4 +1,4 @@
-"""The `retrieval` group: answers and articles that are looked up before a model that converses replies."""
+"""The `retrieval` group: passages that are retrieved before a conversational model replies."""
 
 from __future__ import annotations
 
@@ -34,39 +34,40 @@ RETRIEVES, GIVEN, DENSE, EXTRACTS, REFUSES = map(ReadBy, (_retrieves, _given, _d
 
 @dataclass(slots=True)
 class RetrievalConfig:
-    """Where answers are looked up, how, and what becomes of them."""
+    """Where passages are retrieved, how, and how they are used."""
 
     path: Annotated[str, RETRIEVES] | None = None
-    """A folder of .md, .txt, .jsonl, .json, .csv files, or one file. A row has a text (answer, text, content, …) and perhaps a
-    title (question, title, …); a question may be a list of ways to ask it."""
+    """A folder of .md, .txt, .jsonl, .json and .csv files, or one file. A row has a text (answer, text, content, …)
+    and may have a title (question, title, …); a question may be a list of phrasings."""
     encoding: Annotated[str, GIVEN] = "utf-8"
-    """Of the files, where no byte order mark says so."""
+    """Text encoding of the files, where no byte order mark gives it."""
     passage_words: Annotated[int, Range(8, 100_000), GIVEN] = 120
-    """Longest passage into which texts are cut, in words; a Chinese character counts as a word."""
+    """Most words of a passage into which texts are split; a Chinese character counts as a word."""
     method: Annotated[Literal["bm25", "dense", "hybrid"], GIVEN] = "bm25"
-    """bm25: words in common; dense: vectors of retrieval.encoder; hybrid: the two ranks fused."""
+    """bm25: words in common; dense: vectors of retrieval.encoder; hybrid: the two rankings fused."""
     encoder: Annotated[str, GIVEN, DENSE] | None = None
     """The model whose mean hidden states are compared: a run folder, a Hugging Face directory or a hub id."""
     top_k: Annotated[int, AT_LEAST_1, GIVEN] = 3
-    """Passages that are shown to the model and come back as sources, at most."""
+    """Most passages in a prompt, which are also returned as sources."""
     max_tokens: Annotated[int, AT_LEAST_1, GIVEN] = 512
-    """Tokens that passages and instruction add to a prompt at most; fewer where question and reply need the room."""
+    """Most tokens that passages and instruction add to a prompt; fewer where question and reply need the space."""
     instruction: Annotated[str, GIVEN] | None = None
-    """What the model is told above the passages; null: that it shall use them, in the language of the question."""
+    """Instruction above the passages in the prompt; null: to use the passages, in the language of the question."""
     answer: Annotated[Literal["model", "extract"], GIVEN] = "model"
-    """model: the model writes, with the passages before it; extract: where the best passage scores retrieval.extract_above or
-    more, its text is the answer."""
+    """model: the model generates the answer from the passages; extract: where the best passage scores
+    retrieval.extract_above or more, its text is the answer."""
     extract_above: Annotated[float, Range(-1, 1), GIVEN, EXTRACTS] = 0.3
-    """The score from which a passage answers by itself; see docs/retrieval.md for what a score is."""
+    """Lowest score of a passage that is the answer by itself; docs/retrieval.md explains scores."""
     template: Annotated[str, GIVEN, EXTRACTS] = "{text}"
-    """How such an answer is put: {text}, {title} and {path} of the passage stand in it."""
+    """Format of such an answer, with {text}, {title} and {path} of the passage."""
     refuse_below: Annotated[float, Range(-1, 1), GIVEN] = 0.1
-    """Passages that score less are not used, and a question for which no other is found is handed over instead of answered;
-    -1: never."""
+    """Passages with a lower score are not used. A question without any other passage is handed over instead of
+    answered; -1: never."""
     refusal: Annotated[str, GIVEN, REFUSES] | None = None
-    """What is said then; null: that a person takes over, in the language of the question."""
+    """The reply to such a question; null: that a person takes over, in the language of the question."""
 
     def check(self) -> list[str]:
+        """Return complaints about a missing encoder and an invalid template."""
         wrong = []
         if self.path and self.method != "bm25" and not self.encoder:
             wrong.append(

@@ -1,4 +1,4 @@
-"""The whole run as one tree of dataclasses. `conf/` holds the same keys with the same defaults; a test compares them."""
+"""The whole config of a run as one tree of dataclasses. Defaults are written here, and not again in `conf/`."""
 
 from __future__ import annotations
 
@@ -22,277 +22,288 @@ Count = Annotated[int, AT_LEAST_1, TRAINING]
 
 @dataclass(slots=True)
 class VisionConfig:
-    """The tower that sees (ViT): an image of `size` x `size` pixels in patches of `patch` x `patch`."""
+    """The vision tower (ViT): an image of `size` x `size` pixels in patches of `patch` x `patch`."""
 
     path: Annotated[str, SEES, TRAINING] | None = None
-    """Take the tower, its size and its image processor from a model trained by task=contrastive (or any CLIP): pretrain,
-    then finetune."""
+    """Take the vision tower, its size and its image processor from a model trained by task=contrastive (or any CLIP
+    model)."""
     size: Annotated[int, Range(8, 4096), SCRATCH, SEES, OWN_TOWER] = 64
-    """Pixels of a side, as the model sees an image."""
+    """Height and width of an image in pixels, as the model sees it."""
     patch: Annotated[int, Range(1, 512), SCRATCH, SEES, OWN_TOWER] = 8
-    """Pixels of a side of one patch; must divide size."""
+    """Height and width of a patch in pixels; must divide `size`."""
     num_hidden_layers: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
-    """Transformer blocks of the tower."""
+    """Transformer layers of the tower."""
     hidden_size: Annotated[int, Range(8, 65536), SCRATCH, SEES, OWN_TOWER] = 128
     """Hidden size of the tower."""
     num_attention_heads: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
-    """Attention heads of the tower; must divide its width."""
+    """Attention heads of the tower; must divide its hidden size."""
     intermediate_size: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 512
     """Inner size of the tower's MLP."""
     fit: Annotated[Literal["squash", "crop"], SCRATCH, SEES, OWN_TOWER] = "squash"
-    """How an image that is not square becomes square: the whole of it, its sides scaled apart; or its middle, as CLIP."""
+    """How an image becomes square. squash: height and width are scaled separately; crop: the centre is cut out, as in
+    CLIP."""
     layer: Annotated[int, Range(-100, -1), SCRATCH, for_family("vlm")] = -1
-    """vlm: the layer whose patches the decoder reads, from the end; LLaVA takes -2 of a pretrained tower."""
+    """vlm: the tower layer, counted from the end, whose patches the decoder reads; LLaVA uses -2 of a pretrained
+    tower."""
 
 
 @dataclass(slots=True)
 class ModelConfig:
-    """A preset from scratch, or a model by path."""
+    """A preset that is trained from scratch, or a model by path."""
 
     name: str = ""
     """The option of conf/model that was chosen."""
     family: Literal["gpt", "bert", "t5", "clip", "vlm"] = "gpt"
-    """Family: gpt is a decoder (Llama), bert an encoder (ModernBERT), t5 an encoder with a decoder (T5), clip two towers
-    for image and text (CLIP), vlm a decoder that sees (LLaVA)."""
+    """Model family: gpt is a decoder (Llama), bert an encoder (ModernBERT), t5 an encoder-decoder (T5), clip two
+    towers for images and texts (CLIP), vlm a decoder with a vision tower (LLaVA)."""
     path: str | None = None
     """A Hugging Face directory, a run folder, or a hub id; the preset is then not used."""
     vocab_size: Annotated[int, Range(300, 1_000_000), SCRATCH] = 2048
-    """Entries of the byte-level BPE that is trained on the training split."""
+    """Size of the byte-level BPE vocabulary that is trained on the training split."""
     num_hidden_layers: Annotated[int, AT_LEAST_1, SCRATCH] = 4
-    """Transformer blocks."""
+    """Transformer layers; of an encoder-decoder as many in each half."""
     hidden_size: Annotated[int, Range(8, 65536), SCRATCH] = 128
     """Hidden size."""
     num_attention_heads: Annotated[int, AT_LEAST_1, SCRATCH] = 4
-    """Attention heads; must divide width."""
+    """Attention heads; must divide the hidden size."""
     intermediate_size: Annotated[int, AT_LEAST_1, SCRATCH] = 344
     """Inner size of the gated MLP."""
     dropout: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.0
     """Dropout of attention, and of MLP and head where the family has it; 0 suits training from scratch."""
     projection: Annotated[int, Range(8, 65536), SCRATCH, for_family("clip")] = 128
-    """clip: size of the space in which images and texts are compared."""
+    """clip: dimension of the space in which images and texts are compared."""
     freeze: Annotated[list[Literal["vision", "text"]], TRAINING, SEES] = field(default_factory=list)
-    """Towers that training leaves as they are: model.freeze=[vision]."""
+    """Towers that are not trained: model.freeze=[vision]."""
     vision: VisionConfig = field(default_factory=VisionConfig)
-    """The tower that sees, of clip and vlm models."""
+    """The vision tower of clip and vlm models."""
 
 
 @dataclass(slots=True)
 class TrainerConfig:
-    """Budget, batches, machine, checkpoints."""
+    """Budget, batches, hardware, evaluation and checkpoints."""
 
     max_steps: Count | None = 900
-    """Optimizer steps. Exactly one of max_steps, epochs and max_tokens holds; typing one switches the default off."""
+    """Optimizer steps. Exactly one of max_steps, epochs and max_tokens is set; setting one removes the default of
+    another."""
     epochs: Annotated[float, POSITIVE, TRAINING] | None = None
     """Passes over the training split."""
     max_tokens: Count | None = None
-    """Real (unpadded) input tokens."""
+    """Input tokens without padding."""
     batch_size: Count | None = None
-    """Rows per optimizer step as the model sees them: packed rows of data.context where packing is on."""
+    """Rows in an optimizer step, as the model sees them: packed rows of data.context tokens where packing is on."""
     batch_tokens: Count | None = 2048
-    """About this many tokens per optimizer step. Exactly one of batch_size and batch_tokens holds."""
+    """Approximate number of tokens in an optimizer step. Exactly one of batch_size and batch_tokens is set."""
     micro_batch_size: Annotated[Literal["auto"] | int, AT_LEAST_1, TRAINING] = "auto"
-    """Rows computed at once; the step's gradient is the same for every value."""
+    """Rows computed at once. The gradient of a step is the same for every value."""
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], TRAINING] = "auto"
-    """auto: bf16 autocast where the hardware is fast at it (CPUs with AMX or AVX512-bf16 included), fp16 with loss
-    scaling on GPUs without bf16, else fp32. Weights are fp32 in every case."""
+    """auto: bf16 autocast where the hardware computes it fast (also CPUs with AMX or AVX512-bf16), fp16 with loss
+    scaling on GPUs without bf16, else fp32. Weights are always fp32."""
     eval_precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of scoring and of answers. auto: fp32, which gives the same number on every machine; stage=serve answers in bf16
-    where the processor is fast at it, but for models that write."""
+    """Precision of scoring and prediction. auto: fp32, which gives the same number on every machine; stage=serve uses
+    bf16 where the processor computes it fast, except for models that generate text."""
     eval_batch_tokens: Annotated[int, AT_LEAST_1] = 4096
-    """Tokens in one batch when scoring; bounds memory."""
+    """Tokens in one batch of scoring; limits memory."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, …"""
     threads: Literal["auto"] | Annotated[int, AT_LEAST_1] = "auto"
-    """CPU threads; auto: what the affinity mask and the cgroup quota allow."""
+    """CPU threads; auto: as many as the affinity mask and the cgroup quota allow."""
     workers: Literal["auto"] | Annotated[int, NOT_NEGATIVE, TRAINING] = "auto"
-    """Processes that prepare batches; auto: 0 on a CPU, 2 beside a GPU."""
+    """Processes that prepare batches; auto: 0 on a CPU, 2 with a GPU."""
     compile: Annotated[Literal["auto", "on", "off"], TRAINING] = "auto"
-    """torch.compile of the training step; auto: on a GPU only."""
+    """torch.compile of the training step; auto: only on a GPU."""
     allocator: Annotated[Literal["auto", "off"], TRAINING] = "auto"
-    """auto: start again once with tcmalloc or jemalloc preloaded where one is installed, else with glibc tuned, and with
-    OpenMP threads that spin only briefly (unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is set)."""
+    """auto: start the process again once with tcmalloc or jemalloc preloaded where one is installed, else with tuned
+    glibc settings, and with OpenMP threads that spin only briefly (unless OMP_WAIT_POLICY or GOMP_SPINCOUNT is
+    set)."""
     packing: Literal["auto", "on", "off"] = "auto"
-    """Several features in one row behind a block-diagonal mask; auto: where the task allows it."""
+    """Several examples in one row, separated by a block-diagonal attention mask; auto: where the task allows it."""
     eval_every: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
-    """Steps between validation passes; 0: only at the end; auto: ten times in a run."""
+    """Steps between validations; 0: only at the end; auto: ten times in a run."""
     eval_rows: Annotated[int, AT_LEAST_1, TRAINING] | None = 500
-    """Validation rows used while training; the final scores are on all of them."""
+    """Most validation rows to score during training; the final scores are on all rows."""
     train_rows_scored: Annotated[int, NOT_NEGATIVE, TRAINING] = 200
-    """Training rows scored at the end, to show the gap to validation; 0: none."""
+    """Training rows to score at the end, for the gap to validation; 0: none."""
     baselines: bool = True
-    """Score simple methods (majority class, TF-IDF with logistic regression, popularity, …) on the same split; a model
-    that does not beat them says so."""
+    """Score simple methods (majority class, TF-IDF with logistic regression, popularity, …) on the same split. The
+    report warns where the model does not beat them."""
     save_every: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
     """Steps between checkpoints; 0: only at the end; auto: as often as eval_every."""
     save_total_limit: Annotated[int, Range(2, 1_000_000), TRAINING] = 3
-    """Newest checkpoints kept beside the best; 1 is refused, because the last may be the one that is torn."""
+    """Newest checkpoints to keep, beside the best. 1 is refused, because the last checkpoint may be incomplete."""
     patience: Annotated[int, AT_LEAST_1, TRAINING] | None = None
-    """Stop after this many validation passes without a better selection metric; null: never."""
+    """Stop after this many validations without a better selection metric; null: never."""
     resume: Annotated[str, TRAINING] = "auto"
-    """auto: go on from the newest valid checkpoint of hydra.run.dir; never; or the path of a checkpoint."""
+    """auto: resume from the newest valid checkpoint in hydra.run.dir; never; or the path of a checkpoint."""
     spike: Annotated[Literal["auto", "off", "warn", "skip", "rollback"], TRAINING] = "auto"
-    """What to do when loss or gradient norm exceeds mean + 6 sigma of 128 steps; auto: skip in pretrain, else warn."""
+    """What to do when loss or gradient norm exceeds mean + 6 sigma of the last 128 steps; auto: skip in pretrain, else
+    warn."""
     log_every: Count = 10
-    """Steps between printed lines; metrics.jsonl holds every step."""
+    """Steps between printed lines; metrics.jsonl has every step."""
     attention: Annotated[Literal["auto", "sdpa"], TRAINING] = "auto"
-    """auto: batched products when training in bf16 on a CPU with rows of up to 1,024 tokens, which is faster there; flash
-    attention by document in packed rows on a GPU in bf16 or fp16; else sdpa, torch's own kernel."""
+    """auto: batched matrix products when training in bf16 on a CPU with rows of up to 1,024 tokens, where they are
+    faster; flash attention per document for packed rows on a GPU in bf16 or fp16; else sdpa, the kernel of torch."""
     fused_blocks: Annotated[Literal["auto", "off"], TRAINING] = "auto"
-    """auto: when training a Llama in bf16 on a CPU, blocks whose gradient is written out, with fewer passes over memory."""
+    """auto: when training a Llama in bf16 on a CPU, layers with a hand-written backward pass, which read and write
+    memory less often."""
     head_chunk: Annotated[Literal["auto", "off"] | int, AT_LEAST_1, TRAINING] = "auto"
-    """Tokens whose logits stand in memory at once in training; the gradient is computed with them, so none are kept. auto:
-    as many as fit in 64 MiB (GPU: 512); off: all, through torch's own loss. Sum and gradient are the same."""
+    """Tokens whose logits are in memory at once in training. The gradient is computed in the same pass, so no logits
+    are kept. auto: as many as fit into 64 MiB (GPU: 512); off: all tokens, with the loss of torch. Loss and
+    gradient are the same."""
     float8: Annotated[Literal["off", "on", "emulated"], TRAINING] = "off"
-    """on: the body's matrix products in eight bits while training, by torchao (pip install 'llmstage[float8]'), on GPUs that
-    have them (compute capability 8.9); emulated: rounded alike on any machine, slowly, to see what it does to the loss."""
+    """on: the linear layers of the body are trained in eight bits by torchao (pip install 'llmstage[float8]'), on GPUs
+    that support it (compute capability 8.9); emulated: the same rounding on any machine, slowly, to measure its
+    effect on the loss."""
     activation_checkpointing: Annotated[Literal["off", "on"], TRAINING] = "off"
-    """on: layers keep only their inputs and are computed again for the gradient, which is the same: far less memory, about a
-    third more arithmetic."""
+    """on: layers keep only their inputs and are computed again in the backward pass. The gradient is the same; it
+    takes much less memory and about a third more arithmetic."""
     deterministic: Annotated[bool, TRAINING] = True
-    """Only deterministic kernels, so that a resumed run is bit-identical."""
+    """Use only deterministic kernels, so that a resumed run is bit-identical."""
 
 
 @dataclass(slots=True)
 class OptimConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
     name: str = "adamw"
     """The option of conf/optim that was chosen."""
     lr: Annotated[Literal["auto"] | float, POSITIVE, TRAINING] = "auto"
-    """Peak learning rate; auto: by width, and lower where the model is already trained. The plan line shows it."""
+    """Peak learning rate; auto: by hidden size, and lower for a model that is already trained. The plan line shows it."""
     weight_decay: Annotated[float, NOT_NEGATIVE, TRAINING] = 0.1
-    """Decoupled decay of matrices; vectors and embeddings are not decayed."""
+    """Decoupled weight decay of matrices; vectors and embeddings are not decayed."""
     beta1: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.9
-    """Decay of the gradient's mean."""
+    """Decay rate of the first moment."""
     beta2: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.95
-    """Decay of the gradient's square."""
+    """Decay rate of the second moment."""
     eps: Annotated[float, POSITIVE, TRAINING] = 1e-8
     """Added to the denominator."""
     schedule: Annotated[Literal["cosine", "linear", "wsd", "constant"], TRAINING] = "cosine"
-    """Shape after the warm-up; wsd: constant, then linear down over the last fifth."""
+    """Learning rate schedule after the warm-up; wsd: constant, then linear decay over the last fifth."""
     warmup_steps: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
-    """Steps over which the rate climbs from 0 to its peak; auto: a twentieth of the run, at most 200."""
+    """Steps over which the learning rate rises from 0 to its peak; auto: a twentieth of the run, at most 200."""
     min_lr_share: Annotated[float, Range(0, 1), TRAINING] = 0.1
-    """The rate at the end, as a share of the peak."""
+    """Final learning rate, as a share of the peak."""
     max_grad_norm: Annotated[float, POSITIVE, TRAINING] | None = 1.0
-    """Gradients are scaled down to this norm; null: never."""
+    """Gradients with a larger norm are scaled down to it; null: no clipping."""
 
 
 @dataclass(slots=True)
 class GenerationConfig:
-    """How text is generated where a task generates."""
+    """How text is generated, for tasks and stages that generate."""
 
     max_new_tokens: Annotated[int, AT_LEAST_1, GENERATES] = 64
-    """Longest reply."""
+    """Most tokens of a generated text."""
     num_beams: Annotated[int, AT_LEAST_1, GENERATES] = 1
-    """Beam search with so many beams; 1: none."""
+    """Beams of beam search; 1: no beam search."""
     temperature: Annotated[float, NOT_NEGATIVE, GENERATES] = 0.0
-    """0: the likeliest token each time; above: sampling."""
+    """0: the most likely token each time; above 0: sampling."""
     top_p: Annotated[float, Range(0, 1, open_low=True), GENERATES] = 1.0
-    """Sampling from the smallest set of tokens with this much probability."""
+    """Sample from the smallest set of tokens with this much probability."""
     length_penalty: Annotated[float, GENERATES] = 1.0
-    """Beam search divides a text's log-probability by its length to this power: above 1 favours longer texts, below 1
-    shorter ones; read where num_beams is above 1."""
+    """Beam search divides the log-probability of a text by its length to this power: above 1 favours longer texts,
+    below 1 shorter texts. Used where num_beams is above 1."""
 
 
 @dataclass(slots=True)
 class TrackerConfig:
-    """Where metrics go beside metrics.jsonl."""
+    """Where metrics are written in addition to metrics.jsonl."""
 
     name: Annotated[Literal["none", "tensorboard"], TRAINING] = "none"
-    """none or tensorboard (extra `tensorboard`; files in <run>/tb)."""
+    """none, or tensorboard (extra `tensorboard`; files in <run>/tb)."""
 
 
 @dataclass(slots=True)
 class AdapterConfig:
-    """Small trained weights beside frozen ones."""
+    """Small trained weights beside frozen weights (LoRA)."""
 
     name: Annotated[Literal["none", "lora"], TRAINING] = "none"
-    """none: all weights are trained; lora: low-rank updates (extra `lora`), on a model given by model.path."""
+    """none: all weights are trained; lora: low-rank updates (extra `lora`) of the model in model.path."""
     rank: Annotated[int, AT_LEAST_1, ADAPTER] = 16
-    """Width of an update: so many columns and rows make it up."""
+    """Rank of an update."""
     alpha: Annotated[float, POSITIVE, ADAPTER] = 32
     """Updates are scaled by alpha / rank."""
     dropout: Annotated[float, Range(0, 1, open_high=True), ADAPTER] = 0.0
-    """Dropout of what goes into an update."""
+    """Dropout of the input of an update."""
     targets: Annotated[Literal["auto"] | list[str], ADAPTER] = "auto"
     """Linear layers that get an update, by the ends of their names, e.g. [q_proj,v_proj]; auto: all of the body. Heads
-    are trained as a whole."""
+    are trained in full."""
     merge: Annotated[bool, ADAPTER] = True
-    """true: model/ holds base and updates in one; false: there is adapter/ only, and loading it loads its base too."""
+    """true: model/ has the base weights with the updates merged; false: there is only adapter/, which loads its base
+    model too."""
     quantize: Annotated[Literal["none", "8bit", "4bit"], ADAPTER] = "none"
-    """Base weights in so many bits while training, which needs a GPU and bitsandbytes; scores are those of the updates on
-    the base as it was."""
+    """Bits of the base weights in training, which needs a GPU and bitsandbytes. Scores are computed with the updates
+    on the unquantized base."""
 
 
 @dataclass(slots=True)
 class RunConfig:
-    """Everything one run is told."""
+    """The config of one run."""
 
     stage: StageConfig = field(default_factory=StageConfig)
-    """What happens."""
+    """What the run does."""
     task: TaskConfig = field(default_factory=TaskConfig)
-    """What is learned and scored."""
+    """What is trained and scored."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Which model."""
+    """The model."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Which rows."""
+    """The rows."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    """How it is trained and on what machine."""
+    """How the model is trained and on what hardware."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """Optimizer and schedule."""
+    """The optimizer and its schedule."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """Whether all weights are trained."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How text is generated."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
-    """Where metrics go."""
+    """Where metrics are written."""
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    """What is looked up before a model replies."""
+    """What is retrieved before a model replies."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-    """Weights, order of the data, demo world, bootstrap."""
+    """Seed of weights, data order, demo data and bootstrap."""
     offline: bool = False
-    """Open no socket; a hub is asked only when a hub id was given, and then not."""
+    """Open no socket. Without it a hub is contacted only for a hub id."""
     plan: str | None = None
-    """A plan.yaml written by stage=explore: its overrides hold where nothing else is typed."""
+    """A plan.yaml written by stage=explore. Its overrides apply where the command line sets nothing else."""
     data_root: Annotated[str, ROOTED] = "../shared/data"
-    """Folder where the relative paths of experiment= start."""
+    """Folder that the relative paths of experiment= start from."""
 
 
 FACTS = (
     "stage.name", "task.name", "task.stages", "task.model_families", "task.generates", "model.name", "data.name", "optim.name", "adapter.name",
     "tracker.name",
 )  # fmt: skip
-"""Keys that an option's YAML says of itself; choosing the option sets them, nobody types them."""
+"""Keys that the YAML of an option sets. Choosing the option sets them, and they cannot be typed."""
 
 GROUPS = ("stage", "task", "model", "data", "trainer", "optim", "adapter", "generation", "tracker", "retrieval")
 
 
 def camel(name: str) -> str:
+    """Return a snake_case name in CamelCase."""
     return "".join(part.capitalize() for part in name.split("_"))
 
 
 def stage_config(name: str) -> type[StageConfig]:
-    """The dataclass of a stage: its own by name in schema/stage.py, or the plain one."""
-    elsewhere = {"explore": Explore, "monitor": Monitor}
-    found = elsewhere.get(name) or getattr(stage_schemas, camel(name), StageConfig)
-    return found if isinstance(found, type) and issubclass(found, StageConfig) else StageConfig
+    """Return the dataclass of a stage: the class with its name in CamelCase, or the plain StageConfig."""
+    in_other_modules = {"explore": Explore, "monitor": Monitor}
+    config = in_other_modules.get(name) or getattr(stage_schemas, camel(name), StageConfig)
+    return config if isinstance(config, type) and issubclass(config, StageConfig) else StageConfig
 
 
 def task_config(name: str, *, trusted: bool = True) -> type[TaskConfig]:
-    """The dataclass of a task: its own by name in schema/task.py, `Config` of a module outside, or the plain one."""
+    """Return the dataclass of a task: the class with its name in CamelCase, `Config` of a module outside llmstage, or
+    the plain TaskConfig."""
     if "." in name:
-        found = getattr(load_module("tasks", name, trusted=trusted), "Config", TaskConfig)
+        config = getattr(load_module("tasks", name, trusted=trusted), "Config", TaskConfig)
     else:
-        found = getattr(task_schemas, camel(name), TaskConfig)
-    return found if isinstance(found, type) and issubclass(found, TaskConfig) else TaskConfig
+        config = getattr(task_schemas, camel(name), TaskConfig)
+    return config if isinstance(config, type) and issubclass(config, TaskConfig) else TaskConfig
 
 
-def build_run(data: dict[str, Any], wrong: list[str], *, trusted: bool = True) -> RunConfig:
-    """Plain composed data as a `RunConfig`; every complaint about keys, types and ranges goes to `wrong`."""
+def build_run(data: dict[str, Any], complaints: list[str], *, trusted: bool = True) -> RunConfig:
+    """Return composed data as a RunConfig; add every complaint about keys, types and ranges to `complaints`."""
     rest = {key: value for key, value in data.items() if key not in ("stage", "task")}
-    run = build(RunConfig, rest, "", wrong)
+    run = build(RunConfig, rest, "", complaints)
     stage, task = data.get("stage") or {}, data.get("task") or {}
-    run.stage = build(stage_config(str(stage.get("name", ""))), stage, "stage", wrong)
-    run.task = build(task_config(str(task.get("name", "")), trusted=trusted), task, "task", wrong)
+    run.stage = build(stage_config(str(stage.get("name", ""))), stage, "stage", complaints)
+    run.task = build(task_config(str(task.get("name", "")), trusted=trusted), task, "task", complaints)
     return run

@@ -1,5 +1,5 @@
-"""The `stage` group. A stage with knobs or facts of its own has a dataclass here, named after it in CamelCase; any other
-stage is a plain `StageConfig`."""
+"""The `stage` group. A stage with keys or facts of its own has a dataclass here, named after it in CamelCase; any
+other stage is a plain `StageConfig`."""
 
 from __future__ import annotations
 
@@ -16,42 +16,44 @@ from llmstage.paths import MONITOR_STORE, read_run_yaml
 
 @dataclass(slots=True)
 class StageConfig:
-    """What happens in this run."""
+    """The stage of a run. A stage with keys or facts of its own derives its dataclass from it."""
 
     name: str = ""
-    """The stage, a file in llmstage/stages."""
+    """Name of the stage, a file in llmstage/stages."""
 
     inherits: ClassVar[bool] = False
-    """Whether task, data, generation and seed are taken over from the run folder that model.path names."""
+    """Whether task, data, generation and seed come from the run folder in model.path where the command line does not
+    set them."""
     keeps_pool: ClassVar[bool] = False
-    """Whether the run folder's training rows are taken over also where other rows to score were typed: what the model has
-    seen."""
+    """Whether the training rows of that run folder are kept where other rows to score are given: the rows that the
+    model was trained on."""
     leaves: ClassVar[tuple[str, ...]] = ()
-    """Keys among these that are not taken over all the same."""
+    """Keys of these groups that are not inherited."""
     reads_rows: ClassVar[bool] = False
-    """Whether the rows of data.test are predicted; they need not hold what is asked for."""
+    """Whether the rows of data.test are predicted; their target columns may be missing."""
     writes: ClassVar[bool] = False
-    """Whether text is written whatever the task, so that the `generation` group is read."""
+    """Whether text is generated for every task, so that the `generation` group is used."""
     retrieves: ClassVar[bool] = False
-    """Whether questions may be looked up, so that the `retrieval` group is read."""
+    """Whether passages may be retrieved, so that the `retrieval` group is used."""
     reads_stream: ClassVar[bool] = False
-    """Whether rows come from a file that the stage itself names, and not from the `data` group's."""
+    """Whether the rows come from a file that the stage names, instead of the `data` group."""
     needs_task: ClassVar[bool] = True
-    """Whether nothing can be done without a task; where it is False and no task is known, `run.task.name` is empty."""
+    """Whether the stage needs a task. Where it is False and no task is known, `run.task.name` is empty."""
     alone: ClassVar[str] = ""
-    """A key with which there is something to do even without a task and a model."""
+    """A key that gives the stage something to do without a task and a model."""
 
     def check(self, run: RunFacts) -> list[str]:
-        """Complaints about what this stage needs of the other groups."""
+        """Return complaints about what this stage needs from the other groups."""
         return []
 
 
 @dataclass(slots=True)
 class Evaluate(StageConfig):
-    """Knobs of stage=evaluate."""
+    """Keys of stage=evaluate."""
 
     lm_eval: bool = False
-    """Also write results_<time>.json in the form of lm-evaluation-harness, and say with what command it scores the model."""
+    """Also write results_<time>.json in the format of lm-evaluation-harness, and print the command with which the
+    harness scores this model."""
 
     inherits: ClassVar[bool] = True
 
@@ -63,7 +65,7 @@ OF_FILES = tuple(
     f"data.{key}"
     for key in ("format", "header", "delimiter", "encoding", "text_rows", "limit", "on_bad_row", "split", "images")
 )
-"""Keys that describe the files a model was trained on, and not the model."""
+"""Keys that describe the files a model was trained on, not the model."""
 
 
 OUTPUTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -71,13 +73,14 @@ OUTPUTS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 @dataclass(slots=True)
 class Predict(StageConfig):
-    """Knobs of stage=predict."""
+    """Keys of stage=predict."""
 
     output: str | None = None
-    """Where predictions go, one line a row: a file ending in .jsonl, .csv, .tsv or .parquet, or - for standard output; null:
-    predictions.jsonl in the run folder."""
+    """Where predictions are written, one row each: a file ending in .jsonl, .csv, .tsv or .parquet, or - for standard
+    output; null: predictions.jsonl in the run folder."""
     chunk_rows: Annotated[int, AT_LEAST_1] = 1024
-    """Rows that are read, predicted and written at once; bounds memory, and what a killed run does anew."""
+    """Rows that are read, predicted and written together. It limits memory, and the work that an interrupted run
+    repeats."""
 
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
@@ -102,20 +105,20 @@ class Predict(StageConfig):
 
 @dataclass(slots=True)
 class Export(StageConfig):
-    """Knobs of stage=export."""
+    """Keys of stage=export."""
 
     format: Literal["hf", "onnx", "int8"] = "hf"
-    """hf: a Hugging Face directory, adapters merged; onnx: one graph from tokens to logits, for encoders and decoders of text;
-    int8: the same with weights in 8 bits (onnxruntime's dynamic quantisation), for CPUs."""
+    """hf: a Hugging Face directory with adapters merged; onnx: one graph from tokens to logits, for encoders and
+    decoders of text; int8: the same with 8-bit weights (dynamic quantisation of onnxruntime), for CPUs."""
     output: str | None = None
-    """The folder to be written, which must be new or empty; null: export/ in the run folder."""
+    """The output folder, which must be new or empty; null: export/ in the run folder."""
     compat: Literal["none", "v4"] = "none"
-    """v4: config and tokenizer also say what transformers 4 (and what is built on it) looks for; read with format=hf."""
+    """v4: config and tokenizer also have the keys that transformers 4 reads; only with format=hf."""
     prompts: Annotated[int, AT_LEAST_1] = 8
-    """Prompts on which the export, loaded by the other runtime, is compared with the model."""
+    """Prompts on which the exported model, loaded by the other runtime, is compared with the original."""
     tolerance: Literal["auto"] | Annotated[float, NOT_NEGATIVE] = "auto"
-    """Most that may differ (root mean square, as a share of the logits' spread), else nothing is written; auto: 1e-5 for hf,
-    1e-3 for onnx, 0.1 for int8."""
+    """Largest allowed difference (root mean square, as a share of the spread of the logits); above it nothing is
+    written. auto: 1e-5 for hf, 1e-3 for onnx, 0.1 for int8."""
 
     inherits: ClassVar[bool] = True
 
@@ -128,32 +131,32 @@ class Export(StageConfig):
 
 @dataclass(slots=True)
 class Serve(StageConfig):
-    """Knobs of stage=serve."""
+    """Keys of stage=serve."""
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any but this machine's own needs a token."""
+    """The address to listen on. Any address other than localhost needs a token."""
     port: Annotated[int, Range(0, 65535)] = 8000
-    """The port to listen on; 0: any free one, which is told."""
+    """The port to listen on; 0: any free port, which is printed."""
     token_path: str | None = None
-    """A file, readable by nobody else, with the token that requests must bring; null: LLMSTAGE_API_KEY of the environment,
-    where it is set."""
+    """A file with the token that requests must send, readable only by its owner; null: LLMSTAGE_API_KEY of the
+    environment, where it is set."""
     monitor: str | None = None
-    """The run folder of a stage=monitor, whose counts and alerts are shown on /monitor as they come; with it model.path may be
-    left out."""
+    """The run folder of a stage=monitor, whose counts and alerts are shown live on /monitor. model.path is then
+    optional."""
     name_of_model: Annotated[str, SERVES] | None = None
-    """What clients call the model; null: the name of its run folder."""
+    """Name of the model in the API; null: the name of its run folder."""
     slots: Annotated[int, Range(1, 1024), SERVES] = 16
-    """Texts that are written at once."""
+    """Texts that are generated at the same time."""
     queue: Annotated[int, AT_LEAST_1, SERVES] = 128
-    """Requests that may wait; more are answered 429."""
+    """Requests that may wait; further requests are answered with status 429."""
     max_tokens: Annotated[int, AT_LEAST_1, SERVES] = 1024
-    """Tokens that one request may have written at most, and has where it does not say."""
+    """Most tokens that one request may generate, and the default of a request that sets no limit."""
     max_body_mb: Annotated[float, POSITIVE] = 1.0
-    """Largest request, in megabytes."""
+    """Largest request body in megabytes."""
     read_timeout: Annotated[float, POSITIVE] = 10.0
-    """Seconds in which a request must have arrived."""
+    """Seconds within which a request must arrive completely."""
     timeout: Annotated[float, POSITIVE, SERVES] = 60.0
-    """Seconds after which a text is ended as it stands (finish_reason length)."""
+    """Seconds after which a text is ended as it is (finish_reason length)."""
 
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
@@ -172,14 +175,14 @@ class Serve(StageConfig):
 
 @dataclass(slots=True)
 class Chat(StageConfig):
-    """Knobs of stage=chat."""
+    """Keys of stage=chat."""
 
     script: str | None = None
-    """A file with what is said, a line a turn, instead of the keyboard; lines that begin with / are commands."""
+    """A file of user messages, one a line, instead of the keyboard; lines that begin with / are commands."""
     system: str | None = None
-    """The system message of every conversation; null: that of the task, where it has one."""
+    """The system message of every conversation; null: the task's, where it has one."""
     save: str | None = None
-    """A file of JSON lines to which the conversation is added at the end; /save <file> does it at any time."""
+    """A JSON Lines file to which the conversation is appended at the end; /save <file> does it at any time."""
 
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES
@@ -192,18 +195,18 @@ class Chat(StageConfig):
 
 @dataclass(slots=True)
 class Inspect(StageConfig):
-    """Knobs of stage=inspect; all other keys are those of the training run that is looked at."""
+    """Keys of stage=inspect; all other keys are those of the training run to inspect."""
 
     show: Annotated[int, NOT_NEGATIVE] = 3
-    """Rows of the training split that are shown token by token, with what is learned of them; 0: none."""
+    """Training rows to show token by token, with the tokens that have a loss; 0: none."""
     rows: Annotated[int, AT_LEAST_1] = 20_000
-    """Rows of each split that lint reads, from the first on; the ledger counts all."""
+    """Rows of each split that lint reads, from the first row on; the ledger counts all rows."""
     likeness: Annotated[float, Range(0, 1, open_low=True)] = 0.8
-    """Jaccard likeness of the runs of 5 characters (Chinese: 2) of two texts from which on they are near-duplicates."""
+    """Jaccard similarity of character 5-grams (Chinese: 2-grams) from which on two texts are near-duplicates."""
     measure: bool = True
-    """Do one step on the longest batch and time it, beside what is foreseen without it."""
+    """Run one step on the longest batch and measure it, beside the estimates."""
     language: Literal["auto", "en", "zh"] = "auto"
-    """Of sentences and report; auto: the locale's."""
+    """Language of sentences and report; auto: that of the locale."""
 
     def check(self, run: RunFacts) -> list[str]:
         if not run.data.is_demo and not (run.data.train or run.data.path) and not run.model.path:
@@ -213,23 +216,25 @@ class Inspect(StageConfig):
 
 @dataclass(slots=True)
 class ProveResume(StageConfig):
-    """Knobs of stage=prove_resume."""
+    """Keys of stage=prove_resume."""
 
     train_stage: Literal["auto", "pretrain", "finetune"] = "auto"
-    """The training stage whose resume is proved; auto: the first that the task goes through."""
+    """The training stage whose resume is tested; auto: the first stage that the task supports."""
     kill_at: list[Annotated[int, AT_LEAST_1]] | None = None
-    """Optimizer steps after which the run is killed, one after another; null: at a third and at two thirds."""
+    """Optimizer steps after which the run is killed, one after another; null: after a third and after two thirds of
+    the steps."""
 
 
 def needs_model(stage: str, run: RunFacts) -> list[str]:
-    """A complaint where a stage that uses a trained model was given none."""
+    """Return a complaint where a stage that needs a trained model has none."""
     if run.model.path:
         return []
     return [f"stage={stage} needs a model: model.path=outputs/latest, a Hugging Face directory or a hub id."]
 
 
 def no_monitor(path: str) -> list[str]:
-    """A complaint where a folder cannot hold what a monitor counts. One that has begun and not counted yet will."""
+    """Return a complaint where a folder is not a run of stage=monitor. A run that has started but not counted yet is
+    accepted."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         near = did_you_mean(folder.name, [item.name for item in folder.parent.glob("*") if item.is_dir()])
@@ -244,7 +249,7 @@ def no_monitor(path: str) -> list[str]:
 
 
 def spoken(wanted: str) -> str:
-    """The language of a report: what was asked for, or that of the locale where it is Chinese."""
+    """Return the language of a report: the requested one, or for auto that of the locale (Chinese or English)."""
     if wanted != "auto":
         return wanted
     locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""

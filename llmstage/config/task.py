@@ -1,5 +1,5 @@
-"""The `task` group. A task with knobs of its own has a dataclass here, named after it in CamelCase; any other task is a
-plain `TaskConfig`. A task outside the package keeps its dataclass as `Config` in its own module."""
+"""The `task` group. A task with keys of its own has a dataclass here, named after it in CamelCase; any other task is a
+plain `TaskConfig`. A task outside the package has its dataclass as `Config` in its own module."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Ran
 
 @dataclass(slots=True)
 class TaskConfig:
-    """What every task says of itself; read before torch is imported."""
+    """The facts and keys that every task has; read before torch is imported."""
 
     name: str = ""
-    """File in llmstage/tasks (or a dotted path typed on the command line)."""
+    """A file in llmstage/tasks, or a dotted path from the command line."""
     stages: list[str] = field(default_factory=list)
-    """Training stages that this task can go through: pretrain, finetune."""
+    """Training stages that support this task: pretrain, finetune."""
     model_families: list[str] = field(default_factory=list)
-    """Model families that it takes: gpt, bert."""
+    """Model families that this task supports: gpt, bert, …"""
     generates: bool = False
-    """Whether scoring generates text, so that the `generation` group is read."""
+    """Whether scoring generates text, so that the `generation` group is used."""
     select: str = "loss"
-    """Validation metric that picks the best checkpoint; the metric knows its own direction."""
+    """Validation metric that selects the best checkpoint; whether higher or lower is better belongs to the metric."""
 
     reads_images = False  # whether its rows hold pictures; said by the class, no key
     reads_items = False  # whether the task joins its rows with data.items; said by the class, no key
 
     def takes(self) -> list[str]:
-        """The families among `kinds` that fit the other keys as they are set; a task whose keys decide overrides it."""
+        """Return the supported model families under the current keys; a task whose keys decide it overrides this."""
         return self.model_families
 
     def writes(self) -> bool:
-        """Whether text is generated under the other keys as they are set."""
+        """Return whether text is generated under the current keys."""
         return self.generates
 
 
 @dataclass(slots=True)
 class Dialogue(TaskConfig):
-    """Knobs of task=dialogue."""
+    """Keys of task=dialogue."""
 
     system: str | None = None
-    """A system message put in front of conversations that have none."""
+    """A system message for conversations that have none."""
     generate_rows: Annotated[int, AT_LEAST_1] = 100
-    """Conversations of a split whose replies are generated; perplexity and token accuracy are on the whole split."""
+    """Conversations of a split for which replies are generated; perplexity and token accuracy are on the whole split."""
 
 
 Kind = Literal["label", "multilabel", "ordinal", "number"]
 
 
 def target_kinds(task: TaskFacts) -> set[str]:
-    """The kinds of target that a classification has; a task built on it may know fewer keys."""
+    """Return the target types of a classification; a task that builds on it may have fewer keys."""
     named = getattr(task, "targets", None)
     return set(named.values()) if named else {getattr(task, "target", "label")}
 
 
 def for_kinds(*kinds: str) -> ReadBy:
-    """Read only where one of the targets is of such a kind."""
+    """Return the condition that one of the targets has one of these types."""
 
     def unread(run: RunFacts) -> str | None:
         here = target_kinds(run.task)
@@ -80,120 +80,122 @@ def _several(run: RunFacts) -> str | None:
 
 @dataclass(slots=True)
 class FeatureConfig:
-    """What a model sees beside the text."""
+    """Inputs of a model beside the text."""
 
     numbers: list[str] = field(default_factory=list)
-    """Number columns of the file, standardised by the training split: task.features.numbers=[price,volume]. A missing
+    """Number columns of the file, standardised on the training split: task.features.numbers=[price,volume]. A missing
     value (empty, NA, NaN) becomes the mean and a flag. With features, text is optional."""
     categories: list[str] = field(default_factory=list)
-    """Category columns of the file; one that training did not see counts as `other`."""
+    """Category columns of the file; a value that is not in the training split counts as `other`."""
     ngrams: bool = False
-    """Add a bag of hashed token n-grams (fastText) to the logits: learns single phrases much faster than a transformer
-    from scratch."""
+    """Add a linear model on hashed token n-grams (fastText) to the logits. It learns single phrases much faster than a
+    transformer from scratch."""
 
 
 @dataclass(slots=True)
 class TextToText(TaskConfig):
-    """Knobs of the tasks that write a text from a text: translation and summarization."""
+    """Keys of the tasks that generate a text from a text: translation and summarization."""
 
     prefix: str = ""
-    """Put in front of every source, as pretrained T5 models want it: 'translate English to German: '."""
+    """Text in front of every source, as pretrained T5 models expect it: 'translate English to German: '."""
     target_share: Annotated[float, Range(0.05, 0.95)] = 0.5
-    """Share of data.context that is kept for the target; the rest is for the source, whose end is cut where it is longer
-    (counted in the ledger). A target that is longer counts against data.max_lost."""
+    """Share of data.context for the target; the rest is for the source, whose end is truncated where it is longer (the
+    ledger counts it). A longer target counts towards data.max_lost."""
     label_smoothing: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.0
-    """Share of the target's probability that is spread over the vocabulary in the training loss."""
+    """Share of the target probability that is spread over the vocabulary in the training loss."""
     generate_rows: Annotated[int, AT_LEAST_1] | None = None
     """Rows of a split for which text is generated, null: all; perplexity and token accuracy are on the whole split."""
 
 
 @dataclass(slots=True)
 class Translation(TextToText):
-    """Knobs of task=translation."""
+    """Keys of task=translation."""
 
     tokenize: Literal["auto", "13a", "intl", "zh", "char", "none"] = "auto"
-    """sacreBLEU's tokenizer for BLEU; auto: zh where the references are Chinese, char where Japanese, else 13a. TER is
-    by character where BLEU is."""
+    """sacreBLEU's tokenizer for BLEU; auto: zh where the references are Chinese, char where they are Japanese, else
+    13a. TER is computed on characters where BLEU is."""
 
 
 @dataclass(slots=True)
 class Summarization(TextToText):
-    """Knobs of task=summarization."""
+    """Keys of task=summarization."""
 
     target_share: Annotated[float, Range(0.05, 0.95)] = 0.25
-    """Share of data.context that is kept for the summary; the rest is for the document, whose end is cut where it is
-    longer (counted in the ledger). A summary that is longer counts against data.max_lost."""
+    """Share of data.context for the summary; the rest is for the document, whose end is truncated where it is longer
+    (the ledger counts it). A longer summary counts towards data.max_lost."""
 
 
 @dataclass(slots=True)
 class Classification(TaskConfig):
-    """Knobs of task=classification."""
+    """Keys of task=classification."""
 
     select: str = "auto"
-    """Validation metric that picks the best checkpoint; auto: macro_f1 (label), micro_f1 (multilabel), qwk (ordinal),
-    mae (number), mean_score (several targets)."""
+    """Validation metric that selects the best checkpoint; auto: macro_f1 (label), micro_f1 (multilabel), qwk
+    (ordinal), mae (number), mean_score (several targets)."""
     target: Annotated[Kind, ReadBy(_alone)] = "label"
-    """label: one of several; multilabel: any number of them; ordinal: ordered classes; number: a value."""
+    """label: one of several classes; multilabel: any number of labels; ordinal: one of several ordered classes;
+    number: a value."""
     targets: dict[str, Kind] = field(default_factory=dict)
-    """Several targets from one model, name to kind: task.targets.topic=label task.targets.stars=ordinal. The column has
-    the target's name, or data.columns.<name>= says it."""
+    """Several targets of one model, name to type: task.targets.topic=label task.targets.stars=ordinal. The column has
+    the name of the target, or data.columns.<name>= names it."""
     weights: Annotated[dict[str, Annotated[float, POSITIVE]], TRAINING, ReadBy(_several)] = field(default_factory=dict)
-    """Share of a target in the loss: task.weights.stars=0.5; 1 where it is not named."""
+    """Weight of a target in the loss: task.weights.stars=0.5; 1 for targets without a weight."""
     class_weights: Annotated[Literal["none", "balanced"], TRAINING, for_kinds("label", "ordinal", "multilabel")] = (
         "none"
     )
-    """balanced: each class weighs n / (classes * its rows) in the loss, as scikit-learn's class_weight does; multilabel:
-    a label that is there weighs (rows without it) / (rows with it), from 1 to 20."""
+    """balanced: the weight of a class in the loss is n / (classes * its rows), as with scikit-learn's class_weight;
+    multilabel: the weight of a positive label is (rows without it) / (rows with it), from 1 to 20."""
     label_smoothing: Annotated[
         float, Range(0, 1, open_high=True), TRAINING, for_kinds("label", "ordinal", "multilabel")
     ] = 0.0
-    """Share of the target spread evenly over all classes: less certain, often better calibrated."""
+    """Share of the target probability that is spread evenly over all classes; predictions become less certain, and
+    often better calibrated."""
     separator: Annotated[str, for_kinds("multilabel")] = ","
-    """Between labels where a multilabel column is text and not a list: 'task.separator=" "'."""
+    """Separator of labels where a multilabel column is text instead of a list: 'task.separator=" "'."""
     min_count: Annotated[int, AT_LEAST_1, TRAINING, for_kinds("multilabel")] = 1
-    """Multilabel: labels of fewer training rows are dropped, and told."""
+    """multilabel: labels with fewer training rows are dropped, and the report names them."""
     order: Annotated[list[str], TRAINING, for_kinds("ordinal")] = field(default_factory=list)
-    """Ordinal: the levels from lowest to highest, where they are not numbers: task.order=[low,medium,high]."""
+    """ordinal: the levels from lowest to highest, where they are not numbers: task.order=[low,medium,high]."""
     positive: Annotated[str, TRAINING, for_kinds("label")] | None = None
-    """Of two labels the one that is looked for (average precision, ROC, threshold); null: the rarer one in training."""
+    """The positive one of two labels (for average precision, ROC and threshold); null: the rarer one in training."""
     threshold: Annotated[Literal["tuned"] | float, Range(0, 1), TRAINING, for_kinds("label", "multilabel")] = 0.5
-    """Probability from which on the positive label of two, or each label of a multilabel, is said; tuned: for the best F1
-    on the validation split."""
+    """Probability from which on the positive label of two, or a label of a multilabel, is predicted; tuned: the best
+    F1 on the validation split."""
     temperature: Annotated[Literal["none", "scaled"], TRAINING, for_kinds("label", "ordinal", "multilabel")] = "none"
-    """scaled: divide the logits by a temperature fitted on the validation split (Guo 2017): better calibrated, and the
-    likeliest label stays."""
+    """scaled: divide the logits by a temperature fitted on the validation split (Guo 2017); probabilities are better
+    calibrated, and the predicted label is the same."""
     number_text: Literal["error", "convert"] = "error"
-    """What to do where the text is a number (a JSON number, or a column that is mostly bare numbers): stop, or read its
-    digits as text."""
+    """What to do where the text is a number (a JSON number, or a column of mostly plain numbers). error: stop;
+    convert: read its digits as text."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    """Number and category columns beside the text."""
+    """Number and category columns as inputs beside the text."""
 
 
 @dataclass(slots=True)
 class MaskedLm(TaskConfig):
-    """Knobs of task=masked_lm."""
+    """Keys of task=masked_lm."""
 
     mask_share: Annotated[float, Range(0, 1, open_low=True)] = 0.15
-    """Share of a window's tokens that is hidden, one token at least; of these 80 % are shown as the mask token, 10 % as a
-    random one, 10 % as they are."""
+    """Share of the tokens of a window to predict, at least one token; 80 % of them are replaced by the mask token, 10
+    % by a random token, and 10 % stay."""
     whole_word: bool = False
-    """Hide whole words: what stands between white space, and each Chinese or Japanese character."""
+    """Mask whole words: text between white space, and each Chinese or Japanese character."""
     mask_seed: Annotated[int, NOT_NEGATIVE] = 0
-    """Seed of the masks that scoring uses; apart from `seed`, so that a sweep over seeds is scored on the same masks."""
+    """Seed of the masks in scoring; independent of `seed`, so that a sweep over seeds is scored on the same masks."""
 
 
 @dataclass(slots=True)
 class TokenClassification(TaskConfig):
-    """Knobs of task=token_classification."""
+    """Keys of task=token_classification."""
 
     scheme: Annotated[Literal["auto", "iob1", "iob2", "iobes", "bmes"], FILES] = "auto"
-    """How the data's tags mark entities; auto: read off the training split, or taken from the model."""
+    """Tag scheme of the data; auto: detected on the training split, or taken from the model."""
     repair: Annotated[bool, FILES] = False
-    """Read tag sequences that are illegal in their scheme kindly, and count them, instead of refusing their rows."""
+    """Correct tag sequences that are illegal in their scheme and count them, instead of refusing their rows."""
     names: Annotated[list[str], FILES] = field(default_factory=list)
-    """Where the data holds tags as numbers: what each number stands for, in order, e.g. [O,B-PER,I-PER]."""
+    """Where tags in the data are numbers: the tag of each number, in order, e.g. [O,B-PER,I-PER]."""
     decode: Literal["viterbi", "argmax"] = "viterbi"
-    """viterbi: the likeliest sequence of tags that is legal; argmax: the likeliest tag of each token by itself."""
+    """viterbi: the most likely legal sequence of tags; argmax: the most likely tag of each token separately."""
 
 
 def _extracts(run: RunFacts) -> str | None:
@@ -206,24 +208,27 @@ EXTRACT = ReadBy(_extracts)
 
 @dataclass(slots=True)
 class QuestionAnswering(TaskConfig):
-    """Knobs of task=question_answering."""
+    """Keys of task=question_answering."""
 
     style: Literal["extract", "generate"] = "extract"
-    """extract: an encoder points at the answer in the context; generate: the answer is written, by any other family."""
+    """extract: an encoder predicts the answer as a span of the context; generate: a model of any other family
+    generates the answer."""
     stride: Annotated[int, AT_LEAST_1, EXTRACT] = 64
-    """extract: tokens of the context that two neighbouring windows share; at most half of a window's room is used."""
+    """extract: tokens of the context that two neighbouring windows share; at most half of the context tokens of a
+    window."""
     max_answer_tokens: Annotated[int, AT_LEAST_1, EXTRACT] = 32
-    """extract: longest span that may be an answer."""
+    """extract: longest span that can be an answer."""
     n_best: Annotated[int, AT_LEAST_1, EXTRACT] = 5
-    """extract: spans kept of each window, and shown in predictions.jsonl."""
+    """extract: best spans of each window to keep and to write to predictions.jsonl."""
     unanswerable: Literal["auto"] | bool = "auto"
-    """Whether "no answer" may be the answer; auto: if the training rows have such questions."""
+    """Whether "no answer" is a possible answer; auto: if the training rows have such questions."""
     match_features: Annotated[bool, EXTRACT] = False
-    """extract: tell the model which words of the context stand in the question, and how densely (DrQA's exact match).
-    Helps models from scratch on few rows; the features are weights of ours beside the transformers model."""
+    """extract: mark the words of the context that occur in the question, and their density (exact match features of
+    DrQA). It helps models from scratch on few rows; the weights for these features are not part of the transformers
+    model."""
 
     def takes(self) -> list[str]:
-        """Spans are pointed at by encoders and written by all others."""
+        """Return the families for the current style: encoders extract, all others generate."""
         return [kind for kind in self.model_families if (kind == "bert") is (self.style == "extract")]
 
     def writes(self) -> bool:
@@ -232,31 +237,31 @@ class QuestionAnswering(TaskConfig):
 
 @dataclass(slots=True)
 class Recommendation(TaskConfig):
-    """Knobs of task=recommendation."""
+    """Keys of task=recommendation."""
 
     split: Literal["leave_last_out", "time"] = "leave_last_out"
-    """What is held out where no file is given: of each user the last click (test) and the one before (validation), or
-    everything from a point in time on, with the shares of data.split."""
+    """Which interactions are held out where no split is given. leave_last_out: of each user the last click (test) and
+    the one before it (validation); time: all from a point in time on, with the shares of data.split."""
     positive_rating: float | None = None
-    """A rating counts as a click from here on; null: any rating does."""
+    """Lowest rating that counts as a click; null: every rating."""
     history: Annotated[int, AT_LEAST_1] = 20
-    """Items of a user's past that the model sees, the newest first."""
+    """Items of a user's history that the model sees, the newest first."""
     aggregate: Literal["attention", "mean"] = "attention"
-    """How the past becomes the user: weighted by content and age, or equally."""
+    """How the history becomes a user vector: weighted by content and age, or with equal weights."""
     start: Annotated[Literal["co_clicks", "random"], TRAINING] = "co_clicks"
-    """Where the items' own vectors begin: where items that were clicked close together in time lie close together, or
-    anywhere."""
+    """Initial item vectors: near each other for items clicked close together in time, or random."""
     exclude_seen: bool = True
-    """Leave out of the ranking what the user already had; a repeated interaction then counts once."""
+    """Leave out of the ranking the items that the user already had; a repeated interaction then counts once."""
     negatives: Annotated[int, Range(2, 100_000), TRAINING] = 256
-    """Items drawn anew in each micro-batch to stand against the clicked ones; half evenly, half by popularity."""
+    """Negative items drawn for each micro-batch; half uniformly, half by popularity."""
     click_negatives: Annotated[int, AT_LEAST_1] = 4
-    """Other items per click against which the chance of a click is learned and scored, where the training rows hold no
-    candidate that was not clicked."""
+    """Negative items per click for learning and scoring click probability, where the training rows have no candidates
+    that were not clicked."""
     click_weight: Annotated[float, NOT_NEGATIVE, TRAINING] = 0.2
-    """Weight of the log-loss of clicks beside the ranking loss."""
+    """Weight of the log-loss of clicks, added to the ranking loss."""
     id_dropout: Annotated[float, Range(0, 1), TRAINING] = 0.1
-    """Share of items that stand for their text alone in a training step, as cold items do; 1 learns from text only."""
+    """Share of items that are represented by their text alone in a training step, as new items are; 1: learn from text
+    only."""
     item_numbers: list[str] = field(default_factory=list)
     """Number columns of data.items, e.g. [price]."""
     item_categories: list[str] = field(default_factory=list)
@@ -271,38 +276,39 @@ class Recommendation(TaskConfig):
 
 @dataclass(slots=True)
 class Captioning(TaskConfig):
-    """Knobs of task=captioning."""
+    """Keys of task=captioning."""
 
     prompt: str = "Describe the picture."
-    """What the model is asked for a picture whose row has no `prompt` of its own."""
+    """The prompt for an image whose row has no `prompt`."""
     learn: Annotated[Literal["first", "all"], TRAINING] = "first"
-    """Of several references of a picture: learn the first, or each of them. All are scored against, and perplexity is that of
-    the first, either way."""
+    """With several references of an image: train on the first, or on each. Scores use all references, and perplexity
+    the first, in both cases."""
     generate_rows: Annotated[int, AT_LEAST_1] | None = None
-    """Pictures of a split for which a caption is written, null: all; perplexity and token accuracy are on the whole split."""
+    """Images of a split for which a caption is generated, null: all; perplexity and token accuracy are on the whole
+    split."""
 
     reads_images = True
 
 
 @dataclass(slots=True)
 class Contrastive(TaskConfig):
-    """Knobs of task=contrastive."""
+    """Keys of task=contrastive."""
 
     loss: Annotated[Literal["infonce", "sigmoid"], TRAINING] = "infonce"
-    """infonce: each image must find its text among the batch's, and each text its image (CLIP); sigmoid: each image and
-    text are judged by themselves, with a learned bias (SigLIP)."""
+    """infonce: each image is classified among the texts of the batch, and each text among the images (CLIP); sigmoid:
+    each image-text pair is classified separately, with a learned bias (SigLIP)."""
     repeats: Annotated[Literal["mask", "keep"], TRAINING] = "mask"
-    """Pairs of a batch with the same image or the same caption: mask: not each other's negatives; keep: negatives like any
-    other, as in CLIP."""
+    """Pairs of a batch with the same image or the same caption. mask: they are not negatives of each other; keep: they
+    are, as in CLIP."""
     temperature: Annotated[Literal["auto"] | float, POSITIVE, SCRATCH] = "auto"
-    """Where the learned temperature starts; auto: 0.07 for infonce, 0.1 for sigmoid."""
+    """Initial value of the learned temperature; auto: 0.07 for infonce, 0.1 for sigmoid."""
     min_temperature: Annotated[float, POSITIVE, TRAINING] = 0.01
-    """The temperature never falls below it, so that one hard pair cannot blow up the gradient."""
+    """Lower limit of the temperature, so that one hard pair cannot cause a very large gradient."""
     pool: Annotated[int, Range(2, 1_000_000)] | None = 64
-    """Images among which one is looked for when scoring, with pairwise different captions; null: the whole split."""
+    """Images in the candidate set of a retrieval score, with pairwise different captions; null: the whole split."""
     templates: list[str] = field(default_factory=lambda: ["a picture of {}"])
-    """Sentences around a class name, `{}` being its place: zero-shot classification compares an image with the mean of them,
-    and a row with a label alone is trained with the first. For Chinese names: ["一张{}的图片"]."""
+    """Sentences around a class name, with {} in its place. Zero-shot classification compares an image with their mean;
+    a row with only a label is trained with the first. For Chinese names: ["一张{}的图片"]."""
 
     reads_images = True
 
@@ -313,24 +319,24 @@ def _sighted(run: RunFacts) -> str | None:
 
 @dataclass(slots=True)
 class VisualReasoning(TaskConfig):
-    """Knobs of task=visual_reasoning."""
+    """Keys of task=visual_reasoning."""
 
     answer: Annotated[Literal["auto", "choose", "truth", "generate"], TRAINING] = "auto"
-    """choose: the likeliest of the training answers, each as a whole; truth: true or false, however they are spelled;
-    generate: free text. auto: truth where all training answers are truth values, choose where they are at most
-    task.max_answers, else generate."""
+    """choose: the most likely of the training answers, each scored in full; truth: true or false in any spelling;
+    generate: free text. auto: truth where all training answers are truth values, choose where there are at most
+    task.max_answers of them, else generate."""
     max_answers: Annotated[int, AT_LEAST_1, TRAINING] = 200
-    """Answers to choose from; of more, task.answer=choose keeps the most frequent, and auto generates."""
+    """Most answers to choose from. Of more answers, task.answer=choose keeps the most frequent, and auto generates."""
     blind: Annotated[bool, TRAINING] = False
-    """Read the question without the picture: what the words alone give away."""
+    """Hide the image: how much the question alone reveals."""
     describe: Annotated[float, SHARE, TRAINING] = 0.25
-    """Of training rows that have a `caption`, learn to write that of so large a share as well: each of its words says
-    something of the picture, while an answer is one word, and a model from scratch learns to see from captions first. Never
-    scored; 0: none."""
+    """Share of the training rows with a `caption` that are also trained to generate it. Each word of a caption
+    describes the image, while an answer is one word, and a model from scratch learns to see from captions first.
+    Captions are never scored; 0: none."""
     prompt: Annotated[str, TRAINING] = "Describe the picture."
-    """What asks for the caption in rows that have no `prompt` of their own."""
+    """The prompt for the caption in rows that have no `prompt`."""
     control: Annotated[Literal["train", "off"], ReadBy(_sighted)] = "train"
-    """train: train the same model without the picture as well (same steps, seed and rows; in blind/ of the run folder), and
-    set it beside this one. At stage=evaluate: score it if the run has one."""
+    """train: also train the same model without the image (same steps, seed and rows; in blind/ of the run folder) and
+    compare both. With stage=evaluate: score it where the run has one."""
 
     reads_images = True

@@ -1,7 +1,7 @@
 """Plain data to typed dataclasses, with every complaint gathered: unknown keys, wrong types, values out of range.
 
-This is the door: Hydra composes YAML into plain containers, `build` turns them into dataclasses, and OmegaConf is not
-seen again below it.
+Hydra composes YAML into plain containers, and `build` turns them into dataclasses. No module below llmstage.cli uses
+OmegaConf.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, frozen=True)
 class Range:
-    """Bounds of a number; NaN is never inside."""
+    """Bounds of a number; NaN is outside of all bounds."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -27,6 +27,7 @@ class Range:
     open_high: bool = False
 
     def complaint(self, value: float) -> str | None:
+        """Return why a value is out of range, or None."""
         inside = (value > self.low if self.open_low else value >= self.low) and (
             value < self.high if self.open_high else value <= self.high
         )
@@ -57,7 +58,7 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 def describe(kind: Any) -> str:
-    """A type in a user's words."""
+    """Return a type as users read it."""
     if get_origin(kind) is Annotated:
         return describe(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
@@ -73,7 +74,7 @@ def describe(kind: Any) -> str:
 
 
 def convert(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
-    """`value` as `kind`; a complaint that starts with the key goes to `wrong` where it cannot be."""
+    """Return `value` as the given type; where that is impossible, add a complaint that starts with the key."""
     if get_origin(kind) is Annotated:
         inner, *extras = get_args(kind)
         made = convert(inner, value, key, wrong)
@@ -104,6 +105,7 @@ MISFIT = object()
 
 
 def convert_plain(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
+    """Return `value` as a type without parts that need a complaint of their own; MISFIT where it does not fit."""
     if get_origin(kind) is Literal:
         return value if any(value == choice and type(value) is type(choice) for choice in get_args(kind)) else MISFIT
     if get_origin(kind) is list and isinstance(value, (list, tuple)):
@@ -124,6 +126,7 @@ def convert_plain(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
 
 
 def convert_union(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
+    """Return `value` as the first type of a union that fits."""
     parts = get_args(kind)
     if value is None and type(None) in parts:
         return None
@@ -148,7 +151,7 @@ def convert_union(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
 
 
 def build(cls: type[T], data: Any, key: str, wrong: list[str]) -> T:
-    """`data` (a mapping) as the dataclass `cls`; every complaint goes to `wrong` with its full key."""
+    """Return a mapping as the dataclass `cls`; add every complaint, with its full key."""
     if not isinstance(data, dict):
         wrong.append(f"{key}={data!r} must be a group of keys: {', '.join(hints(cls))}.")
         data = {}
@@ -164,7 +167,8 @@ def build(cls: type[T], data: Any, key: str, wrong: list[str]) -> T:
 
 
 def walk_fields(cls: type, key: str = "") -> Iterator[tuple[str, Any]]:
-    """(full key, type) of every leaf below a dataclass; a group that may be several dataclasses counts as a leaf."""
+    """Yield (full key, type) of every leaf below a dataclass; a group that may be one of several dataclasses is a
+    leaf."""
     known = hints(cls)
     for item in fields(cls):
         path = f"{key}.{item.name}" if key else item.name
@@ -176,4 +180,5 @@ def walk_fields(cls: type, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def leaf_keys(cls: type, key: str = "") -> list[str]:
+    """Return the full keys of all leaves below a dataclass."""
     return [path for path, _ in walk_fields(cls, key)]
