@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llmstage.config import RunConfig
-from llmstage.data.encoding.order import Rows, alike, scoring_batches
+from llmstage.data.encoding.order import Rows, split_by_length, scoring_batches
 from llmstage.data.file_source import open_side_tables
 from llmstage.data.image_store import ImageStore
 from llmstage.data.inference_rows import InferenceSource, open_inference_source
@@ -108,7 +108,7 @@ class InferenceSession:
         )
         # On a CPU, padding costs more than a further call: only examples of nearly equal length stay in one batch.
         if not packing and not self.model.can_generate() and self.machine.device.type == "cpu":
-            return [part for batch in batches for part in alike(batch, lengths, CALL_TOKENS)]
+            return [part for batch in batches for part in split_by_length(batch, lengths, CALL_TOKENS)]
         return batches
 
 

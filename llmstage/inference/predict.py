@@ -14,7 +14,7 @@ from llmstage import console
 from llmstage.data.file_source import options_of
 from llmstage.data.inference_rows import InferenceRow, StandardInput
 from llmstage.data.quarantine import BadRows, parse_location
-from llmstage.data.resumable_output import Growing, Pipe
+from llmstage.data.resumable_output import ResumableOutput, StdoutOutput
 from llmstage.data.rows import Row
 from llmstage.errors import DataError, Interrupted
 from llmstage.inference.inference_session import InferenceSession
@@ -44,7 +44,7 @@ class Predicted:
 
 
 def predict(
-    session: InferenceSession, output: Growing | Pipe, stop: StopFlag, bad_rows: BadRows, chunk_rows: int
+    session: InferenceSession, output: ResumableOutput | StdoutOutput, stop: StopFlag, bad_rows: BadRows, chunk_rows: int
 ) -> Predicted:
     """Write a line for every row.
 
@@ -72,13 +72,13 @@ def predict(
             console.note(f"{output.rows:,} rows, {num_done / (last_note - started):,.0f} rows/s")
         if stop.name:
             output.close()
-            raise Interrupted(f"Stopped by {stop.name} after {output.rows:,} rows; the same command goes on.")
+            raise Interrupted(f"Stopped by {stop.name} after {output.rows:,} rows; the same command continues.")
     check_unchanged(session, output)
     output.finish()
     return Predicted(output.lines, resumed, refused, time.perf_counter() - started)
 
 
-def check_unchanged(session: InferenceSession, output: Growing | Pipe) -> None:
+def check_unchanged(session: InferenceSession, output: ResumableOutput | StdoutOutput) -> None:
     """Drop the output and raise DataError where an input file has changed."""
     try:
         if session.file_source is not None:
@@ -149,4 +149,6 @@ def file_digest(path: Path) -> str:
 def reads_standard_input(session: InferenceSession) -> bool:
     """Return whether the rows come from standard input, which cannot be read a second time."""
     source = session.file_source
-    return source is not None and any(isinstance(file, StandardInput) or file.display_name == "-" for file, _ in source.files)
+    return source is not None and any(
+        isinstance(file, StandardInput) or file.display_name == "-" for file, _ in source.files
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmstage import console
 from llmstage.config import GenerationConfig
-from llmstage.data.row_checks import half_character
+from llmstage.data.row_checks import lone_surrogate
 from llmstage.errors import DataError, UserError
 from llmstage.inference.retrieval.grounding import Grounding
 from llmstage.inference.retrieval.retriever import SearchResult
@@ -119,7 +119,7 @@ def typed_lines() -> Iterator[str]:
                 f"Standard input is not text in {error.encoding} ({error.reason}). Write it in UTF-8."
             ) from None
         # In the locales C and POSIX Python replaces a byte that it cannot decode by a lone surrogate.
-        if half := half_character(text):
+        if half := lone_surrogate(text):
             raise UserError(f"Standard input is not text in UTF-8: {half}. Write it in UTF-8, in a locale that has it.")
         yield text
 

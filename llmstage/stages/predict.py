@@ -10,7 +10,7 @@ from llmstage import console
 from llmstage.config import RunConfig
 from llmstage.config.stage import Predict
 from llmstage.data.quarantine import BadRows
-from llmstage.data.resumable_output import Growing, Pipe
+from llmstage.data.resumable_output import ResumableOutput, StdoutOutput
 from llmstage.inference.inference_session import load_session
 from llmstage.inference.predict import output_fingerprint, predict, reads_standard_input
 from llmstage.report.files import write_json
@@ -31,13 +31,13 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             model_session = load_session(cfg, machine, bad_rows)
             write_run_yaml(out_dir, cfg, {"context": model_session.components.context})
             path = Path(cfg.stage.output or out_dir / "predictions.jsonl").expanduser()
-            output: Growing | Pipe
+            output: ResumableOutput | StdoutOutput
             if cfg.stage.output == "-":
-                output = Pipe()
+                output = StdoutOutput()
             else:
                 # Standard input cannot be read again, so a run that reads it never continues an earlier draft.
                 unique = f"{time.time_ns()}"
-                output = Growing(
+                output = ResumableOutput(
                     path, unique if reads_standard_input(model_session) else output_fingerprint(model_session)
                 )
             if output.rows:

@@ -21,20 +21,22 @@ def test_weights_rounded_once_say_what_autocast_says(task: str, tiny_task: Calla
     model = it.model().eval()
     batch = it.batch()
 
-    def said() -> Any:
+    def predictions() -> Any:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return it.task.predict(model, batch, generate=True)
 
-    before, kept = said(), model.get_input_embeddings().weight
+    before, embedding_weight = predictions(), model.get_input_embeddings().weight
     cast_linear_weights(model)
-    inner = [module for module in model.modules() if type(module) is nn.Linear and module.weight is not kept]
+    inner = [
+        module for module in model.modules() if type(module) is nn.Linear and module.weight is not embedding_weight
+    ]
     assert inner and all(module.weight.dtype == torch.bfloat16 for module in inner)
-    assert kept.dtype == torch.float32, "shared with what is no product"
-    assert said() == before
+    assert embedding_weight.dtype == torch.float32, "shared with what is no product"
+    assert predictions() == before
 
 
 @pytest.mark.parametrize(
-    ("stage", "asked", "fast", "lean", "found"),
+    ("stage", "asked", "fast", "fast_encoder", "expected"),
     [
         ("serve", "auto", "AMX", True, "bf16"),
         ("serve", "auto", "AMX", False, "fp32"),
@@ -49,8 +51,8 @@ def test_many_who_ask_a_server_are_answered_in_bf16_where_it_is_fast(
     stage: str,
     asked: str,
     fast: str,
-    lean: bool,
-    found: str,
+    fast_encoder: bool,
+    expected: str,
     compose_run: Callable[[list[str]], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -58,5 +60,5 @@ def test_many_who_ask_a_server_are_answered_in_bf16_where_it_is_fast(
     run = compose_run([*words, *(["data.test=x"] if stage == "predict" else [])])
     monkeypatch.setattr(inference_session, "fast_bf16", lambda device: fast)
     machine: Any = SimpleNamespace(device=torch.device("cpu"))
-    assert inference_precision(run, machine, fast_encoder=lean) == found
+    assert inference_precision(run, machine, fast_encoder=fast_encoder) == expected
     assert scoring_precision(run.trainer) == ("bf16" if asked == "bf16" else "fp32"), "scores are the same everywhere"

@@ -250,9 +250,9 @@ def test_a_server_that_looks_things_up_shows_what_it_found(
 
 def test_every_word_of_the_pages_stands_once_in_each_language_and_is_there() -> None:
     folder = PAGE_DIR
-    english, chinese = (folder / "words.js").read_text(encoding="utf-8").split("  zh: {")
+    english, chinese = (folder / "labels.js").read_text(encoding="utf-8").split("  zh: {")
     keys = [re.findall(r'\b([a-z_]+): "', part) for part in (english, chinese.split("};")[0])]
     assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0]), "a second one would silently replace the first"
     told = "".join(path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix in (".js", ".html"))
-    asked = set(re.findall(r'\bsay\("([a-z_]+)"\)|data-(?:say|label|hint)="([a-z_]+)"', told))
+    asked = set(re.findall(r'\btranslate\("([a-z_]+)"\)|data-(?:text|label|hint)="([a-z_]+)"', told))
     assert {word for pair in asked for word in pair if word} <= set(keys[0])

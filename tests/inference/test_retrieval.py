@@ -144,7 +144,7 @@ def test_a_score_is_lucenes_bm25_over_the_most_that_a_passage_could_score() -> N
         / sum(idf.values())
         for doc in docs
     ]
-    assert index_of(*texts).shares(asked) == pytest.approx(wanted, rel=1e-5)
+    assert index_of(*texts).bm25_scores(asked) == pytest.approx(wanted, rel=1e-5)
     assert index_of(*texts).search(asked, "bm25", 4)[0][0] == 0 and len(index_of(*texts).search(asked, "bm25", 4)) == 3
 
 
@@ -206,7 +206,7 @@ def test_an_index_is_kept_by_content_mapped_and_built_anew_where_it_cannot_be_us
         broken(change)
         capsys.readouterr()
         assert "built" in Retriever(cfg, cache, offline=True).description
-        assert "built anew" in capsys.readouterr().err
+        assert "built again" in capsys.readouterr().err
         assert "from the cache" in Retriever(cfg, cache, offline=True).description
     assert Retriever(replace(cfg, passage_words=9), cache, offline=True).key != first.key
 
@@ -263,7 +263,7 @@ BAD: list[tuple[str, bytes, str]] = [
     ("a.md", b"# Only a heading\n", "no text in its 1 files"),
     ("a.txt", b"", "no text in its 1 files"),
     ("a.txt", b"a\x00b", r"a\.txt:1: a NUL byte"),
-    ("a.pdf", b"%PDF", r"holds no answers or articles \(a\.pdf\).*\.md"),
+    ("a.pdf", b"%PDF", r"has no answers or articles \(a\.pdf\).*\.md"),
     (".hidden.md", b"text", "it is empty"),
 ]
 

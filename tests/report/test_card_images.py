@@ -66,7 +66,7 @@ def test_the_card_runs_as_it_stands_and_sees_what_training_saw(
     assert capsys.readouterr().out.strip()
     pictures = ImageStore(processor.images)
     pictures.read([str(tmp_path / "picture.png")])
-    ours = pictures.normalised(pictures.pixels([0]))
+    ours = pictures.normalized(pictures.pixels([0]))
     assert torch.allclose(names["inputs"]["pixel_values"], ours, atol=1e-6)
     with torch.no_grad():
         theirs, made = names["model"](**names["inputs"]), model(**{**names["inputs"], "pixel_values": ours})

@@ -217,15 +217,15 @@ def test_a_signal_stops_after_a_chunk_and_the_same_command_goes_on(
 
 
 def test_a_draft_of_other_rows_is_begun_anew(classifier: Path, workplace: Path) -> None:
-    from llmstage.data.resumable_output import Growing
+    from llmstage.data.resumable_output import ResumableOutput
 
-    first = Growing(Path("out.jsonl"), "one")
+    first = ResumableOutput(Path("out.jsonl"), "one")
     first.add([{"n": 1}], 1)
     first.close()
-    again = Growing(Path("out.jsonl"), "one")
+    again = ResumableOutput(Path("out.jsonl"), "one")
     assert again.rows == 1
     again.close()
-    other = Growing(Path("out.jsonl"), "another")
+    other = ResumableOutput(Path("out.jsonl"), "another")
     assert other.rows == 0
     other.add([{"n": 2}], 1)
     other.finish()

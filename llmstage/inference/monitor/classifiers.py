@@ -269,7 +269,7 @@ class ItemLabeler:
             log_failure(f"predicting with stage.models.{classifier.name}", error)
             raise ModelError(
                 f"stage.models.{classifier.name}={classifier.path} failed on {len(rows)} items ({type(error).__name__}). The "
-                f"traceback is in run.log. The items are not counted; the same command goes on with them."
+                f"traceback is in run.log. The items are not counted; the same command continues with them."
             ) from None
         self.seconds += time.perf_counter() - clock
         self.num_predicted += len(rows)

@@ -18,7 +18,7 @@ from llmstage.data.quarantine import BadRows
 from llmstage.data.readers.csv import Layout, find_layout, read_layout
 from llmstage.data.records import Bad, ReadOptions, Record
 from llmstage.data.row_checks import complaint, sample_columns, shorten
-from llmstage.data.row_times import KEY, UNITS, TimeError, microseconds, read_text
+from llmstage.data.row_times import KEY, UNITS, TimeError, microseconds, parse_date_text
 from llmstage.data.rows import Columns, Row
 from llmstage.data.text_lines import check_encoding, open_text
 from llmstage.errors import DataError, UserError
@@ -94,7 +94,7 @@ class RecordReader:
         self.options = ReadOptions(
             encoding=check_encoding(cfg.encoding), header=cfg.header, delimiter=cfg.delimiter,
             max_bytes=int(cfg.max_row_mb * (1 << 20)), named=tuple(sorted(cfg.columns.values())),
-            words=(*columns.required, *columns.optional),
+            task_columns=(*columns.required, *columns.optional),
         )  # fmt: skip
         if "\n".encode(self.options.encoding) != b"\n":
             raise UserError(
@@ -204,7 +204,7 @@ def seconds_of(value: Any, time_format: str | None, zone: tzinfo) -> float:
         except ValueError:
             raise TimeError(f"{value!r} does not fit {KEY}={time_format}") from None
     if isinstance(value, str) and not is_plain_number(value):
-        return to_seconds(read_text(value), zone)
+        return to_seconds(parse_date_text(value), zone)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TimeError(f"{value!r} is no time")
     number = float(value)

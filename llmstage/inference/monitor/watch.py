@@ -85,7 +85,7 @@ class MonitorLoop:
             if stop.name:
                 self.save_outcomes(self.delivery.finish(keep_trying=False))
                 raise Interrupted(
-                    f"Stopped by {stop.name} after {self.tally.items:,} items; the same command goes on with "
+                    f"Stopped by {stop.name} after {self.tally.items:,} items; the same command continues with "
                     f"hydra.run.dir={self.out_dir}"
                 )
             if self.reader.ended:

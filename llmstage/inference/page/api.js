@@ -1,11 +1,11 @@
-// Requests to the server, with the token where one is asked for.
+// Requests to the server, with a token where the server requires one.
 
-import { say } from "./words.js";
+import { translate } from "./labels.js";
 
-const KEPT = "llmstage.token";
+const STORAGE_KEY = "llmstage.token";
 const byId = (id) => document.getElementById(id);
 
-/** Something the user is told; `code` and `status` are the server's. */
+/** An error that the page displays. `status` and `code` come from the server. */
 export class Problem extends Error {
   constructor(message, status = 0, code = null) {
     super(message);
@@ -16,13 +16,13 @@ export class Problem extends Error {
 
 let token = null;
 try {
-  token = sessionStorage.getItem(KEPT);
-} catch { /* it is then asked for on every visit */ }
-let asking = null;
+  token = sessionStorage.getItem(STORAGE_KEY);
+} catch { /* without storage the page asks for the token on every visit */ }
+let pendingDialog = null;
 
-/** Ask for the token; several requests that were refused at once ask together. */
-function askToken(wrong) {
-  asking ??= new Promise((resolve, reject) => {
+/** Ask the user for the token. Requests that are refused at the same time share one dialog. */
+function requestToken(wrong) {
+  pendingDialog ??= new Promise((resolve, reject) => {
     const dialog = byId("token_dialog");
     byId("token_wrong").hidden = !wrong;
     byId("token").value = "";
@@ -30,50 +30,50 @@ function askToken(wrong) {
       event.preventDefault();
       token = byId("token").value.trim();
       try {
-        sessionStorage.setItem(KEPT, token);
+        sessionStorage.setItem(STORAGE_KEY, token);
       } catch { /* as above */ }
       dialog.onclose = null;
       dialog.close();
       resolve();
     };
-    dialog.onclose = () => reject(new Problem(say("token_needed"), 401));
+    dialog.onclose = () => reject(new Problem(translate("token_needed"), 401));
     dialog.showModal();
-  }).finally(() => { asking = null; });
-  return asking;
+  }).finally(() => { pendingDialog = null; });
+  return pendingDialog;
 }
 
-/** The answer to a request; a body makes it a POST. `known`: the tag of what is known already, where 304 is an answer, too.
- * Throws Problem. */
-export async function call(path, body = null, signal = null, known = null) {
+/** Send a request and return the response. A body makes it a POST. `etag`: the ETag of the known state; the response may then be
+ * 304. Throws Problem. */
+export async function call(path, body = null, signal = null, etag = null) {
   for (;;) {
-    // A header holds no letters beyond these; such a token is wrong in any case.
+    // A header cannot contain other characters, and a token with them is wrong.
     const headers = token && /^[\x21-\x7e]+$/.test(token) ? { authorization: `Bearer ${token}` } : {};
-    if (known) headers["if-none-match"] = known;
+    if (etag) headers["if-none-match"] = etag;
     if (body) headers["content-type"] = "application/json";
-    const given = body ? { method: "POST", body: JSON.stringify(body) } : {};
-    let answer;
+    const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
+    let response;
     try {
-      answer = await fetch(path, { ...given, headers, signal, cache: "no-store", credentials: "omit" });
+      response = await fetch(path, { ...options, headers, signal, cache: "no-store", credentials: "omit" });
     } catch (error) {
-      throw error.name === "AbortError" ? error : new Problem(say("offline"));
+      throw error.name === "AbortError" ? error : new Problem(translate("offline"));
     }
-    if (answer.status === 401) {
-      await askToken(Boolean(token));
+    if (response.status === 401) {
+      await requestToken(Boolean(token));
       continue;
     }
-    if (answer.ok || (known && answer.status === 304)) return answer;
-    let told = {};
+    if (response.ok || (etag && response.status === 304)) return response;
+    let details = {};
     try {
-      told = (await answer.json()).error ?? {};
-    } catch { /* no JSON: the status has to do */ }
-    throw new Problem(told.message ?? `HTTP ${answer.status}`, answer.status, told.code);
+      details = (await response.json()).error ?? {};
+    } catch { /* not JSON: the message is the status */ }
+    throw new Problem(details.message ?? `HTTP ${response.status}`, response.status, details.code);
   }
 }
 
-/** The parts of a streamed reply, one object each. Throws Problem, also where the reply ends before its end. */
+/** Yield the events of a streamed reply as objects. Throws Problem, also where the stream ends early. */
 export async function* streamed(path, body, signal) {
-  const answer = await call(path, { ...body, stream: true, stream_options: { include_usage: true } }, signal);
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const response = await call(path, { ...body, stream: true, stream_options: { include_usage: true } }, signal);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
@@ -92,9 +92,9 @@ export async function* streamed(path, body, signal) {
       }
     }
   } catch (error) {
-    throw error instanceof Problem || error.name === "AbortError" ? error : new Problem(say("broken"));
+    throw error instanceof Problem || error.name === "AbortError" ? error : new Problem(translate("broken"));
   } finally {
     reader.cancel().catch(() => {});
   }
-  throw new Problem(say("broken"));
+  throw new Problem(translate("broken"));
 }

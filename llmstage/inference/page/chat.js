@@ -1,14 +1,14 @@
-// A conversation, and texts that are gone on with: both are streamed, and can be stopped.
+// The views for chat and for continuing a text. Replies are streamed, and the user can stop them.
 
 import { streamed } from "./api.js";
-import { growing, make, sendOnEnter, sourceList } from "./shown.js";
-import { say } from "./words.js";
+import { autoGrow, make, sendOnEnter, sourceList } from "./elements.js";
+import { translate } from "./labels.js";
 
 const byId = (id) => document.getElementById(id);
-const NEAR_END = 40; // pixels from the end within which the view follows the text
-const FILLED = 0.6; // share of what the model reads at once, above which the oldest turns are left out of the next request
+const NEAR_END = 40; // within this many pixels from the end the view scrolls with the text
+const MAX_FILL = 0.6; // above this share of the context the next request leaves out the oldest turns
 
-/** Numbers that the user has set, and no others: the server has its own for the rest. */
+/** The numbers that the user has set. The server has defaults for the others. */
 function settings() {
   const out = {};
   for (const id of ["temperature", "max_tokens"]) {
@@ -18,32 +18,32 @@ function settings() {
   return out;
 }
 
-/** A line under a reply: why it ended, tokens, seconds. */
-function noteOf(finish, usage, first, whole) {
+/** The line under a reply: why it ended, tokens, seconds. */
+function noteOf(finish, usage, first, total) {
   const parts = [];
-  if (finish === "length") parts.push(say("cut"));
-  if (finish === "stopped") parts.push(say("stopped"));
-  if (usage) parts.push(`${usage.completion_tokens} ${say("tokens")}`);
-  if (first) parts.push(`${say("first")} ${(first / 1000).toFixed(2)} ${say("seconds")}`);
-  parts.push(`${(whole / 1000).toFixed(2)} ${say("seconds")}`);
+  if (finish === "length") parts.push(translate("cut"));
+  if (finish === "stopped") parts.push(translate("stopped"));
+  if (usage) parts.push(`${usage.completion_tokens} ${translate("tokens")}`);
+  if (first) parts.push(`${translate("first")} ${(first / 1000).toFixed(2)} ${translate("seconds")}`);
+  parts.push(`${(total / 1000).toFixed(2)} ${translate("seconds")}`);
   return parts.join(" · ");
 }
 
 /**
- * Show a streamed reply in `place` as it comes. Returns {text, finish, usage, sources}; stopped by the user, what there is.
- * `take`: the text in a part.
+ * Display a streamed reply in `container` while it arrives. Returns {text, finish, usage, sources}, also of a stopped reply.
+ * `textOf`: the text in a choice; `scroller`: the element that scrolls.
  */
-async function follow(place, path, body, take, stopping, scrolls) {
+async function follow(container, path, body, textOf, controller, scroller) {
   const text = document.createTextNode("");
-  place.append(text);
+  container.append(text);
   const reply = { finish: null, usage: null, sources: [] };
   const begun = performance.now();
   let first = null;
   try {
-    for await (const part of streamed(path, body, stopping.signal)) {
-      const near = scrolls.scrollHeight - scrolls.scrollTop - scrolls.clientHeight < NEAR_END;
+    for await (const part of streamed(path, body, controller.signal)) {
+      const near = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_END;
       const choice = part.choices?.[0];
-      const more = choice ? take(choice) : "";
+      const more = choice ? textOf(choice) : "";
       if (more) {
         first ??= performance.now() - begun;
         text.appendData(more);
@@ -51,11 +51,11 @@ async function follow(place, path, body, take, stopping, scrolls) {
       reply.finish = choice?.finish_reason ?? reply.finish;
       reply.usage = part.usage ?? reply.usage;
       if (Array.isArray(part.sources)) reply.sources = part.sources;
-      if (near) scrolls.scrollTop = scrolls.scrollHeight;
+      if (near) scroller.scrollTop = scroller.scrollHeight;
     }
   } catch (error) {
     if (error.name !== "AbortError") {
-      error.said = text.data;
+      error.partialText = text.data;
       throw error;
     }
     reply.finish = "stopped";
@@ -63,104 +63,104 @@ async function follow(place, path, body, take, stopping, scrolls) {
   return { ...reply, text: text.data, note: noteOf(reply.finish, reply.usage, first, performance.now() - begun) };
 }
 
-/** The button that stops stands where the one that sends was, as long as something is written. */
+/** Replace the send button by the stop button while a reply is generated. */
 function busy(send, stop, on) {
-  const held = document.activeElement === send || document.activeElement === stop;
+  const hadFocus = document.activeElement === send || document.activeElement === stop;
   send.hidden = on;
   stop.hidden = !on;
-  if (held) (on ? stop : send).focus();
+  if (hadFocus) (on ? stop : send).focus();
 }
 
-/** `about`: what /v1/models says of the model; `problem(text)`: tell the user. Returns what Esc does. */
-export function startChat(about, problem) {
+/** `modelInfo`: the entry of /v1/models; `problem(text)`: displays an error. Returns the function that Esc calls. */
+export function startChat(modelInfo, problem) {
   const log = byId("log"), box = byId("message"), form = byId("chat_form");
-  const fit = growing(box);
+  const fit = autoGrow(box);
   const empty = log.firstElementChild;
-  let turns = []; // [{role, content, shown}] of the conversation
-  let forgotten = 0; // turns at its beginning that are no longer sent
-  let read = 0; // tokens of the last request and its reply
+  let turns = []; // [{role, content, element}] of the conversation
+  let firstSent = 0; // the turns before this index are no longer sent
+  let lastTokens = 0; // tokens of the last request and its reply
   let stopping = null;
 
   function bubble(role, text) {
     const body = make("p", "text", text);
     body.dir = "auto";
     const who = make("h3", "who");
-    who.dataset.say = role === "user" ? "you" : "assistant";
-    who.textContent = say(who.dataset.say);
-    const shown = make("article", role, who, body);
-    log.append(shown);
+    who.dataset.text = role === "user" ? "you" : "assistant";
+    who.textContent = translate(who.dataset.text);
+    const element = make("article", role, who, body);
+    log.append(element);
     log.scrollTop = log.scrollHeight;
-    return shown;
+    return element;
   }
 
-  /** Leave the oldest question and its reply out of what is sent, and mark them. Whether there was one to leave out. */
-  function forget() {
-    const next = turns.findIndex((turn, place) => place > forgotten && turn.role === "user");
+  /** Stop sending the oldest question and its reply, and draw a line below them. Returns whether there was one to drop. */
+  function dropOldestTurn() {
+    const next = turns.findIndex((turn, index) => index > firstSent && turn.role === "user");
     if (next < 0) return false;
-    forgotten = next;
+    firstSent = next;
     log.querySelector(".line")?.remove();
     const line = make("p", "line");
-    line.dataset.say = "forgotten";
-    line.textContent = `${say("forgotten")} (${about.max_model_len}).`;
-    turns[next].shown.before(line);
+    line.dataset.text = "forgotten";
+    line.textContent = `${translate("forgotten")} (${modelInfo.max_model_len}).`;
+    turns[next].element.before(line);
     return true;
   }
 
-  function anew() {
+  function newConversation() {
     stopping?.abort();
     turns = [];
-    forgotten = read = 0;
+    firstSent = lastTokens = 0;
     log.replaceChildren(empty);
     problem("");
-    byId("told").textContent = say("begun");
+    byId("told").textContent = translate("begun");
     box.focus();
   }
 
   async function send() {
-    const said = box.value;
-    if (!said.trim() || stopping) return;
+    const text = box.value;
+    if (!text.trim() || stopping) return;
     problem("");
     empty.remove();
     box.value = "";
     fit();
-    const own = turns;
-    const asked = { role: "user", content: said, shown: bubble("user", said) };
-    own.push(asked);
-    if (about.max_model_len && read > FILLED * about.max_model_len) forget();
-    const shown = bubble("assistant", "");
-    const body = shown.querySelector(".text");
-    log.setAttribute("aria-busy", "true"); // a screen reader waits for the whole
-    byId("told").textContent = say("replying");
+    const conversation = turns;
+    const question = { role: "user", content: text, element: bubble("user", text) };
+    conversation.push(question);
+    if (modelInfo.max_model_len && lastTokens > MAX_FILL * modelInfo.max_model_len) dropOldestTurn();
+    const element = bubble("assistant", "");
+    const body = element.querySelector(".text");
+    log.setAttribute("aria-busy", "true"); // a screen reader waits for the full reply
+    byId("told").textContent = translate("replying");
     stopping = new AbortController();
-    const mine = stopping;
+    const controller = stopping;
     busy(byId("send"), byId("stop"), true);
     try {
       for (;;) {
         const system = byId("system").value.trim();
-        const messages = own.slice(forgotten).map(({ role, content }) => ({ role, content }));
+        const messages = conversation.slice(firstSent).map(({ role, content }) => ({ role, content }));
         if (system) messages.unshift({ role: "system", content: system });
         try {
-          const reply = await follow(body, "v1/chat/completions", { messages, ...settings() }, (choice) => choice.delta?.content ?? "", mine, log);
-          own.push({ role: "assistant", content: reply.text, shown });
-          read = reply.usage?.total_tokens ?? read;
-          if (reply.sources.length) shown.append(sourceList(reply.sources));
-          shown.append(make("p", "note", reply.note));
+          const reply = await follow(body, "v1/chat/completions", { messages, ...settings() }, (choice) => choice.delta?.content ?? "", controller, log);
+          conversation.push({ role: "assistant", content: reply.text, element });
+          lastTokens = reply.usage?.total_tokens ?? lastTokens;
+          if (reply.sources.length) element.append(sourceList(reply.sources));
+          element.append(make("p", "note", reply.note));
           break;
         } catch (error) {
-          if (own !== turns) return; // a new conversation has begun
-          if (error.code === "context_length_exceeded" && forget()) continue;
+          if (conversation !== turns) return; // the user has started a new conversation
+          if (error.code === "context_length_exceeded" && dropOldestTurn()) continue;
           throw error;
         }
       }
-      byId("told").textContent = say("replied");
+      byId("told").textContent = translate("replied");
     } catch (error) {
-      if (error.said) {
-        own.push({ role: "assistant", content: error.said, shown });
-      } else { // nothing was said: the question goes back to where it was typed
-        own.pop();
-        asked.shown.remove();
-        shown.remove();
-        if (!box.value) box.value = said;
+      if (error.partialText) {
+        conversation.push({ role: "assistant", content: error.partialText, element });
+      } else { // no text arrived: the question goes back into the text box
+        conversation.pop();
+        question.element.remove();
+        element.remove();
+        if (!box.value) box.value = text;
         fit();
       }
       byId("told").textContent = "";
@@ -179,8 +179,8 @@ export function startChat(about, problem) {
   });
   sendOnEnter(form);
   byId("stop").addEventListener("click", () => stopping?.abort());
-  byId("anew").addEventListener("click", anew);
-  byId("system").addEventListener("change", () => turns.length && anew());
+  byId("anew").addEventListener("click", newConversation);
+  byId("system").addEventListener("change", () => turns.length && newConversation());
   return () => stopping?.abort();
 }
 

@@ -1,10 +1,10 @@
-// The page begins here: what model is this, and which ways are there to use it?
+// Entry point of the model page: reads /v1/models and opens a view for each route of the model.
 
 import { call } from "./api.js";
 import { startChat, startWriting } from "./chat.js";
 import { startEmbedding, startRows } from "./rows.js";
-import { make } from "./shown.js";
-import { offerLanguages, say, speak } from "./words.js";
+import { make } from "./elements.js";
+import { setUpLanguageSelect, translate, applyLabels } from "./labels.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -22,56 +22,56 @@ function show(view) {
   byId(view).querySelector("textarea:not(details textarea), input")?.focus();
 }
 
-/** `routes` stand in the order in which they make sense for the model; each has a view. */
-function offerViews(about) {
-  const views = about.routes.map((route) => VIEWS[route] ?? (about.row && route === `/v1/${about.row.route}` ? "rows" : null)).filter(Boolean);
+/** Add a button for each view. The server lists the routes in the order in which the views should appear. */
+function addViews(modelInfo) {
+  const views = modelInfo.routes.map((route) => VIEWS[route] ?? (modelInfo.row && route === `/v1/${modelInfo.row.route}` ? "rows" : null)).filter(Boolean);
   for (const view of new Set(views)) {
-    const button = make("button", "", say(view === "rows" ? "try" : view));
+    const button = make("button", "", translate(view === "rows" ? "try" : view));
     button.type = "button";
     button.dataset.view = view;
-    button.dataset.say = view === "rows" ? "try" : view;
+    button.dataset.text = view === "rows" ? "try" : view;
     button.addEventListener("click", () => show(view));
     byId("views").append(button);
   }
-  if (about.routes.includes("/v1/monitor")) {
-    const link = make("a", "", say("monitor"));
+  if (modelInfo.routes.includes("/v1/monitor")) {
+    const link = make("a", "", translate("monitor"));
     link.href = "monitor";
-    link.dataset.say = "monitor";
+    link.dataset.text = "monitor";
     byId("views").append(link);
   }
   byId("views").hidden = byId("views").children.length < 2;
   return views;
 }
 
-async function begin() {
+async function start() {
   problem("");
-  let about;
+  let modelInfo;
   try {
-    about = (await (await call("v1/models")).json()).data[0];
+    modelInfo = (await (await call("v1/models")).json()).data[0];
   } catch (error) {
     problem(error.message);
-    const again = make("button", "quiet", say("again"));
+    const again = make("button", "quiet", translate("again"));
     again.type = "button";
-    again.addEventListener("click", begin);
+    again.addEventListener("click", start);
     byId("problem").append(" ", again);
     return;
   }
-  document.title = about.id;
-  byId("model").textContent = about.id;
-  byId("task").textContent = about.task.replaceAll("_", " ");
-  const views = offerViews(about);
+  document.title = modelInfo.id;
+  byId("model").textContent = modelInfo.id;
+  byId("task").textContent = modelInfo.task.replaceAll("_", " ");
+  const views = addViews(modelInfo);
   const stops = [];
-  if (views.includes("chat")) stops.push(startChat(about, problem));
+  if (views.includes("chat")) stops.push(startChat(modelInfo, problem));
   if (views.includes("write")) stops.push(startWriting(problem));
-  if (views.includes("rows")) startRows(about.row, problem);
+  if (views.includes("rows")) startRows(modelInfo.row, problem);
   if (views.includes("embed")) startEmbedding(problem);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !event.isComposing) stops.forEach((stop) => stop());
   });
-  speak();
+  applyLabels();
   show(views[0]);
 }
 
-offerLanguages(byId("language"));
-speak();
-begin();
+setUpLanguageSelect(byId("language"));
+applyLabels();
+start();

@@ -1,22 +1,22 @@
-// A box to try a task with: fields for the words of a row, and what the model says of it.
+// The view that predicts a row: a field for each column, and the prediction.
 
 import { call, Problem } from "./api.js";
-import { bars, make, marked, percent, rawReply, sendOnEnter } from "./shown.js";
-import { fieldName, say } from "./words.js";
+import { bars, make, marked, percent, rawReply, sendOnEnter } from "./elements.js";
+import { fieldName, translate } from "./labels.js";
 
 const byId = (id) => document.getElementById(id);
 const LONG = new Set(["text", "context", "document", "source", "caption", "item", "tokens"]);
-const LISTS = { caption: "\n", item: "\n", tokens: " " }; // fields with several values, and what stands between them
-const LARGEST = 600_000; // bytes of a picture that is sent as it is
-const SIDE = 768; // pixels to which the longer side of a larger one is brought
+const LISTS = { caption: "\n", item: "\n", tokens: " " }; // columns with several values, and their separator
+const MAX_BYTES = 600_000; // a picture with more bytes is scaled down
+const MAX_SIDE = 768; // pixels of the longer side of a scaled picture
 
-/** A picture as a data: URI, made smaller where the server would not take it. */
+/** A picture as a data: URI, scaled down where it is too large for the server. */
 async function dataUri(file) {
-  if (file.size <= LARGEST) {
+  if (file.size <= MAX_BYTES) {
     return new Promise((resolve, reject) => {
       const reader = new FileReader();
       reader.onload = () => resolve(reader.result);
-      reader.onerror = () => reject(new Problem(say("unreadable")));
+      reader.onerror = () => reject(new Problem(translate("unreadable")));
       reader.readAsDataURL(file);
     });
   }
@@ -24,9 +24,9 @@ async function dataUri(file) {
   try {
     picture = await createImageBitmap(file);
   } catch {
-    throw new Problem(say("unreadable"));
+    throw new Problem(translate("unreadable"));
   }
-  const scale = Math.min(1, SIDE / Math.max(picture.width, picture.height));
+  const scale = Math.min(1, MAX_SIDE / Math.max(picture.width, picture.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(picture.width * scale));
   canvas.height = Math.max(1, Math.round(picture.height * scale));
@@ -34,11 +34,11 @@ async function dataUri(file) {
   return canvas.toDataURL("image/jpeg", 0.92);
 }
 
-function imageBox(word) {
+function imageBox(column) {
   const box = make("input");
   box.type = "file";
   box.accept = "image/*";
-  box.name = word;
+  box.name = column;
   const view = make("img", "picture");
   view.hidden = true;
   view.alt = "";
@@ -50,26 +50,26 @@ function imageBox(word) {
   return [box, view];
 }
 
-function field(word, row, needed) {
-  const name = make("span", "", fieldName(word));
-  name.dataset.field = word;
+function field(column, row, needed) {
+  const name = make("span", "", fieldName(column));
+  name.dataset.field = column;
   const label = make("label", "", name);
   let box;
-  if (row.images.includes(word)) {
-    const [input, view] = imageBox(word);
+  if (row.images.includes(column)) {
+    const [input, view] = imageBox(column);
     box = input;
     label.append(box, view);
   } else {
-    box = make(LONG.has(word) ? "textarea" : "input");
-    if (LONG.has(word)) box.rows = word === "context" || word === "document" ? 6 : 3;
+    box = make(LONG.has(column) ? "textarea" : "input");
+    if (LONG.has(column)) box.rows = column === "context" || column === "document" ? 6 : 3;
     label.append(box);
   }
-  box.name = word;
+  box.name = column;
   box.required = needed;
   return label;
 }
 
-/** The row that the fields hold: {word: value}, without those that are empty. */
+/** The row in the form: {column: value}, without empty fields. */
 async function rowOf(form) {
   const out = {};
   for (const box of form.elements) {
@@ -77,19 +77,19 @@ async function rowOf(form) {
     if (box.type === "file") {
       if (box.files.length) out[box.name] = await dataUri(box.files[0]);
     } else if (box.value.trim()) {
-      const between = LISTS[box.name];
-      out[box.name] = between ? box.value.split(between === " " ? /\s+/ : /\n/).map((part) => part.trim()).filter(Boolean) : box.value;
+      const separator = LISTS[box.name];
+      out[box.name] = separator ? box.value.split(separator === " " ? /\s+/ : /\n/).map((part) => part.trim()).filter(Boolean) : box.value;
     }
   }
   return out;
 }
 
-/** [[label, probability]] of an answer, likeliest first. */
-function shares(told) {
-  const rows = told.log_probabilities
-    ? Object.entries(told.log_probabilities).map(([label, value]) => [label, Math.exp(value)])
-    : Object.entries(told.probabilities ?? told.similarities ?? {});
-  return rows.sort((one, other) => other[1] - one[1]);
+/** [[label, probability]] of a prediction, the most likely first. */
+function shares(result) {
+  const rows = result.log_probabilities
+    ? Object.entries(result.log_probabilities).map(([label, value]) => [label, Math.exp(value)])
+    : Object.entries(result.probabilities ?? result.similarities ?? {});
+  return rows.sort((a, b) => b[1] - a[1]);
 }
 
 function headline(value) {
@@ -98,72 +98,72 @@ function headline(value) {
   return text;
 }
 
-/** What is said of a label, several labels or a number. */
-function classified(told) {
-  if (told.targets) { // several targets at once
-    return Object.entries(told.targets).map(([word, own]) => make("section", "", make("h3", "", word), ...classified({ ...own, prediction: told.prediction[word] })));
+/** The elements for a label, several labels or a number. */
+function classified(result) {
+  if (result.targets) { // several targets at once
+    return Object.entries(result.targets).map(([column, target]) => make("section", "", make("h3", "", column), ...classified({ ...target, prediction: result.prediction[column] })));
   }
-  const rows = shares(told);
-  const likeness = told.similarities ? rows.map(([label, share]) => [label, share, share.toFixed(3)]) : rows;
-  const sure = told.probability !== undefined && !rows.length ? [make("p", "note", percent(told.probability))] : [];
-  return [headline(told.prediction), ...sure, ...(rows.length ? [bars(likeness)] : [])];
+  const rows = shares(result);
+  const likeness = result.similarities ? rows.map(([label, share]) => [label, share, share.toFixed(3)]) : rows;
+  const sure = result.probability !== undefined && !rows.length ? [make("p", "note", percent(result.probability))] : [];
+  return [headline(result.prediction), ...sure, ...(rows.length ? [bars(likeness)] : [])];
 }
 
-function tagged(told) {
-  const found = told.spans ?? [];
-  const kinds = [...new Set(found.map((span) => span.label))].sort();
-  const legend = kinds.map((kind) => `${kind} ${found.filter((span) => span.label === kind).length}`).join(" · ");
-  return [marked(told.text, found), make("p", "note", legend || say("nothing_found"))];
+function tagged(result) {
+  const spans = result.spans ?? [];
+  const labels = [...new Set(spans.map((span) => span.label))].sort();
+  const legend = labels.map((label) => `${label} ${spans.filter((span) => span.label === label).length}`).join(" · ");
+  return [marked(result.text, spans), make("p", "note", legend || translate("nothing_found"))];
 }
 
-function answered(told, row) {
-  if (!row.context) return classified(told);
-  if (told.prediction === null || told.prediction === "") return [headline(say("no_answer"))];
-  const spans = told.start === null || told.start === undefined ? [] : [{ start: told.start, end: told.end, confidence: told.confidence }];
-  const rest = (told.n_best ?? []).map((span) => [span.text, span.confidence]);
-  return [headline(told.prediction), marked(row.context, spans), ...(rest.length > 1 ? [make("h3", "", say("alternatives")), bars(rest, 5)] : [])];
+function answered(result, row) {
+  if (!row.context) return classified(result);
+  if (result.prediction === null || result.prediction === "") return [headline(translate("no_answer"))];
+  const spans = result.start === null || result.start === undefined ? [] : [{ start: result.start, end: result.end, confidence: result.confidence }];
+  const rest = (result.n_best ?? []).map((span) => [span.text, span.confidence]);
+  return [headline(result.prediction), marked(row.context, spans), ...(rest.length > 1 ? [make("h3", "", translate("alternatives")), bars(rest, 5)] : [])];
 }
 
-function ranked(told) {
-  const best = told.prediction;
+function ranked(result) {
+  const best = result.prediction;
   const most = Math.max(...best.map((item) => item.probability), 1e-12);
   return [bars(best.map((item) => [item.text ? `${item.item} · ${item.text}` : item.item, item.probability / most, percent(item.probability)]))];
 }
 
-function said(told) {
-  const note = typeof told.log_probability === "number" ? [make("p", "note", `${told.tokens} ${say("tokens")} · ${say("log_probability")} ${told.log_probability.toFixed(3)}`)] : [];
-  return [headline(told.prediction ?? ""), ...note];
+function generated(result) {
+  const note = typeof result.log_probability === "number" ? [make("p", "note", `${result.tokens} ${translate("tokens")} · ${translate("log_probability")} ${result.log_probability.toFixed(3)}`)] : [];
+  return [headline(result.prediction ?? ""), ...note];
 }
 
-const SHOWN = { classify: classified, tag: tagged, answer: answered, rank: ranked };
+const RENDERERS = { classify: classified, tag: tagged, answer: answered, rank: ranked };
 
-/** `row`: {route, required, either, optional, images}, as /v1/models tells it. */
+/** `row`: {route, required, either, optional, images} from /v1/models. */
 export function startRows(row, problem) {
   const form = byId("rows_form"), out = byId("answer"), button = byId("rows_send");
-  const group = row.either.filter((words) => words.length).at(-1) ?? []; // the simplest of several ways comes last
-  const free = row.either.some((words) => !words.length); // one of the ways is to give nothing
+  const group = row.either.filter((columns) => columns.length).at(-1) ?? []; // of several groups the last is the simplest
+  const free = row.either.some((columns) => !columns.length); // one of the groups is empty: the fields are optional
   const first = [...new Set([...row.required, ...group])];
-  // Where a picture is named first, it is also shown first.
-  byId("fields").append(...first.map((word) => field(word, row, !(free && group.includes(word)))));
-  const others = row.optional.filter((word) => !first.includes(word) && !row.either.flat().includes(word));
+  // The fields have the order in which the server lists the columns.
+  byId("fields").append(...first.map((column) => field(column, row, !(free && group.includes(column)))));
+  const others = row.optional.filter((column) => !first.includes(column) && !row.either.flat().includes(column));
   if (others.length) {
-    const title = make("summary", "", say("more"));
-    title.dataset.say = "more";
-    byId("fields").append(make("details", "", title, ...others.map((word) => field(word, row, false))));
+    const title = make("summary", "", translate("more"));
+    title.dataset.text = "more";
+    byId("fields").append(make("details", "", title, ...others.map((column) => field(column, row, false))));
   }
   sendOnEnter(form);
-  let asked = 0;
+  let latest = 0;
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const mine = ++asked;
+    const current = ++latest;
     problem("");
     button.disabled = true;
-    out.replaceChildren(make("p", "note", say("thinking")));
+    out.replaceChildren(make("p", "note", translate("thinking")));
     try {
-      const given = await rowOf(form);
-      const reply = await (await call(`v1/${row.route}`, { input: given })).json();
-      const told = reply.data[0];
-      if (mine === asked) out.replaceChildren(...(SHOWN[row.route] ?? said)(told, given), rawReply(told));
+      const input = await rowOf(form);
+      const reply = await (await call(`v1/${row.route}`, { input })).json();
+      const result = reply.data[0];
+      if (current === latest) out.replaceChildren(...(RENDERERS[row.route] ?? generated)(result, input), rawReply(result));
     } catch (error) {
       out.replaceChildren();
       problem(error.message);
@@ -181,14 +181,14 @@ export function startEmbedding(problem) {
     problem("");
     const input = byId("texts").value.split("\n").map((text) => text.trim()).filter(Boolean);
     if (input.length < 2) {
-      problem(say("two_texts"));
+      problem(translate("two_texts"));
       return;
     }
     try {
       const { data } = await (await call("v1/embed", { input })).json();
       const [first, ...others] = data.map((item) => item.embedding); // vectors of length 1
-      const near = others.map((vector) => vector.reduce((sum, value, place) => sum + value * first[place], 0));
-      const rows = near.map((value, place) => [input[place + 1], value, value.toFixed(3)]).sort((one, other) => other[1] - one[1]);
+      const near = others.map((vector) => vector.reduce((sum, value, index) => sum + value * first[index], 0));
+      const rows = near.map((value, index) => [input[index + 1], value, value.toFixed(3)]).sort((a, b) => b[1] - a[1]);
       out.replaceChildren(headline(input[0]), bars(rows));
     } catch (error) {
       problem(error.message);

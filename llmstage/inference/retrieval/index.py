@@ -108,7 +108,7 @@ class Index:
 
         manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
-            raise ValueError(f"it is of version {manifest['format']}, and this is {FORMAT}")
+            raise ValueError(f"it has version {manifest['format']}, and this program reads version {FORMAT}")
         bm25 = bm25s.BM25.load(folder, mmap=True, load_corpus=False, show_progress=False, verbosity=0)
         passages = PassageFile(folder)
         vectors = mean = None

@@ -13,7 +13,7 @@ from llmstage.config.retrieval import RetrievalConfig
 from llmstage.data.files import DataFile, NamingFile, expand, walk
 from llmstage.data.formats import load_reader
 from llmstage.data.records import Bad, ReadOptions
-from llmstage.data.row_checks import half_character
+from llmstage.data.row_checks import lone_surrogate
 from llmstage.data.text_lines import check_encoding
 from llmstage.errors import DataError, UserError
 from llmstage.inference.retrieval.bm25_terms import count_words
@@ -152,7 +152,7 @@ def texts(value: Any, column: str, file_name: str, line: int) -> list[str]:
     cell_texts = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in cell_texts):
         raise DataError(f"{file_name}:{line}: its '{column}' is neither a text nor a list of texts. Correct the row.")
-    half = next(filter(None, map(half_character, cell_texts)), None)
+    half = next(filter(None, map(lone_surrogate, cell_texts)), None)
     if half:
         raise DataError(f"{file_name}:{line}: {half} in '{column}'. Correct the row.")
     return cell_texts

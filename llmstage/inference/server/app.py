@@ -33,7 +33,7 @@ MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript
 PAGE_HEADERS = {
     # The browser loads and runs only the page's own files, even where a text of a user or a model becomes markup.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob: data:; base-uri 'none'; body-action 'none'; frame-ancestors 'none'",
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -165,7 +165,7 @@ def file_endpoint(path: Path) -> Callable[[], Awaitable[Response]]:
 
 
 def add_error_handlers(app: FastAPI, cfg: Serve) -> None:
-    """Make every error reply have OpenAI's body."""
+    """Make every error reply have OpenAI's form."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -186,7 +186,7 @@ def add_error_handlers(app: FastAPI, cfg: Serve) -> None:
 
     @app.exception_handler(RoutingError)
     async def no_route(request: Request, error: RoutingError) -> JSONResponse:
-        """Name the routes that exist. FastAPI's own reply has another body and does not name them.
+        """Name the routes that exist. The reply of FastAPI has another form and does not name them.
 
         FastAPI also raises this error for a body that it cannot parse (not UTF-8, nested too deeply).
         """

@@ -164,7 +164,7 @@ def test_vectors_and_fused_ranks(run_of: Callable[[str], Path], faq: Path) -> No
     assert dense.search("")
     both = Retriever(RetrievalConfig(path=str(faq), method="hybrid", encoder=path), None, offline=True)
     asked = "refund take 退款"
-    cosines, shares = both.index.cosines(asked, both.encoder), both.index.shares(asked)  # type: ignore[arg-type]
+    cosines, shares = both.index.cosines(asked, both.encoder), both.index.bm25_scores(asked)  # type: ignore[arg-type]
     ranks = [np.argsort(np.argsort(-scores)) + 1 for scores in (cosines, shares)]
     fused = 1 / (60 + ranks[0]) + np.where(shares > 0, 1 / (60 + ranks[1]), 0)  # Cormack et al. (2009)
     order = [[row["id"] for row in FAQ].index(found.id) for found in both.search(asked)]

@@ -185,7 +185,7 @@ def test_a_browser_sees_an_alert_appear_without_loading_the_page_again(
             page.keyboard.press("ArrowLeft")
             if f"({alert['negative']} / {alert['items']})" in page.inner_text("figcaption"):
                 break
-        assert "above what is expected" in page.inner_text("figcaption") and "Mar 9, 2026, 15:00" in page.inner_text(
+        assert "above the expected share" in page.inner_text("figcaption") and "Mar 9, 2026, 15:00" in page.inner_text(
             "figcaption"
         )
         page.select_option("#language", "zh")

@@ -61,15 +61,15 @@ def test_spans_are_coloured_where_they_stand(serving: Callable[..., Any], visit:
             {**one, "text": row["text"], "spans": spans} for one, row in zip(session.predict(rows, numbers), rows, strict=True)
         ]})()  # fmt: skip
         asked(page, text=text)
-        marks = page.locator(".marked mark")
-        assert marks.evaluate_all(
+        conditions_of = page.locator(".marked mark")
+        assert conditions_of.evaluate_all(
             "marks => marks.map((mark) => [mark.firstChild.data, mark.lastChild.textContent])"
         ) == [
             ["Anna Berg", "PER"],
             ["北京市", "LOC"],
         ], "an emoji before it is one character"
         first, second = [
-            marks.nth(place).evaluate("mark => getComputedStyle(mark).backgroundColor") for place in (0, 1)
+            conditions_of.nth(place).evaluate("mark => getComputedStyle(mark).backgroundColor") for place in (0, 1)
         ]
         assert first != second and page.locator(".marked i").count() == 0
         assert page.inner_text("#answer > .note") == "LOC 1 · PER 1"

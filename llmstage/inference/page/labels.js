@@ -1,35 +1,35 @@
-// What the page says, in the languages it speaks.
+// The labels of the pages in English and Chinese.
 
-const WORDS = {
+const LABELS = {
   en: {
-    language: "Language", views: "Ways to use this model", chat: "Chat", write: "Write on", try: "Try it", embed: "Compare texts",
-    conversation: "Conversation", chat_empty: "Say something. Enter sends, Shift+Enter makes a new line, Esc stops a reply.",
+    language: "Language", views: "Ways to use this model", chat: "Chat", write: "Continue a text", try: "Try it", embed: "Compare texts",
+    conversation: "Conversation", chat_empty: "Write a message. Enter sends it, Shift+Enter starts a new line, Esc stops a reply.",
     message: "Your message", message_hint: "Message", send: "Send", stop: "Stop", anew: "New conversation",
-    settings: "Settings", system: "System message (begins a new conversation)", temperature: "Temperature (0: the likeliest)",
-    max_tokens: "Tokens at most", you: "You", assistant: "Assistant", sources: "Sources", score: "score",
-    stopped: "stopped", cut: "cut at the limit of tokens", tokens: "tokens", seconds: "s", first: "first after",
-    forgotten: "What stands above is no longer read: the model reads so many tokens at once",
+    settings: "Settings", system: "System message (a change starts a new conversation)", temperature: "Temperature (0: always the most likely token)",
+    max_tokens: "Maximum number of tokens", you: "You", assistant: "Assistant", sources: "Sources", score: "score",
+    stopped: "stopped", cut: "cut at the token limit", tokens: "tokens", seconds: "s", first: "first token after",
+    forgotten: "The messages above are no longer read, since the model has a limit of tokens",
     replying: "Writing a reply.", replied: "The reply is complete.", begun: "A new conversation.",
-    beginning: "Text to go on with", beginning_hint: "Once upon a time", go_on: "Go on",
+    beginning: "Text to continue", beginning_hint: "Once upon a time", go_on: "Continue",
     more: "More fields", optional: "optional", picture: "Picture", no_answer: "No answer in this text",
     raw: "Reply as JSON", confidence: "confidence", nothing_found: "Nothing found in this text", all: "Show all",
-    texts: "Texts, one a line: how near is each to the first?", texts_hint: "One text a line", compare: "Compare",
+    texts: "Texts, one per line. Each is compared with the first.", texts_hint: "One text per line", compare: "Compare",
     two_texts: "At least two lines are needed.", needed: "is needed", thinking: "One moment …",
-    token_title: "This server asks for a token", token: "Token", token_wrong: "This token is not the right one.",
-    token_note: "It is kept in this tab until the tab is closed.", token_go: "Go on", token_needed: "Nothing can be asked without the token.",
-    offline: "The server cannot be reached.", broken: "The reply was cut off: the server has ended or the connection is gone.",
+    token_title: "This server requires a token", token: "Token", token_wrong: "This token is wrong.",
+    token_note: "The browser stores it until this tab is closed.", token_go: "Continue", token_needed: "No request is possible without the token.",
+    offline: "The server cannot be reached.", broken: "The reply was cut off: the server has stopped or the connection is lost.",
     again: "Try again", unreadable: "This picture cannot be read.", log_probability: "log-probability", alternatives: "Alternatives",
     monitor: "Monitor", pages: "Pages", model_page: "The model", alerts: "Alerts", topics: "Topics", other_topics: "Topics without a chart",
     no_alerts: "No alert so far.", new_alert: "New alert:", items: "items", negative: "negative", negative_share: "negative share",
-    expected: "expected", above: "above what is expected", of_window: "of a window", of_day: "of the last 24 hours", of_week: "of the last 7 days",
-    last_item: "time of the last item", late: "came too late", bad_rows: "bad rows", watching: "The monitor is running.",
-    loading: "The monitor is beginning.", loading_long: "The monitor is loading its models. What it counts appears here by itself. Its folder:",
-    not_begun: "Nothing has been counted yet, and no monitor is running. This page shows what it counts once it does. Its folder:",
-    not_running: "The monitor is not running; its command goes on with the same folder.", completed: "The input has ended; everything is counted.",
+    expected: "expected", above: "above the expected share", of_window: "of a window", of_day: "of the last 24 hours", of_week: "of the last 7 days",
+    last_item: "time of the last item", late: "too late", bad_rows: "bad rows", watching: "The monitor is running.",
+    loading: "The monitor is starting.", loading_long: "The monitor is loading its models. This page will display its counts. Its folder:",
+    not_begun: "Nothing has been counted yet, and no monitor is running. This page will display its counts once it runs. Its folder:",
+    not_running: "The monitor is not running; the same command with the same folder continues it.", completed: "The input has ended, and all items are counted.",
     failed: "The monitor has stopped:",
-    field_text: "Text", field_text_pair: "Second text", field_question: "Question", field_context: "Text that holds the answer",
+    field_text: "Text", field_text_pair: "Second text", field_question: "Question", field_context: "Text that contains the answer",
     field_document: "Text", field_source: "Text", field_prompt: "Beginning of the caption", field_image: "Picture",
-    field_caption: "Captions to choose from, one a line", field_tokens: "Words, with spaces between them", field_user: "User", field_item: "Items that the user has had, one a line, the latest last",
+    field_caption: "Captions to choose from, one per line", field_tokens: "Words, separated by spaces", field_user: "User", field_item: "Items of the user, one per line, the latest last",
   },
   zh: {
     language: "语言", views: "使用方式", chat: "对话", write: "续写", try: "试一试", embed: "比较文本",
@@ -63,42 +63,43 @@ const WORDS = {
   },
 };
 
-const CHOICE = "llmstage.language";
+const STORAGE_KEY = "llmstage.language";
 
-let language = chosen();
+let language = preferredLanguage();
 
-/** The language of an earlier choice, or the browser's. */
-function chosen() {
-  let kept = null;
+/** The language of an earlier choice, else the browser's. */
+function preferredLanguage() {
+  let stored = null;
   try {
-    kept = localStorage.getItem(CHOICE);
-  } catch { /* storage may be closed to this page */ }
-  if (kept in WORDS) return kept;
-  return (navigator.languages ?? [navigator.language]).map((tag) => tag.slice(0, 2)).find((tag) => tag in WORDS) ?? "en";
+    stored = localStorage.getItem(STORAGE_KEY);
+  } catch { /* the browser may deny storage */ }
+  if (stored in LABELS) return stored;
+  return (navigator.languages ?? [navigator.language]).map((tag) => tag.slice(0, 2)).find((tag) => tag in LABELS) ?? "en";
 }
 
-export const say = (word) => WORDS[language][word];
-export const spoken = () => language;
+/** The label of a key in the current language. */
+export const translate = (key) => LABELS[language][key];
+export const currentLanguage = () => language;
 
-/** The name of a field of a row: in words, where there are any. */
-export const fieldName = (word) => say(`field_${word}`) ?? word;
+/** The label of a field of a row, else its name. */
+export const fieldName = (field) => translate(`field_${field}`) ?? field;
 
-/** Put the words into every element that names one, now and whenever another language is chosen. */
-export function speak() {
+/** Set the labels of all elements that name one. Called at the start and for each change of the language. */
+export function applyLabels() {
   document.documentElement.lang = language;
-  for (const element of document.querySelectorAll("[data-say]")) element.textContent = say(element.dataset.say);
+  for (const element of document.querySelectorAll("[data-text]")) element.textContent = translate(element.dataset.text);
   for (const element of document.querySelectorAll("[data-field]")) element.textContent = fieldName(element.dataset.field);
-  for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", say(element.dataset.label));
-  for (const element of document.querySelectorAll("[data-hint]")) element.placeholder = say(element.dataset.hint);
+  for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", translate(element.dataset.label));
+  for (const element of document.querySelectorAll("[data-hint]")) element.placeholder = translate(element.dataset.hint);
 }
 
-export function offerLanguages(select) {
+export function setUpLanguageSelect(select) {
   select.value = language;
   select.addEventListener("change", () => {
     language = select.value;
     try {
-      localStorage.setItem(CHOICE, language);
-    } catch { /* it then lasts as long as the page */ }
-    speak();
+      localStorage.setItem(STORAGE_KEY, language);
+    } catch { /* without storage the choice ends with the page */ }
+    applyLabels();
   });
 }
