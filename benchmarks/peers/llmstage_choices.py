@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from llmstage.explore.items import Item
-from llmstage.explore.probed_model import load_subject
+from llmstage.explore.probed_model import load_probed_model
 from llmstage.explore.score import fresh_scores
 from llmstage.training.machine import Machine
 
@@ -21,7 +21,7 @@ def main() -> None:
     model, items, out, precision, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     machine = Machine(torch.device("cpu"), int(threads), precision, "")
-    subject = load_subject(model, offline=True, device=machine.device, form="plain")
+    probed = load_probed_model(model, offline=True, device=machine.device, form="plain")
     clock, cpu = time.perf_counter(), time.process_time()
     told = [json.loads(line) for line in Path(items).read_text(encoding="utf-8").splitlines()]
     asked = [
@@ -29,7 +29,7 @@ def main() -> None:
         for n, one in enumerate(told)
     ]
     with partial(machine.autocast, precision)(), torch.no_grad():
-        found = fresh_scores(subject, asked, "none", "none", 1, 8192, pmi=False)
+        found = fresh_scores(probed, asked, "none", "none", 1, 8192, pmi=False)
     seconds, used = time.perf_counter() - clock, time.process_time() - cpu
     values = [one["log_probs"] for one in found]
     Path(out).write_text(json.dumps({"seconds": seconds, "cpu": used, "log_likelihoods": values}))

@@ -114,7 +114,7 @@ def find_slices(
     # 1. Two halves, and the conditions with enough rows on the first.
     parts = halves or halve(len(losses), strata, seed)
     discover, confirm = (np.asarray(part, dtype=np.int64) for part in parts)
-    conditions = [condition for condition in conditions_of(table) if condition.rows[discover].sum() >= min_support]
+    conditions = [condition for condition in marks(table) if condition.rows[discover].sum() >= min_support]
     names = list(dict.fromkeys(condition.column for condition in conditions))
     discovery_errors = losses[discover]
     masks = np.array([condition.rows[discover] for condition in conditions], dtype=bool)
@@ -172,7 +172,7 @@ def halve(num: int, strata: Sequence[Hashable] | None, seed: int) -> tuple[list[
     return sorted(dealt[::2]), sorted(dealt[1::2])
 
 
-def conditions_of(table: Table) -> list[Condition]:
+def marks(table: Table) -> list[Condition]:
     """Return each value of each column with its rows; a value with exactly the rows of an earlier one is left out."""
     conditions: list[Condition] = []
     seen: set[bytes] = set()

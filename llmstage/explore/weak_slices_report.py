@@ -163,7 +163,7 @@ def clip(value: Any) -> Any:
     return value if not isinstance(value, str) or len(value) <= LONGEST else value[: LONGEST - 1] + "…"
 
 
-def conditions_of(weak_slice: Slice) -> str:
+def marks(weak_slice: Slice) -> str:
     """Return `label "card_arrival" and length >= 22 tokens`."""
     parts = [
         f"{column} {value}" if value.startswith((">=", "<")) else sentence("condition", column=column, value=value)
@@ -174,7 +174,7 @@ def conditions_of(weak_slice: Slice) -> str:
 
 def in_words(weak_slice: Slice) -> str:
     """Return `rows with label "card_arrival" and length >= 22 tokens`."""
-    return sentence("rows_with", conditions=conditions_of(weak_slice))
+    return sentence("rows_with", conditions=marks(weak_slice))
 
 
 def weakness_sentence(rows: ScoredRows, weakness: Weakness) -> str:
@@ -183,7 +183,7 @@ def weakness_sentence(rows: ScoredRows, weakness: Weakness) -> str:
     low, high = weak_slice.gap.low, weak_slice.gap.high
     span = "" if low is None or high is None else sentence("gap_span", low=low, high=high)
     return sentence(
-        "is_weak", conditions=conditions_of(weak_slice), metric=name_of(rows), score=score(weak_slice.error), n=weak_slice.n,
+        "is_weak", conditions=marks(weak_slice), metric=name_of(rows), score=score(weak_slice.error), n=weak_slice.n,
         rest=score(weak_slice.rest), gap=weak_slice.gap.value, span=span,
         advice=advice(weakness.evidence, weakness.action), action=weakness.action,
         coverage=coverage_words(weakness.evidence),
@@ -233,7 +233,7 @@ def write_cards(folder: Path, rows: ScoredRows, weaknesses: list[Weakness], line
     for number, (weakness, line) in enumerate(zip(weaknesses, lines, strict=True), 1):
         name = re.sub(r"[^\w]+", "-", weakness.slice.words).strip("-")[:60]
         text = [
-            sentence("card_title", conditions=conditions_of(weakness.slice)),
+            sentence("card_title", conditions=marks(weakness.slice)),
             "",
             weakness_sentence(rows, weakness),
             "",

@@ -243,7 +243,7 @@ def test_an_answer_that_the_tokenizer_cannot_write_has_a_reason():
     of = ProbedModel("words", model.eval(), processor, "gpt", 64, False)
     known, strange = score_items(of, [free(" b", prompt="copy a"), free(" 中", prompt="copy a")])
     assert known["unscored"] is None
-    assert "cannot be reached: the tokenizer has no piece" in strange["unscored"]
+    assert "cannot be written: the tokenizer has no token" in strange["unscored"]
 
 
 def test_text_is_generated_for_free_answers_only(gpt: ProbedModel):

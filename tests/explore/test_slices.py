@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import fisher_exact
 
 from llmstage.explore.slice_search import search
-from llmstage.explore.slices import auto_support, conditions_of, find_slices, halve, one_sided, outermost
+from llmstage.explore.slices import auto_support, marks, find_slices, halve, one_sided, outermost
 
 
 def score(rows, errors, alpha):
@@ -172,7 +172,7 @@ def test_values_of_the_same_rows_or_of_all_rows_are_no_conditions():
         "set": ["x", "x", "x"],
         "empty": [None] * 3,
     }
-    conditions = [(each.column, each.value) for each in conditions_of(table)]
+    conditions = [(each.column, each.value) for each in marks(table)]
     assert conditions == [("language", "en"), ("language", "zh")]
 
 

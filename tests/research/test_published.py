@@ -177,7 +177,7 @@ def test_missing_scores_and_words_are_named_with_what_they_mean(workplace: Path,
     assert "quiz.logp: 1 of 12 scores are missing (m3), the first at own.csv:5" in limits
     assert (
         "a jump where a score is missing cannot be seen" in limits
-        and "Column 'remark' holds words such as 'fine'" in limits
+        and "Column 'remark' contains words such as 'fine'" in limits
     )
     assert "Metrics without standard errors" in limits and written("curves.json")[0]["n"] == 11
     rows[7][2] = "good"

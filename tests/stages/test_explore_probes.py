@@ -220,7 +220,7 @@ def test_nothing_measurable_ends_with_status_3_and_a_report(
     model: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert explore(model, "stage.probes=[induction]", "stage.items_per_cell=10") == 3
-    assert "No probe can tell" in capsys.readouterr().err
+    assert "No probe distinguishes" in capsys.readouterr().err
     assert "below resolution (0/10" in str(report()["limits"])
 
 

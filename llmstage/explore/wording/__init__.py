@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from llmstage.config.stage import spoken
+from llmstage.config.stage import resolve_language
 from llmstage.explore.wording import improve, novelty, probes, weak
 
 COMMON = {
@@ -88,4 +88,4 @@ def report_language(language: str, names: Iterable[str]) -> str:
     """
     if language == "auto" and any(re.search("[\u3400-\u9fff]", name) for name in names):
         return "zh"
-    return spoken(language)
+    return resolve_language(language)

@@ -1,4 +1,4 @@
-"""What is said of an improvement: why a model was promoted or not, before and after, the guard, what was tried."""
+"""Sentences on an improvement: why a model was promoted or not, before and after, the guard, what was tried."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SENTENCES = {
         "{name} {change}（n = {n}，可排除 {margin:.3f} 的损失）",
     ),
     "loss_changed": (
-        "The loss of all other rows changed by {rise:+.4f} nats a token; {limit:g} may be lost.",
+        "The loss of all other rows changed by {rise:+.4f} nats a token; the limit is {limit:g}.",
         "其余各行的损失变化了 {rise:+.4f} nat/词元；至多允许上升 {limit:g}。",
     ),
     "before_after_title": ("Before and after ({metric})", "改进前后（{metric}）"),
@@ -89,7 +89,7 @@ SENTENCES = {
         "{name}：{why}。data.test 有更多行才能判定。",
     ),
     "several_candidates": (
-        "{num} candidates were put to the same test on the same rows, which favours the last one.",
+        "{num} candidates had the same test on the same rows, which favours the last one.",
         "{num} 个候选模型在同一批行上接受同一检验，这有利于最后一个。",
     ),
     "no_pilot_rows": (
@@ -105,27 +105,27 @@ SENTENCES = {
         "没有尝试 more_replay：target_share=1 不含任何回放。",
     ),
     "few_to_compare": (
-        "{slice}: {n} rows to compare on are too few for a claim of its own.",
+        "{slice}: {n} rows to compare on are too few for a separate claim.",
         "{slice}：可供比较的只有 {n} 行，不足以单独下结论。",
     ),
     "pool_rows": ("the training pool", "训练池"),
     "new_rows": ("stage.improve.data", "新样例（stage.improve.data）"),
     "doubles_choosing": (
-        "{num} of the rows that choose stand in {place} too and were left out.",
+        "{num} of the rows that choose the share are also in {place} and were left out.",
         "用于选择的行中有 {num} 行也出现在{place}里，已剔除。",
     ),
     "doubles_final": (
-        "{num} of the rows of the final comparison stand in {place} too and were left out.",
+        "{num} of the rows of the final comparison are also in {place} and were left out.",
         "最终比较的行中有 {num} 行也出现在{place}里，已剔除。",
     ),
     "structure_suggested": (
-        "The diagnosis of {slices} asks for a larger model. stage.improve.structure=apply adds blocks that change nothing at first and trains all arms with them.",
+        "The diagnosis of {slices} suggests a larger model. stage.improve.structure=apply adds blocks that do not change the output at first, and trains all variants with them.",
         "对 {slices} 的诊断需要更大的模型。stage.improve.structure=apply 会加入起初不改变任何输出的层，并让所有训练都带上它们。",
     ),
     "structure_grown": (
-        "Blocks were added for {slices}, {where}: all arms start from a model of {layers} layers that computed the same.",
+        "Blocks were added for {slices}, {where}: all variants start from a model of {layers} layers with the same output.",
         "为 {slices} 加入了新层（{where}）：所有训练都从一个 {layers} 层、输出与原来相同的模型开始。",
     ),
-    "blocks_below": ("below the only block that there was", "在原有的唯一一层之下"),
-    "blocks_behind": ("behind the last one", "在最后一层之后"),
+    "blocks_below": ("below the only block", "在原有的唯一一层之下"),
+    "blocks_behind": ("after the last one", "在最后一层之后"),
 }

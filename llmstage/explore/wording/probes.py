@@ -1,4 +1,4 @@
-"""What is said of probes on one checkpoint, and of items that could not be asked."""
+"""Sentences on probes of one checkpoint, and on items that could not be scored."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ SENTENCES = {
     "no_ladder": ("no ladder: no statement about emergence", "没有阶梯：无法就涌现下结论"),
     "cell_below": ("{cell}: below resolution ({seen}){more}", "{cell}：低于分辨率（{seen}）{more}"),
     "but_informed": (
-        "; its answers are likelier than their tokens' frequencies say",
+        "; its answers are likelier than their token frequencies predict",
         "；但正确答案的概率高于词元频率所能解释的",
     ),
     "too_few_items": (
-        "{num} items are too few for a claim: fewer than {least}. To see a drop from 0.9 to 0.8 takes {drop}.",
+        "{num} items are too few for a claim: fewer than {least}. A drop from 0.9 to 0.8 needs {drop}.",
         "{num} 个题目不足以下结论：少于 {least} 个。要看出从 0.9 到 0.8 的下降，需要 {drop} 个。",
     ),
-    "not_asked": ("{count} items were not asked: {reason}", "{count} 个题目没有提问：{reason}"),
+    "not_asked": ("{count} items were not scored: {reason}", "{count} 个题目没有评分：{reason}"),
     "not_asked_many": (
-        "{num} of {items} items were not asked, for {reasons} reasons",
-        "{items} 个题目中有 {num} 个没有提问，原因共 {reasons} 种",
+        "{num} of {items} items were not scored, for {reasons} reasons",
+        "{items} 个题目中有 {num} 个没有评分，原因共 {reasons} 种",
     ),
     "right_but_end": (
-        "{num} answers are right but for the end behind them: if the model was not taught to stop there, give stage.scoring.end=newline or none",
+        "{num} answers are right except for the end after them: if the model did not learn to stop there, set stage.scoring.end=newline or none",
         "{num} 个答案除结尾外都正确：若没有教过模型在此停下，请设 stage.scoring.end=newline 或 none",
     ),
     "masked_scores": (
-        "a masked language model has no order of writing: log-probabilities are pseudo ones (each token hidden in turn), and exact match, pass and p_vocab are not defined",
+        "a masked language model does not write from left to right: log-probabilities are pseudo-log-likelihoods (each token masked in turn), and exact match, pass and p_vocab are not defined",
         "掩码语言模型没有书写次序：对数概率是伪对数概率（逐个遮住词元求得），精确匹配、pass 与 p_vocab 没有定义",
     ),
     "tower_scores": (
-        "a model of two towers gives no text a probability: probabilities are those among the choices (softmax of scaled cosines), the log-probability is that of the right choice, and exact match, pass and p_vocab are not defined",
+        "a model of two towers gives no probability to a text: probabilities are those among the choices (softmax of scaled cosines), the log-probability is that of the right choice, and exact match, pass and p_vocab are not defined",
         "双塔模型不给文本以概率：概率是在选项之间的概率（缩放余弦的 softmax），对数概率是正确选项的对数概率，精确匹配、pass 与 p_vocab 没有定义",
     ),
     "towers_no_picture": (
-        "it shows no picture, and this model compares pictures with texts",
+        "it has no picture, and this model compares pictures with texts",
         "题目没有图片，而该模型只比较图片与文本",
     ),
     "towers_no_choices": (
@@ -49,7 +49,7 @@ SENTENCES = {
         "题目没有选项，而该模型不会写出文本",
     ),
     "nothing_told": (
-        "No probe can tell {name} from a model that knows nothing{why}. Give easier probes, more items (stage.items_per_cell), or a model that was trained on such texts.",
+        "No probe distinguishes {name} from a model without knowledge{why}. Give easier probes, more items (stage.items_per_cell), or a model that was trained on such texts.",
         "没有探针能把 {name} 与一无所知的模型区分开{why}。请用更容易的探针、更多题目（stage.items_per_cell），或在这类文本上训练过的模型。",
     ),
     "nothing_asked": (": no item could be asked", "：没有一个题目能够提问"),
@@ -60,11 +60,11 @@ SENTENCES = {
     "probes_map": ("Capability map", "能力地图"),
     "probes_level": ("level {number}", "第 {number} 级"),
     "probes_note": (
-        "Score above chance as a share of what there is above it: 0 is chance (or not told from it), 1 is all right. Levels are the cells of a family in the order of the table below.",
+        "Score above chance as a share of the range above chance: 0 is chance (or not distinguishable from it), 1 is all right. Levels are the cells of a family in the order of the table below.",
         "高出随机水平的部分占全部上升余地的比例：0 为随机水平（或无法与之区分），1 为全对。各级即下表中该题族各单元的次序。",
     ),
     "probes_title": ("Probes, cell by cell", "各单元的探针得分"),
-    "parts_title": ("The parts that they are made of", "构成它们的子技能"),
+    "parts_title": ("Parts: the sub-skills of these families", "构成它们的子技能"),
     "probes_columns": (
         "family|difficulty|items|metric|score|95 %|chance|by|log p per token|above chance",
         "题族|难度|题目数|指标|得分|95 %|随机水平|依据|每词元 log p|高于随机",
@@ -76,20 +76,20 @@ SENTENCES = {
     "by_untrained_model": ("untrained model", "未训练的模型"),
     # Why an item was not asked
     "asked_picture": (
-        "it shows a picture, and this model reads text alone",
+        "it has a picture, and this model reads text alone",
         "题目含图片，而该模型只读文本",
     ),
     "asked_bad_picture": ("its picture cannot be used: {error}", "图片无法使用：{error}"),
     "asked_nothing": (
-        "the tokenizer writes nothing for the answer {text!r}",
+        "the tokenizer gives no token for the answer {text!r}",
         "分词器对答案 {text!r} 不产生任何词元",
     ),
     "asked_unreachable": (
-        "the answer {text!r} cannot be reached: the tokenizer has no piece for a part of it",
+        "the answer {text!r} cannot be written: the tokenizer has no token for a part of it",
         "答案 {text!r} 无法写出：分词器没有其中一部分对应的词元",
     ),
     "asked_too_long": (
-        "it takes {length} tokens, more than the model's {context}",
+        "it has {length} tokens, more than the model's {context}",
         "题目需 {length} 个词元，超过模型的 {context} 个",
     ),
 }

@@ -1,4 +1,4 @@
-"""What is said of weak slices, of why they are weak, and of what would help."""
+"""Sentences on weak slices, their causes, and what would help."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SENTENCES = {
         "{split} 中可评分的只有 {num} 行，不足以寻找薄弱切片：发现与确认各需 {half} 行，共 {few} 行。请用 data.test=<文件> 提供更多数据。",
     ),
     "rows_in_pool": (
-        "{num} rows of {split} stand in the training pool too; they were left out.",
+        "{num} rows of {split} are also in the training pool; they were left out.",
         "{split} 中有 {num} 行也出现在训练池里，已剔除。",
     ),
     "rows_silent": (
@@ -17,11 +17,11 @@ SENTENCES = {
         "模型对 {split} 中的 {num} 行没有给出预测，这些行已剔除。",
     ),
     "none_confirmed": (
-        "No weak slice was confirmed: {metric} {mean:.2f} on {num} rows of {split}, and no group of them (by {columns}) is surely worse than the rest.",
+        "No weak slice was confirmed: {metric} {mean:.2f} on {num} rows of {split}, and no group of rows (by {columns}) is significantly worse than the rest.",
         "没有确认任何薄弱切片：在 {split} 的 {num} 行上，{metric} 为 {mean:.2f}；按 {columns} 划分，没有哪一组能肯定地说比其余更差。",
     ),
     "plan_written": (
-        "What to do about it stands in plan.yaml: llmstage stage=finetune plan=<this folder>/plan.yaml",
+        "plan.yaml has the keys of a run that improves it: llmstage stage=finetune plan=<this folder>/plan.yaml",
         "改进办法写在 plan.yaml 中：llmstage stage=finetune plan=<本目录>/plan.yaml",
     ),
     "exact_only": (
@@ -29,16 +29,16 @@ SENTENCES = {
         "{slice}：仅有 {n} 行可供确认（用精确检验），差距的大小并不确定。",
     ),
     "not_confirmed": (
-        "{slice}: looked weak on one half ({split}) and was not confirmed on the other (n = {n}, gap {gap:+.2f}, p = {p:.2g} after Holm).",
+        "{slice}: was weak on one half ({split}) and was not confirmed on the other (n = {n}, gap {gap:+.2f}, p = {p:.2g} after Holm).",
         "{slice}：在一半数据（{split}）上显得薄弱，在另一半上没有得到确认（n = {n}，差距 {gap:+.2f}，Holm 校正后 p = {p:.2g}）。",
     ),
     "no_pool": (
-        "Without training rows nothing is said of coverage. Name the training pool: data.train=<files>.",
+        "Without training rows the coverage is unknown. Name the training pool: data.train=<files>.",
         "没有训练数据，无法判断覆盖情况。请指定训练池：data.train=<文件>。",
     ),
-    "no_reason": ("{slice}: no test told why it is weak.", "{slice}：没有哪项检验能说明它为何薄弱。"),
+    "no_reason": ("{slice}: no test explains why it is weak.", "{slice}：没有哪项检验能说明它为何薄弱。"),
     "not_found": (
-        "A weakness that shows in fewer than {least} rows of a half, or in nothing that can be said of a row ({columns}), is not found.",
+        "A weakness in fewer than {least} rows of a half, or one that no feature of a row describes ({columns}), is not found.",
         "若某处薄弱在一半数据中不足 {least} 行，或不体现在任何可描述的行特征（{columns}）上，则无法发现。",
     ),
     "rows_with": ("rows with {conditions}", "{conditions} 的行"),
@@ -55,7 +55,7 @@ SENTENCES = {
         "；这类行占训练数据的 {coverage:.2%}，占评分数据的 {expected:.2%}",
     ),
     "weak_title": (
-        "Weak slices, each confirmed on rows that did not find it",
+        "Weak slices, each confirmed on rows that the search did not use",
         "薄弱切片（每个都在未参与发现的数据上得到确认）",
     ),
     "weak_columns": (
@@ -69,7 +69,7 @@ SENTENCES = {
     "card_examples": ("## Examples", "## 样例"),
     "plan_head": (
         "# Written by stage=explore. Apply it with: llmstage stage=finetune plan=<this file>\n"
-        "# overrides: keys below those that are typed. targeted.jsonl holds the training rows that are like the weak ones, repeated\n"
+        "# overrides: keys that the command line replaces. targeted.jsonl has the training rows that are like the weak ones, repeated\n"
         "# until they are about as many as all others; new rows like them help more: add their file to data.train.\n",
         "# 由 stage=explore 写成。应用方法：llmstage stage=finetune plan=<本文件>\n"
         "# overrides：其中的键让位于命令行中键入的键。targeted.jsonl 收录训练数据中与薄弱切片同类的行，重复到与其余各行\n"
@@ -130,25 +130,25 @@ SENTENCES = {
         "生僻词：{mine:.0%} 的行含有训练中从未出现的词（其余各行：{rest:.0%}）",
     ),
     "why_nats": (
-        "the right text costs {nats:+.2f} nats a token more than elsewhere",
+        "the loss of the right text is {nats:+.2f} nats a token relative to elsewhere",
         "正确文本的代价比别处高 {nats:+.2f} nat/词元",
     ),
     # What would help
     "action_data": ("more training rows like these", "补充此类训练数据"),
     "action_train": ("train longer", "延长训练"),
-    "action_structure": ("a larger model, or one that reads further", "换用更大或上下文更长的模型"),
+    "action_structure": ("a larger model, or a longer context", "换用更大或上下文更长的模型"),
     "action_tokenizer": ("another tokenizer", "更换分词器"),
     "action_decode": (
-        "how answers are decoded or written down, not training",
+        "check how answers are decoded and formatted, do not train",
         "检查答案的解码与书写方式，而非训练",
     ),
     "action_undecided": ("undecided", "尚无法判定"),
     "advice_data_few": (
-        "the training rows hardly hold such rows: add training rows like these",
+        "the training data has few such rows: add training rows like these",
         "训练数据中几乎没有这类行：请补充此类训练数据",
     ),
     "advice_data_learned": (
-        "a few steps on such rows mend it: add training rows like these",
+        "a few steps on such rows fix it: add training rows like these",
         "在这类行上训练几步即可改善：请补充此类训练数据",
     ),
     "advice_train": (
@@ -156,19 +156,19 @@ SENTENCES = {
         "训练结束时验证指标仍在改善：请延长训练",
     ),
     "advice_structure": (
-        "more rows like these do not mend it: take a larger model, or a longer data.context",
+        "more rows like these do not fix it: take a larger model, or a longer data.context",
         "补充此类数据无济于事：请换用更大的模型，或加大 data.context",
     ),
     "advice_tokenizer": (
-        "the tokenizer cuts these texts into many pieces: train one on such texts",
+        "the tokenizer splits these texts into many tokens: train one on such texts",
         "分词器把这类文本切得过碎：请用这类文本训练分词器",
     ),
     "advice_decode": (
-        "the right text is as likely here as elsewhere: look at the form of the answer before training anything",
+        "the right text is as likely here as elsewhere: check the format of the answer before you train",
         "正确文本在此处与别处同样可能：训练之前，请先检查答案的形式",
     ),
     "advice_undecided": (
-        "no test told why; it would take rows of the slice to train on (data.train) or a larger model (stage.diagnosis.bigger)",
+        "no test explains it; the diagnosis needs rows of the slice to train on (data.train) or a larger model (stage.diagnosis.bigger)",
         "没有检验能说明原因；还需要该切片的训练数据（data.train）或更大的模型（stage.diagnosis.bigger）",
     ),
 }

@@ -1,4 +1,4 @@
-"""What is said of curves: the names and meanings of verdicts, the sentence of each, and those of a table of scores."""
+"""Sentences on curves: names and meanings of verdicts, the sentence of each, and those of a table of scores."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MEANINGS = {
     "explained_by_parts": ("An abrupt change that the sub-skills predict when multiplied.", "由各子技能相乘即可预言的突变。"),
     "metric_artefact": ("The score jumps, the probability of the right answer does not: the scoring rule makes the jump.", "得分跳变，但正确答案的概率没有跳变：跳变由计分规则造成。"),
     "seed_lottery": ("Some seeds succeed and others fail: look at single seeds, not at their mean.", "有的种子成功、有的失败：应看单个种子而非均值。"),
-    "undecided": ("The data cannot tell; the sentence says what would.", "数据不足以判定；说明中写明还缺什么。"),
-    "smooth": ("A gradual change: what larger models can, smaller ones can a little.", "渐变：大模型会的，小模型会一点。"),
+    "undecided": ("The data do not decide it; the sentence names what would.", "数据不足以判定；说明中写明还缺什么。"),
+    "smooth": ("A gradual change: smaller models can do a little of what larger ones can do.", "渐变：大模型会的，小模型会一点。"),
     "no_change": ("Neither size nor training moves the score.", "规模与训练都不改变得分。"),
-    "below_resolution": ("Not told from chance with so many items.", "以这样的题目数无法与随机水平区分。"),
+    "below_resolution": ("Not distinguishable from chance with this number of items.", "以这样的题目数无法与随机水平区分。"),
 }  # fmt: skip
 """Verdicts for a reader who knows none of the papers."""
 
@@ -32,7 +32,7 @@ SENTENCES = {
         "在考虑了指标、损失与点数之后，这里没有任何能力是突然出现的。",
     ),
     "none_told": (
-        "Nothing can be said here of whether an ability appears abruptly: no curve allows a verdict. What it would take stands below.",
+        "These data do not show whether an ability appears abruptly: no curve allows a verdict. The limits below name what is missing.",
         "这里还不能判断能力是否突然出现：没有一条曲线足以下结论。所缺的条件见下文。",
     ),
     "some_break": (
@@ -48,7 +48,7 @@ SENTENCES = {
         "{num} 条曲线从未明显高于随机水平，其中 {told}。",
     ),
     "below_resolution": (
-        "below resolution ({seen}): {items} items cannot tell this score from chance {chance}.",
+        "below resolution ({seen}): {items} items cannot distinguish this score from chance {chance}.",
         "低于分辨率（{seen}）：{items} 个题目无法把该得分与随机水平 {chance} 区分开。",
     ),
     "below_resolution_unknown": (
@@ -73,7 +73,7 @@ SENTENCES = {
         "在 {axis} {at} 处突变，但可由其组成部分解释：对数残差为 {low} 到 {high}。",
     ),
     "metric_artefact": (
-        "smooth under the continuous metric; the apparent jump in {metric} is what the metric makes of it (B {B}, p {p}).",
+        "smooth under the continuous metric; the metric itself causes the apparent jump in {metric} (B {B}, p {p}).",
         "在连续指标下是平滑的；{metric} 上看似的跳变由指标本身造成（B {B}，p {p}）。",
     ),
     "metric_artefact_length": (
@@ -89,7 +89,7 @@ SENTENCES = {
         "平滑：沿 {axis} 以{shape}拟合最好，不需要断点（ΔAICc {delta}）。",
     ),
     "too_few_points": (
-        "too few points ({num} < {least}) to tell a break from curvature; {more} more would do.",
+        "too few points ({num} < {least}) to tell a break from curvature; {more} more are needed.",
         "点太少（{num} < {least}），无法区分突变与弯曲；还需要 {more} 个点。",
     ),
     "no_continuous": (
@@ -114,7 +114,7 @@ SENTENCES = {
         "没有损失列：判定以 {axis} 为横轴。若每个检查点有同一语料、同一分词器的损失（stage.columns.loss）会更可靠。",
     ),
     "own_tokens_lens": (
-        "The loss axis is read off {loss}. It compares models only where they share corpus and tokenizer; across families it would not hold, so each model is judged on its own.",
+        "The loss axis is {loss}. It compares models only where they share corpus and tokenizer; across families it is not valid, so each model is judged on its own.",
         "损失轴取自 {loss}。只有语料与分词器相同的模型才可比；不同系列之间不成立，因此每个模型各自判定。",
     ),
     "mixed_loss": (
@@ -130,7 +130,7 @@ SENTENCES = {
         "{model}：{num} 个 {group} 得分中有 {raw} 个在 p < .05 下高于固定随机水平 {chance}，Benjamini-Hochberg 校正后 {bh} 个，Bonferroni 校正后 {bonferroni} 个。固定随机水平不是好的零假设：应在题目上校准（选项字母偏好）。",
     ),
     "forecast": (
-        "{metric}, forecast with {model} left out: {said} against {was} seen (off by {error}); nothing is said beyond 4 times the compute.",
+        "{metric}, forecast with {model} left out: {said} against {was} seen (off by {error}); there is no forecast beyond 4 times the compute.",
         "{metric}：留出 {model} 的预测为 {said}，实际为 {was}（误差 {error}）；不对超过 4 倍计算量的情形作预测。",
     ),
     "forecast_next": (
@@ -158,7 +158,7 @@ SENTENCES = {
         "{num} 条曲线的点太少（至少需要 {least} 个），无法区分突变与弯曲。",
     ),
     "no_twin": (
-        "Curves that jump and have no continuous score beside them: {num}; whether ability or metric jumps is open. Log-probabilities of the same items would tell.",
+        "Curves that jump and have no continuous score of the same items: {num}; it is open whether the ability or the metric jumps. Log-probabilities of these items would decide it.",
         "{num} 个得分出现跳变但没有对应的连续得分：究竟是能力还是指标在跳变尚无法判定；需要同一批题目的对数概率。",
     ),
     "few_items": (
@@ -178,12 +178,12 @@ SENTENCES = {
         "每个模型只有一个种子：换种子的差异由曲线周围的波动估计，并非实测。",
     ),
     "words_column": (
-        "Column '{column}' holds words such as '{word}' and is left out.",
+        "Column '{column}' contains words such as '{word}' and is left out.",
         "列“{column}”的内容是文字（如“{word}”），已略去。",
     ),
     "empty_column": ("Column '{column}' is empty and is left out.", "列“{column}”为空，已略去。"),
     "scores_missing": (
-        "{column}: {gone} of {num} scores are missing{names}, the first at {place}; its curves rest on the others, and a jump where a score is missing cannot be seen.",
+        "{column}: {gone} of {num} scores are missing{names}, the first at {place}; its curves use the others, and a jump where a score is missing cannot be seen.",
         "{column}：{num} 个得分中缺 {gone} 个{names}，首个在 {place}；其曲线只依据其余得分，缺失之处若有跳变则看不到。",
     ),
 }

@@ -1,4 +1,4 @@
-"""What is said of a ladder of models: its axis, its verdicts, and how far the product of token accuracies explains them."""
+"""Sentences on a ladder of models: its axis, its verdicts, and how far the product of token accuracies explains them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SENTENCES = {
         "阶梯只有一级：无法就涌现下结论。请提供更多级：多个检查点、规模或种子。",
     ),
     "ladder_no_probes": (
-        "No probes: rungs are only listed, with their losses. stage.probes=[core] asks them something.",
+        "No probes: rungs are only listed, with their losses. stage.probes=[core] adds probes.",
         "没有探针：各级仅列出及其损失。stage.probes=[core] 会向它们提问。",
     ),
     "no_common_loss": (
@@ -16,15 +16,15 @@ SENTENCES = {
         "并非每一级都有留出损失（没有共同语料，或模型给不出损失）：判定以 {axis} 为横轴。同一语料上的损失是更好的横轴：task=causal_lm data.test=<文本>。",
     ),
     "few_of_family": (
-        "{family}: {num} items, fewer than {least}: nothing is claimed of it. stage.items_per_cell=<more> asks more.",
+        "{family}: {num} items, fewer than {least}: nothing is claimed of it. stage.items_per_cell=<more> gives more.",
         "{family}：{num} 题，少于 {least} 题：不对其下结论。stage.items_per_cell=<更多> 会提更多问题。",
     ),
     "own_axis": (
-        "The axis is the held-out loss of the answers, all families together; prompts are drawn at random, and no model foretells them. Along it a family breaks where it runs ahead of or behind the others, and one family by itself hardly can: whether training goes in phases is asked by stage.ladder.x=steps.",
+        "The axis is the held-out loss of the answers, all families together; prompts are drawn at random, and no model can predict them. Along it a family breaks where it is ahead of or behind the others, and a single family hardly can. To see whether training has phases, use stage.ladder.x=steps.",
         "横轴是答案的留出损失（所有题族合计）；提示是随机抽取的，任何模型都无法预知。沿此轴，一个题族在超前或落后于其他题族之处出现突变，而单独一个题族几乎不会：训练是否分阶段，应以 stage.ladder.x=steps 来问。",
     ),
     "mixed_tokenizers": (
-        "The rungs have different tokenizers: a loss per token does not compare across them, so the axis is loss per byte. A place on it holds for these models together, not as a threshold of loss per token.",
+        "The rungs have different tokenizers: a loss per token does not compare across them, so the axis is loss per byte. A position on it is valid for these models together, not as a threshold of loss per token.",
         "各级的分词器不同：每词元损失不可相互比较，因此横轴为每字节损失。其上的位置对这些模型整体成立，但不能当作每词元损失的阈值。",
     ),
     "ladder_verdict": ("{family}, {where}: {verdict}: {text}", "{family}（{where}）：{verdict}。{text}"),

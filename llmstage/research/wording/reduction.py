@@ -1,4 +1,4 @@
-"""What is said where a score is explained by its parts: skills, words, layers, heads."""
+"""Sentences on the parts that explain a score: skills, words, layers, heads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ SENTENCES = {
         "没有题族高于随机水平，因此没有可用部分来解释的得分。",
     ),
     "decoders_only": (
-        "A model of family {kind}: layers and heads are looked at in decoders only.",
+        "A model of family {kind}: layers and heads are analysed in decoders only.",
         "模型属于 {kind} 一类：只对解码器查看各层与注意力头。",
     ),
     "parts_unresolved": (
-        "below resolution: {right:.0f} of {num} right and {foretold:.1f} foretold by the parts' product: whether parts explain it cannot be told.",
+        "below resolution: {right:.0f} of {num} right and {foretold:.1f} predicted by the product of the parts: these data do not show whether parts explain it.",
         "低于分辨率：{num} 个中答对 {right:.0f} 个，按部分之积预计 {foretold:.1f} 个：无法判断部分能否解释它。",
     ),
     "parts_explain": (
@@ -36,7 +36,7 @@ SENTENCES = {
         "对数残差 {residual:+.2f} [{low:+.2f}, {high:+.2f}]",
     ),
     "information": (
-        "{family}: what two of its parts tell about it, in bits: redundancy {redundancy:.3f}, unique_1 {unique_1:.3f}, unique_2 {unique_2:.3f}, synergy {synergy:.3f} (of {num} items, upwards biased).",
+        "{family}: the information of two of its parts about it, in bits: redundancy {redundancy:.3f}, unique_1 {unique_1:.3f}, unique_2 {unique_2:.3f}, synergy {synergy:.3f} (of {num} items, upwards biased).",
         "{family}：两个子技能提供的关于它的信息（比特）：冗余 {redundancy:.3f}，独有一 {unique_1:.3f}，独有二 {unique_2:.3f}，协同 {synergy:.3f}（取自 {num} 个题目，估计偏高）。",
     ),
     "no_lens_norm": (
@@ -48,15 +48,15 @@ SENTENCES = {
         "{family}：答案首个词元在末层的概率为 {probability:.2f}；从第 {layer} 层（共 {layers} 层）起已达其一半（logit 透镜）。",
     ),
     "words_explain": (
-        "{family}: words and their places explain {share:.0%} of the last layer's state on held-out prompts (states dealt to other prompts: {shuffled:.2f}); the rest stands in their combination.",
+        "{family}: words and their places explain {share:.0%} of the last layer's state on held-out prompts (with the states of other prompts: {shuffled:.2f}); their combination explains the rest.",
         "{family}：在留出的提示上，词及其位置可解释末层状态的 {share:.0%}（状态错配到别的提示时：{shuffled:.2f}）；其余在于词的组合。",
     ),
     "heads_too_large": (
-        "Heads are not looked at by themselves above 50 M parameters ({size:,} here): stage.reduce.heads=on.",
+        "Heads are not analysed automatically above 50 M parameters ({size:,} here): stage.reduce.heads=on.",
         "参数超过 50 M（此处 {size:,}）时不自动查看注意力头：stage.reduce.heads=on 可开启。",
     ),
     "heads_unnamed": (
-        "{model}: its attention heads are not found by name, so none is taken out.",
+        "{model}: its attention heads are not known by name, so none is ablated.",
         "{model}：无法按名称找到注意力头，因此没有去掉任何一个。",
     ),
     "induction_heads": (

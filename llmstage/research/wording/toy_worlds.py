@@ -1,4 +1,4 @@
-"""What is said of small worlds whose phase change is understood: grokking, and the forming of induction heads."""
+"""Sentences on toy worlds with a known phase change: grokking, and the formation of induction heads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ SENTENCES = {
     "of_seed": ("seed {seed}: {text}", "种子 {seed}：{text}"),
     # Grokking
     "not_learned": (
-        "not learned by heart in {steps} steps (training accuracy {accuracy:.3f}).",
+        "not memorised in {steps} steps (training accuracy {accuracy:.3f}).",
         "{steps} 步内没有记住训练数据（训练准确率 {accuracy:.3f}）。",
     ),
     "no_generalisation": (
-        "learned by heart by step {learned}, held-out accuracy {accuracy:.3f} after {steps} steps (chance {chance:.3f}): no generalisation{moved}.",
+        "memorised by step {learned}, held-out accuracy {accuracy:.3f} after {steps} steps (chance {chance:.3f}): no generalisation{moved}.",
         "第 {learned} 步时已记住训练数据，{steps} 步后留出准确率为 {accuracy:.3f}（随机水平 {chance:.3f}）：没有泛化{moved}。",
     ),
     "still_moving": (
@@ -18,19 +18,19 @@ SENTENCES = {
         "；但关键频率的比重仍在上升，训练更多步或可泛化",
     ),
     "prompt_generalisation": (
-        "learned by heart by step {learned}, generalised by step {understood}: no delay to speak of.",
+        "memorised by step {learned}, generalised by step {understood}: no clear delay.",
         "第 {learned} 步时记住训练数据，第 {understood} 步时泛化：谈不上延迟。",
     ),
     "delayed_generalisation": (
-        "delayed generalisation: hidden progress from step ~{hidden}. Learned by heart by step {learned}, held-out pairs right from step {understood} on; in between, excluded loss rises while the score shows nothing.",
+        "delayed generalisation: hidden progress from step ~{hidden}. Memorised by step {learned}, held-out pairs right from step {understood} on; in between, excluded loss rises while the score does not change.",
         "延迟泛化：约从第 {hidden} 步起有隐藏的进展。第 {learned} 步时记住训练数据，第 {understood} 步起答对留出的数对；其间排除损失不断上升，而得分毫无显示。",
     ),
     "delayed_unseen": (
-        "delayed generalisation: learned by heart by step {learned}, held-out pairs right from step {understood} on; excluded loss shows no progress before the score does.",
+        "delayed generalisation: memorised by step {learned}, held-out pairs right from step {understood} on; excluded loss shows no progress before the score does.",
         "延迟泛化：第 {learned} 步时记住训练数据，第 {understood} 步起答对留出的数对；排除损失并未先于得分显示进展。",
     ),
     "interaction_by_layer": (
-        "share of each layer's state that stands in the combination of a and b: {where}. It says where the whole exceeds its parts, not whether by rule or by heart.",
+        "share of each layer's state that is in the combination of a and b: {where}. It says where the whole exceeds its parts, not whether by a rule or by memory.",
         "各层状态中由 a 与 b 的组合承载的份额：{where}。它说明整体在何处超出部分之和，但不说明靠的是规则还是死记。",
     ),
     "one_seed": (
@@ -53,7 +53,7 @@ SENTENCES = {
     "repeated_logp": ("log-probability of repeated tokens", "重复词元的对数概率"),
     "along_steps": ("{verdict} along the steps: {text}", "沿训练步数的判定为“{verdict}”：{text}"),
     "heads_found": (
-        "head {head} (layer.head) looks at the token before; without it repeated tokens cost {cost:+.2f} nats. Heads {heads} find what followed the last time: together {together:+.2f} nats, {share:.0%} of what all heads give; any one alone at most {alone:+.2f}, because they stand in for each other.",
+        "head {head} (layer.head) attends to the token before; without it repeated tokens cost {cost:+.2f} nats. Heads {heads} attend to the token that followed the last time: together {together:+.2f} nats, {share:.0%} of what all heads give; any one alone at most {alone:+.2f}, because each replaces the others.",
         "注意力头 {head}（层.头）看前一个词元；去掉它，重复词元的损失变化 {cost:+.2f} nat。注意力头 {heads} 找到上次其后出现的词元：一并去掉为 {together:+.2f} nat，占所有头贡献的 {share:.0%}；单独去掉任何一个至多 {alone:+.2f}，因为它们互相替补。",
     ),
     "fastest_steps": (
