@@ -1,4 +1,4 @@
-"""What lint says of the rows: one finding a check, also where all is well."""
+"""The result of one check of the rows: a finding, also where the check passes."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from typing import Any
 from llmstage.inspect.wording import LEVELS, REMEDY, SENTENCES
 
 NUM_LOCATIONS = 3
-"""Places that a sentence names; report.json holds PLACES of them."""
+"""Locations that a sentence names; report.json has up to MAX_LOCATIONS of them."""
 MAX_LOCATIONS = 100
 
 
 @dataclass(slots=True)
 class Finding:
-    """One check of one split."""
+    """The result of one check on one split."""
 
     check: str
-    """Key of its sentence."""
+    """Key of its sentence in wording.SENTENCES."""
     level: str
-    """ok, minor or major: nothing; worth a look; training or its scores would suffer, or the run would stop."""
+    """ok: nothing wrong. minor: worth a look. major: training or its scores would suffer, or the run would stop."""
     split: str = ""
     count: int = 0
-    """Rows, or features, of which it is true."""
+    """Rows or examples that the finding is about."""
     total: int = 0
-    """Rows that were looked at."""
+    """Rows or examples that were checked."""
     locations: list[str] = field(default_factory=list)
-    """`file:line` of the first of them, or pairs of places."""
+    """`file:line` of the first of them, or pairs of locations."""
     values: dict[str, Any] = field(default_factory=dict)
-    """Other words of the sentence."""
+    """Further values of the sentence."""
     remedy: str = ""
-    """The key or command that mends it."""
+    """The key or command that solves the problem."""
     stops: bool = False
-    """Training would end with the data's exit status here."""
+    """Whether training would end here with the exit status of a data error."""
 
     def sentence(self, language: str) -> str:
+        """Return the finding as a sentence, with level, locations and remedy."""
         message = SENTENCES[self.check][language == "zh"].format(
             split=self.split, count=f"{self.count:,}", total=f"{self.total:,}", share=share(self.count, self.total),
             **self.values,
@@ -57,6 +58,7 @@ class Finding:
 
 
 def share(count: int, total: int) -> str:
+    """Return a count as a percentage of the total."""
     return f"{count / total:.1%}" if total else "–"
 
 
@@ -72,7 +74,8 @@ def graded(
     min_share: float = 0.0,
     **values: Any,
 ) -> Finding:
-    """ok where nothing was found (or no more than the share `least`), major from the share `major` of the rows on."""
+    """Grade a check by its share of matches: ok below `min_share` or without matches, major from `major` on, else
+    minor."""
     num_matches = len(locations) if count is None else count
     match_share = num_matches / total if total else 0.0
     level = "ok" if not num_matches or match_share < min_share else "major" if match_share >= major else "minor"

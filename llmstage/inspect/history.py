@@ -1,4 +1,5 @@
-"""What was foreseen and what was measured, of all plans on this machine: the error is known, and the next plan learns from it."""
+"""The history of plans on this machine: estimated and measured values. Their errors are reported, and they correct the
+next estimate."""
 
 from __future__ import annotations
 
@@ -10,18 +11,18 @@ from typing import Any
 from llmstage.report.files import append_line, read_lines, write_text
 
 MAX_LINES = 200
-"""Newest lines that are kept."""
+"""Newest lines that the file keeps."""
 NUM_ENTRIES = 20
-"""Newest ones that a plan learns from."""
+"""Newest entries that correct an estimate."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """One plan. `raw`: before what was learned from earlier ones was put in."""
+    """One plan. `raw_*`: the estimate before the correction by earlier plans."""
 
     when: str
     machine: str
-    """Processor or card, precision, threads, allocator: what another one of them does says nothing here."""
+    """Processor or GPU, precision, threads, allocator. Entries of another machine are not used."""
     task: str
     model: str
     parameters: int
@@ -43,34 +44,34 @@ KEYS = {"estimated_seconds": "foreseen_seconds", "estimated_bytes": "foreseen_by
 
 @dataclass(slots=True)
 class Line:
-    """What is measured where so much was worked out: a part that does not grow (kernels, pages of code; the interpreter's own
-    time), and a factor."""
+    """A linear correction of raw estimates: a constant part (kernels, code pages, interpreter time) and a factor."""
 
     base: float
     factor: float
 
     def at(self, raw: float) -> float:
+        """Return the corrected value of a raw estimate."""
         return self.base + self.factor * raw
 
 
 PRIOR_MEMORY = Line(30 * 2**20, 1.15)
-"""Where nothing was measured yet: what the allocator of one machine, in two settings, added to the tensors of models of 30
-thousand to 11 million weights."""
+"""The correction without any measurement: what the allocator of one machine, in two settings, added to the tensors of
+models of 30 thousand to 11 million weights."""
 PRIOR_TIME = Line(0.0, 1.0)
 MIN_PLANS_FOR_LINE = 5
-"""Plans from which on both are learned; before, of memory only the base (kernels and code are the same for all models) and of
-time only the factor (a busy machine is slower at everything)."""
+"""Plans from which on both parts of the line are fitted. With fewer, memory fits only the base (kernels and code are
+the same for all models) and time only the factor (a busy machine is slower at everything)."""
 
 
 @dataclass(slots=True)
 class PlanHistory:
-    """From the plans of this machine."""
+    """Entries of this machine, and the corrections fitted to them."""
 
     entries: list[Entry]
     seconds: Line = field(default_factory=lambda: PRIOR_TIME)
     bytes: Line = field(default_factory=lambda: PRIOR_MEMORY)
     seconds_error: float | None = None
-    """|measured / foreseen - 1|, the median: how far plans were off when they were told."""
+    """Median of |measured / estimated - 1|: the error of the plans as they were reported."""
     bytes_error: float | None = None
 
 
@@ -79,7 +80,7 @@ def history_path(cache: Path) -> Path:
 
 
 def load_history(cache: Path | None, machine: str) -> PlanHistory:
-    """The history of this machine; nothing where there is no cache."""
+    """Read the history of this machine; empty where there is no cache."""
     if cache is None or not history_path(cache).is_file():
         return PlanHistory([])
     names = {KEYS.get(item.name, item.name): item.name for item in fields(Entry)}
@@ -103,8 +104,10 @@ def load_history(cache: Path | None, machine: str) -> PlanHistory:
 
 
 def fit_line(pairs: list[tuple[float, float]], prior: Line, max_factor: float, *, scales: bool) -> Line:
-    """A robust line (Theil 1950, Sen 1968: the median of all slopes), its factor from 1 / most to most. `scales`: few pairs
-    teach the factor, else the base."""
+    """Fit a robust line (Theil 1950, Sen 1968: the median of all slopes), its factor from 1 / max_factor to max_factor.
+
+    With few pairs, only the factor is fitted if `scales`, else only the base.
+    """
     raw, measured = zip(*pairs, strict=True)
     if scales and len(pairs) < MIN_PLANS_FOR_LINE:
         return Line(0.0, statistics.median(measured_value / raw_value for raw_value, measured_value in pairs))
@@ -118,6 +121,7 @@ def fit_line(pairs: list[tuple[float, float]], prior: Line, max_factor: float, *
 
 
 def append_entry(cache: Path | None, entry: Entry) -> None:
+    """Append an entry to the history, and shorten the file where it is too long."""
     if cache is None:
         return
     path = history_path(cache)

@@ -181,6 +181,7 @@ def near_duplicates(
     counts = {split: sum(within_split == split for within_split, _ in candidates) for split in order}
     within_split: dict[str, list[str]] = {split: [] for split in order}
     in_train: dict[str, list[str]] = {split: [] for split in order}
+    # Exact duplicates are left out; the others are counted within their split, or against train.
     for number, first_index in pairs.items():
         (split, row), (first_split, first_row) = candidates[number], candidates[first_index]
         if row_hash(row.row, task.columns.identity, 0) == row_hash(first_row.row, task.columns.identity, 0):

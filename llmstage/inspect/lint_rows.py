@@ -1,6 +1,6 @@
-"""What is wrong with rows by what they hold: labels, tags, pairs of texts, answers, captions, times.
+"""Checks of rows by the columns they have: labels, tags, pairs of texts, answers, captions, times.
 
-A check is asked of every task whose rows have its words, so that a task from outside has them as well.
+A check runs for every task whose rows have its columns, so that user-defined tasks are checked too.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ from llmstage.inspect.lint import LintRow
 from llmstage.tasks.base import Task
 
 TEXT_PAIRS = (("source", "target", True), ("document", "summary", False))
-"""(what is read, what is written, whether the two say the same, so that their lengths and scripts go together)"""
+"""(source column, target column, whether both have the same content, so that their lengths and scripts correspond)"""
 SCRIPTS = (
     ("Han", "[\u3400-\u9fff]"), ("kana", "[\u3040-\u30ff]"), ("Hangul", "[\uac00-\ud7af]"), ("Cyrillic", "[\u0400-\u04ff]"),
     ("Arabic", "[\u0600-\u06ff]"), ("Greek", "[\u0370-\u03ff]"), ("Hebrew", "[\u0590-\u05ff]"), ("Thai", "[\u0e00-\u0e7f]"),
     ("Devanagari", "[\u0900-\u097f]"), ("Latin", "[A-Za-z\u00c0-\u024f]"),
 )  # fmt: skip
 MAJORITY = 0.9
-"""Share of rows that have a script from which on the others are strange."""
+"""Share of rows with a script from which on rows without it are reported."""
 MIN_LOG_DISTANCE = math.log(3)
-"""A pair whose lengths' ratio is three times the median, or a third of it, is looked at at the least."""
+"""Smallest deviation that is reported: a length ratio of three times the median, or a third of it."""
 MIN_DEVIATIONS = 4 * 1.4826
-"""And it must lie so many median deviations away: four standard deviations where ratios are normal."""
+"""Median absolute deviations from the median that are reported: four standard deviations of a normal distribution."""
 
 
 def check_columns(
     run: RunConfig, task: Task, sources: Mapping[str, RowSource], rows: Mapping[str, list[LintRow]]
 ) -> Iterator[Finding]:
+    """Run every check whose columns the rows have."""
     columns = {column for split_rows in rows.values() for row in split_rows[:50] for column in row.row}
-    # A label that a task can do without is a name, as a picture may have one: such names need not be even.
+    # An optional label is a name, such as that of an image. Names need not be balanced.
     label_columns = dict.fromkeys(("label", *getattr(task.cfg, "targets", {})))
     for column in [column for column in label_columns if column in columns and column not in task.columns.optional]:
         target_type = getattr(task.cfg, "targets", {}).get(column, getattr(task.cfg, "target", "label"))
@@ -64,7 +65,7 @@ def check_columns(
                 [row.location for row in split_rows if is_ambiguous(row.row)],
                 len(split_rows),
                 major=0.5,
-                remedy="data.columns.answer_start=<column> says which is meant",
+                remedy="data.columns.answer_start=<column> names the right occurrence",
             )
     if "messages" in columns:
         for split, split_rows in rows.items():
@@ -87,68 +88,55 @@ def check_columns(
 
 
 def check_labels(rows: Mapping[str, list[LintRow]], column: str, separator: str | None) -> Iterator[Finding]:
-    """How even the labels are, and those that training never shows. `separator`: of several labels in one text."""
-    counts: dict[str, Counter[str]] = {}
-    for split, split_rows in rows.items():
-        values = [label for row in split_rows for label in label_names(row.row.get(column), separator)]
-        counts[split] = Counter(values)
+    """Check the balance of the labels in train, and find labels of other splits that are not in train.
+
+    Without a training split, the balance of every split is checked. `separator`: of several labels in one text.
+    """
+    counts = {
+        split: Counter(label for row in split_rows for label in label_names(row.row.get(column), separator))
+        for split, split_rows in rows.items()
+    }
     reference_counts = counts.get("train") or next(iter(counts.values()))
     if not reference_counts:
         return
     for split, label_counts in counts.items():
         if split == "train" or "train" not in counts:
-            if len(label_counts) == 1:
-                yield Finding(
-                    "one_label",
-                    "major",
-                    split,
-                    len(rows[split]),
-                    len(rows[split]),
-                    [],
-                    {"word": column, "most": next(iter(label_counts))},
-                    f"data.columns.{column}=<column>",
-                )
-                continue
-            (most, most_count), (least, least_count) = label_counts.most_common()[0], label_counts.most_common()[-1]
-            ratio, total = most_count / least_count, len(rows[split])
-            level = "ok" if ratio < 10 and least_count >= 5 else "major" if ratio >= 100 or least_count < 2 else "minor"
-            message_values = {
-                "word": column,
-                "num": len(label_counts),
-                "most": repr(most),
-                "least": repr(least),
-                "top": f"{most_count:,}",
-                "low": least_count,
-                "ratio": f"{ratio:.3g}",
-            }
-            yield Finding(
-                "imbalance",
-                level,
-                split,
-                least_count,
-                total,
-                [],
-                message_values,
-                "task.class_weights=balanced, more rows of the rare ones, and macro_f1 rather than accuracy",
-            )
-        else:
-            new_labels = {name for name in label_counts if name not in reference_counts}
-            locations = [
-                row.location for row in rows[split] if new_labels & set(label_names(row.row.get(column), separator))
-            ]
-            yield graded(
-                "unseen_labels",
-                split,
-                locations,
-                len(rows[split]),
-                major=0.01,
-                word=column,
-                names=", ".join(sorted(new_labels)[:8]) or "none",
-                remedy="give training rows that have them, or correct the spelling",
-            )
+            yield label_balance(split, column, label_counts, len(rows[split]))
+            continue
+        new_labels = label_counts.keys() - reference_counts.keys()
+        locations = [
+            row.location for row in rows[split] if new_labels & set(label_names(row.row.get(column), separator))
+        ]
+        yield graded(
+            "unseen_labels",
+            split,
+            locations,
+            len(rows[split]),
+            major=0.01,
+            word=column,
+            names=", ".join(sorted(new_labels)[:8]) or "none",
+            remedy="add training rows that have them, or correct the spelling",
+        )
+
+
+def label_balance(split: str, column: str, counts: Counter[str], num_rows: int) -> Finding:
+    """Compare the most frequent and the rarest label of a split; a single label is major."""
+    (most, most_count), (least, least_count) = counts.most_common()[0], counts.most_common()[-1]
+    if len(counts) == 1:
+        values = {"word": column, "most": most}
+        return Finding("one_label", "major", split, num_rows, num_rows, [], values, f"data.columns.{column}=<column>")
+    ratio = most_count / least_count
+    level = "ok" if ratio < 10 and least_count >= 5 else "major" if ratio >= 100 or least_count < 2 else "minor"
+    message_values = {
+        "word": column, "num": len(counts), "most": repr(most), "least": repr(least), "top": f"{most_count:,}",
+        "low": least_count, "ratio": f"{ratio:.3g}",
+    }  # fmt: skip
+    remedy = "task.class_weights=balanced, more rows of the rare ones, and macro_f1 rather than accuracy"
+    return Finding("imbalance", level, split, least_count, num_rows, [], message_values, remedy)
 
 
 def label_names(value: Any, separator: str | None) -> list[str]:
+    """Return the labels of a value as a list."""
     if value is None:
         return []
     if isinstance(value, (list, tuple)):
@@ -158,7 +146,8 @@ def label_names(value: Any, separator: str | None) -> list[str]:
 
 
 def check_tags(rows: Mapping[str, list[LintRow]], task: Task) -> Iterator[Finding]:
-    """Sequences that are illegal in the scheme under which the training split makes most sense (data/tags.py)."""
+    """Find tag sequences that are illegal in the tag scheme of the task, or in the one that is detected on the training
+    split."""
     names = getattr(task.cfg, "names", [])
     tagged = {split: [(row, tags_in(row.row, names) or []) for row in split_rows] for split, split_rows in rows.items()}
     reference_rows = tagged.get("train") or next(iter(tagged.values()))
@@ -169,6 +158,7 @@ def check_tags(rows: Mapping[str, list[LintRow]], task: Task) -> Iterator[Findin
     is_repaired = bool(getattr(task.cfg, "repair", False))
     for split, split_rows in tagged.items():
         illegal = [(row, problem) for row, row_tags in split_rows if (problem := first_illegal(row_tags, scheme))]
+        # The location names the token at which the first rule is broken.
         reason = illegal[0][1][1] if illegal else "none"
         locations = [
             f"{row.location} token {problem[0] + 1} ({row.row['tokens'][problem[0]]!r})" for row, problem in illegal
@@ -181,7 +171,7 @@ def check_tags(rows: Mapping[str, list[LintRow]], task: Task) -> Iterator[Findin
             major=2.0 if is_repaired else 0.0,
             scheme=scheme,
             reason=reason,
-            remedy="task.repair=true reads them kindly, task.scheme=<scheme> if it is another scheme, or correct the tags",
+            remedy="task.repair=true repairs them, task.scheme=<scheme> if it is another scheme, or correct the tags",
         )
         yield finding
         untagged = [
@@ -199,7 +189,7 @@ def check_tags(rows: Mapping[str, list[LintRow]], task: Task) -> Iterator[Findin
 
 
 def check_pairs(rows: Mapping[str, list[LintRow]], source: str, target: str, *, parallel: bool) -> Iterator[Finding]:
-    """Lengths, copies and scripts of what is read and what is written."""
+    """Check lengths, copies and scripts of source and target texts."""
     for split, split_rows in rows.items():
         texts = [
             (row.location, " ".join(references_of(row.row[source])), references_of(row.row[target])[0])
@@ -218,6 +208,7 @@ def check_pairs(rows: Mapping[str, list[LintRow]], source: str, target: str, *, 
             target=target,
             remedy=f"remove them, or data.columns.{target}=<column> if it is another column",
         )
+        # Lengths and scripts correspond only where both texts have the same content.
         if not parallel:
             continue
         outliers, median = odd_lengths([(source_text, target_text) for _, source_text, target_text in texts])
@@ -228,7 +219,7 @@ def check_pairs(rows: Mapping[str, list[LintRow]], source: str, target: str, *, 
             len(texts),
             major=0.05,
             median=f"{median:.3g}",
-            remedy="look at these rows: pairs may be shifted, cut or joined",
+            remedy="check these rows: pairs may be shifted, cut or joined",
         )
         for column, index in ((source, 1), (target, 2)):
             script = main_script(item[index] for item in texts)
@@ -250,14 +241,16 @@ def check_pairs(rows: Mapping[str, list[LintRow]], source: str, target: str, *, 
 
 
 def normalize(text: str) -> str:
+    """Return a text without case, width and repeated white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def odd_lengths(texts: Sequence[tuple[str, str]]) -> tuple[list[int], float]:
-    """(numbers of pairs whose lengths do not go together, the median ratio target / source, in characters).
+    """Return (indices of pairs with outlying lengths, the median ratio target / source in characters).
 
-    Robust: by the median and the median absolute deviation of the log ratio, so that the odd ones do not hide themselves.
-    Ratios of very short texts scatter more, so 5 characters are added to both."""
+    The test is robust: it uses the median and the median absolute deviation of the log ratio, so outliers do not hide
+    themselves. Ratios of very short texts scatter more, so 5 characters are added to both lengths.
+    """
     if not texts:
         return [], 1.0
     ratios = np.log([(len(target_text) + 5) / (len(source_text) + 5) for source_text, target_text in texts])
@@ -267,7 +260,8 @@ def odd_lengths(texts: Sequence[tuple[str, str]]) -> tuple[list[int], float]:
 
 
 def main_script(texts: Iterable[str]) -> tuple[str, str] | None:
-    """The script that MAJORITY of the texts have, the rarer scripts of the world first: Chinese texts often hold Latin too."""
+    """Return the script that MAJORITY of the texts have. Rarer scripts are tested first, because Chinese texts often
+    contain Latin letters too."""
     lettered = [text for text in texts if has_letters(text)]
     for name, letters in SCRIPTS:
         if lettered and sum(bool(re.search(letters, text)) for text in lettered) >= MAJORITY * len(lettered):
@@ -280,6 +274,7 @@ def has_letters(text: str) -> bool:
 
 
 def is_ambiguous(row: dict[str, Any]) -> bool:
+    """Whether an answer occurs several times in its context without a given position."""
     try:
         return any(answer.places > 1 for answer in answers_of(row))
     except BadAnswer:
@@ -287,11 +282,11 @@ def is_ambiguous(row: dict[str, Any]) -> bool:
 
 
 def check_captions(rows: Mapping[str, list[LintRow]], task: Task) -> Iterator[Finding]:
-    """Captions of several pictures; where pairs are told apart, such a batch holds wrong negatives."""
+    """Find captions that several images share; where other captions are negatives, such a batch has wrong negatives."""
     remedy = (
         "task.repeats=mask, the default, leaves such pairs out of the negatives"
         if not task.additive_loss
-        else "more telling captions, if they are to tell pictures apart"
+        else "more specific captions, if captions must distinguish images"
     )
     for split, split_rows in rows.items():
         images_by_caption: dict[str, set[str]] = defaultdict(set)
@@ -307,7 +302,7 @@ def check_captions(rows: Mapping[str, list[LintRow]], task: Task) -> Iterator[Fi
 
 
 def check_click_times(run: RunConfig, sources: Mapping[str, RowSource]) -> Iterator[Finding]:
-    """Of interactions: how many of those to be scored are older than the last that training saw."""
+    """Count the interactions to be scored that are older than the last one in training."""
     spans = {}
     for split, source in sources.items():
         log: Any = getattr(source, "log", None)
@@ -319,7 +314,7 @@ def check_click_times(run: RunConfig, sources: Mapping[str, RowSource]) -> Itera
     for split in [name for name in spans if name != "train" and len(spans[name])]:
         times = spans[split]
         older = np.flatnonzero(times < last)
-        remedy = "task.split=time holds out everything from a point in time on"
+        remedy = "task.split=time holds out everything after a point in time"
         yield graded(
             "time",
             split,
@@ -343,7 +338,7 @@ def format_time(seconds: float) -> str:
 
 
 def leak_findings(warnings: Sequence[str]) -> Iterator[Finding]:
-    """Sentences of data/leaks.py that lint has none of its own for: groups, times, pictures."""
+    """Yield the leak warnings (data/quality/split_leakage.py) that no other check reports: groups and times."""
     for warning in warnings:
         if "stand in the training split too." not in warning and "have a caption that" not in warning:
             yield Finding(

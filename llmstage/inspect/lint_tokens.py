@@ -1,5 +1,5 @@
-"""What is wrong with features: marks said twice, answers that never end, tokens that are not known, texts that come back
-changed."""
+"""Checks of encoded examples: doubled start tokens, answers without an end token, unknown tokens, texts that decoding
+changes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from llmstage.tokenization.tokenizer import END, Processor
 from llmstage.training.components import RunComponents
 
 MAX_TOKENS_AFTER_END = 3
-"""Tokens that may follow the end token in a learned answer, e.g. the line break of a template."""
+"""Tokens that may follow the end token in a learned answer, e.g. the line break of a chat template."""
 MAX_ROUND_TRIPS = 2000
-"""Texts of a split that are decoded again."""
+"""Texts of a split that are encoded and decoded again."""
 
 
 def check_examples(run: RunConfig, components: RunComponents, rows: Mapping[str, list[LintRow]]) -> Iterator[Finding]:
-    """The stores of all splits, as training and scoring read them."""
+    """Check the example stores of all splits, as training and scoring read them."""
     processor = components.processor
     for split, store in components.stores.items():
         yield from check_ledger(run, components, split, store)
@@ -43,7 +43,7 @@ def check_examples(run: RunConfig, components: RunComponents, rows: Mapping[str,
                 major=0.05,
                 min_share=0.001,
                 count=count,
-                remedy="a tokenizer that knows the language: another model.path, or a preset from scratch",
+                remedy="a tokenizer that covers the language: another model.path, or a preset from scratch",
             )
         if split in rows:
             yield check_round_trips(processor, split, rows[split])
@@ -52,7 +52,7 @@ def check_examples(run: RunConfig, components: RunComponents, rows: Mapping[str,
 
 
 def check_ledger(run: RunConfig, components: RunComponents, split: str, store: ExampleStore) -> Iterator[Finding]:
-    """What the ledger says of cut tokens; more lost targets than data.max_lost stop a training."""
+    """Report cut tokens from the ledger. Training stops where more targets than data.max_lost are lost."""
     ledger = store.ledger
     stops = ledger.lost_target_share > run.data.max_lost
     level = "major" if stops else "minor" if ledger.lost_targets else "ok"
@@ -76,7 +76,7 @@ def check_ledger(run: RunConfig, components: RunComponents, split: str, store: E
 
 
 def check_doubled_start(components: RunComponents, split: str, store: ExampleStore) -> Finding:
-    """Two start tokens in a row at the beginning: a template that writes one and a tokenizer that adds another."""
+    """Find examples that begin with two start tokens: the template writes one and the tokenizer adds another."""
     bos_id, input_ids, offsets = (
         components.processor.bos_id,
         store.arrays["input_ids"],
@@ -102,7 +102,7 @@ def check_doubled_start(components: RunComponents, split: str, store: ExampleSto
 
 
 def check_targets(components: RunComponents, split: str, store: ExampleStore) -> Iterator[Finding]:
-    """Learned stretches of a feature, each of which must hold an end token near its own end."""
+    """Check that every learned span of an example has an end token near its end."""
     ends = sorted(end_tokens(components))
     unended, without_targets, num_answers = [], [], 0
     for number in range(len(store)):
@@ -111,6 +111,7 @@ def check_targets(components: RunComponents, split: str, store: ExampleStore) ->
         if not learned.any():
             without_targets.append(number)
             continue
+        # Edges of the learned spans: 1 at a start, -1 after an end.
         edges = np.flatnonzero(np.diff(np.r_[0, learned.astype(np.int8), 0]))
         for start, stop in zip(edges[::2], edges[1::2], strict=True):
             num_answers += 1
@@ -137,7 +138,7 @@ def check_targets(components: RunComponents, split: str, store: ExampleStore) ->
 
 
 def end_tokens(components: RunComponents) -> set[int]:
-    """Tokens at which generation stops (models/build.py: set_generation)."""
+    """Return the tokens at which generation stops (models/build.py: set_generation)."""
     processor = components.processor
     token_ids: set[Any] = {processor.eos_id}
     if END in processor.tokenizer.get_added_vocab():
@@ -152,11 +153,12 @@ def end_tokens(components: RunComponents) -> set[int]:
 
 
 def row_locations(split: str, store: ExampleStore, examples: np.ndarray) -> list[str]:
+    """Return the rows of the first examples as locations."""
     return [f"{split} row {int(store.rows[number]) + 1}" for number in dict.fromkeys(examples[:500].tolist())][:100]
 
 
 def check_round_trips(processor: Processor, split: str, split_rows: Sequence[LintRow]) -> Finding:
-    """Whether the tokenizer gives a text back: not where it lower-cases, drops accents, or does not know characters."""
+    """Find texts that decoding changes: the tokenizer lowercases, drops accents, or does not know characters."""
     tested = [row for row in split_rows[:MAX_ROUND_TRIPS] if row.text]
     encoded = processor.plain_ids([row.text for row in tested])
     changed = [
@@ -179,11 +181,12 @@ def check_round_trips(processor: Processor, split: str, split_rows: Sequence[Lin
 
 
 def decoded(processor: Processor, ids: Sequence[int]) -> str:
-    """With special tokens, in which a template's marks and unknown tokens show."""
+    """Decode with special tokens, so that template tokens and unknown tokens are visible."""
     return str(processor.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def first_difference(first: str, second: str) -> tuple[str, str]:
+    """Return the surroundings of the first difference of two texts."""
     index = next(
         (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
@@ -191,7 +194,7 @@ def first_difference(first: str, second: str) -> tuple[str, str]:
 
 
 def check_templates(run: RunConfig, processor: Processor, split: str, split_rows: Sequence[LintRow]) -> Finding:
-    """Conversations laid out turn by turn, as training lays them, against the template as a whole."""
+    """Compare conversations encoded turn by turn, as training encodes them, with the rendered chat template."""
     locations, tested = [], split_rows[: MAX_ROUND_TRIPS // 4]
     for row in tested:
         encoded_text, rendered_text = rendered(processor, with_system(run, row.row["messages"]))
@@ -203,11 +206,12 @@ def check_templates(run: RunConfig, processor: Processor, split: str, split_rows
         locations,
         len(tested),
         major=0.01,
-        remedy="a chat template that writes contents as they are, without trimming them",
+        remedy="a chat template that writes contents unchanged, without trimming them",
     )
 
 
 def with_system(run: RunConfig, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the messages with the configured system prompt, where they have none."""
     system = getattr(run.task, "system", None)
     return (
         [{"role": "system", "content": system}, *messages] if system and messages[0]["role"] != "system" else messages
@@ -215,7 +219,7 @@ def with_system(run: RunConfig, messages: list[dict[str, Any]]) -> list[dict[str
 
 
 def rendered(processor: Processor, messages: list[dict[str, Any]]) -> tuple[str, str]:
-    """(what is learned from, decoded; what the chat template renders), without white space at the ends."""
+    """Return (the decoded training input, the rendered chat template), without white space at the ends."""
     try:
         turns = conversation(processor, messages)
     except TemplateRefused as error:

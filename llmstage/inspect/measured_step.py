@@ -1,4 +1,4 @@
-"""One step of training, done and timed on the longest batch; the model is thrown away afterwards."""
+"""Run and time one training step on the longest batch. The model is discarded afterwards."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ PROCESS_STATUS, PROCESS_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self
 
 @dataclass(slots=True)
 class MeasuredStep:
+    """Time and memory of one step."""
+
     seconds: float
-    """Of the step: loss, gradient, update."""
+    """Duration of the step: loss, gradient, update."""
     bytes: int | None
-    """Growth of the resident set from before the model was built to the peak of the step (GPU: what torch allocated); None
-    where the system does not tell it."""
+    """Growth of the resident set from before the model was built to the peak of the step (GPU: memory that torch
+    allocated); None where the system does not report it."""
 
 
 def measure_step(
@@ -40,7 +42,11 @@ def measure_step(
     machine: Machine,
     lr: float,
 ) -> MeasuredStep:
-    """`build`: makes the model as training has it. `warm`: a small batch before, so that kernels, moments and pages are there."""
+    """Measure one step on `parts`.
+
+    `build` makes the model as training does. `warm_up_parts` is a small batch for a first step, so that kernels,
+    optimizer moments and memory pages exist.
+    """
     cuda = machine.device.type == "cuda"
     bytes_before = baseline_memory(cuda=cuda)
     model = build()
@@ -61,7 +67,7 @@ def measure_step(
 def run_step(
     run: RunConfig, task: Task, model: Any, optimizer: torch.optim.Optimizer, parts: Sequence[Batch], machine: Machine
 ) -> None:
-    """As engine/train_loop.py takes it."""
+    """Take one optimizer step, as training/loop.py does."""
     total, count = torch.zeros((), dtype=torch.float64, device=machine.device), 0.0
     for loss in backward_parts(task, model, parts, lambda: machine.autocast(machine.precision), lambda value: value):
         total += loss.total.detach()
@@ -74,7 +80,7 @@ def run_step(
 
 
 def baseline_memory(*, cuda: bool) -> int | None:
-    """Memory in use now, after giving back what is not; the mark of the highest use starts from here."""
+    """Free unused memory, reset the peak counter, and return the memory in use."""
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()
@@ -90,6 +96,7 @@ def baseline_memory(*, cuda: bool) -> int | None:
 
 
 def read_process_status(name: str) -> int | None:
+    """Return a value of /proc/self/status in bytes; None where it is not there."""
     with contextlib.suppress(OSError):
         for line in PROCESS_STATUS.read_text().splitlines():
             if line.startswith(f"{name}:"):

@@ -1,9 +1,9 @@
-"""The memory and the arithmetic of a training step, without doing it: the task's own loss and its gradient run on meta tensors,
-which have a shape and no numbers, and what would be allocated is added up.
+"""Estimate the memory and FLOPs of a training step without running it: loss and gradient of the task run on meta
+tensors, which have a shape and no data, and the allocations are added up.
 
-Ids, labels and masks are real: which tokens are targets decides how many logits there are. Everything that hangs on weights is
-a `FakeTensor` of torch (a meta tensor that knows on which device it would be). What is measured for the comparison is in
-trial.py; the sum of the tensors agrees with what torch's profiler counts.
+Ids, labels and masks are real, because the number of logits depends on which tokens are targets. Everything that
+depends on weights is a `FakeTensor` of torch, a meta tensor with a device. measured_step.py measures a real step for
+comparison. The sum of the tensors agrees with torch's profiler.
 """
 
 from __future__ import annotations
@@ -30,40 +30,41 @@ aten: Any = torch.ops.aten
 
 @dataclass(slots=True)
 class MemoryEstimate:
-    """Bytes of tensors in a training step, and its arithmetic."""
+    """Bytes of the tensors of a training step, and its FLOPs."""
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
-    """At the peak: what the gradient needs, and what the operation at work makes."""
+    """At the peak: tensors that the gradient needs, and the outputs of the current operation."""
     logits: int
-    """Whatever is as wide as the vocabulary, at the time when most of it stands."""
+    """Tensors as wide as the vocabulary, at the moment when they are largest."""
     logits_at_peak: int
     gradients_at_peak: int
     flops: float
-    """Of the whole batch, forward and backward, as torch's counter tells them (matrix products and attention)."""
+    """Of the whole batch, forward and backward, by torch's counter (matrix products and attention)."""
 
     @property
     def peak(self) -> int:
-        """The most that stands at once, the moments included, as from the second step on."""
+        """The largest sum at any time, the optimizer moments included, as from the second step on."""
         transient = max(self.activations + self.logits_at_peak + self.gradients_at_peak, self.gradients)
         return self.weights + self.optimizer + transient
 
     @property
     def parts(self) -> dict[str, int]:
+        """Bytes by what they hold."""
         return {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "activations", "logits")}
 
 
 class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that are alive, and remembers the most. Numbers of fake tensors that are asked for are 1."""
+    """Add up the live storages and record the maximum. Where the code asks for the value of a fake tensor, it is 1."""
 
     def __init__(self, model: nn.Module, vocabulary: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.weights, self.vocabulary = list(model.parameters()), vocabulary
         self.now = self.logits = self.max_logits = self.peak = 0
         self.bytes_at_peak = (0, 0)
-        """(logits, gradients) when the most stood."""
+        """(logits, gradients) at the peak."""
         self.known = {item.untyped_storage()._cdata for item in (*model.parameters(), *model.buffers())}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -75,9 +76,9 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if func in (
                 aten.allclose.default,
                 aten.equal.default,
-            ):  # two ways to the same logits, as models are asked for
+            ):  # a model may compare two ways to the same logits: assume that they agree
                 return True
-            if func is aten.nonzero.default:  # as many as there can be
+            if func is aten.nonzero.default:  # the number of nonzeros is unknown: take the largest
                 return first.new_empty((first.numel(), first.ndim), dtype=torch.int64)
         if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default):
             args = (first, [positions for index in args[1] for positions in index_positions(index)], *args[2:])
@@ -110,7 +111,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def index_positions(index: Any) -> list[Any]:
-    """A mask as the places where it holds; of a mask without numbers, as many places as it has."""
+    """Convert a mask to indices. Of a mask without data, all positions are taken."""
     if not isinstance(index, Tensor) or index.dtype not in (torch.bool, torch.uint8):
         return [index]
     if isinstance(index, FakeTensor):
@@ -123,7 +124,7 @@ def num_bytes(item: Tensor) -> int:
 
 
 def to_meta(model: nn.Module) -> nn.Module:
-    """A copy whose weights have shapes only; weights that are shared stay shared."""
+    """Copy a model with fake weights; shared weights stay shared."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     memo: dict[int, Any] = {}
     for weight in model.parameters():
@@ -134,7 +135,7 @@ def to_meta(model: nn.Module) -> nn.Module:
 
 
 def estimate_memory(task: Task, model: nn.Module, parts: Sequence[Batch], machine: Machine) -> MemoryEstimate:
-    """Of one optimizer step over these micro-batches. `model` keeps its weights and gets no gradients."""
+    """Estimate one optimizer step over these micro-batches. `model` keeps its weights and gets no gradients."""
     config: Any = model.config
     meta_model = to_meta(model).train()
     trained_bytes = sum(num_bytes(weight) for weight in model.parameters() if weight.requires_grad)

@@ -1,5 +1,5 @@
-"""The plan of a training run: parameters, arithmetic, steps, memory and time; foreseen, then measured once on the longest batch,
-and both remembered."""
+"""Plan a training run: parameters, FLOPs, steps, memory and time. They are estimated, then measured once on the longest
+batch, and both are recorded in the history of this machine."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from llmstage.kernels.enable import compile_body, enable
 from llmstage.kernels.varlen_attention import uses_cu_seqlens
 from llmstage.paths import cache_dir
 from llmstage.report import formatting
+from llmstage.tasks.base import Batch, Task
 from llmstage.training.batch_size_finder import find_micro_batch_size, largest_batch, searches_micro_batch_size
 from llmstage.training.batches import StepDataset
 from llmstage.training.components import RunComponents
@@ -34,7 +35,7 @@ MIB = 2**20
 
 @dataclass(slots=True)
 class PlanReport:
-    """What the report says of the plan."""
+    """The plan's part of the report."""
 
     line: str = ""
     block: dict[str, Any] = field(default_factory=dict)
@@ -48,9 +49,10 @@ class PlanReport:
 def plan_run(
     run: RunConfig, components: RunComponents, machine: Machine, language: str, *, measure: bool
 ) -> PlanReport:
-    """`trial`: do one step on the longest batch and time it."""
+    """Plan the run and report it. `measure`: run one step on the longest batch and time it."""
     from llmstage.training.summary import describe_model
 
+    # The plan of the run, made as training makes it.
     store, task = components.stores["train"], components.task
     check_budget(run, store)
     order = make_order(run, store, components.context, packing=components.packing, by_length=task.by_length)
@@ -70,27 +72,18 @@ def plan_run(
         recomputed=kernels["checkpointing"], by_length=task.by_length, chance=task.chance_loss(plan.batch_rows),
     )  # fmt: skip
     report = PlanReport(line.rpartition(" · about ")[0], model=describe_model(run, components, model))
+    # Estimate a step on the longest batch; earlier plans of this machine correct the estimate.
     rows = largest_batch(order)
     dataset = StepDataset(task, store, plan.micro_batch_size, run.seed, cu_seqlens=uses_cu_seqlens(model))
     parts = [part.to(machine.device) for part in dataset.collate_parts(0, rows)]
-    estimate: MemoryEstimate | None = None
-    try:
-        estimate = estimate_memory(task, model, parts, machine)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-        reason = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
-            if str(error)
-            else type(error).__name__
-        )
-        report.limits.append(
-            sentence("no_estimate", language, reason=reason, estimated=formatting.memory(plan.memory_bytes))
-        )
+    estimate = try_estimate(task, model, parts, machine, plan, report, language)
     del model
     cache = cache_dir(run.data.cache)
     processor_name = torch.cuda.get_device_name() if machine.device.type == "cuda" else cpu_name()
     key = f"{processor_name} | {machine.precision} | {machine.threads} threads | {allocator_name()}"
     history = load_history(cache, key)
     raw_seconds = (estimate.flops if estimate else plan.flops / plan.steps) / (rate * SHARE_OF_PEAK)
+    # Measure the same step, and record both.
     measured: MeasuredStep | None = None
     if measure:
         console.note("one step on the longest batch ...")
@@ -110,11 +103,25 @@ def plan_run(
     return report
 
 
+def try_estimate(
+    task: Task, model: Any, parts: list[Batch], machine: Machine, plan: Plan, report: PlanReport, language: str
+) -> MemoryEstimate | None:
+    """Estimate the step on meta tensors; None, and a limit in the report, where the model does not run on them."""
+    try:
+        return estimate_memory(task, model, parts, machine)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        message = str(error).strip()
+        reason = f"{type(error).__name__}: {message.splitlines()[0][:160]}" if message else type(error).__name__
+        rough = formatting.memory(plan.memory_bytes)
+        report.limits.append(sentence("no_estimate", language, reason=reason, estimated=rough))
+        return None
+
+
 def try_measured_step(
     run: RunConfig, components: RunComponents, machine: Machine, kernels: dict[str, Any], plan: Plan, dataset: StepDataset, rows: Rows,
     report: PlanReport,
 ) -> MeasuredStep | None:  # fmt: skip
-    """The measured step; where memory runs out, a finding and nothing measured."""
+    """Measure a step; out of memory is a finding, and nothing is measured."""
 
     def build() -> Any:
         torch.manual_seed(run.seed)
@@ -124,7 +131,7 @@ def try_measured_step(
         return model
 
     try:
-        # A compiled body is compiled for the shapes that it meets: it has then met those that are timed.
+        # torch.compile compiles for the shapes it sees: warm up with the shapes that are timed.
         warm_up_parts = dataset.collate_parts(0, rows if kernels["compile"] else rows[-2:])
         return measure_step(
             run, components.task, build, dataset.collate_parts(0, rows), warm_up_parts, machine, plan.lr
@@ -141,11 +148,12 @@ def try_measured_step(
 
 
 def format_duration(seconds: float) -> str:
+    """Format a duration, in milliseconds below one second."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else formatting.seconds(seconds)
 
 
 def mean_to_longest_ratio(order: BatchOrder, rows: Rows) -> float:
-    """Tokens computed in the mean batch, as a share of those of the longest."""
+    """Return the tokens computed in the mean batch, as a share of those of the longest."""
     batches, computed, _, _ = measure_epoch(order)
     lengths = [sum(int(order.lengths[index]) for index in row) for row in rows]
     return (computed / batches) / (max(lengths) * len(lengths))
@@ -155,7 +163,7 @@ def write_plan_report(
     report: PlanReport, plan: Plan, entry: Entry, estimate: MemoryEstimate | None, measured: MeasuredStep | None, history: PlanHistory, mean_to_longest: float,
     language: str,
 ) -> None:  # fmt: skip
-    """Sentences, tables and numbers."""
+    """Add the sentences, tables and numbers of the plan to the report."""
     step = entry.measured_seconds if measured else entry.estimated_seconds
     total_seconds = step * mean_to_longest * plan.steps
     if measured:
@@ -172,31 +180,51 @@ def write_plan_report(
         report.sentences.append(
             sentence("time_estimated", language, steps=f"{plan.steps:,}", total=formatting.seconds(total_seconds))
         )
-    language_index = 1 if language == "zh" else 0
     if estimate and entry.estimated_bytes:
-        part_sizes = ", ".join(
-            f"{PARTS[name][language_index]} {formatting.memory(size)}" for name, size in estimate.parts.items() if size
+        report_memory(report, entry, estimate, language)
+    report_history(report, entry, history, language, measured=measured is not None)
+    report.block = {
+        "steps": plan.steps, "batch_rows": plan.batch_rows, "micro_batch_size": plan.micro_batch_size, "lr": plan.lr,
+        "parameters": plan.parameters, "trained_parameters": plan.trained, "tokens": plan.tokens, "epochs": plan.epochs,
+        "real_share": plan.real_share, "flops": (estimate.flops * mean_to_longest * plan.steps) if estimate else plan.flops,
+        "flops_longest_batch": estimate.flops if estimate else None,
+        "memory": estimate.parts | {"peak": estimate.peak} if estimate else None,
+        "seconds": total_seconds, "foreseen": entry.as_dict(), "share_of_longest": mean_to_longest,
+        "learned": {"plans": len(history.entries), "seconds": asdict(history.seconds), "bytes": asdict(history.bytes), "seconds_error": history.seconds_error, "bytes_error": history.bytes_error},
+    }  # fmt: skip
+
+
+def report_memory(report: PlanReport, entry: Entry, estimate: MemoryEstimate, language: str) -> None:
+    """Add the memory of a step to the report: a sentence and a chart of its parts."""
+    assert entry.estimated_bytes
+    language_index = 1 if language == "zh" else 0
+    part_sizes = ", ".join(
+        f"{PARTS[name][language_index]} {formatting.memory(size)}" for name, size in estimate.parts.items() if size
+    )
+    values = {
+        "tensors": formatting.memory(estimate.peak),
+        "parts": part_sizes,
+        "estimated": formatting.memory(entry.estimated_bytes),
+    }
+    if entry.measured_bytes:
+        ratio = f"{entry.measured_bytes / entry.estimated_bytes:.2f} ×"
+        report.sentences.append(
+            sentence("memory", language, **values, measured=formatting.memory(entry.measured_bytes), ratio=ratio)
         )
-        values = {
-            "tensors": formatting.memory(estimate.peak),
-            "parts": part_sizes,
-            "estimated": formatting.memory(entry.estimated_bytes),
-        }
-        if entry.measured_bytes:
-            ratio = f"{entry.measured_bytes / entry.estimated_bytes:.2f} ×"
-            report.sentences.append(
-                sentence("memory", language, **values, measured=formatting.memory(entry.measured_bytes), ratio=ratio)
-            )
-        else:
-            report.sentences.append(sentence("memory_estimated", language, **values))
-        rows = [[PARTS[name][language_index], round(size / MIB, 1)] for name, size in estimate.parts.items()]
-        bars = {
-            "kind": "bars",
-            "title": sentence("memory_title", language),
-            "labels": [row[0] for row in rows],
-            "values": [row[1] for row in rows],
-        }
-        report.report_items.append(bars)
+    else:
+        report.sentences.append(sentence("memory_estimated", language, **values))
+    rows = [[PARTS[name][language_index], round(size / MIB, 1)] for name, size in estimate.parts.items()]
+    bars = {
+        "kind": "bars",
+        "title": sentence("memory_title", language),
+        "labels": [row[0] for row in rows],
+        "values": [row[1] for row in rows],
+    }
+    report.report_items.append(bars)
+
+
+def report_history(report: PlanReport, entry: Entry, history: PlanHistory, language: str, *, measured: bool) -> None:
+    """Add the errors of earlier plans to the report, and the table of all plans."""
     if history.entries:
         errors = {
             name: "–" if error is None else f"{error:.0%}"
@@ -223,12 +251,3 @@ def write_plan_report(
                 "rows": table,
             }
         )
-    report.block = {
-        "steps": plan.steps, "batch_rows": plan.batch_rows, "micro_batch_size": plan.micro_batch_size, "lr": plan.lr,
-        "parameters": plan.parameters, "trained_parameters": plan.trained, "tokens": plan.tokens, "epochs": plan.epochs,
-        "real_share": plan.real_share, "flops": (estimate.flops * mean_to_longest * plan.steps) if estimate else plan.flops,
-        "flops_longest_batch": estimate.flops if estimate else None,
-        "memory": estimate.parts | {"peak": estimate.peak} if estimate else None,
-        "seconds": total_seconds, "foreseen": entry.as_dict(), "share_of_longest": mean_to_longest,
-        "learned": {"plans": len(history.entries), "seconds": asdict(history.seconds), "bytes": asdict(history.bytes), "seconds_error": history.seconds_error, "bytes_error": history.bytes_error},
-    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A row as the model sees it: its tokens, which of them are learned, and whether decoding gives its text back."""
+"""Show a row as the model sees it: its tokens, which of them are targets, and whether decoding restores its text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llmstage.training.components import RunComponents
 
 STYLES = {"learned": "bold green", "special": "magenta", "read": "default"}
 MAX_TOKENS = 1200
-"""Tokens of a feature that are drawn."""
+"""Tokens of an example that are drawn."""
 
 
 @dataclass(slots=True)
 class TokenSpan:
-    """Tokens that belong together: one, or the few whose bytes make up one character."""
+    """Tokens that are drawn together: one, or the few whose bytes form one character."""
 
     text: str
     ids: list[int]
@@ -31,25 +31,26 @@ class TokenSpan:
 
 @dataclass(slots=True)
 class TokenView:
-    """One feature."""
+    """One example of a row."""
 
     location: str
     spans: list[TokenSpan]
     num_tokens: int
     num_targets: int
     has_end: bool
-    """An end token is among what is learned."""
+    """Whether an end token is among the targets."""
     restores_text: bool | None
-    """Decoding gives the row's texts back; None where the row was cut."""
+    """Whether decoding restores the texts of the row; None where the row was cut."""
     text: str
-    """What decoding gives."""
+    """The decoded text."""
     reference: str = ""
-    """Of the whole row, where no token is a target by itself."""
+    """The target of the whole row, where no token is a target."""
     template: str = ""
     """The conversation as the chat template renders it."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def note(self, language: str) -> str:
+        """Return a line about the counts of tokens and the decoded text."""
         check = (
             sentence("cut", language)
             if self.restores_text is None
@@ -65,7 +66,8 @@ class TokenView:
         )
 
     def rich(self) -> Text:
-        """For a terminal; between brackets what is learned, so that it can be told on a pipe and without colours too."""
+        """Return the tokens for a terminal. Learned tokens are in brackets, so that they are visible on a pipe and
+        without colours."""
         out = Text()
         inside = False
         for piece in self.spans:
@@ -93,7 +95,7 @@ class TokenView:
 
 
 def view_rows(run: RunConfig, components: RunComponents, rows: list[LintRow], max_rows: int) -> list[TokenView]:
-    """The first feature of each of the first `most` rows that can be encoded."""
+    """View the first rows that can be encoded, `max_rows` of them: the first example of each."""
     views: list[TokenView] = []
     for row in rows:
         if len(views) >= max_rows:
@@ -105,6 +107,7 @@ def view_rows(run: RunConfig, components: RunComponents, rows: list[LintRow], ma
 
 
 def view_row(run: RunConfig, components: RunComponents, row: LintRow, examples: list[Example]) -> TokenView:
+    """View the first example of a row."""
     first = examples[0]
     processor = components.processor
     ids = first.input_ids
@@ -116,7 +119,7 @@ def view_row(run: RunConfig, components: RunComponents, row: LintRow, examples: 
     text = processor.decode([token for example in examples for token in example.input_ids])
     is_complete = contains_texts(text, row.text.split("\n"))
     was_cut = any(example.cut for example in examples)
-    # Windows of a long text share tokens, so that their sum may hold its sentences and yet not the text.
+    # Windows of a long text overlap, so their joined text need not contain the whole text.
     restores_text = None if was_cut or (len(examples) > 1 and not is_complete) else is_complete
     template = ""
     if "messages" in row.row:
@@ -129,8 +132,10 @@ def view_row(run: RunConfig, components: RunComponents, row: LintRow, examples: 
 
 
 def contains_texts(text: str, parts: list[str]) -> bool:
-    """Whether each part stands in the text; or, where a row says one thing in several ways (captions), nothing else does.
-    White space does not count: a tokenizer of words cannot know it."""
+    """Whether the text contains every part or, where a row has alternative texts (captions), consists of parts only.
+
+    White space is ignored: a word tokenizer cannot restore it.
+    """
     squeezed = "".join(text.split())
     expected = sorted((part for part in ("".join(part.split()) for part in parts) if part), key=len, reverse=True)
     if all(part in squeezed for part in expected):
@@ -142,8 +147,8 @@ def contains_texts(text: str, parts: list[str]) -> bool:
 
 
 def loss_mask(components: RunComponents, example: Example) -> tuple[list[bool] | None, list[int] | None]:
-    """(whether each token is a target, the tokens with those that are hidden from the model put back); None where the target
-    is of the row as a whole."""
+    """Return (whether each token is a target, the tokens with masked ones restored). None where the target belongs to
+    the row as a whole."""
     if "target" in example.arrays:
         return [bool(is_target) for is_target in example.arrays["target"]], None
     batch = components.task.collate([[example]])
@@ -155,7 +160,7 @@ def loss_mask(components: RunComponents, example: Example) -> tuple[list[bool] |
 
 
 def reference_summary(ref: Any) -> str:
-    """What score() compares with, in short."""
+    """Return the reference that score() compares with, shortened."""
     if isinstance(ref, dict):
         shortened = {
             key: value for key, value in ref.items() if key not in ("text", "text_pair", "context", "captions")
@@ -165,7 +170,7 @@ def reference_summary(ref: Any) -> str:
 
 
 def group_tokens(components: RunComponents, ids: list[int], learned: list[bool]) -> list[TokenSpan]:
-    """Tokens as text; those that are parts of one character are drawn as one."""
+    """Return the tokens as text; tokens that are parts of one character are one span."""
     processor = components.processor
     special = set(processor.tokenizer.all_special_ids)
     spans: list[TokenSpan] = []

@@ -211,6 +211,7 @@ def limits(study: Study) -> Iterator[str]:
     """Yield what could not be concluded, and what would be needed."""
     rules, table = study.rules, study.table
     yield from table.notes
+    # Curves that are too short or have no continuous score, and scores below resolution.
     short = [item for item in study.judged if len(item.curve.y) < rules.min_points]
     if short:
         yield sentence("short_ladder", num=len(short), least=rules.min_points)
@@ -236,6 +237,7 @@ def limits(study: Study) -> Iterator[str]:
             yield sentence("no_lens", axis=table.columns.get("step", ""))
     elif any(item.verdict.evidence.get("axis") == study.loss.label for item in study.judged):
         yield sentence("own_tokens_lens", loss=study.loss.label)
+    # Scores whose errors are unknown or rest on few items, and the chance levels that were assumed.
     few = {
         item.curve.metric: item.curve.items
         for item in study.judged

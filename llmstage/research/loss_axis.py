@@ -86,6 +86,7 @@ def compare_axes(table: ScoreTable, loss: LossAxis | None) -> AxisComparison:
         axes["compute"] = 6 * sizes * tokens
     if sizes is not None:
         axes["params"] = sizes
+    # The score that serves as the loss axis is not compared with itself.
     rows = []
     for metric, values in table.metrics.items():
         if loss is not None and metric == loss.column:
@@ -99,6 +100,7 @@ def compare_axes(table: ScoreTable, loss: LossAxis | None) -> AxisComparison:
         name: float(np.median([row[f"R2_{name}"] for row in rows if row[f"R2_{name}"] is not None] or [-np.inf]))
         for name in axes
     }
+    # The preferred axis has the largest median R² over all scores.
     preferred = max(middle, key=lambda name: middle[name]) if middle else "params"
     return AxisComparison(rows, preferred)
 

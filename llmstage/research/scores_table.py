@@ -169,6 +169,7 @@ def read_metrics(
             key, example = ("words_column", filled[0][:30]) if filled else ("empty_column", "")
             table.notes.append(sentence(key, column=column, word=example))
             continue
+        # A numeric column is a metric; a column of standard errors belongs to it by its ending.
         values = numbers(records, column, table.path, table.lines)
         table.metrics[column] = values
         error = next((column + ending for ending in ERROR_ENDINGS if column + ending in header), None)

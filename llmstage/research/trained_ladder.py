@@ -70,6 +70,7 @@ def train_ladder(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> tuple[
             else:
                 console.note(f"ladder: training {run_dir.name}, {ladder.steps} steps")
                 fit(run, run_dir, about, variant)
+            # The group of a checkpoint is its size: its training steps and seeds form one curve.
             run_checkpoints = [
                 checkpoint for checkpoint in checkpoints_of_runs(str(run_dir)) if checkpoint.step in saved_steps
             ]

@@ -111,14 +111,8 @@ def judge(
     if num < rules.min_points:
         text = sentence("too_few_points", num=num, least=rules.min_points, more=rules.min_points - num)
         return Verdict("undecided", text, evidence)
-    # The curve breaks: is it explained by the metric or by the parts of the items?
-    if has_break and sharp and continuous is None:
-        return Verdict("undecided", sentence("no_continuous", **values), {**evidence, "open": "no_continuous"})
-    if has_break and parts is not None and parts[0] <= 0 <= parts[1]:
-        text = sentence("explained_by_parts", low=figure(parts[0]), high=figure(parts[1]), **values)
-        return Verdict("explained_by_parts", text, {**evidence, "parts": list(parts)})
     if has_break:
-        return Verdict("break", sentence("break", **values), evidence)
+        return judge_break(parts, values, evidence, testable=not sharp or continuous is not None)
     # The curve is smooth. A right-or-wrong score that still jumps is an artefact of its metric.
     note = ""
     if comparison.delta_aicc > rules.delta_aicc:
@@ -128,6 +122,18 @@ def judge(
         return Verdict("metric_artefact", sentence(key, length=figure(length or 0), **values) + note, evidence)
     key = "smooth_continuous" if continuous is not None or not sharp else "smooth"
     return Verdict("smooth", sentence(key, shape=shape_name(comparison.smooth.name), **values) + note, evidence)
+
+
+def judge_break(
+    parts: tuple[float, float] | None, values: dict[str, Any], evidence: dict[str, Any], *, testable: bool
+) -> Verdict:
+    """Judge a curve that breaks: undecided without a continuous score, explained by its parts, or a break."""
+    if not testable:
+        return Verdict("undecided", sentence("no_continuous", **values), {**evidence, "open": "no_continuous"})
+    if parts is not None and parts[0] <= 0 <= parts[1]:
+        text = sentence("explained_by_parts", low=figure(parts[0]), high=figure(parts[1]), **values)
+        return Verdict("explained_by_parts", text, {**evidence, "parts": list(parts)})
+    return Verdict("break", sentence("break", **values), evidence)
 
 
 def evidence_of(comparison: Comparison, judged: Curve, b: float, b_p: float) -> dict[str, Any]:

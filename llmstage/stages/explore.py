@@ -1,4 +1,4 @@
-"""stage=explore: each part looks at what it was given and hands its findings to one report."""
+"""stage=explore: run each part that the config asks for, and write one report of their findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmstage import console
 from llmstage.config import RunConfig
 from llmstage.config.explore import Explore
-from llmstage.config.explore_slices import asks
+from llmstage.config.explore_slices import asks_questions
 from llmstage.errors import DataError, NotImproved
 from llmstage.explore.findings import Findings
 from llmstage.explore.wording import current_language, report_language, speaking
@@ -26,47 +26,15 @@ if TYPE_CHECKING:
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
-    """Everything the command line asks to look at, in the order curves, ladder, slices, improvement. Each part is imported
-    where it is asked for: a table of scores needs no transformers."""
-    stage = cfg.stage
-    assert isinstance(stage, Explore)
+    """Run the parts that the config asks for and write their report.
+
+    Raises NotImproved where the guard refuses an improvement, and DataError where no part could measure anything.
+    """
     clock = time.perf_counter()
     cfg = resolve_model_path(cfg)
     with run_lock(out_dir), console.logged(out_dir / "run.log"), speaking(report_language_of(cfg)):
         write_json(out_dir / "environment.json", environment())
-        machine = resolve_machine(cfg.trainer)
-        parts: list[Findings] = []
-        components: RunComponents | None = None
-        if stage.curves:
-            from llmstage.research.curve_report import explore_curves
-
-            parts.append(explore_curves(stage, out_dir, cfg.seed))
-        with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
-            if stage.toy_worlds.kind != "none":
-                from llmstage.research.toy_worlds import explore_toy_worlds
-
-                parts.append(explore_toy_worlds(stage.toy_worlds, cfg.seed))
-            if stage.ladder.given:
-                from llmstage.research.ladder import explore_ladder
-
-                parts.append(explore_ladder(cfg, out_dir, machine, about))
-            if asks(cfg) and cfg.model.path:
-                from llmstage.explore.probing import probe
-                from llmstage.research.reduction import reduce_model
-
-                probing = probe(cfg, out_dir, machine)
-                above_chance = {
-                    cell["family"].partition(".")[0] for cell in probing.block["cells"] if cell["above_chance"]
-                }
-                parts += [probing, reduce_model(cfg, machine, above_chance)]
-            elif cfg.model.path and cfg.task.name:
-                row_findings, components = explore_rows(cfg, out_dir, machine)
-                parts += row_findings
-        if stage.improve.enabled:
-            from llmstage.explore.improve import improve
-
-            improvement = improve(cfg, out_dir, about, components)
-            parts += [improvement] if improvement else []
+        parts = run_parts(cfg, out_dir, about, resolve_machine(cfg.trainer))
         report = {
             **about,
             "explore": {part.name: part.block for part in parts},
@@ -74,22 +42,69 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             "limits": [line for part in parts for line in part.limits],
             "language": current_language(),
             "heading": heading(cfg),
-            "exhibits": [exhibit for part in parts for exhibit in part.report_items],
+            "exhibits": [item for part in parts for item in part.report_items],
         }
         finish(cfg, out_dir, report, time.perf_counter() - clock)
+    # The report is written in any case; the exit status says what went wrong.
     refused = [part.refused for part in parts if part.refused]
     if refused:
         raise NotImproved(refused[0])
-    measured = [part for part in parts if part.name != "reduction"]  # that one explains what was measured
+    measured = [part for part in parts if part.name != "reduction"]  # reduction explains other measurements
     unmeasured = [part.unmeasured for part in measured if part.unmeasured]
     if unmeasured and len(unmeasured) == len(measured):
         raise DataError("\n".join(unmeasured))
     return None
 
 
+def run_parts(cfg: RunConfig, out_dir: Path, about: dict[str, str], machine: Machine) -> list[Findings]:
+    """Run the parts in a fixed order: curves, toy worlds, ladder, probes or rows, improvement.
+
+    Each part is imported where it runs: a table of scores needs no transformers.
+    """
+    stage = cfg.stage
+    assert isinstance(stage, Explore)
+    parts: list[Findings] = []
+    components: RunComponents | None = None
+    if stage.curves:
+        from llmstage.research.curve_report import explore_curves
+
+        parts.append(explore_curves(stage, out_dir, cfg.seed))
+    with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
+        if stage.toy_worlds.kind != "none":
+            from llmstage.research.toy_worlds import explore_toy_worlds
+
+            parts.append(explore_toy_worlds(stage.toy_worlds, cfg.seed))
+        if stage.ladder.given:
+            from llmstage.research.ladder import explore_ladder
+
+            parts.append(explore_ladder(cfg, out_dir, machine, about))
+        if asks_questions(cfg) and cfg.model.path:
+            parts += explore_probes(cfg, out_dir, machine)
+        elif cfg.model.path and cfg.task.name:
+            row_findings, components = explore_rows(cfg, out_dir, machine)
+            parts += row_findings
+    # Improvement trains models in sessions of their own.
+    if stage.improve.enabled:
+        from llmstage.explore.improve import improve
+
+        improvement = improve(cfg, out_dir, about, components)
+        parts += [improvement] if improvement else []
+    return parts
+
+
+def explore_probes(cfg: RunConfig, out_dir: Path, machine: Machine) -> list[Findings]:
+    """Probe the model, and reduce the families in which it is above chance to their parts."""
+    from llmstage.explore.probing import probe
+    from llmstage.research.reduction import reduce_model
+
+    probing = probe(cfg, out_dir, machine)
+    above_chance = {cell["family"].partition(".")[0] for cell in probing.block["cells"] if cell["above_chance"]}
+    return [probing, reduce_model(cfg, machine, above_chance)]
+
+
 def report_language_of(cfg: RunConfig) -> str:
-    """Of the whole page, before anything is looked at. auto goes by the names that a reader will meet: columns, the classes
-    that the model knows, the models and scores of a table."""
+    """Return the language of the report, before any part runs. With auto it follows the names in the data: columns,
+    classes of the model, models and scores of a table."""
     stage = cfg.stage
     assert isinstance(stage, Explore)
     language = stage.report.language
@@ -107,7 +122,7 @@ def report_language_of(cfg: RunConfig) -> str:
 
 
 def classes_of(folder: Path | None) -> list[str]:
-    """The classes that a model's config names; one that cannot be read is complained of where the model is loaded."""
+    """Return the class names in a model's config. A config that cannot be read is reported where the model is loaded."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder is not None else {}
     except (OSError, ValueError):
@@ -116,7 +131,7 @@ def classes_of(folder: Path | None) -> list[str]:
 
 
 def heading(cfg: RunConfig) -> str:
-    """What the page is about: the table of scores, or the task whose model was explored."""
+    """Return the heading of the page: the table of scores, or the task of the explored model."""
     assert isinstance(cfg.stage, Explore)
     if cfg.stage.curves and not cfg.model.path:
         return Path(cfg.stage.curves).stem
@@ -124,7 +139,8 @@ def heading(cfg: RunConfig) -> str:
 
 
 def explore_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[Findings], RunComponents | None]:
-    """Weak slices of a trained model on its task's rows, and what is new in logs; with what was opened for it."""
+    """Run the parts that need the rows of the task: weak slices, and new rows in logs. Returns their findings and the
+    opened components."""
     assert isinstance(cfg.stage, Explore)
     if not cfg.stage.slices.enabled and not cfg.stage.novelty.logs:
         return [], None

@@ -1,4 +1,5 @@
-"""stage=inspect: what a training run would read, learn, cost and stumble over; nothing is trained."""
+"""stage=inspect: report what a training run would read, learn and cost, and the problems in its data. Nothing is
+trained."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from llmstage import console
 from llmstage.config import RunConfig
-from llmstage.config.stage import Inspect, spoken
+from llmstage.config.stage import Inspect, resolve_language
 from llmstage.errors import DataError
 from llmstage.inspect.findings import Finding
 from llmstage.inspect.lint import LintRow, bad_rows, check_rows, read_rows
@@ -38,7 +39,7 @@ ORDER = {"major": 0, "minor": 1, "ok": 2}
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
-    """Returns the number of major findings. Ends with the data's exit status where training would."""
+    """Return the number of major findings. Raises DataError where training would stop."""
     stage = cfg.stage
     assert isinstance(stage, Inspect)
     clock = time.perf_counter()
@@ -47,18 +48,19 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         machine = resolve_machine(cfg.trainer)
         with session(cfg.seed, machine.threads, deterministic=cfg.trainer.deterministic):
             write_json(out_dir / "environment.json", environment())
-            (out_dir / "quarantine.jsonl").unlink(missing_ok=True)  # of an earlier look, in the same folder
+            (out_dir / "quarantine.jsonl").unlink(missing_ok=True)  # from an earlier run in the same folder
             components, stop_error = open_run(cfg, out_dir)
             resolved = {"context": components.context, "threads": machine.threads, "precision": machine.precision}
             write_run_yaml(out_dir, cfg, resolved)
             console.note(header(cfg, components, out_dir))
-            language = spoken(stage.language)
+            language = resolve_language(stage.language)
             rows = read_rows(components.task, components.sources, stage.rows)
             views = (
                 view_rows(cfg, components, rows.get("train") or next(iter(rows.values())), stage.show)
                 if stage.show
                 else []
             )
+            # Findings of the data, and the plan of the training where there is one; the worst findings come first.
             findings = lint(cfg, components, rows, out_dir, stop_error)
             trains = "train" in components.stores and bool(components.sources)
             plan = (
@@ -92,13 +94,13 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
 
 
 def trainable(cfg: RunConfig) -> bool:
-    """Whether training rows were given, not only rows to score."""
+    """Whether there are training rows, not only rows to score."""
     return cfg.data.is_demo or bool(cfg.data.train or cfg.data.path)
 
 
 def open_run(cfg: RunConfig, out_dir: Path) -> tuple[RunComponents, DataError | None]:
-    """Rows to features, and why training would stop at them: bad rows are then left out and all of them are told."""
-    lenient = replace(cfg, data=replace(cfg.data, max_lost=1.0))  # what is cut is a finding here
+    """Open the data of the run. Where training would stop at bad rows, open it without them and return the error too."""
+    lenient = replace(cfg, data=replace(cfg.data, max_lost=1.0))  # here lost targets are a finding, not an error
     if not trainable(cfg):
         locate_model(str(cfg.model.path))
     try:
@@ -109,7 +111,7 @@ def open_run(cfg: RunConfig, out_dir: Path) -> tuple[RunComponents, DataError | 
         first_error = error
     quarantining = replace(lenient, data=replace(lenient.data, on_bad_row="quarantine"))
     components = setup_run(quarantining, out_dir, training=trainable(cfg))
-    console.warn(f"training would stop here, so rows like it are left out and told below: {first_error}")
+    console.warn(f"training would stop here; such rows are left out and listed below: {first_error}")
     return components, first_error
 
 
@@ -120,6 +122,7 @@ def lint(
     out_dir: Path,
     stop_error: DataError | None,
 ) -> list[Finding]:
+    """Run all checks and return their findings."""
     stage = cfg.stage
     assert isinstance(stage, Inspect)
     findings = list(bad_rows(out_dir / "quarantine.jsonl", "data", stops=stop_error is not None))
@@ -131,6 +134,7 @@ def lint(
 
 
 def summary(findings: list[Finding], language: str) -> str:
+    """Return the number of checks and findings as a sentence."""
     counts = {level: sum(finding.level == level for finding in findings) for level in ORDER}
     if not counts["major"] and not counts["minor"]:
         return sentence("all_ok", language, num=len(findings))
@@ -138,7 +142,7 @@ def summary(findings: list[Finding], language: str) -> str:
 
 
 def lint_table(findings: list[Finding], language: str) -> dict[str, Any]:
-    """A row a finding; checks that found nothing have one for all splits."""
+    """Return a table with a row for each finding; passed checks have one row for all splits."""
     language_index = language == "zh"
     passed: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -178,7 +182,7 @@ def lint_table(findings: list[Finding], language: str) -> dict[str, Any]:
 
 
 def show(report: dict[str, Any], views: list[TokenView], plan: PlanReport, language: str) -> None:
-    """The ledger, the rows and the plan on the terminal; what was found follows at the end."""
+    """Print the token ledger, the rows and the plan; the findings follow at the end of the run."""
     ledger = ledger_table(report)
     if ledger:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.data.encoding.store import ExampleStore, FeatureWriter
+from llmstage.data.encoding.store import ExampleStore, ExampleWriter
 from llmstage.data.quality.split_leakage import Leaks
 from llmstage.inspect.findings import Finding
 from llmstage.inspect.lint import LintRow
@@ -17,7 +17,7 @@ from llmstage.training.components import RunComponents
 
 
 def stored(features: list[dict[str, list[int]]], cut: int = 0) -> ExampleStore:
-    writer = FeatureWriter(None, "uint16")
+    writer = ExampleWriter(None, "uint16")
     for number, arrays in enumerate(features):
         writer.add(arrays, number)
         writer.ledger.num_tokens += len(arrays["input_ids"])

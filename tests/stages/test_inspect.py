@@ -132,7 +132,7 @@ def test_learned_tokens_stand_in_brackets_and_in_colour(capsys):
     )
     out = capsys.readouterr().out
     assert "⟦答案 0。<|end|>⟧" in out or "⟦答案 1。<|end|>⟧" in out
-    assert "the end token among them; decoded, it gives the text back" in out
+    assert "the end token among them; decoding restores the text" in out
     assert "chat.jsonl:1" in out or "chat.jsonl:2" in out
     page = (Path("out") / "report.html").read_text(encoding="utf-8")
     assert '<span class="learned"' in page and 'class="special"' in page and "答案" in page

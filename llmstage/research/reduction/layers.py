@@ -29,7 +29,7 @@ def interaction_share(grid: ArrayLike) -> float:
     deviations = states - states.mean((0, 1))
     interaction = deviations - deviations.mean(1, keepdims=True) - deviations.mean(0, keepdims=True)
     total = float((deviations**2).sum())
-    # States that do not depend on the parts at all have nothing to be explained; rounding is no interaction.
+    # States that do not depend on the parts vary only by rounding, which is no interaction.
     if total <= 1e-24 * max(1.0, float((states**2).sum())):
         return 0.0
     return float((interaction**2).sum()) / total
@@ -129,7 +129,7 @@ def additive_shares_by_layer(
     """Return by layer the share of the state that words and their positions explain on held-out prompts. As a control,
     the same with the states shuffled between prompts; it must be near 0 or below."""
     order = np.random.default_rng(seed).permutation(len(sentences))
-    # All rows end alike ("="), so the last token's own embedding says nothing at layer 0; places count from the start.
+    # All rows end with the same token ("="), so the state is constant at layer 0. Positions count from the start.
     longest = max(map(len, sentences))
     lines = []
     for layer, state in enumerate(states):

@@ -52,7 +52,7 @@ def reduce_model(cfg: RunConfig, machine: Machine, above_chance: Collection[str]
     items = gather(stage.probes, stage.phenomena, stage.items_per_cell, cfg.seed)
     items = [
         item for item in items if item.probe_family.partition(".")[0] in above_chance
-    ]  # copying.symbol: a part of copying
+    ]  # copying.symbol is a part of copying
     findings = Findings("reduction", {"families": sorted(above_chance)})
     if not items:
         findings.limits.append(sentence("nothing_to_explain"))
@@ -137,6 +137,7 @@ def add_layers(
             continue
         states = hidden_states(probed.model, [prompt.prompt for prompt in encoded], device)
         layers: dict[str, Any] = {}
+        # The lens is read at the first token of the right answer.
         if lens:
             answers = [
                 prompt.answers[item.label or 0]
@@ -190,6 +191,7 @@ def add_heads(findings: Findings, probed: ProbedModel, mode: str, seed: int) -> 
     if projections is None:
         findings.limits.append(sentence("heads_unnamed", model=type(model).__name__))
         return
+    # Rows of random tokens that repeat with a period: copying is the only way to predict them.
     rng = np.random.default_rng(seed)
     special = set(probed.processor.tokenizer.all_special_ids)
     token_ids = np.array([token for token in range(len(probed.processor)) if token not in special])
@@ -204,7 +206,7 @@ def add_heads(findings: Findings, probed: ProbedModel, mode: str, seed: int) -> 
     )
     device = next(model.parameters()).device
     attention_implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the fused kernels do not tell where a head looks
+    model.set_attn_implementation("eager")  # fused kernels return no attention patterns
     try:
         with torch.no_grad():
             out = model(input_ids=ids.to(device), output_attentions=True)
@@ -214,6 +216,7 @@ def add_heads(findings: Findings, probed: ProbedModel, mode: str, seed: int) -> 
         )
     finally:
         model.set_attn_implementation(attention_implementation)
+    # One sentence: the induction heads and what ablating them costs, or that there are none.
     findings.block["heads"] = heads.as_dict()
     group = heads.groups["induction"]
     chance = float(np.log(len(token_ids)))

@@ -77,7 +77,7 @@ def compose(composite: Sequence[float], parts: Sequence[Sequence[float]], *, see
     def floored_rate(hits: Any, num: Any) -> Any:
         return np.maximum(hits, 0.5) / np.maximum(
             num, 1
-        )  # half a hit more everywhere would favour the whole over its parts
+        )  # adding half a hit everywhere would favour the composite over its parts
 
     def logs(rows: NDArray[np.int64]) -> tuple[float, float]:
         drawn = table[rows]

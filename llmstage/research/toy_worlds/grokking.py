@@ -127,7 +127,7 @@ def hidden_progress(lines: list[dict[str, float]]) -> int | None:
     rise, peak = float(rises.max()), int(rises.argmax())
     lowest = int(losses[: peak + 1].argmin())
     start = losses[lowest]
-    if rise <= 1.0:  # nats: less is what noise between snapshots does
+    if rise <= 1.0:  # nats; smaller rises are noise between snapshots
         return None
     for line in lines[lowest:]:
         if line["excluded_loss"] - start >= 0.1 * rise:

@@ -89,7 +89,7 @@ class ModularModel(nn.Module):
 
         (score_a, value_a), (score_b, value_b), (score_c, value_c) = map(scores_and_values, (left, right, last))
         p = len(symbols)
-        # Over the whole grid by broadcasting: picking rows for each pair would scatter gradients one by one.
+        # Broadcast over the whole grid: indexing rows for each pair would scatter the gradients one by one.
         scores = torch.stack(
             [part.expand(p, p, -1) for part in (score_a[:, None], score_b[None], score_c[None, None])], -1
         )
