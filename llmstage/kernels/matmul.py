@@ -41,7 +41,7 @@ MIN_PACKED_ROWS = 8
 """Rows from which on a packed weight is faster in fp32."""
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.01}
 """Relative error of a packed product that is accepted."""
-COMPARED: dict[tuple[torch.dtype, torch.Size], bool] = {}
+AGREED: dict[tuple[torch.dtype, torch.Size], bool] = {}
 """(type, shape) of weights whose packed product was compared with the plain one: whether they agreed."""
 
 
@@ -71,7 +71,7 @@ class PackedLinear:
 def packing_agrees(weight: Tensor, blocks: Any) -> bool:
     """Whether the packed product of this weight is the plain one, for two rows; remembered by type and shape."""
     key = weight.dtype, weight.shape
-    if key not in COMPARED:
+    if key not in AGREED:
         x = torch.linspace(-1, 1, 2 * weight.shape[1]).view(2, -1).to(weight.dtype)
         plain = F.linear(x, weight).float()
         try:
@@ -79,13 +79,13 @@ def packing_agrees(weight: Tensor, blocks: Any) -> bool:
             reason = f"relative error {error:.2g}"
         except RuntimeError as failure:
             error, reason = float("inf"), str(failure).splitlines()[0]
-        COMPARED[key] = error <= TOLERANCE[weight.dtype]
-        if not COMPARED[key]:
+        AGREED[key] = error <= TOLERANCE[weight.dtype]
+        if not AGREED[key]:
             console.warn(
                 f"kernels.matmul: the packed product of a weight {tuple(weight.shape)} differs from the plain one ({reason}). "
                 f"The plain product is used."
             )
-    return COMPARED[key]
+    return AGREED[key]
 
 
 def few_rows_linear(layers: list[nn.Linear], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

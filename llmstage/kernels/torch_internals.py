@@ -6,7 +6,7 @@ function here computes the same result by public operations where the private on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ except ImportError:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             raise NotImplementedError("this version of torch has no torch._subclasses.fake_tensor")
 
-    def tree_iter(tree: Any, is_leaf: Any = None) -> Iterator[Any]:
+    def tree_iter(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Iterable[Any]:
         """Leaves of nested lists, tuples and dicts."""
         if isinstance(tree, dict):
             tree = list(tree.values())
@@ -57,8 +57,8 @@ def softmax_gradient(gradient: Tensor, weights: Tensor) -> Tensor:
     if backward is not None:
         result: Tensor = backward(gradient, weights, -1, weights.dtype)
         return result
-    products = gradient.float() * weights.float()
-    return (products - weights.float() * products.sum(-1, keepdim=True)).to(weights.dtype)
+    weighted = gradient.float() * weights.float()
+    return (weighted - weights.float() * weighted.sum(-1, keepdim=True)).to(weights.dtype)
 
 
 def silu_gradient(gradient: Tensor, x: Tensor, out: Tensor) -> None:

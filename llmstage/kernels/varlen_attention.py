@@ -110,12 +110,12 @@ def attention(
         return out, None
     q, k, v = (states.transpose(1, 2).flatten(0, 1).to(dtype) for states in (query, key, value))  # [B * T, H or G, D]
     cu_seqlens = attention_mask.reshape(-1)
-    out = varlen_attn(
+    states = varlen_attn(
         q, k, v, cu_seqlens, cu_seqlens, length, length, scale=scaling, window_size=(window, 0 if causal else window),
         enable_gqa=k.shape[1] != heads,
     )  # fmt: skip
-    assert isinstance(out, Tensor)
-    return out.view(batch, length, heads, -1), None
+    assert isinstance(states, Tensor)
+    return states.view(batch, length, heads, -1), None
 
 
 def use_varlen_attention(model: Any) -> bool:

@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA, Hu 2021) by peft, put into the model's own layers: the class stays the one transformers knows.
+"""Low-rank adapters (LoRA, Hu 2021) by peft, injected into the layers of the model, whose class stays that of transformers.
 
-Only this module knows peft, and imports it when an adapter is asked for: that takes seconds.
+This is the only module that imports peft, and it does so when an adapter is requested: the import takes seconds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from llmstage.config.run import AdapterConfig
 from llmstage.errors import ModelError, UserError
+from llmstage.kernels.transformers_internals import BODY_EXCLUDED, TASK_HEADS, Conv1D
 from llmstage.tokenization.tokenizer import Processor
 
-HEADS = ("classifier", "score", "qa_outputs", "extra")
-"""Parts of a model that belong to a task: small, and trained as a whole."""
-NO_TARGETS = (*HEADS, "head", "lm_head", "cls", "pooler")
-"""Linear layers in these are no part of the body."""
 TASK_TYPES = {
     "AutoModelForCausalLM": "CAUSAL_LM",
     "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM",
@@ -30,13 +26,14 @@ TASK_TYPES = {
     "AutoModelForTokenClassification": "TOKEN_CLS",
     "AutoModelForQuestionAnswering": "QUESTION_ANS",
 }
-"""How peft calls what a transformers class is for."""
+"""peft's task type of each transformers class."""
 CONFIG, WEIGHTS, EXTRA = "adapter_config.json", "adapter_model.safetensors", "extra.safetensors"
 PREFIX = "base_model.model."
-"""peft's names begin so; the model's own begin after it."""
+"""What peft puts before the model's own names of weights."""
 
 
 def peft() -> Any:
+    """The package peft. Raise UserError where it is missing."""
     try:
         import peft
     except ImportError:
@@ -45,15 +42,16 @@ def peft() -> Any:
 
 
 def has_adapter(model: Any) -> bool:
+    """Whether low-rank updates are in the model."""
     return bool(getattr(model, "peft_config", None))
 
 
 def add_adapter(model: Any, cfg: AdapterConfig, auto_model: str, base: str) -> None:
-    """Freeze the model, but for its heads and new weights, and put low-rank updates into the layers of its body.
+    """Freeze the model except its heads and new weights, and inject low-rank updates into the layers of its body.
 
-    `base`: where the frozen weights come from, for those who load the adapter later.
+    `base`: where the frozen weights come from; it is saved with the adapter, for those who load it later.
     """
-    heads = trained_whole(model)
+    heads = fully_trained_modules(model)
     config = peft().LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.alpha,
@@ -66,51 +64,55 @@ def add_adapter(model: Any, cfg: AdapterConfig, auto_model: str, base: str) -> N
 
 
 def inject(model: Any, config: Any, heads: list[str]) -> None:
-    config.modules_to_save = None  # peft would copy them; they are trained in place
+    """Inject the updates that `config` describes; train these and the heads, and nothing else."""
+    config.modules_to_save = None  # peft would copy the heads; they are trained in place
     peft().inject_adapter_in_model(config, model)
     config.modules_to_save = [name for name in heads if name != "extra"] or None
     for name, parameter in model.named_parameters():
-        whole = any(name.startswith(f"{head}.") for head in heads)
-        parameter.requires_grad = whole or ".lora_" in name
+        parameter.requires_grad = ".lora_" in name or any(name.startswith(f"{head}.") for head in heads)
 
 
-def trained_whole(model: Any) -> list[str]:
-    """Modules without pretrained weights, and the task's own heads."""
-    names = {name for name, _ in model.named_children() if name in HEADS}
+def fully_trained_modules(model: Any) -> list[str]:
+    """Modules without pretrained weights, and the task's heads."""
+    names = {name for name, _ in model.named_children() if name in TASK_HEADS}
     for parameter in getattr(model, "new_weights", []):
-        inside = parameter.startswith(f"{model.base_model_prefix}.")  # a part of the body that the checkpoint lacked
+        inside = parameter.startswith(f"{model.base_model_prefix}.")  # a part of the body that the checkpoint lacks
         names.add(parameter.rpartition(".")[0] if inside else parameter.partition(".")[0])
     return sorted(names)
 
 
-def targets(model: Any, wanted: str | list[str]) -> list[str]:
-    """Names for peft's `target_modules`: the last parts where they mean just these layers, else whole names."""
+def targets(model: Any, requested: str | list[str]) -> list[str]:
+    """Names for peft's `target_modules`: last parts of names where these match exactly the chosen layers, else full names.
+
+    `requested`: adapter.targets, a list of layer names or `auto`. Raise UserError for names that match no layer.
+    """
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     output = model.get_output_embeddings()
     body = [
         name
         for name in layers
-        if not set(NO_TARGETS) & set(name.split(".")) and model.get_submodule(name) is not output
+        if not set(BODY_EXCLUDED) & set(name.split(".")) and model.get_submodule(name) is not output
     ]
     chosen = body
-    if isinstance(wanted, list):
-        unmatched = [word for word in wanted if not any(f".{name}".endswith(f".{word}") for name in body)]
-        if unmatched or not wanted:
+    if isinstance(requested, list):
+        unmatched = [word for word in requested if not any(f".{name}".endswith(f".{word}") for name in body)]
+        if unmatched or not requested:
             known = ", ".join(sorted({last(name) for name in body}))
             raise UserError(
                 f"adapter.targets: no layer of this model is called {', '.join(unmatched)}. Known: {known}."
             )
-        chosen = [name for name in body if any(f".{name}".endswith(f".{word}") for word in wanted)]
+        chosen = [name for name in body if any(f".{name}".endswith(f".{word}") for word in requested)]
     short = sorted({last(name) for name in chosen})
     return short if [name for name in layers if last(name) in short] == chosen else chosen
 
 
 def last(name: str) -> str:
+    """The part of a dotted name behind its last dot."""
     return name.rpartition(".")[2]
 
 
 def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """By the model's own names; what a checkpoint must hold, since all else is as it was loaded."""
+    """Trained weights by the model's own names: what a checkpoint must contain, since all other weights stay as loaded."""
     return {
         name: parameter.detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
@@ -119,7 +121,7 @@ def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_adapter(model: Any, processor: Processor, folder: Path) -> None:
-    """peft's format, with the model's config and tokenizer beside it, so that the folder tells what it is for."""
+    """Write the adapter in peft's format, with the model's config and tokenizer, so that the folder says which model it is for."""
     folder.mkdir(parents=True, exist_ok=True)
     config = next(iter(model.peft_config.values()))
     inference, config.inference_mode = config.inference_mode, True
@@ -142,13 +144,13 @@ def save_adapter(model: Any, processor: Processor, folder: Path) -> None:
 
 
 def save_checkpoint(model: Any, processor: Processor, folder: Path) -> None:
-    """The adapter, and the same weights by the model's own names for the run that goes on."""
+    """Write the adapter, and the same weights by the model's own names for a resumed run."""
     save_adapter(model, processor, folder)
     save_file(trained_weights(model), folder / "model.safetensors")
 
 
 def adapter_base(folder: Path) -> str:
-    """Where the frozen weights of an adapter are."""
+    """The folder or hub id of an adapter's frozen weights. Raise ModelError where there is none."""
     base = str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
     if not base:
         raise ModelError(f"{folder / CONFIG} does not say which model it was trained on (base_model_name_or_path).")
@@ -158,7 +160,7 @@ def adapter_base(folder: Path) -> str:
 
 
 def load_adapter(model: Any, folder: Path) -> None:
-    """Put a saved adapter into the model that it was trained on; its heads too. Raises ModelError where it does not fit."""
+    """Load a saved adapter and its heads into the model that it was trained on. Raise ModelError where they do not fit."""
     config = peft().LoraConfig.from_pretrained(str(folder))
     saved = load_file(folder / WEIGHTS)
     weights = {
@@ -167,14 +169,14 @@ def load_adapter(model: Any, folder: Path) -> None:
     }
     inject(model, config, config.modules_to_save or [])
     _, unexpected = model.load_state_dict(weights, strict=False)
-    lost = [name for name in model.state_dict() if ".lora_" in name and name not in weights]
-    if unexpected or lost:
-        raise ModelError(f"{folder} does not fit its model: {', '.join([*unexpected, *lost][:4])}.")
+    missing = [name for name in model.state_dict() if ".lora_" in name and name not in weights]
+    if unexpected or missing:
+        raise ModelError(f"{folder} does not fit its model: {', '.join([*unexpected, *missing][:4])}.")
     model.new_weights = [name for name in getattr(model, "new_weights", []) if name not in weights]
 
 
 def merge_adapter(model: Any) -> None:
-    """Add the updates to the weights they stand beside and take the adapter out: a plain model is left."""
+    """Add the low-rank updates to their weights and remove the adapter, in place: the model is then a plain one."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
@@ -186,21 +188,24 @@ def merge_adapter(model: Any) -> None:
     model.requires_grad_(True)
 
 
-def quantization(kind: str, device: torch.device) -> dict[str, Any]:
-    """What from_pretrained() must be told to hold the base weights in 8 or 4 bits (QLoRA, Dettmers 2023)."""
-    if kind == "none":
+def quantization(mode: str, device: torch.device) -> dict[str, Any]:
+    """Arguments of from_pretrained() that load the base weights in 8 or 4 bits (QLoRA, Dettmers 2023).
+
+    Raise UserError without a GPU or without bitsandbytes.
+    """
+    if mode == "none":
         return {}
-    mend = "Leave adapter.quantize out: then the base weights stay as they are."
+    remedy = "Leave adapter.quantize out: then the base weights stay as they are."
     if device.type != "cuda":
-        raise UserError(f"adapter.quantize={kind} needs a GPU; this run is on {device}. {mend}")
+        raise UserError(f"adapter.quantize={mode} needs a GPU; this run is on {device}. {remedy}")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise UserError(
-            f"adapter.quantize={kind} needs the package bitsandbytes: pip install bitsandbytes. {mend}"
+            f"adapter.quantize={mode} needs the package bitsandbytes: pip install bitsandbytes. {remedy}"
         ) from None
     from transformers import BitsAndBytesConfig
 
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
-    settings = four if kind == "4bit" else {"load_in_8bit": True}
+    settings = four if mode == "4bit" else {"load_in_8bit": True}
     return {"quantization_config": BitsAndBytesConfig(**settings), "device_map": {"": device}}

@@ -23,7 +23,7 @@ SEQUENTIAL = {
 }
 """Model type to (its list of blocks, the matrices that write to the residual stream). Post-norm models (BERT, RoBERTa) are not
 here: they normalise after adding, so that no block hands its input on unchanged."""
-BEGINS_BARE = ("modernbert",)
+FIRST_NORM_MISSING = ("modernbert",)
 """Families that normalise their embeddings, so that the first block has no norm before its attention. Nothing can be put below it: as
 the second block it would be given one when the model is loaded, and compute something else."""
 
@@ -35,7 +35,7 @@ def deepen(model: Any) -> str:
     2022, arXiv 2209.11895), and what it has learned reads the embeddings; a block behind it would be asked to do both anew.
     """
     num = model.config.num_hidden_layers
-    below = num == 1 and model.config.model_type not in BEGINS_BARE
+    below = num == 1 and model.config.model_type not in FIRST_NORM_MISSING
     grow_depth(model, max(1, num // 2), below=below)
     return "below" if below else "behind"
 
@@ -47,8 +47,8 @@ def grow_depth(model: Any, extra: int, *, below: bool = False) -> Any:
     Raises ModelError for a family that is not known to allow it.
     """
     kind = model.config.model_type
-    if kind not in SEQUENTIAL or (below and kind in BEGINS_BARE):
-        known = [name for name in SEQUENTIAL if not (below and name in BEGINS_BARE)]
+    if kind not in SEQUENTIAL or (below and kind in FIRST_NORM_MISSING):
+        known = [name for name in SEQUENTIAL if not (below and name in FIRST_NORM_MISSING)]
         raise ModelError(
             f"Blocks cannot be added {'below' if below else 'to'} a model of type {kind} without changing what it computes; that is "
             f"known for {', '.join(known)}. Set stage.improve.structure=suggest, or train a larger model from scratch."

@@ -1,4 +1,8 @@
-"""Text from a model, causal or encoder-decoder: many prompts at once, sorted by length, cut at the first end token."""
+"""Generate text with a decoder or an encoder-decoder: many prompts in a batch, sorted by length, cut at the first end token.
+
+Greedy decoding steps over a cache of keys and values, and finished rows leave the batch; a plain Llama on a CPU is stepped by
+kernels/llama_decode.py. Beam search and sampling go through transformers' generate().
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,15 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers import GenerationConfig as HFGenerationConfig
 
 from llmstage.config import GenerationConfig
-from llmstage.kernels.llama_decode import LeanStepper, step_body
-from llmstage.models.lm_loss import start_id
+from llmstage.kernels.llama_decode import LlamaStepper, stepper_body
+from llmstage.kernels.transformers_internals import cache_arguments, cache_parameter
+from llmstage.models.lm_loss import has_split_head, start_id
 from llmstage.tokenization.tokenizer import Processor
 
-TOKENS_AT_ONCE = 16_384
-"""Prompt tokens and new tokens of the prompts that are generated for together; bounds the cache."""
-KEEP = 0.75
-"""Finished rows leave the batch once no more than this share of it is still being written."""
+MAX_BATCH_TOKENS = 16_384
+"""Prompt tokens and new tokens in a batch; it bounds the cache."""
+UNFINISHED_SHARE = 0.75
+"""Finished rows leave the batch once at most this share of its rows is unfinished."""
 
 
 def generate_replies(
@@ -28,12 +33,12 @@ def generate_replies(
     prompts: Sequence[list[int]],
     cfg: GenerationConfig,
     seed: int = 0,
-    beside: dict[str, Tensor] | None = None,
+    model_inputs: dict[str, Tensor] | None = None,
 ) -> list[tuple[str, bool]]:
-    """(text, ended by itself) for each prompt (ids), in the order given. Sampling, if asked for, is seeded.
+    """(text, whether it ended with an end token) for each prompt (ids), in the order given. Sampling is seeded.
 
-    For an encoder-decoder a prompt is what the encoder reads, its special tokens included. `beside`: what the model reads
-    together with the prompts, one row each, e.g. pixel_values [N, 3, H, W].
+    For an encoder-decoder a prompt is what the encoder reads, its special tokens included. `model_inputs`: what the model reads
+    with the prompts, one row each, e.g. pixel_values [N, 3, H, W].
     """
     device = next(model.parameters()).device
     ends = end_ids(model)
@@ -48,11 +53,11 @@ def generate_replies(
                     [prompts[index] for index in chosen], processor.pad_id, left=not is_encoder_decoder(model)
                 )
             )
-            rows = {name: value[chosen].to(device) for name, value in (beside or {}).items()}
+            rows = {name: value[chosen].to(device) for name, value in (model_inputs or {}).items()}
             write = greedy_ids if greedy else searched_ids
             for index, new in zip(chosen, write(model, processor, ids, mask, ends, cfg, rows), strict=True):
-                kept, ended = cut_at_end(new, ends)
-                replies[index] = (processor.decode(kept), ended)
+                reply_ids, ended = cut_at_end(new, ends)
+                replies[index] = (processor.decode(reply_ids), ended)
     return replies
 
 
@@ -62,22 +67,22 @@ def is_encoder_decoder(model: Any) -> bool:
 
 def end_ids(model: Any) -> set[int]:
     """Tokens that end a text."""
-    known = model.generation_config.eos_token_id
-    return {end for end in (known if isinstance(known, list) else [known]) if end is not None}
+    ends = model.generation_config.eos_token_id
+    return {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
 
 
 def cut_at_end(ids: Sequence[int], ends: set[int]) -> tuple[Sequence[int], bool]:
     """The ids before the first end token, and whether there was one."""
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    stop = next((index for index, token in enumerate(ids) if token in ends), None)
     return (ids, False) if stop is None else (ids[:stop], True)
 
 
 def prompt_batches(lengths: Sequence[int], max_new_tokens: int) -> list[list[int]]:
-    """Neighbours in length together, as many as fit in TOKENS_AT_ONCE."""
+    """Indices of prompts in batches of similar length, as many as fit in MAX_BATCH_TOKENS."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda item: lengths[item]):
         # Sorted upwards, so this prompt is the longest of its batch.
-        if batches and (len(batches[-1]) + 1) * (lengths[index] + max_new_tokens) <= TOKENS_AT_ONCE:
+        if batches and (len(batches[-1]) + 1) * (lengths[index] + max_new_tokens) <= MAX_BATCH_TOKENS:
             batches[-1].append(index)
         else:
             batches.append([index])
@@ -85,77 +90,79 @@ def prompt_batches(lengths: Sequence[int], max_new_tokens: int) -> list[list[int
 
 
 def padded(prompts: Sequence[list[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """ids and mask [B, T]. A causal model goes on at the right, so its prompts are padded on the left."""
+    """ids and mask [B, T]. A decoder continues on the right, so its prompts are padded on the left."""
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), longest), pad_id)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        at = longest - len(prompt) if left else 0
-        ids[row, at : at + len(prompt)] = torch.tensor(prompt)
-        mask[row, at : at + len(prompt)] = 1
+        start = longest - len(prompt) if left else 0
+        ids[row, start : start + len(prompt)] = torch.tensor(prompt)
+        mask[row, start : start + len(prompt)] = 1
     return ids, mask
 
 
 def takes_cache(model: Any) -> bool:
-    """Whether greedy_ids knows how to step this model; others (recurrent ones) go through their own generate()."""
-    known = inspect.signature(model.forward).parameters
-    return "cache" in known and (is_encoder_decoder(model) or "position_ids" in known)
+    """Whether greedy_ids() can step this model over a cache; others (recurrent ones) go through their own generate()."""
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    return cache_parameter(model) is not None and (is_encoder_decoder(model) or takes_positions)
 
 
 class Stepper:
-    """One forward a token over a cache; rows that are finished can leave."""
+    """One forward a token over a cache of keys and values; finished rows can leave."""
 
-    def __init__(self, model: Any, ids: Tensor, mask: Tensor, beside: dict[str, Tensor]) -> None:
-        self.model, self.mask, self.beside = model, mask, beside
-        self.split = getattr(model, "split_head", False)
+    def __init__(self, model: Any, ids: Tensor, mask: Tensor, model_inputs: dict[str, Tensor]) -> None:
+        self.model, self.mask, self.model_inputs = model, mask, model_inputs
+        self.split = has_split_head(model)
         self.cache: Any = DynamicCache(config=model.config)
         self.encoded: Any = None
+        self.next = ids
+        module = model.base_model if self.split else model
         if is_encoder_decoder(model):
-            # Read once; the keys and values that the decoder makes of it are in the second cache.
+            # The encoder reads the prompt once; the keys and values that the decoder makes of it are in the second cache.
             self.cache = EncoderDecoderCache(self.cache, DynamicCache(config=model.config))
             self.encoded = model.get_encoder()(input_ids=ids, attention_mask=mask)
             self.next = torch.full((len(ids), 1), start_id(model), device=ids.device)
-        else:
-            self.next = ids
+            module = model.get_decoder() if self.split else model
+        self.cache_arguments = cache_arguments(module, self.cache)
 
     def logits(self) -> Tensor:
         """[B, V] of the token that comes next."""
-        more: dict[str, Any] = {"cache": self.cache, "use_cache": True, **self.beside}
-        self.beside = {}  # read with the prompt; its keys and values are in the cache from then on
-        model = self.model
+        model, inputs = self.model, {**self.cache_arguments, **self.model_inputs}
+        self.model_inputs = {}  # read with the prompt; its keys and values are in the cache from then on
         if self.encoded is not None and self.split:
             hidden = model.get_decoder()(
                 input_ids=self.next,
                 encoder_hidden_states=self.encoded.last_hidden_state,
                 encoder_attention_mask=self.mask,
-                **more,
+                **inputs,
             ).last_hidden_state
-            return head(model, hidden)
+            return last_logits(model, hidden)
         if self.encoded is not None:
-            more |= {"encoder_outputs": self.encoded, "decoder_input_ids": self.next}
+            inputs |= {"encoder_outputs": self.encoded, "decoder_input_ids": self.next}
         else:
-            places = (self.mask.cumsum(-1) - 1).clamp(min=0)
-            more |= {"input_ids": self.next, "position_ids": places[:, -self.next.shape[1] :]}
+            positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+            inputs |= {"input_ids": self.next, "position_ids": positions[:, -self.next.shape[1] :]}
         if self.encoded is None and self.split:
-            hidden = model.base_model(attention_mask=self.mask, **more).last_hidden_state
-            return head(model, hidden)
-        logits: Tensor = model(attention_mask=self.mask, **more).logits[:, -1]
+            hidden = model.base_model(attention_mask=self.mask, **inputs).last_hidden_state
+            return last_logits(model, hidden)
+        logits: Tensor = model(attention_mask=self.mask, **inputs).logits[:, -1]
         return logits
 
     def take(self, tokens: Tensor) -> None:
-        """The tokens [B] that were chosen."""
+        """Append the tokens [B] that were chosen."""
         self.next = tokens[:, None]
         if self.encoded is None:
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
 
     def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
         self.cache.batch_select_indices(rows)
         self.next, self.mask = self.next[rows], self.mask[rows]
         if self.encoded is not None:
             self.encoded.last_hidden_state = self.encoded.last_hidden_state[rows]
 
 
-def head(model: Any, hidden: Tensor) -> Tensor:
+def last_logits(model: Any, hidden: Tensor) -> Tensor:
     """Logits [B, V] of the last position of hidden [B, T, D]."""
     logits: Tensor = model.get_output_embeddings()(hidden[:, -1])
     return logits
@@ -168,33 +175,33 @@ def greedy_ids(
     mask: Tensor,
     ends: set[int],
     cfg: GenerationConfig,
-    beside: dict[str, Tensor],
+    model_inputs: dict[str, Tensor],
 ) -> list[list[int]]:
-    """The likeliest token each time: what generate() gives, with rows leaving as they end."""
-    new: list[list[int]] = [[] for _ in range(len(ids))]
-    body = step_body(model)
-    stepper: Stepper | LeanStepper
+    """The likeliest token at each step: what generate() returns, with rows leaving as they end."""
+    new_ids: list[list[int]] = [[] for _ in range(len(ids))]
+    body = stepper_body(model)
+    stepper: Stepper | LlamaStepper
     if body is None:
-        stepper = Stepper(model, ids, mask, beside)
+        stepper = Stepper(model, ids, mask, model_inputs)
     else:
-        stepper = LeanStepper(model, body, ids, mask, beside, cfg.max_new_tokens)
-    owners = list(range(len(ids)))  # which prompt each row of the batch belongs to
-    writing = set(owners)
+        stepper = LlamaStepper(model, body, ids, mask, model_inputs, cfg.max_new_tokens)
+    owners = list(range(len(ids)))  # the prompt of each row of the batch
+    unfinished = set(owners)
     for _ in range(cfg.max_new_tokens):
         tokens = stepper.logits().max(-1).indices  # as argmax(), which takes three times as long in bf16
         for owner, token in zip(owners, tokens.tolist(), strict=True):
-            if owner in writing:
-                new[owner].append(token)
+            if owner in unfinished:
+                new_ids[owner].append(token)
                 if token in ends:
-                    writing.discard(owner)
-        if not writing:
+                    unfinished.discard(owner)
+        if not unfinished:
             break
         stepper.take(tokens)
-        if len(writing) <= KEEP * len(owners):
-            rows = [row for row, owner in enumerate(owners) if owner in writing]
+        if len(unfinished) <= UNFINISHED_SHARE * len(owners):
+            rows = [row for row, owner in enumerate(owners) if owner in unfinished]
             owners = [owners[row] for row in rows]
             stepper.keep(torch.tensor(rows, device=tokens.device))
-    return new
+    return new_ids
 
 
 def searched_ids(
@@ -204,7 +211,7 @@ def searched_ids(
     mask: Tensor,
     ends: set[int],
     cfg: GenerationConfig,
-    beside: dict[str, Tensor] | None = None,
+    model_inputs: dict[str, Tensor] | None = None,
 ) -> list[list[int]]:
     """Beam search or sampling by transformers' own generate()."""
     settings = HFGenerationConfig(
@@ -220,6 +227,6 @@ def searched_ids(
         bos_token_id=processor.bos_id,
         decoder_start_token_id=start_id(model) if is_encoder_decoder(model) else None,
     )
-    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, **(beside or {}))
+    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, **(model_inputs or {}))
     first = 1 if is_encoder_decoder(model) else ids.shape[1]
     return [row[first:] for row in out.tolist()]

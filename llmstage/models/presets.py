@@ -18,7 +18,7 @@ from transformers import (
 from llmstage.config import ModelConfig
 from llmstage.errors import ModelError
 from llmstage.tokenization.tokenizer import Processor
-from llmstage.tokenization.vision import Eyes, tower_place
+from llmstage.tokenization.vision import VisionSpec, tower_source
 
 
 def preset_config(cfg: ModelConfig, processor: Processor, context: int, options: dict[str, Any]) -> PreTrainedConfig:
@@ -52,7 +52,7 @@ def preset_config(cfg: ModelConfig, processor: Processor, context: int, options:
     if cfg.family == "vlm":
         seen: dict[str, Any] = {
             "image_token_index": processor.image_id,
-            "image_seq_length": preset_eyes(cfg).tokens,
+            "image_seq_length": preset_vision_spec(cfg).tokens,
             "vision_feature_layer": cfg.vision.layer,
             "vision_feature_select_strategy": "default",
             "tie_word_embeddings": True,
@@ -117,7 +117,7 @@ def tower_config(cfg: ModelConfig) -> CLIPVisionConfig:
     """The tower's own shape, or that of the one that is taken over."""
     vision = cfg.vision
     if vision.path is not None:
-        folder = tower_place(vision).model_dir
+        folder = tower_source(vision).model_dir
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         config = getattr(config, "vision_config", config)
         if config.model_type != "clip_vision_model":
@@ -139,7 +139,7 @@ def tower_config(cfg: ModelConfig) -> CLIPVisionConfig:
     )
 
 
-def preset_eyes(cfg: ModelConfig) -> Eyes:
+def preset_vision_spec(cfg: ModelConfig) -> VisionSpec:
     """How a vlm preset reads an image: each patch is a token, the class token is left out."""
     tower: Any = tower_config(cfg)
-    return Eyes(tower.patch_size, (tower.image_size // tower.patch_size) ** 2, "default")
+    return VisionSpec(tower.patch_size, (tower.image_size // tower.patch_size) ** 2, "default")

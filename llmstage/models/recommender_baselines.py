@@ -1,4 +1,4 @@
-"""What a recommender must beat: the most clicked items, and items like those that the user had, by users or by words."""
+"""Simple methods that a recommender is compared with: popularity, and nearest neighbours of the user's items by users or by text."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from llmstage.data.catalog import Catalog
 from llmstage.evaluation.metrics.recommendation import rank_of
 
 SHRINKAGE = 10.0
-"""Added to the denominator of the cosine, so that two items that one user shares are not taken for twins."""
-MOST_OF_A_USER = 1000
+"""Added to the denominator of the cosine, so that two items with a single common user do not count as equal."""
+MAX_USER_ITEMS = 1000
 """Newest items of a user that count for item-kNN; bounds the number of pairs."""
-WORDS = r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
-"""Each Chinese character is a word."""
+TOKEN_PATTERN = r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+"
+"""A token of TF-IDF: one Chinese character, or a run of other word characters."""
 
 
 def tie_breaks(num_items: int) -> NDArray[np.float64]:
-    """[N] seeded numbers in [0, 0.5): equal counts come in a fixed random order, which favours nobody."""
+    """[N] seeded numbers in [0, 0.5): items of equal count get a fixed random order."""
     return np.random.default_rng(0).random(num_items) / 2
 
 
 def popularity(counts: NDArray[np.int64], num_rows: int) -> Iterator[NDArray[np.float64]]:
-    """The same scores [N] for everybody: clicks in training."""
+    """The same scores [N] for every row: clicks in training."""
     scores = counts + tie_breaks(len(counts))
     for _ in range(num_rows):
         yield scores
@@ -36,38 +36,39 @@ def popularity(counts: NDArray[np.int64], num_rows: int) -> Iterator[NDArray[np.
 def item_neighbours(
     users: Sequence[int], items: Sequence[int], num_items: int, seen: Sequence[Sequence[int]]
 ) -> Iterator[NDArray[np.float64]]:
-    """Scores [N] for each row of `seen`: summed cosine, on the user-item matrix, to the items the user had.
+    """Scores [N] for each row of `seen`: summed cosine, on the user-item matrix, to the user's items.
 
     Item-based nearest neighbours (Sarwar 2001) with shrinkage (Koren 2008). `users`, `items`: the training clicks.
     """
-    kept = newest(np.asarray(users), MOST_OF_A_USER)
-    row, column = np.asarray(users)[kept], np.asarray(items)[kept]
+    rows = newest(np.asarray(users), MAX_USER_ITEMS)
+    row, column = np.asarray(users)[rows], np.asarray(items)[rows]
     shape = (int(row.max(initial=0)) + 1, num_items)
     matrix = sparse.csr_matrix((np.ones(len(row)), (row, column)), shape=shape)
     matrix.data[:] = 1.0
-    both = (matrix.T @ matrix).tocoo()
+    common = (matrix.T @ matrix).tocoo()  # users of both items
     norms = np.sqrt(np.asarray(matrix.sum(axis=0)).ravel())
-    like = both.data / (norms[both.row] * norms[both.col] + SHRINKAGE)
-    similar = sparse.csr_matrix((np.where(both.row == both.col, 0.0, like), (both.row, both.col)), shape=both.shape)
+    cosine = common.data / (norms[common.row] * norms[common.col] + SHRINKAGE)
+    values = np.where(common.row == common.col, 0.0, cosine)
+    similar = sparse.csr_matrix((values, (common.row, common.col)), shape=common.shape)
     ties = tie_breaks(num_items) * 1e-9
-    for had in seen:
-        yield np.asarray(similar[list(had)].sum(axis=0)).ravel() + ties if len(had) else ties
+    for history in seen:
+        yield np.asarray(similar[list(history)].sum(axis=0)).ravel() + ties if len(history) else ties
 
 
-def newest(users: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Positions of the last `most` rows of each user."""
+def newest(users: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Positions of the last `count` rows of each user."""
     order = np.argsort(users, kind="stable")
     ends = np.searchsorted(users[order], users[order], side="right")
-    return order[ends - np.arange(len(order)) <= most]
+    return order[ends - np.arange(len(order)) <= count]
 
 
 def text_neighbours(texts: Sequence[str], seen: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float64]]:
-    """Scores [N] for each row of `seen`: summed cosine of TF-IDF vectors to the items the user had; knows no clicks."""
-    vectors = TfidfVectorizer(token_pattern=WORDS, ngram_range=(1, 2), sublinear_tf=True).fit_transform(texts)
+    """Scores [N] for each row of `seen`: summed cosine of TF-IDF vectors to the user's items. Clicks of others do not count."""
+    vectors = TfidfVectorizer(token_pattern=TOKEN_PATTERN, ngram_range=(1, 2), sublinear_tf=True).fit_transform(texts)
     ties = tie_breaks(len(texts)) * 1e-9
-    for had in seen:
-        taste = np.asarray(vectors[list(had)].sum(axis=0)).ravel() if len(had) else np.zeros(vectors.shape[1])
-        yield np.asarray(vectors @ taste).ravel() + ties
+    for history in seen:
+        user = np.asarray(vectors[list(history)].sum(axis=0)).ravel() if len(history) else np.zeros(vectors.shape[1])
+        yield np.asarray(vectors @ user).ravel() + ties
 
 
 def baseline_ranks(
@@ -87,8 +88,7 @@ def baseline_ranks(
     for name, rows in scores.items():
         for row, ref in zip(rows, refs, strict=True):
             if exclude_seen:
-                had = [index for index in ref["seen"] if index != ref["target"]]
                 row = row.copy()
-                row[had] = -np.inf
+                row[[index for index in ref["seen"] if index != ref["target"]]] = -np.inf
             ranks[name].append(rank_of(row, ref["target"]))
     return ranks

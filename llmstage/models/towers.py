@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from llmstage.errors import ModelError
-from llmstage.tokenization.vision import tower_place
+from llmstage.tokenization.vision import tower_source
 
 if TYPE_CHECKING:
     from llmstage.config.run import VisionConfig
@@ -44,7 +44,7 @@ def count_vision(model: nn.Module) -> int:
 def take_tower(model: nn.Module, cfg: VisionConfig) -> None:
     """The weights of the tower at `model.vision.path`, into a model built with that tower's config."""
     mine = next(modules_of(model, "vision"))
-    folder = tower_place(cfg).model_dir
+    folder = tower_source(cfg).model_dir
     assert folder is not None
     found = tower_weights(folder)
     wanted = mine.state_dict()

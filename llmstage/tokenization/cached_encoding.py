@@ -34,11 +34,11 @@ JOINED = 4_000
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def is_much(texts: list[str]) -> bool:
+def is_large(texts: list[str]) -> bool:
     return len(texts) >= FEWEST and sum(map(len, texts)) >= LEAST
 
 
-def cuts_at_spaces(tokenizer: Any, patterns: tuple[str, ...]) -> bool:
+def splits_at_spaces(tokenizer: Any, patterns: tuple[str, ...]) -> bool:
     """Whether ids of a text are those of its parts: a byte-level BPE that cuts by one of `patterns` and changes nothing before.
 
     `tokenizer`: of the package tokenizers. Its own added tokens would be looked for in whole texts, unless they are special.
@@ -60,7 +60,7 @@ def cuts_at_spaces(tokenizer: Any, patterns: tuple[str, ...]) -> bool:
     return bool(known and not more and first["behavior"] == "Isolated" and not last["use_regex"])
 
 
-class PieceIds:
+class CachedEncoder:
     """Ids of texts, part by part. `tokenizer`: one of which cuts_at_spaces() is true."""
 
     def __init__(self, tokenizer: Any) -> None:

@@ -14,8 +14,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmstage.errors import ModelError
-from llmstage.tokenization.cached_encoding import GPT2, PieceIds, cuts_at_spaces, is_much
-from llmstage.tokenization.vision import Eyes, load_images, whole_processor
+from llmstage.tokenization.cached_encoding import GPT2, CachedEncoder, splits_at_spaces, is_large
+from llmstage.tokenization.vision import VisionSpec, load_image_processor, combined_processor
 
 BOS, EOS, PAD, MASK = "<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -61,7 +61,7 @@ class Processor:
 
     def __init__(self, tokenizer: Any, images: Any = None) -> None:
         self.images = images
-        self.eyes: Eyes | None = None
+        self.vision: VisionSpec | None = None
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ModelError(
@@ -75,7 +75,7 @@ class Processor:
         self._plain.no_padding()
         self.frames: dict[str, list[tuple[list[int], list[int]]]] = {}
         """What models.chat has rendered of the chat template."""
-        self._pieces: PieceIds | None = None
+        self._pieces: CachedEncoder | None = None
         self._by_pieces: bool | None = None
 
     def __len__(self) -> int:
@@ -83,32 +83,32 @@ class Processor:
 
     def plain_ids(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; nothing is added, and no text becomes a control token."""
-        found = self.ids_by_pieces(texts)
+        found = self.cached_ids(texts)
         return self.whole_ids(texts) if found is None else [ids.tolist() for ids in found]
 
-    def many_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
+    def batch_plain_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
         """plain_ids(), as arrays where texts are many: making and cutting lists would be a third of the work."""
-        found: Any = self.ids_by_pieces(texts)
+        found: Any = self.cached_ids(texts)
         return self.whole_ids(texts) if found is None else found
 
     def whole_ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def ids_by_pieces(self, texts: list[str]) -> list[np.ndarray] | None:
+    def cached_ids(self, texts: list[str]) -> list[np.ndarray] | None:
         """None where texts are few, or the tokenizer cannot be asked part by part."""
-        if not is_much(texts):
+        if not is_large(texts):
             return None
         if self._by_pieces is None:
-            self._by_pieces = cuts_at_spaces(self._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
-            self._pieces = PieceIds(self._plain) if self._by_pieces else None
+            self._by_pieces = splits_at_spaces(self._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
+            self._pieces = CachedEncoder(self._plain) if self._by_pieces else None
         return self._pieces(texts) if self._pieces is not None else None
 
-    def plain_places(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    def plain_offsets(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """(ids, characters [start, end) of each) of every text, as plain_ids() cuts it."""
         coded = self._plain.encode_batch(texts, add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in coded]
 
-    def marks(self) -> tuple[list[int], list[int]]:
+    def special_ids(self) -> tuple[list[int], list[int]]:
         """(ids before, ids after) a single text, as the tokenizer marks one for an encoder."""
         marked = self._plain.post_process(self._plain.encode("a", add_special_tokens=False))
         inner = [place for place, special in enumerate(marked.special_tokens_mask) if not special]
@@ -192,7 +192,7 @@ class Processor:
         if self.images is None:
             self.tokenizer.save_pretrained(folder)
         else:
-            whole_processor(self.tokenizer, self.images, self.eyes).save_pretrained(folder)
+            combined_processor(self.tokenizer, self.images, self.vision).save_pretrained(folder)
 
 
 def train_processor(
@@ -259,6 +259,6 @@ def load_processor(path: str, *, local: bool, sees: bool = False) -> Processor:
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        return Processor(tokenizer, load_images(path, local=local) if sees else None)
+        return Processor(tokenizer, load_image_processor(path, local=local) if sees else None)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"No tokenizer can be loaded from {path}: {str(error).splitlines()[0]}") from None

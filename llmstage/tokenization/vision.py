@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, frozen=True)
-class Eyes:
+class VisionSpec:
     """How a vision-language model reads an image."""
 
     patch: int
@@ -24,7 +24,7 @@ class Eyes:
     """LLaVA's word: `default` leaves the class token out, `full` keeps it."""
 
 
-def preset_images(cfg: VisionConfig) -> Any:
+def preset_image_processor(cfg: VisionConfig) -> Any:
     """The image processor of a preset: CLIP's, with the preset's size. Pillow does the resizing."""
     from transformers import CLIPImageProcessorPil  # here and below: models that read text alone do not wait for it
 
@@ -34,63 +34,59 @@ def preset_images(cfg: VisionConfig) -> Any:
     return CLIPImageProcessorPil(size={"shortest_edge": cfg.size}, crop_size=square, do_center_crop=True)
 
 
-def load_images(path: str, *, local: bool) -> Any:
+def load_image_processor(path: str, *, local: bool) -> Any:
     """The image processor in a model folder. Raises OSError, ValueError."""
     from transformers import AutoImageProcessor
 
     return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False, local_files_only=local)
 
 
-def tower_place(cfg: VisionConfig) -> ModelSource:
+def tower_source(cfg: VisionConfig) -> ModelSource:
     """The folder that `model.vision.path` names."""
-    place = locate_model(str(cfg.path))
-    if place.model_dir is None:
+    model_source = locate_model(str(cfg.path))
+    if model_source.model_dir is None:
         raise ModelError(
             f"model.vision.path={cfg.path}: there is no such folder here. Name a run of task=contrastive, or a CLIP model's folder."
         )
-    return place
+    return model_source
 
 
-def tower_images(cfg: VisionConfig) -> Any:
+def tower_image_processor(cfg: VisionConfig) -> Any:
     """The image processor of a tower that is trained from scratch, or of the one that is taken over."""
     if cfg.path is None:
-        return preset_images(cfg)
-    place = tower_place(cfg)
+        return preset_image_processor(cfg)
+    model_source = tower_source(cfg)
     try:
-        return load_images(str(place.model_dir), local=True)
+        return load_image_processor(str(model_source.model_dir), local=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"model.vision.path={cfg.path} has no image processor: {str(error).splitlines()[0]}") from None
 
 
-def eyes_of(config: Any) -> Eyes | None:
+def vision_spec_of(config: Any) -> VisionSpec | None:
     """Of a LLaVA config; None for a model that puts no image into its prompt."""
     if config.model_type != "llava":
         return None
     vision, strategy = config.vision_config, config.vision_feature_select_strategy
     class_token = 1 if vision.model_type == "clip_vision_model" else 0  # SigLIP's tower has none
     tokens = (vision.image_size // vision.patch_size) ** 2 + class_token - (strategy == "default")
-    return Eyes(vision.patch_size, tokens, strategy)
+    return VisionSpec(vision.patch_size, tokens, strategy)
 
 
-def whole_processor(tokenizer: Any, images: Any, eyes: Eyes | None) -> Any:
+def combined_processor(tokenizer: Any, images: Any, vision: VisionSpec | None) -> Any:
     """Tokenizer and image processor as the one object that transformers loads by AutoProcessor."""
     from transformers import CLIPProcessor, LlavaProcessor
 
-    if eyes is None:
+    from llmstage.data.images import output_size
+
+    if vision is None:
         return CLIPProcessor(images, tokenizer)
     side, _ = output_size(images)
     return LlavaProcessor(
         images,
         tokenizer,
-        patch_size=eyes.patch,
-        vision_feature_select_strategy=eyes.strategy,
+        patch_size=vision.patch,
+        vision_feature_select_strategy=vision.strategy,
         # What the processor adds to the patches it counts itself, before it takes one off under `default`.
-        num_additional_image_tokens=eyes.tokens - (side // eyes.patch) ** 2 + (eyes.strategy == "default"),
+        num_additional_image_tokens=vision.tokens - (side // vision.patch) ** 2 + (vision.strategy == "default"),
         chat_template=tokenizer.chat_template,
     )
-
-
-def output_size(images: Any) -> tuple[int, int]:
-    """(height, width) that an image processor gives."""
-    size = images.crop_size if images.do_center_crop else images.size
-    return int(size["height"]), int(size["width"])

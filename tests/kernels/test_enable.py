@@ -53,7 +53,7 @@ def modernbert() -> Any:
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     rotary.restore_rotary()
-    monkeypatch.setattr(matmul, "COMPARED", {})
+    monkeypatch.setattr(matmul, "AGREED", {})
     yield
     rotary.restore_rotary()
 
@@ -273,7 +273,7 @@ def test_a_broken_packed_product_is_named_and_left_out(
     weight, x = torch.randn(48, 32).to(dtype), torch.randn(3, 32).to(dtype)
     if matmul.PackedLinear(weight).blocks is None:
         pytest.skip("this machine packs no such weight")
-    monkeypatch.setattr(matmul, "COMPARED", {})
+    monkeypatch.setattr(matmul, "AGREED", {})
     monkeypatch.setattr(matmul, "packed_linear", wrong(matmul.packed_linear))
     packed = matmul.PackedLinear(weight)
     assert packed.blocks is None and torch.equal(packed(x), torch.nn.functional.linear(x, weight))

@@ -28,6 +28,11 @@ CASES = [("causal_lm", "gpt"), ("dialogue", "gpt"), ("classification", "gpt"), (
 each_case = pytest.mark.parametrize("case", CASES, ids="-".join)
 
 
+def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Equal but for the last bits: on AVX2 MKL's sums depend on where in memory an operand lies."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def adapted(tiny_task):
     """(tiny task, a model with an adapter that has been trained for a few steps, its weights before)."""
@@ -100,11 +105,11 @@ def test_what_is_saved_is_loaded_by_peft_and_by_us(case, adapted, tmp_path):
         torch.testing.assert_close(theirs(**inputs).logits, model(**inputs).logits, rtol=1e-5, atol=1e-6)
     ours = it.model()
     load_adapter(ours, tmp_path / "adapter")
-    assert torch.equal(logits(it, ours), logits(it, model))
+    same(logits(it, ours), logits(it, model))
     merge_adapter(model)
     save_model(model, it.processor, tmp_path / "model")
     with torch.no_grad():
-        assert torch.equal(auto.from_pretrained(tmp_path / "model").eval()(**inputs).logits, model(**inputs).logits)
+        same(auto.from_pretrained(tmp_path / "model").eval()(**inputs).logits, model(**inputs).logits)
 
 
 def test_each_option_changes_what_is_trained(adapted):
@@ -113,7 +118,7 @@ def test_each_option_changes_what_is_trained(adapted):
 
     it, plain, _ = trained()
     said = logits(it, plain)
-    assert torch.equal(logits(it, trained()[1]), said)
+    same(logits(it, trained()[1]), said)
     for changes in ({"rank": 2}, {"alpha": 4.0}, {"dropout": 0.5}, {"targets": ["q_proj", "v_proj"]}):
         assert not torch.equal(logits(it, trained(**changes)[1]), said), changes
     few = trained(targets=["q_proj", "v_proj"])[1]

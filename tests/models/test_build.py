@@ -57,14 +57,14 @@ def saved(processors, tmp_path):
 def test_a_preset_has_the_parameters_it_promises(name, processors):
     data = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml"))
     cfg = build(ModelConfig, data, "model", [])
-    config = preset_config(cfg, processors[cfg.kind], 256, {})
+    config = preset_config(cfg, processors[cfg.family], 256, {})
     config.get_text_config().vocab_size = cfg.vocab_size  # a full vocabulary, without training one
-    head = {**HEAD, **SEEING}[cfg.kind].replace("SequenceClassification", "MaskedLM")
+    head = {**HEAD, **SEEING}[cfg.family].replace("SequenceClassification", "MaskedLM")
     with torch.device("meta"):
         model = getattr(transformers, head).from_config(config)
     promised = float(re.search(r"About (\d+) M", about("model", name))[1])
     assert count_parameters(model) / 1e6 == pytest.approx(promised, rel=0.15, abs=0.35)
-    if cfg.kind in SEEING:
+    if cfg.family in SEEING:
         return
     assert promised == {"tiny": 1, "base": 110}.get(name.partition("_")[2], promised)
 

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from llmstage.config import GenerationConfig, ModelConfig
-from llmstage.kernels.llama_decode import LeanStepper, step_body
+from llmstage.kernels.llama_decode import LlamaStepper, stepper_body
 from llmstage.models import generation
 from llmstage.models.build import build_model, head_is_plain, set_generation
 from llmstage.models.generation import (
@@ -106,7 +106,7 @@ def test_beams_search_and_the_length_penalty_counts(made):
 
 
 def test_batches_are_sorted_and_within_the_budget(monkeypatch):
-    monkeypatch.setattr(generation, "TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(generation, "MAX_BATCH_TOKENS", 100)
     batches = prompt_batches([30, 5, 90, 10, 6, 7], 10)
     assert sorted(index for batch in batches for index in batch) == list(range(6))
     assert batches == [[1, 4, 5, 3], [0], [2]]
@@ -149,18 +149,18 @@ def test_a_plain_llama_is_stepped_by_the_lean_way_and_writes_the_same(lean, made
     model, processor = made["gpt"]
     model.split_head = True
     cfg = GenerationConfig(max_new_tokens=12)
-    assert step_body(model) is model.base_model
+    assert stepper_body(model) is model.base_model
     wanted = generate_replies(model, processor, prompts(), cfg)
     if not lean:
-        monkeypatch.setattr(generation, "step_body", lambda model: None)
+        monkeypatch.setattr(generation, "stepper_body", lambda model: None)
     stepped = []
     monkeypatch.setattr(
-        LeanStepper, "take", lambda self, tokens, take=LeanStepper.take: stepped.append(1) or take(self, tokens)
+        LlamaStepper, "take", lambda self, tokens, take=LlamaStepper.take: stepped.append(1) or take(self, tokens)
     )
     assert generate_replies(model, processor, prompts(), cfg) == wanted
     assert bool(stepped) is lean
     model.split_head = False
-    assert step_body(model) is None
+    assert stepper_body(model) is None
     model.split_head = True
 
 
@@ -169,7 +169,7 @@ def test_the_lean_way_in_bf16_is_as_near_to_fp32_as_autocast(made):
     model.split_head = True
     ids, mask = padded(prompts(6), 0, left=True)
     found = []
-    for bf16, make in ((False, Stepper), (True, Stepper), (True, LeanStepper)):
+    for bf16, make in ((False, Stepper), (True, Stepper), (True, LlamaStepper)):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             stepper = make(model, ids, mask, {}) if make is Stepper else make(model, model.base_model, ids, mask, {}, 4)
             stepper.logits()

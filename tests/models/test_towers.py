@@ -16,7 +16,7 @@ from llmstage.errors import ModelError
 from llmstage.models.build import build_model, count_parameters, save_model
 from llmstage.models.towers import count_vision, modules_of, take_tower
 from llmstage.tokenization.tokenizer import train_processor
-from llmstage.tokenization.vision import preset_images
+from llmstage.tokenization.vision import preset_image_processor
 
 TOWER = VisionConfig(size=32, patch=8, num_hidden_layers=2, hidden_size=32, num_attention_heads=2, intermediate_size=48)
 CLIP = ModelConfig(
@@ -37,7 +37,7 @@ def clip(tmp_path_factory):
     """(a folder with a CLIP model as task=contrastive saves one, the model)"""
     folder = tmp_path_factory.mktemp("clip") / "model"
     processor = train_processor(["a red circle"] * 5, 300, "clip", 77)
-    processor.images = preset_images(TOWER)
+    processor.images = preset_image_processor(TOWER)
     torch.manual_seed(5)
     model = build_model(CLIP, "AutoModel", processor, 77, {}, None, offline=True)
     save_model(model, processor, folder)
@@ -47,7 +47,14 @@ def clip(tmp_path_factory):
 def sees(path, **changes) -> ModelConfig:
     vision = VisionConfig(path=None if path is None else str(path), **changes)
     return ModelConfig(
-        name="vlm_tiny", family="vlm", num_hidden_layers=1, hidden_size=32, num_attention_heads=2, intermediate_size=48, vocab_size=400, vision=vision
+        name="vlm_tiny",
+        family="vlm",
+        num_hidden_layers=1,
+        hidden_size=32,
+        num_attention_heads=2,
+        intermediate_size=48,
+        vocab_size=400,
+        vision=vision,
     )
 
 
@@ -74,10 +81,10 @@ def test_the_tower_that_is_named_is_taken_weight_for_weight(clip):
 def test_a_tower_is_also_taken_from_a_vlm_that_was_saved(clip, tmp_path):
     model = vlm(sees(clip[0]))
     processor = train_processor(["a red circle"] * 5, 400, "vlm", 128)
-    for own_names in (False, True):
-        save_model(model, processor, tmp_path / str(own_names), own_names=own_names)
+    for native_names in (False, True):
+        save_model(model, processor, tmp_path / str(native_names), native_names=native_names)
         other = vlm(replace(sees(None), vision=TOWER))
-        take_tower(other, VisionConfig(path=str(tmp_path / str(own_names))))
+        take_tower(other, VisionConfig(path=str(tmp_path / str(native_names))))
         mine, theirs = tower_of(other).state_dict(), tower_of(model).state_dict()
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 

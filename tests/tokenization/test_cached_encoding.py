@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from llmstage.tokenization import cached_encoding
-from llmstage.tokenization.cached_encoding import FEWEST, GPT2, PieceIds, cuts_at_spaces
+from llmstage.tokenization.cached_encoding import FEWEST, GPT2, CachedEncoder, splits_at_spaces
 from llmstage.tokenization.tokenizer import SPLIT, SPLIT_CHARACTERS, Processor, train_processor
 
 ATOMS = [
@@ -43,7 +43,7 @@ def lists(arrays) -> list[list[int]]:
 
 
 def test_ids_are_the_tokenizers_own(processor: Processor) -> None:
-    assert cuts_at_spaces(processor._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
+    assert splits_at_spaces(processor._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
     for seed in range(20):  # parts that are known come back among new ones
         given = texts(500, seed)
         assert processor.plain_ids(given) == own(processor, given)
@@ -56,8 +56,8 @@ def test_ids_are_the_tokenizers_own(processor: Processor) -> None:
 
 def test_each_part_is_encoded_once_and_few_are_kept(processor: Processor, monkeypatch) -> None:
     asked: list[str] = []
-    ids = PieceIds(processor._plain)
-    monkeypatch.setattr(ids, "whole", lambda given: asked.extend(given) or PieceIds.whole(ids, given))
+    ids = CachedEncoder(processor._plain)
+    monkeypatch.setattr(ids, "whole", lambda given: asked.extend(given) or CachedEncoder.whole(ids, given))
     given = ["the cat sat. the cat sat", " the cat"] * FEWEST
     want = own(processor, given)
     assert lists(ids(given)) == want
@@ -77,7 +77,7 @@ def test_each_part_is_encoded_once_and_few_are_kept(processor: Processor, monkey
 def test_new_parts_are_encoded_in_texts_of_any_length(processor: Processor, monkeypatch, most: int) -> None:
     monkeypatch.setattr(cached_encoding, "JOINED", most)
     given = texts(300, 11)
-    assert lists(PieceIds(processor._plain)(given)) == own(processor, given)
+    assert lists(CachedEncoder(processor._plain)(given)) == own(processor, given)
 
 
 def test_a_vocabulary_without_some_byte_is_asked_for_each_part_alone() -> None:
@@ -116,18 +116,18 @@ def byte_level(before: pre_tokenizers.PreTokenizer) -> Tokenizer:
 def test_tokenizers_that_are_known_to_cut_at_spaces() -> None:
     level = pre_tokenizers.ByteLevel
     gpt2 = byte_level(level(add_prefix_space=False))
-    assert cuts_at_spaces(gpt2, ())
+    assert splits_at_spaces(gpt2, ())
     given = texts(2000, 3)
     processor = Processor(PreTrainedTokenizerFast(tokenizer_object=gpt2))
     assert processor.plain_ids(given) == own(processor, given) and processor._pieces is not None
-    assert not cuts_at_spaces(byte_level(level(add_prefix_space=True)), ())
+    assert not splits_at_spaces(byte_level(level(add_prefix_space=True)), ())
     split = pre_tokenizers.Split(Regex(r"\S+ \S+|\s+"), "isolated")
     over = byte_level(pre_tokenizers.Sequence([split, level(add_prefix_space=False, use_regex=False)]))
-    assert not cuts_at_spaces(over, (SPLIT, GPT2)), "a pattern that reaches over spaces"
+    assert not splits_at_spaces(over, (SPLIT, GPT2)), "a pattern that reaches over spaces"
     lower = byte_level(level(add_prefix_space=False))
     lower.normalizer = normalizers.Lowercase()
-    assert not cuts_at_spaces(lower, ())
+    assert not splits_at_spaces(lower, ())
     gpt2.add_tokens([AddedToken("the cat", special=False)])
-    assert not cuts_at_spaces(gpt2, ()), "looked for in the whole text"
+    assert not splits_at_spaces(gpt2, ()), "looked for in the whole text"
     other = Processor(PreTrainedTokenizerFast(tokenizer_object=gpt2))
     assert other.plain_ids(["the cat"] * FEWEST) == own(other, ["the cat"] * FEWEST)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmstage.models.co_clicks import WINDOW, CoClicks
+from llmstage.models.recommender import WINDOW, ItemCooccurrence
 
 
-def seen(users: list[list[str]]) -> CoClicks:
-    found = CoClicks()
+def seen(users: list[list[str]]) -> ItemCooccurrence:
+    cooccurrence = ItemCooccurrence()
     for items in users:
         for end in range(1, len(items) + 1):
-            found.see(items[:end])
-    return found
+            cooccurrence.add_click(items[:end])
+    return cooccurrence
 
 
 def test_counts_are_one_over_the_distance_within_the_window():
@@ -64,4 +64,4 @@ def test_items_of_one_taste_lie_closer_than_items_of_two():
 
 def test_without_pairs_there_is_nothing_to_begin_from():
     assert seen([["a"], ["b"]]).vectors(["a", "b", "c"], 4) is None
-    assert CoClicks().vectors([], 4) is None
+    assert ItemCooccurrence().vectors([], 4) is None
