@@ -32,6 +32,7 @@ class Chance:
     """The score of each estimate, the highest and the others."""
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the JSON object of report.json."""
         return {"value": self.value, "how": self.how, "ci": [self.low, self.high], "ways": self.ways}
 
 
@@ -50,6 +51,7 @@ def chance_of(
     architecture with random weights. Free answers are permuted where text was generated.
     """
     estimates = [Chance(constant(items), "constant answer", 0.0, 0.0)]
+    # The second and the third estimate need scores of the model, and of an untrained one.
     permuted = permuted_hits(items, scores, permutations, seed)
     if permuted is not None:
         low, high = np.percentile(permuted, [2.5, 97.5])

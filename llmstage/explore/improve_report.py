@@ -108,6 +108,7 @@ def sentences(result: ImprovementResult, best: Candidate) -> list[str]:
     lines = []
     if result.chosen is None:
         lines.append(sentence("old_stays", reason=capital(reason(result))))
+    # The gain of each slice, then what nothing else lost.
     for weakness, mask in zip(result.slices, result.masks, strict=True):
         row = before_after(result, best, mask)
         if row["before"] is None:
@@ -147,6 +148,7 @@ def change_of(group: RowGroup) -> str:
 
 
 def capital(text: str) -> str:
+    """Return a text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
@@ -167,6 +169,7 @@ def report_items(result: ImprovementResult, best: Candidate) -> Any:
 
 
 def number(value: float | None) -> str:
+    """Return a score with three digits; a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 

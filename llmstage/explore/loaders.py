@@ -205,6 +205,7 @@ def load_blimp(path: Path) -> list[Item]:
         key = f"{record.get('pair_id', record.get('pairID', number))} {good}"
         first = Item(f"{probe_family}-{number}", probe_family, "", choices=[good, bad], label=0, key=key)
         first.meta = {**meta, "variant": "sentence"}
+        # The word that differs gives a second item, on the words before it.
         pair = [first]
         region = critical(good, bad)
         if region is not None:

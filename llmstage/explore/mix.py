@@ -33,6 +33,7 @@ class JoinedSource(RowSource):
 
     @property
     def description(self) -> str:
+        """Name the files of both parts."""
         return self.pool.description + (f" and {self.extra.description}" if self.extra is not None else "")
 
     def __iter__(self) -> Iterator[tuple[Row, str]]:
@@ -41,6 +42,7 @@ class JoinedSource(RowSource):
             yield from self.extra
 
     def digest(self) -> str:
+        """Return a digest of both parts."""
         return digest_of(["joined", self.pool.digest(), self.extra.digest() if self.extra is not None else None])
 
 
@@ -55,7 +57,7 @@ class MixedOrder(BatchOrder):
     share: float = 0.0
     """Share of `target`; 0 is more of the same, 1 the weak slices alone."""
 
-    def drawn(self, epoch: int) -> NDArray[np.int64]:
+    def shuffled(self, epoch: int) -> NDArray[np.int64]:
         """Return as many examples as the larger part has, in the order of an epoch.
 
         Each part uses all of its examples before one repeats, so that a small part is repeated evenly, and a large part is
@@ -100,6 +102,7 @@ class KLPenaltyTask:
         return batch
 
     def loss(self, model: nn.Module, batch: Batch) -> LossSum:
+        """Return the loss of the task plus the KL term."""
         loss = self.task.loss(model, batch)
         loss.total = loss.total + self.beta * self.divergence(model, batch)
         return loss

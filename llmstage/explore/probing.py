@@ -139,6 +139,7 @@ def name_of(cell: Cell) -> str:
 
 
 def share(cell: Cell) -> str:
+    """Return the score as a percentage."""
     return f"{cell.score.value:.0%}"
 
 

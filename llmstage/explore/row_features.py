@@ -84,6 +84,7 @@ class RowFeatures:
         if fits:
             self.borders = {name: borders_of(values) for name, values in numbers.items()}
         table: dict[str, list[CellValue]] = {name: [cell_of(row.get(name)) for row in flat_rows] for name in self.names}
+        # A number is described by the borders that it reaches, not by its value.
         for name, values in numbers.items():
             unit = {"length": " tokens", "turns": " turns", "answer length": " words"}.get(name, "")
             table[name] = [border_cell(value, *self.borders[name], unit) for value in values]

@@ -220,6 +220,7 @@ def numbers(
     best = answers[index]
     logp = best.total if item.choices else float(np.logaddexp.reduce(totals))
     size = len(texts[index].encode())
+    # Numbers of one text: the right choice, or the likeliest accepted answer.
     result: Scores = dict.fromkeys(NUMBERS)
     result |= {
         "logp": logp,

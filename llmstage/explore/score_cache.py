@@ -34,11 +34,13 @@ class ScoreCache:
                 self.known[entry["item"]] = entry["scores"]
 
     def get(self, item: str) -> dict[str, Any] | None:
+        """Return the scores of an item digest, or None."""
         scores = self.known.get(item)
         self.hits += scores is not None
         return scores
 
     def add(self, item: str, scores: dict[str, Any]) -> None:
+        """Add the scores of an item digest."""
         self.known[item] = scores
         self.new += 1
 

@@ -38,6 +38,7 @@ class Difference:
     threshold: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the JSON object."""
         return asdict(self)
 
 

@@ -136,6 +136,7 @@ class VariantTrainer:
 
 
 def hash_of(text: str) -> str:
+    """Return the first 16 hex digits of the sha256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -23,6 +23,7 @@ FULL = tuple(
 
 
 def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw two numbers and their carries; one part for each column."""
     digits = cell["digits"]
     a, b, carries = with_carries(rng, digits, rng.randint(0, digits))
     columns, carry = [], 0

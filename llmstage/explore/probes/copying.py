@@ -21,6 +21,7 @@ COMMANDS = {
 
 
 def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw a sequence of symbols and ask for its image under the operation of the cell."""
     op = cell["op"]
     size = cell.get("alphabet", 22)
     # The last symbol has no successor, and a model cannot know where the alphabet ends.

@@ -75,8 +75,10 @@ def linear(rng: random.Random, cell: Mapping[str, Any]) -> Question:
 
 
 def row(numbers: list[int]) -> str:
+    """Return numbers as text."""
     return " ".join(map(str, numbers))
 
 
 def apply(weights: list[int], numbers: list[int]) -> int:
+    """Return the value of the linear map."""
     return sum(weight * number for weight, number in zip(weights, numbers, strict=True))

@@ -18,6 +18,7 @@ SYMBOLS = LETTERS + LETTERS.upper()
 
 
 def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw a sequence that repeats, cut its second round, and ask for the next symbol."""
     # With a constant period a rule on positions would be enough (Olsson 2022): it is drawn, up to that of the cell.
     period = rng.randint(cell["period"] // 2, cell["period"])
     row = rng.sample(SYMBOLS[: cell["vocabulary"]], period)

@@ -53,6 +53,7 @@ def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Q
     for who, topic in pairs[: cell["facts"]]:
         taken = {value for _, name, value in facts if name == topic}
         facts.append((who, topic, rng.choice([v for v in range(len(TOPICS["en"][topic][2])) if v not in taken])))
+    # The question is about one fact; `last` has the value that holds at the end.
     asked = rng.randrange(len(facts))
     last = {(who, topic): value for who, topic, value in facts}
     places = sorted(rng.sample(range(cell["turns"] - 1 if cell["corrected"] else cell["turns"]), len(facts)))
@@ -65,6 +66,7 @@ def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Q
         value = rng.choice([v for v in range(len(TOPICS["en"][topic][2])) if v not in taken])
         statements[rng.choice(free)] = ("corrects", (who, topic, value))
         last[who, topic] = value
+    # All other turns are filler; the turns between the last statement and the question are the distance.
     fillers = [rng.randrange(len(FILLERS["en"])) for _ in range(cell["turns"])]
     who, topic, _ = facts[asked]
     right = last[who, topic]

@@ -16,6 +16,7 @@ SIGN = {"add": "+", "mul": "*"}
 
 
 def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Question:
+    """Draw a and b modulo p."""
     p, op = cell["p"], cell["op"]
     a, b = rng.randrange(p), rng.randrange(p)
     result = (a + b if op == "add" else a * b) % p

@@ -62,6 +62,7 @@ def question(
     quantifier: str, depth: int, things: Sequence[int], states: Sequence[int], asked: int, about: tuple[int, int],
     answer: bool, lang: str,
 ) -> Question:  # fmt: skip
+    """Return the facts and the question whether the claim is right, with `depth` negations."""
     pair, state = about
     words = STATES[lang][pair]
     facts = [FACT[lang].format(thing=THINGS[lang][t], state=words[s]) for t, s in zip(things, states, strict=True)]

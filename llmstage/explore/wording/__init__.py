@@ -39,6 +39,7 @@ def speaking(language: str) -> Iterator[None]:
 
 
 def current_language() -> str:
+    """Return en or zh."""
     return LANGUAGE.get()
 
 
