@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from llmstage.cli.hydra_runs import compose_overrides
 from llmstage.cli.overrides import read_words
 from llmstage.config import RunConfig, build_run, task_config
-from llmstage.config.checks import other_keys
+from llmstage.config.checks import choices_for_family
 from llmstage.naming import load_module
 from llmstage.paths import conf_dir
 
@@ -175,11 +175,11 @@ def tiny(
 def see(run: RunConfig, task: Any, processor: Any, rows: list[dict[str, Any]]) -> None:
     """The pictures of the rows, as the engine reads them."""
     from llmstage.data.image_store import ImageStore
-    from llmstage.models.presets import preset_eyes
-    from llmstage.tokenization.vision import tower_images
+    from llmstage.models.presets import preset_vision_spec
+    from llmstage.tokenization.vision import tower_image_processor
 
-    processor.images = tower_images(run.model.vision)
-    processor.eyes = preset_eyes(run.model) if run.model.family == "vlm" else None
+    processor.images = tower_image_processor(run.model.vision)
+    processor.vision = preset_vision_spec(run.model) if run.model.family == "vlm" else None
     task.image_store = ImageStore(processor.images)
     task.image_store.read(place for row in rows for place in task.images(row))
 
@@ -197,7 +197,7 @@ def words_to_take(name: str, kind: str) -> list[str]:
     cfg = task_config(name)(**keys)
     if kind in cfg.takes():
         return []
-    key, value = other_keys(cfg, kind)[0]
+    key, value = choices_for_family(cfg, kind)[0]
     return [f"task.{key}={value}"]
 
 

@@ -81,33 +81,33 @@ def check_stage_fits_task(run: RunConfig) -> list[str]:
 
 def check_model_fits_task(run: RunConfig) -> list[str]:
     """Return a complaint where the task does not support the model family."""
-    kind: str | None = run.model.family
-    named = f"model={run.model.name}"
+    model_family: str | None = run.model.family
+    model_text = f"model={run.model.name}"
     if run.model.path:
-        kind, named = kind_at(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
+        model_family, model_text = local_model_family(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
     takes = run.task.takes()
-    if kind and run.task.name and kind not in takes:
-        fits = " or ".join(f"model={kind}_tiny" for kind in takes)
+    if model_family and run.task.name and model_family not in takes:
+        fits = " or ".join(f"model={name}_tiny" for name in takes)
         # A family that the task knows is kept out by one of its other keys.
-        keys = [f"task.{key}={value}" for key, value in other_keys(run.task, kind)]
-        other = f" With {' or '.join(keys)} it does." if keys else ""
+        keys = [f"task.{key}={value}" for key, value in choices_for_family(run.task, model_family)]
+        hint = f" With {' or '.join(keys)} it does." if keys else ""
         return [
-            f"task={run.task.name} does not fit {named} (family {kind}). It takes: {fits}, or a model.path of that family.{other}"
+            f"task={run.task.name} does not fit {model_text} (family {model_family}). It takes: {fits}, or a model.path of that family.{hint}"
         ]
     return []
 
 
-def other_keys(task: TaskConfig, kind: str) -> list[tuple[str, Any]]:
+def choices_for_family(task: TaskConfig, model_family: str) -> list[tuple[str, Any]]:
     """(key, value) of each single choice under which the task would take this family."""
-    found = []
+    choices = []
     for key, annotation in get_type_hints(type(task), include_extras=False).items():
         for value in get_args(annotation) if get_origin(annotation) is Literal else ():
-            if kind in replace(task, **{key: value}).takes():
-                found.append((key, value))
-    return found
+            if model_family in replace(task, **{key: value}).takes():
+                choices.append((key, value))
+    return choices
 
 
-def kind_at(path: Path) -> str | None:
+def local_model_family(path: Path) -> str | None:
     """Family of a local model by its config.json; None where it cannot be told without loading."""
     for folder in (path, path / "model", path / "adapter"):
         try:
@@ -115,22 +115,22 @@ def kind_at(path: Path) -> str | None:
         except (OSError, ValueError, AttributeError):
             continue
         families = {"gpt": DECODERS, "bert": ENCODERS, "t5": ENCODER_DECODERS, "clip": TWO_TOWERS, "vlm": SEEING}
-        return next((kind for kind, known in families.items() if model_type in known), None)
+        return next((name for name, known in families.items() if model_type in known), None)
     return None
 
 
 def check_budget(run: RunConfig) -> list[str]:
     """Return complaints where not exactly one budget, or not exactly one batch size, is set."""
-    trainer, wrong = run.trainer, []
+    trainer, complaints = run.trainer, []
     budgets = {"max_steps": trainer.max_steps, "epochs": trainer.epochs, "max_tokens": trainer.max_tokens}
     given = [f"trainer.{key}={value}" for key, value in budgets.items() if value is not None]
     if len(given) != 1:
-        wrong.append(
+        complaints.append(
             f"Exactly one of trainer.max_steps, epochs, max_tokens must be set; seen: {', '.join(given) or 'none'}."
         )
     if (trainer.batch_size is None) == (trainer.batch_tokens is None):
-        wrong.append("Exactly one of trainer.batch_size and trainer.batch_tokens must be set.")
-    return wrong
+        complaints.append("Exactly one of trainer.batch_size and trainer.batch_tokens must be set.")
+    return complaints
 
 
 def check_preset(run: RunConfig) -> list[str]:
@@ -144,15 +144,17 @@ def check_preset(run: RunConfig) -> list[str]:
         return [
             f"model.hidden_size/model.heads={model.hidden_size // model.num_attention_heads} is odd; rotary positions need an even head size."
         ]
-    vision, wrong = model.vision, []
+    vision, complaints = model.vision, []
     if model.path is None and run.task.reads_images and vision.path is None:
         if vision.size % vision.patch:
-            wrong.append(f"model.vision.size={vision.size} is not a multiple of model.vision.patch={vision.patch}.")
+            complaints.append(
+                f"model.vision.size={vision.size} is not a multiple of model.vision.patch={vision.patch}."
+            )
         if vision.hidden_size % vision.num_attention_heads:
-            wrong.append(
+            complaints.append(
                 f"model.vision.hidden_size={vision.hidden_size} is not a multiple of model.vision.num_attention_heads={vision.num_attention_heads}."
             )
-    return wrong
+    return complaints
 
 
 def check_split(run: RunConfig) -> list[str]:
@@ -195,23 +197,27 @@ def check_adapter(run: RunConfig) -> list[str]:
 
 def check_read(run: RunConfig, typed: Iterable[str]) -> list[str]:
     """Return a complaint for each key that the user set and this run does not use."""
-    kinds = dict(walk_fields(RunConfig))
-    kinds.update(walk_fields(stage_config(run.stage.name), "stage"))
-    kinds.update(walk_fields(task_config(run.task.name), "task"))
-    wrong = []
+    annotations = dict(walk_fields(RunConfig))
+    annotations.update(walk_fields(stage_config(run.stage.name), "stage"))
+    annotations.update(walk_fields(task_config(run.task.name), "task"))
+    complaints = []
     for key in typed:
-        kind = kinds.get(key) or kinds.get(key.rpartition(".")[0])
-        for mark in marks(kind):
-            reason = mark.unread(run)
+        annotation = annotations.get(key) or annotations.get(key.rpartition(".")[0])
+        for condition in conditions_of(annotation):
+            reason = condition.unread(run)
             if reason:
-                wrong.append(f"{key} is not read here: {reason}. Leave it out.")
+                complaints.append(f"{key} is not read here: {reason}. Leave it out.")
                 break
-    return wrong
+    return complaints
 
 
-def marks(kind: Any) -> list[ReadBy]:
+def conditions_of(annotation: Any) -> list[ReadBy]:
     """The marks of a field, also of the parts of a union."""
-    found = (
-        [extra for extra in get_args(kind)[1:] if isinstance(extra, ReadBy)] if get_origin(kind) is Annotated else []
+    conditions = (
+        [extra for extra in get_args(annotation)[1:] if isinstance(extra, ReadBy)]
+        if get_origin(annotation) is Annotated
+        else []
     )
-    return found + [mark for part in get_args(kind) if get_origin(part) is Annotated for mark in marks(part)]
+    return conditions + [
+        item for part in get_args(annotation) if get_origin(part) is Annotated for item in conditions_of(part)
+    ]

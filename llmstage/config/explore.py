@@ -65,33 +65,33 @@ class Explore(StageConfig):
     needs_task: ClassVar[bool] = False
 
     def check(self, run: RunFacts) -> list[str]:
-        wrong = [
+        complaints = [
             *check_columns(self.columns),
             *self.check_probes(run),
             *check_ladder(self.ladder, self.toy_worlds, self.probes, run),
             *(self.improve.check(run) if self.improve.enabled else []),
         ]
         if self.curves or self.probes or self.phenomena or self.ladder.given or self.toy_worlds.kind != "none":
-            return wrong
+            return complaints
         if not run.model.path:
             return [
-                *wrong,
+                *complaints,
                 "stage=explore needs something to look at: model.path=<a run of finetune or pretrain> for its weak slices, "
                 "beside it stage.probes=[core] or stage.phenomena=[<file>] for what it can do, stage.ladder.runs=<runs>, "
                 "stage.curves=<csv of scores>, or stage.toy_worlds.kind=grokking.",
             ]
         if not run.task.name:
             return [
-                *wrong,
+                *complaints,
                 f"model.path={run.model.path} does not say which task it was trained for, so there are no rows to score. Name "
                 f"task=… and data.test=<files>, or stage.probes=[core].",
             ]
         if not self.slices.enabled and not self.novelty.logs and not self.improve.enabled:
-            wrong.append(
+            complaints.append(
                 "stage.slices.enabled=false leaves nothing to look at. Leave it out, or give stage.novelty.logs=<files> or "
                 "stage.probes=[core]."
             )
-        return wrong
+        return complaints
 
     def check_probes(self, run: RunFacts) -> list[str]:
         """Return complaints about unknown probe families and a missing model."""
@@ -100,13 +100,13 @@ class Explore(StageConfig):
 
         folder = PACKAGE / "explore" / "probes"
         known = sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "base"))
-        wrong = [
+        complaints = [
             f"stage.probes: {unknown('probe family', name, ['core', 'full', *known])}"
             for name in self.probes
             if name not in ("core", "full") and name.split(":")[0] not in known
         ]
         if (self.probes or self.phenomena) and not run.model.path and not self.ladder.given:
-            wrong.append(
+            complaints.append(
                 "stage.probes and stage.phenomena are asked of a model: give model.path=<run folder or model directory>."
             )
-        return wrong
+        return complaints

@@ -64,21 +64,23 @@ class ImproveConfig:
 
     def check(self, run: RunFacts) -> list[str]:
         """Return complaints about missing inputs and keys that exclude each other."""
-        wrong = []
+        complaints = []
         if not run.model.path:
-            wrong.append("stage.improve.enabled needs a trained model: model.path=<run folder>.")
+            complaints.append("stage.improve.enabled needs a trained model: model.path=<run folder>.")
         if not run.task.name:
-            wrong.append("stage.improve.enabled needs to know the task: task=…, or a run folder as model.path.")
+            complaints.append("stage.improve.enabled needs to know the task: task=…, or a run folder as model.path.")
         if not run.data.is_demo and not (run.data.train or run.data.path):
-            wrong.append("stage.improve.enabled needs the training pool for replay: data.train=<files>.")
+            complaints.append("stage.improve.enabled needs the training pool for replay: data.train=<files>.")
         if not self.target_share:
-            wrong.append("stage.improve.target_share=[] names no share; give one or several, e.g. [0.25,0.5,0.75].")
+            complaints.append(
+                "stage.improve.target_share=[] names no share; give one or several, e.g. [0.25,0.5,0.75]."
+            )
         if self.source == "both" and self.data is None:
-            wrong.append("stage.improve.source=both needs new examples: stage.improve.data=<file>.")
+            complaints.append("stage.improve.source=both needs new examples: stage.improve.data=<file>.")
         if self.source == "pool" and self.data is not None:
-            wrong.append("stage.improve.data is not read: stage.improve.source=pool takes the pool's own rows.")
+            complaints.append("stage.improve.data is not read: stage.improve.source=pool takes the pool's own rows.")
         if self.kl and 1.0 in self.target_share and len(self.target_share) == 1:
-            wrong.append(
+            complaints.append(
                 "stage.improve.kl is not read: it holds on replayed rows, and target_share=[1.0] replays none."
             )
-        return wrong
+        return complaints

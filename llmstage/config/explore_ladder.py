@@ -100,25 +100,27 @@ class Reduce:
 
 def check_ladder(ladder: Ladder, gold: ToyWorlds, probes: list[str], run: RunFacts) -> list[str]:
     """Return complaints about ladders and toy worlds."""
-    wrong = []
+    complaints = []
     p = gold.modulus
     if any(p % factor == 0 for factor in range(2, int(p**0.5) + 1)):
         near = next(n for n in range(p + 1, 2 * p) if all(n % k for k in range(2, int(n**0.5) + 1)))
-        wrong.append(f"stage.toy_worlds.modulus={p} is no prime, and its waves would not be apart. Next prime: {near}.")
+        complaints.append(
+            f"stage.toy_worlds.modulus={p} is no prime, and its waves would not be apart. Next prime: {near}."
+        )
     if gold.grow and gold.kind == "induction" and gold.layers > 1:
-        wrong.append(
+        complaints.append(
             "stage.toy_worlds.grow=true adds a layer to the control that has one: add stage.toy_worlds.layers=1."
         )
     if ladder.kind == "auto" and (ladder.runs or ladder.models):
-        wrong.append("stage.ladder.kind=auto trains a ladder of its own; leave out stage.ladder.runs and models.")
+        complaints.append("stage.ladder.kind=auto trains a ladder of its own; leave out stage.ladder.runs and models.")
     if ladder.kind == "auto" and len(set(ladder.sizes)) < len(ladder.sizes):
-        wrong.append(f"stage.ladder.sizes={ladder.sizes} names a size twice.")
+        complaints.append(f"stage.ladder.sizes={ladder.sizes} names a size twice.")
     if ladder.kind == "auto" and ladder.checkpoints > ladder.steps:
-        wrong.append(
+        complaints.append(
             f"stage.ladder.checkpoints={ladder.checkpoints} are more than stage.ladder.steps={ladder.steps} steps."
         )
     if ladder.kind == "auto" and not probes:
-        wrong.append("stage.ladder.kind=auto trains on the items of probe families: stage.probes=[addition].")
+        complaints.append("stage.ladder.kind=auto trains on the items of probe families: stage.probes=[addition].")
     if ladder.kind == "auto" and run.model.path:
-        wrong.append("stage.ladder.kind=auto trains models of its own; leave out model.path.")
-    return wrong
+        complaints.append("stage.ladder.kind=auto trains models of its own; leave out model.path.")
+    return complaints

@@ -14,13 +14,13 @@ def part_of(run: RunFacts, name: str) -> Any:
     return getattr(run.stage, name, None)
 
 
-def slices_wanted(run: RunFacts) -> bool:
+def searches_slices(run: RunFacts) -> bool:
     """Return whether weak slices are searched: the model has a task, and the search is enabled."""
-    own = part_of(run, "slices")
-    return bool(own is not None and own.enabled and run.model.path and run.task.name and not asks(run))
+    search = part_of(run, "slices")
+    return bool(search is not None and search.enabled and run.model.path and run.task.name and not asks_questions(run))
 
 
-def asks(run: RunFacts) -> bool:
+def asks_questions(run: RunFacts) -> bool:
     """Return whether the model is probed with questions; the rows of its task are then not scored."""
     return bool(part_of(run, "probes") or part_of(run, "phenomena"))
 
@@ -29,23 +29,25 @@ ASKED = "stage.probes and stage.phenomena ask the model questions of their own; 
 
 
 def _slices(run: RunFacts) -> str | None:
-    if slices_wanted(run):
+    if searches_slices(run):
         return None
-    if asks(run):
+    if asks_questions(run):
         return ASKED
     off = part_of(run, "slices") is not None and not part_of(run, "slices").enabled
-    return "stage.slices.enabled=false" if off else "no model of a task is looked at (model.path=<run>)"
+    return "stage.slices.enabled=false" if off else "there is no trained model of a task (model.path=<run>)"
 
 
-def _collects(run: RunFacts) -> str | None:
-    own = part_of(run, "collect")
-    if asks(run):
+def _searches_novelty(run: RunFacts) -> str | None:
+    novelty = part_of(run, "novelty")
+    if asks_questions(run):
         return ASKED
-    return None if own is not None and own.logs else "nothing is collected without stage.novelty.logs=<files>"
+    return (
+        None if novelty is not None and novelty.logs else "nothing new is searched without stage.novelty.logs=<files>"
+    )
 
 
 SLICES = ReadBy(_slices)
-COLLECTS = ReadBy(_collects)
+NOVELTY = ReadBy(_searches_novelty)
 
 
 @dataclass(slots=True)
@@ -98,11 +100,11 @@ class Novelty:
 
     logs: str | list[str] | None = None
     """Files of texts or conversations, as in data.train: a path, a glob, or a list."""
-    max_items: Annotated[int, AT_LEAST_1, COLLECTS] = 5000
+    max_items: Annotated[int, AT_LEAST_1, NOVELTY] = 5000
     """Most texts to read after duplicates are removed."""
-    dedupe: Annotated[float, Range(0, 1, open_low=True), COLLECTS] = 0.8
+    dedupe: Annotated[float, Range(0, 1, open_low=True), NOVELTY] = 0.8
     """Jaccard similarity of word 5-grams from which on two texts are duplicates."""
-    contamination_ngram: Annotated[int, AT_LEAST_1, COLLECTS] = 13
+    contamination_ngram: Annotated[int, AT_LEAST_1, NOVELTY] = 13
     """A text that shares this many consecutive words with the training pool is not new."""
-    clusters: Annotated[int, AT_LEAST_1, COLLECTS] = 12
+    clusters: Annotated[int, AT_LEAST_1, NOVELTY] = 12
     """Most clusters of the new texts."""

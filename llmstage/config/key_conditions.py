@@ -122,7 +122,7 @@ def _sees(run: RunFacts) -> str | None:
     return None if run.task.reads_images else f"task={run.task.name} reads no images"
 
 
-def _own_tower(run: RunFacts) -> str | None:
+def _new_tower(run: RunFacts) -> str | None:
     return "model.vision.path brings its own" if run.model.vision.path else None
 
 
@@ -146,4 +146,4 @@ SERVES = ReadBy(_serves)
 ADAPTER = ReadBy(_adapter)
 ITEMS = ReadBy(_items)
 SEES = ReadBy(_sees)
-OWN_TOWER = ReadBy(_own_tower)
+NEW_TOWER = ReadBy(_new_tower)

@@ -86,61 +86,69 @@ class Monitor(StageConfig):
 
     def check(self, run: RunFacts) -> list[str]:
         """Return complaints about missing input and models, and about keys that this stage does not read."""
-        wrong = []
+        complaints = []
         if not self.input:
-            wrong.append("stage=monitor needs items: stage.input=<file>, or stage.input=- for standard input.")
+            complaints.append("stage=monitor needs items: stage.input=<file>, or stage.input=- for standard input.")
         if not self.models:
-            wrong.append("stage=monitor needs a classifier: stage.models.sentiment=<run of task=classification>.")
+            complaints.append("stage=monitor needs a classifier: stage.models.sentiment=<run of task=classification>.")
         if run.task.name:
-            wrong.append(f"task={run.task.name} is not read by stage=monitor; each model brings its own.")
+            complaints.append(f"task={run.task.name} is not read by stage=monitor; each model brings its own.")
         if run.model.path:
-            wrong.append(f"model.path is not read by stage=monitor; name it: stage.models.sentiment={run.model.path}.")
+            complaints.append(
+                f"model.path is not read by stage=monitor; name it: stage.models.sentiment={run.model.path}."
+            )
         usual = DataConfig()
         for key in (item.name for item in fields(DataConfig) if item.name not in READ):
             if getattr(run.data, key) != getattr(usual, key):
                 instead = "; name the items in stage.input" if key in ROWS else ""
-                wrong.append(f"data.{key} is not read by stage=monitor{instead}.")
+                complaints.append(f"data.{key} is not read by stage=monitor{instead}.")
         if run.data.format not in FORMATS:
-            wrong.append(f"data.format={run.data.format}: stage=monitor reads {', '.join(FORMATS[1:])}.")
-        wrong += self.check_times()
-        wrong += self.check_delivery(run)
-        return wrong
+            complaints.append(f"data.format={run.data.format}: stage=monitor reads {', '.join(FORMATS[1:])}.")
+        complaints += self.check_times()
+        complaints += self.check_delivery(run)
+        return complaints
 
     def check_times(self) -> list[str]:
         """Return complaints about spans of time and the time zone."""
-        wrong = []
+        complaints = []
         for key in ("window", "late", "history", "quiet"):
             if not is_span(getattr(self, key)):
-                wrong.append(f"stage.{key}={getattr(self, key)} is no span of time. For example: 30s, 15m, 1h, 28d.")
+                complaints.append(
+                    f"stage.{key}={getattr(self, key)} is no span of time. For example: 30s, 15m, 1h, 28d."
+                )
         window, history = seconds(self.window), seconds(self.history)
         if is_span(self.window) and (window == 0 or (DAY % window and window % DAY)):
-            wrong.append(f"stage.window={self.window} must part a day evenly (5m, 1h, 6h) or be whole days (1d, 7d).")
+            complaints.append(
+                f"stage.window={self.window} must part a day evenly (5m, 1h, 6h) or be whole days (1d, 7d)."
+            )
         elif window and is_span(self.history):
             least = (LEAST_PAST + max(1, DAY // window)) * window
             if history < least:
-                wrong.append(
+                complaints.append(
                     f"stage.history={self.history} is too short for stage.window={self.window}: nothing would ever be judged. "
                     f"It must be at least {-(-least // DAY)}d."
                 )
         if zone(self.timezone) is None:
             near = did_you_mean(self.timezone, sorted(available_timezones()))
-            wrong.append(
+            complaints.append(
                 f"stage.timezone={self.timezone} is no time zone.{near} Names are like UTC, Asia/Shanghai, Europe/Berlin."
             )
-        return wrong
+        return complaints
 
     def check_delivery(self, run: RunFacts) -> list[str]:
         """Return complaints about webhook and command."""
-        wrong = []
+        complaints = []
         if self.webhook and (
             urlsplit(self.webhook).scheme not in ("http", "https") or not urlsplit(self.webhook).netloc
         ):
-            wrong.append(f"stage.webhook={self.webhook} is no address; it begins with http:// or https://.")
+            complaints.append(f"stage.webhook={self.webhook} is no address; it begins with http:// or https://.")
         if run.offline and (self.webhook or os.environ.get(WEBHOOK)):
-            wrong.append("offline=true opens no socket, and a webhook needs one. Leave one of them out.")
+            complaints.append("offline=true opens no socket, and a webhook needs one. Leave one of them out.")
         if self.command == []:
-            wrong.append("stage.command=[] names no program. For example: stage.command=[/usr/bin/logger,-t,llmstage]")
-        return wrong
+            complaints.append(
+                "stage.command=[] names no program. For example: stage.command=[/usr/bin/logger,-t,llmstage]"
+            )
+        return complaints
 
 
 def is_span(span: str) -> bool:
@@ -150,8 +158,8 @@ def is_span(span: str) -> bool:
 
 def seconds(span: str) -> int:
     """Return a span of time such as 15m in seconds; 0 where it is none."""
-    found = re.fullmatch(SPAN, span)
-    return int(found[1]) * UNITS[found[2]] if found else 0
+    match = re.fullmatch(SPAN, span)
+    return int(match[1]) * UNITS[match[2]] if match else 0
 
 
 def zone(name: str) -> tzinfo | None:

@@ -68,15 +68,15 @@ class RetrievalConfig:
 
     def check(self) -> list[str]:
         """Return complaints about a missing encoder and an invalid template."""
-        wrong = []
+        complaints = []
         if self.path and self.method != "bm25" and not self.encoder:
-            wrong.append(
+            complaints.append(
                 f"retrieval.method={self.method} needs a model that makes vectors: retrieval.encoder=<run folder or Hugging Face directory>."
             )
         try:
             self.template.format(text="", title="", path="")
         except (KeyError, IndexError, ValueError, AttributeError):
-            wrong.append(
+            complaints.append(
                 f"retrieval.template={self.template}: only {{text}}, {{title}} and {{path}} can stand in it (a brace itself: {{{{)."
             )
-        return wrong
+        return complaints

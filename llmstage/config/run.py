@@ -9,7 +9,7 @@ from llmstage.config import stage as stage_schemas
 from llmstage.config import task as task_schemas
 from llmstage.config.data import DataConfig
 from llmstage.config.explore import Explore
-from llmstage.config.key_conditions import ADAPTER, GENERATES, OWN_TOWER, ROOTED, SCRATCH, SEES, TRAINING, for_family
+from llmstage.config.key_conditions import ADAPTER, GENERATES, NEW_TOWER, ROOTED, SCRATCH, SEES, TRAINING, for_family
 from llmstage.config.monitor import Monitor
 from llmstage.config.retrieval import RetrievalConfig
 from llmstage.config.stage import StageConfig
@@ -27,19 +27,19 @@ class VisionConfig:
     path: Annotated[str, SEES, TRAINING] | None = None
     """Take the vision tower, its size and its image processor from a model trained by task=contrastive (or any CLIP
     model)."""
-    size: Annotated[int, Range(8, 4096), SCRATCH, SEES, OWN_TOWER] = 64
+    size: Annotated[int, Range(8, 4096), SCRATCH, SEES, NEW_TOWER] = 64
     """Height and width of an image in pixels, as the model sees it."""
-    patch: Annotated[int, Range(1, 512), SCRATCH, SEES, OWN_TOWER] = 8
+    patch: Annotated[int, Range(1, 512), SCRATCH, SEES, NEW_TOWER] = 8
     """Height and width of a patch in pixels; must divide `size`."""
-    num_hidden_layers: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
+    num_hidden_layers: Annotated[int, AT_LEAST_1, SCRATCH, SEES, NEW_TOWER] = 4
     """Transformer layers of the tower."""
-    hidden_size: Annotated[int, Range(8, 65536), SCRATCH, SEES, OWN_TOWER] = 128
+    hidden_size: Annotated[int, Range(8, 65536), SCRATCH, SEES, NEW_TOWER] = 128
     """Hidden size of the tower."""
-    num_attention_heads: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 4
+    num_attention_heads: Annotated[int, AT_LEAST_1, SCRATCH, SEES, NEW_TOWER] = 4
     """Attention heads of the tower; must divide its hidden size."""
-    intermediate_size: Annotated[int, AT_LEAST_1, SCRATCH, SEES, OWN_TOWER] = 512
+    intermediate_size: Annotated[int, AT_LEAST_1, SCRATCH, SEES, NEW_TOWER] = 512
     """Inner size of the tower's MLP."""
-    fit: Annotated[Literal["squash", "crop"], SCRATCH, SEES, OWN_TOWER] = "squash"
+    fit: Annotated[Literal["squash", "crop"], SCRATCH, SEES, NEW_TOWER] = "squash"
     """How an image becomes square. squash: height and width are scaled separately; crop: the centre is cut out, as in
     CLIP."""
     layer: Annotated[int, Range(-100, -1), SCRATCH, for_family("vlm")] = -1

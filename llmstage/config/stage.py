@@ -87,20 +87,20 @@ class Predict(StageConfig):
     reads_rows: ClassVar[bool] = True
 
     def check(self, run: RunFacts) -> list[str]:
-        wrong = needs_model("predict", run)
+        complaints = needs_model("predict", run)
         if not run.data.test:
-            wrong.append(
+            complaints.append(
                 "stage=predict needs rows: data.test=<files>, or data.test=- for JSON lines on standard input."
             )
         for key in ("path", "train", "validation"):
             if getattr(run.data, key) and not run.data.test:
-                wrong.append(f"data.{key} is not read by stage=predict; name the rows in data.test.")
+                complaints.append(f"data.{key} is not read by stage=predict; name the rows in data.test.")
         if self.output and self.output != "-" and not self.output.lower().endswith(OUTPUTS):
             known = ", ".join(OUTPUTS)
-            wrong.append(
+            complaints.append(
                 f"stage.output={self.output}: its ending says what is written: {known}; or - for standard output."
             )
-        return wrong
+        return complaints
 
 
 @dataclass(slots=True)
@@ -123,10 +123,10 @@ class Export(StageConfig):
     inherits: ClassVar[bool] = True
 
     def check(self, run: RunFacts) -> list[str]:
-        wrong = needs_model("export", run)
+        complaints = needs_model("export", run)
         if self.compat != "none" and self.format != "hf":
-            wrong.append(f"stage.compat={self.compat} is read with stage.format=hf only. Leave it out.")
-        return wrong
+            complaints.append(f"stage.compat={self.compat} is read with stage.format=hf only. Leave it out.")
+        return complaints
 
 
 @dataclass(slots=True)
@@ -165,12 +165,12 @@ class Serve(StageConfig):
     alone: ClassVar[str] = "stage.monitor"
 
     def check(self, run: RunFacts) -> list[str]:
-        wrong = []
+        complaints = []
         if not self.monitor or run.task.name:
-            wrong += needs_model("serve", run)
+            complaints += needs_model("serve", run)
         elif run.retrieval.path and not run.model.path:
-            wrong.append("retrieval.path is not read here: a monitor's page answers no questions. Leave it out.")
-        return [*wrong, *run.retrieval.check(), *(no_monitor(self.monitor) if self.monitor else [])]
+            complaints.append("retrieval.path is not read here: a monitor's page answers no questions. Leave it out.")
+        return [*complaints, *run.retrieval.check(), *(check_monitor_folder(self.monitor) if self.monitor else [])]
 
 
 @dataclass(slots=True)
@@ -232,7 +232,7 @@ def needs_model(stage: str, run: RunFacts) -> list[str]:
     return [f"stage={stage} needs a model: model.path=outputs/latest, a Hugging Face directory or a hub id."]
 
 
-def no_monitor(path: str) -> list[str]:
+def check_monitor_folder(path: str) -> list[str]:
     """Return a complaint where a folder is not a run of stage=monitor. A run that has started but not counted yet is
     accepted."""
     folder = Path(path).expanduser()
@@ -248,9 +248,9 @@ def no_monitor(path: str) -> list[str]:
     return []
 
 
-def spoken(wanted: str) -> str:
+def resolve_language(language: str) -> str:
     """Return the language of a report: the requested one, or for auto that of the locale (Chinese or English)."""
-    if wanted != "auto":
-        return wanted
+    if language != "auto":
+        return language
     locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
     return "zh" if locale.lower().startswith("zh") else "en"

@@ -47,20 +47,20 @@ class Dialogue(TaskConfig):
     """Conversations of a split for which replies are generated; perplexity and token accuracy are on the whole split."""
 
 
-Kind = Literal["label", "multilabel", "ordinal", "number"]
+TargetType = Literal["label", "multilabel", "ordinal", "number"]
 
 
-def target_kinds(task: TaskFacts) -> set[str]:
+def target_types(task: TaskFacts) -> set[str]:
     """Return the target types of a classification; a task that builds on it may have fewer keys."""
     named = getattr(task, "targets", None)
     return set(named.values()) if named else {getattr(task, "target", "label")}
 
 
-def for_kinds(*kinds: str) -> ReadBy:
+def for_target_types(*kinds: str) -> ReadBy:
     """Return the condition that one of the targets has one of these types."""
 
     def unread(run: RunFacts) -> str | None:
-        here = target_kinds(run.task)
+        here = target_types(run.task)
         return (
             None if here & set(kinds) else f"no target is {' or '.join(kinds)} (task.target={', '.join(sorted(here))})"
         )
@@ -132,36 +132,38 @@ class Classification(TaskConfig):
     select: str = "auto"
     """Validation metric that selects the best checkpoint; auto: macro_f1 (label), micro_f1 (multilabel), qwk
     (ordinal), mae (number), mean_score (several targets)."""
-    target: Annotated[Kind, ReadBy(_alone)] = "label"
+    target: Annotated[TargetType, ReadBy(_alone)] = "label"
     """label: one of several classes; multilabel: any number of labels; ordinal: one of several ordered classes;
     number: a value."""
-    targets: dict[str, Kind] = field(default_factory=dict)
+    targets: dict[str, TargetType] = field(default_factory=dict)
     """Several targets of one model, name to type: task.targets.topic=label task.targets.stars=ordinal. The column has
     the name of the target, or data.columns.<name>= names it."""
     weights: Annotated[dict[str, Annotated[float, POSITIVE]], TRAINING, ReadBy(_several)] = field(default_factory=dict)
     """Weight of a target in the loss: task.weights.stars=0.5; 1 for targets without a weight."""
-    class_weights: Annotated[Literal["none", "balanced"], TRAINING, for_kinds("label", "ordinal", "multilabel")] = (
-        "none"
-    )
+    class_weights: Annotated[
+        Literal["none", "balanced"], TRAINING, for_target_types("label", "ordinal", "multilabel")
+    ] = "none"
     """balanced: the weight of a class in the loss is n / (classes * its rows), as with scikit-learn's class_weight;
     multilabel: the weight of a positive label is (rows without it) / (rows with it), from 1 to 20."""
     label_smoothing: Annotated[
-        float, Range(0, 1, open_high=True), TRAINING, for_kinds("label", "ordinal", "multilabel")
+        float, Range(0, 1, open_high=True), TRAINING, for_target_types("label", "ordinal", "multilabel")
     ] = 0.0
     """Share of the target probability that is spread evenly over all classes; predictions become less certain, and
     often better calibrated."""
-    separator: Annotated[str, for_kinds("multilabel")] = ","
+    separator: Annotated[str, for_target_types("multilabel")] = ","
     """Separator of labels where a multilabel column is text instead of a list: 'task.separator=" "'."""
-    min_count: Annotated[int, AT_LEAST_1, TRAINING, for_kinds("multilabel")] = 1
+    min_count: Annotated[int, AT_LEAST_1, TRAINING, for_target_types("multilabel")] = 1
     """multilabel: labels with fewer training rows are dropped, and the report names them."""
-    order: Annotated[list[str], TRAINING, for_kinds("ordinal")] = field(default_factory=list)
+    order: Annotated[list[str], TRAINING, for_target_types("ordinal")] = field(default_factory=list)
     """ordinal: the levels from lowest to highest, where they are not numbers: task.order=[low,medium,high]."""
-    positive: Annotated[str, TRAINING, for_kinds("label")] | None = None
+    positive: Annotated[str, TRAINING, for_target_types("label")] | None = None
     """The positive one of two labels (for average precision, ROC and threshold); null: the rarer one in training."""
-    threshold: Annotated[Literal["tuned"] | float, Range(0, 1), TRAINING, for_kinds("label", "multilabel")] = 0.5
+    threshold: Annotated[Literal["tuned"] | float, Range(0, 1), TRAINING, for_target_types("label", "multilabel")] = 0.5
     """Probability from which on the positive label of two, or a label of a multilabel, is predicted; tuned: the best
     F1 on the validation split."""
-    temperature: Annotated[Literal["none", "scaled"], TRAINING, for_kinds("label", "ordinal", "multilabel")] = "none"
+    temperature: Annotated[Literal["none", "scaled"], TRAINING, for_target_types("label", "ordinal", "multilabel")] = (
+        "none"
+    )
     """scaled: divide the logits by a temperature fitted on the validation split (Guo 2017); probabilities are better
     calibrated, and the predicted label is the same."""
     number_text: Literal["error", "convert"] = "error"

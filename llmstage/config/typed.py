@@ -57,112 +57,121 @@ def hints(cls: type) -> dict[str, Any]:
     return _HINTS[cls]
 
 
-def describe(kind: Any) -> str:
+def describe(annotation: Any) -> str:
     """Return a type as users read it."""
-    if get_origin(kind) is Annotated:
-        return describe(get_args(kind)[0])
-    if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(part) for part in get_args(kind)))
-    if get_origin(kind) is Literal:
-        return " or ".join(f"'{value}'" for value in get_args(kind))
-    if get_origin(kind) is list:
-        return f"a list of {describe(get_args(kind)[0])}"
-    if get_origin(kind) is dict:
+    if get_origin(annotation) is Annotated:
+        return describe(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(part) for part in get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"'{value}'" for value in get_args(annotation))
+    if get_origin(annotation) is list:
+        return f"a list of {describe(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
         return "a mapping {word: column}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def convert(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
+def convert(annotation: Any, value: Any, key: str, complaints: list[str]) -> Any:
     """Return `value` as the given type; where that is impossible, add a complaint that starts with the key."""
-    if get_origin(kind) is Annotated:
-        inner, *extras = get_args(kind)
-        made = convert(inner, value, key, wrong)
+    if get_origin(annotation) is Annotated:
+        inner, *extras = get_args(annotation)
+        converted = convert(inner, value, key, complaints)
         for extra in extras:
-            if isinstance(extra, Range) and isinstance(made, (int, float)) and not isinstance(made, bool):
-                complaint = extra.complaint(made)
+            if isinstance(extra, Range) and isinstance(converted, (int, float)) and not isinstance(converted, bool):
+                complaint = extra.complaint(converted)
                 if complaint:
-                    wrong.append(f"{key}={value} {complaint}.")
-        return made
-    if get_origin(kind) in (Union, types.UnionType):
-        return convert_union(kind, value, key, wrong)
-    if is_dataclass(kind) and isinstance(kind, type):
-        return build(kind, value, key, wrong)
-    made = convert_plain(kind, value, key, wrong)
-    if made is MISFIT:
-        choices = [str(choice) for choice in get_args(kind)] if get_origin(kind) is Literal else []
+                    complaints.append(f"{key}={value} {complaint}.")
+        return converted
+    if get_origin(annotation) in (Union, types.UnionType):
+        return convert_union(annotation, value, key, complaints)
+    if is_dataclass(annotation) and isinstance(annotation, type):
+        return build(annotation, value, key, complaints)
+    converted = convert_plain(annotation, value, key, complaints)
+    if converted is MISFIT:
+        choices = [str(choice) for choice in get_args(annotation)] if get_origin(annotation) is Literal else []
         hint = did_you_mean(str(value), choices) if choices else ""
-        wrong.append(
-            f"{key}={value!r} is not {describe(kind)}.{hint}"
+        complaints.append(
+            f"{key}={value!r} is not {describe(annotation)}.{hint}"
             if value is not None
-            else f"{key}=null is not {describe(kind)}."
+            else f"{key}=null is not {describe(annotation)}."
         )
         return value
-    return made
+    return converted
 
 
 MISFIT = object()
 
 
-def convert_plain(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
+def convert_plain(annotation: Any, value: Any, key: str, complaints: list[str]) -> Any:
     """Return `value` as a type without parts that need a complaint of their own; MISFIT where it does not fit."""
-    if get_origin(kind) is Literal:
-        return value if any(value == choice and type(value) is type(choice) for choice in get_args(kind)) else MISFIT
-    if get_origin(kind) is list and isinstance(value, (list, tuple)):
-        return [convert(get_args(kind)[0], item, f"{key}[{i}]", wrong) for i, item in enumerate(value)]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {str(word): convert(get_args(kind)[1], item, f"{key}.{word}", wrong) for word, item in value.items()}
-    if kind is Any or (kind is type(None) and value is None):
+    if get_origin(annotation) is Literal:
+        return (
+            value if any(value == choice and type(value) is type(choice) for choice in get_args(annotation)) else MISFIT
+        )
+    if get_origin(annotation) is list and isinstance(value, (list, tuple)):
+        return [convert(get_args(annotation)[0], item, f"{key}[{i}]", complaints) for i, item in enumerate(value)]
+    if get_origin(annotation) is dict and isinstance(value, dict):
+        return {
+            str(word): convert(get_args(annotation)[1], item, f"{key}.{word}", complaints)
+            for word, item in value.items()
+        }
+    if annotation is Any or (annotation is type(None) and value is None):
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
+    if annotation is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 1e6 in YAML is a float
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if annotation is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # data.columns.text=1, data.train=2024
-    if isinstance(kind, type) and isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+    if (
+        isinstance(annotation, type)
+        and isinstance(value, annotation)
+        and not (isinstance(value, bool) and annotation is not bool)
+    ):
         return value
     return MISFIT
 
 
-def convert_union(kind: Any, value: Any, key: str, wrong: list[str]) -> Any:
+def convert_union(annotation: Any, value: Any, key: str, complaints: list[str]) -> Any:
     """Return `value` as the first type of a union that fits."""
-    parts = get_args(kind)
+    parts = get_args(annotation)
     if value is None and type(None) in parts:
         return None
     attempts: list[tuple[list[str], Any]] = []
     for part in parts:
         if part is type(None):
             continue
-        complaints: list[str] = []
-        made = convert(part, value, key, complaints)
-        if not complaints:
-            return made
-        attempts.append((complaints, made))
+        part_complaints: list[str] = []
+        converted = convert(part, value, key, part_complaints)
+        if not part_complaints:
+            return converted
+        attempts.append((part_complaints, converted))
     if len(attempts) == 1:
-        wrong.extend(attempts[0][0])
+        complaints.extend(attempts[0][0])
         return attempts[0][1]
     ranged = [lines for lines, _ in attempts if any(" must be " in line for line in lines)]
     choices = [str(choice) for part in parts if get_origin(part) is Literal for choice in get_args(part)]
-    wrong.extend(
-        ranged[0] if ranged else [f"{key}={value!r} is not {describe(kind)}.{did_you_mean(str(value), choices)}"]
+    complaints.extend(
+        ranged[0] if ranged else [f"{key}={value!r} is not {describe(annotation)}.{did_you_mean(str(value), choices)}"]
     )
     return value
 
 
-def build(cls: type[T], data: Any, key: str, wrong: list[str]) -> T:
+def build(cls: type[T], data: Any, key: str, complaints: list[str]) -> T:
     """Return a mapping as the dataclass `cls`; add every complaint, with its full key."""
     if not isinstance(data, dict):
-        wrong.append(f"{key}={data!r} must be a group of keys: {', '.join(hints(cls))}.")
+        complaints.append(f"{key}={data!r} must be a group of keys: {', '.join(hints(cls))}.")
         data = {}
     known = hints(cls)
     values: dict[str, Any] = {}
     for word, value in data.items():
         path = f"{key}.{word}" if key else str(word)
         if word not in known:
-            wrong.append(f"Unknown key '{path}'.{did_you_mean(path, leaf_keys(cls, key))}")
+            complaints.append(f"Unknown key '{path}'.{did_you_mean(path, leaf_keys(cls, key))}")
         else:
-            values[word] = convert(known[word], value, path, wrong)
+            values[word] = convert(known[word], value, path, complaints)
     return cls(**values)
 
 
@@ -172,11 +181,11 @@ def walk_fields(cls: type, key: str = "") -> Iterator[tuple[str, Any]]:
     known = hints(cls)
     for item in fields(cls):
         path = f"{key}.{item.name}" if key else item.name
-        kind = known[item.name]
-        if is_dataclass(kind) and isinstance(kind, type):
-            yield from walk_fields(kind, path)
+        annotation = known[item.name]
+        if is_dataclass(annotation) and isinstance(annotation, type):
+            yield from walk_fields(annotation, path)
         else:
-            yield path, kind
+            yield path, annotation
 
 
 def leaf_keys(cls: type, key: str = "") -> list[str]:
