@@ -76,6 +76,7 @@ class GenerationTask(Task):
         ids, mask = batch.inputs["input_ids"].cpu(), batch.inputs.get("attention_mask")
         labels, segments = batch.labels.cpu(), batch.segments.cpu()
         prompts, numbers = [], []
+        # Decide for each example whether it must be generated, and collect the prompts.
         for number, item in enumerate(items):
             if not self.generates_text(batch.refs[number]):
                 continue
@@ -90,6 +91,7 @@ class GenerationTask(Task):
             ):
                 item["text"], item["ended"] = self.processor.decode(text_ids), True
                 continue
+            # The prompt is the source: the encoder input, or the ids before the target.
             if self.model_family == "t5":
                 assert mask is not None
                 prompts.append(ids[number][mask[number].cpu().bool()].tolist())

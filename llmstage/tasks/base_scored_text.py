@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmstage.data.encoding.order import spread
+from llmstage.data.encoding.order import evenly_spaced
 from llmstage.data.rows import Row
 from llmstage.evaluation.metrics.generation import exact_match, length_ratio, references_of, split_words
 from llmstage.evaluation.metrics.intervals import mean
@@ -90,7 +90,7 @@ class ScoredTextTask(GenerationTask):
 
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         scored_refs = [
-            refs[int(index)] for index in spread(np.arange(len(refs)), self.generate_rows)
+            refs[int(index)] for index in evenly_spaced(np.arange(len(refs)), self.generate_rows)
         ]  # the rows with a generated text
         return {
             name: self.all_text_scores(texts, scored_refs)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmstage.config.task import Captioning as CaptioningConfig
-from llmstage.data.encoding.order import spread
+from llmstage.data.encoding.order import evenly_spaced
 from llmstage.data.image_store import ImageStore
 from llmstage.data.rows import Columns, Row
 from llmstage.demo.scenes import Composition, caption_rows
@@ -154,7 +154,7 @@ class Captioning(ImageTextTask, ScoredTextTask):
         if self.image_store is None or not refs:
             return []
         items = []
-        for index in spread(np.arange(len(refs)), NUM_SHOWN):
+        for index in evenly_spaced(np.arange(len(refs)), NUM_SHOWN):
             hyp, ref, is_correct = hyps[index], refs[index], bool(correct[index])
             lines = (
                 [shorten(hyp)]

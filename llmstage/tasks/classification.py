@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from llmstage import console
 from llmstage.config import GenerationConfig, TaskConfig
 from llmstage.config.task import Classification as ClassificationConfig
-from llmstage.data.column_roles import columns_of, is_number, listed, text_of
 from llmstage.data.encoding.collate import pad
 from llmstage.data.rows import Row
-from llmstage.data.table_columns import FeatureTable, is_bare_number
+from llmstage.data.table_columns import FeatureTable, columns_of, is_bare_number, is_number, list_targets, text_of
 from llmstage.demo.classification import classification_rows
 from llmstage.demo.grading import grading_rows
 from llmstage.demo.machines import CATEGORIES, NUMBERS, rows_for
@@ -87,7 +86,7 @@ class Classification(Task):
             )
         if self.single_target and not self.table and self.options.target in ("label", "ordinal"):
             return (classification_rows if self.options.target == "label" else grading_rows)(num_rows, seed)
-        return rows_for(num_rows, seed, self.target_types, self.table.words, alone=self.single_target)
+        return rows_for(num_rows, seed, self.target_types, self.table.names, alone=self.single_target)
 
     def check_row(self, row: Row) -> str | None:
         for column in ("text", "text_pair"):
@@ -123,12 +122,12 @@ class Classification(Task):
         for row in rows:
             for head in self.heads:
                 head.update(row[head.column])
-            self.table.see(row)
+            self.table.add(row)
             self.num_texts += 1
             self.num_bare_numbers += is_bare_number(text_of(row, "text"))
         for head in self.heads:
             head.fit()
-        self.table.close()
+        self.table.finish_fit()
         self.check_bare_numbers()
 
     def check_bare_numbers(self) -> None:
@@ -158,10 +157,10 @@ class Classification(Task):
         self.heads = [load_head(item, self.head_options) for item in saved["targets"]]
         target_types = {head.column: head.target_type for head in self.heads}
         table = FeatureTable.from_dict(saved["features"])
-        if target_types != self.target_types or set(table.words) != set(self.table.words):
+        if target_types != self.target_types or set(table.names) != set(self.table.names):
             raise ModelError(
-                f"The model was trained for {listed(target_types)} with the feature columns {list(table.words)}, and the targets of this run are "
-                f"{listed(self.target_types)} with the feature columns {list(self.table.words)}. Take task.* from the model's run: "
+                f"The model was trained for {list_targets(target_types)} with the feature columns {list(table.names)}, and the targets of this run are "
+                f"{list_targets(self.target_types)} with the feature columns {list(self.table.names)}. Take task.* from the model's run: "
                 f"model.path=<run folder>."
             )
         # From the model, not from the options: without its n-grams, a model would silently score lower.
@@ -218,7 +217,7 @@ class Classification(Task):
         ref |= {"text": text, **({"text_pair": pair} if pair else {})}
         if self.table:
             arrays["numbers"], arrays["categories"] = self.table.encode(row)
-            ref["features"] = self.table.shown(row)
+            ref["features"] = self.table.raw_values(row)
         return [Example(arrays, ref=ref, cut=cut)]
 
     def dummy_target(self, row: Row) -> Row:

@@ -13,7 +13,7 @@ from torch import nn
 from llmstage.config.task import Dialogue as DialogueConfig
 from llmstage.data.conversation_windows import windows
 from llmstage.data.encoding.collate import labels_for, pack
-from llmstage.data.encoding.order import spread
+from llmstage.data.encoding.order import evenly_spaced
 from llmstage.data.rows import Columns, Row
 from llmstage.demo.dialogue import dialogue_rows
 from llmstage.evaluation.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
@@ -135,14 +135,15 @@ class Dialogue(Task):
 
         `recalls`: the recall annotation by turn. `shift`: number of system messages added in front of the row's messages.
         """
+        # A later window repeats the system message.
         keep_system = first > 0 and turns[0].role == "system"
         indices = ([0] if keep_system else []) + list(range(first, last + 1))
         needs_bos = first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1]
-        ids: list[int] = (
-            turns[0].before[:1] if needs_bos else []
-        )  # a later window begins with bos, as the conversation does
+        # A later window begins with bos, as the conversation does.
+        ids: list[int] = turns[0].before[:1] if needs_bos else []
         target: list[int] = [0] * len(ids)
         replies = []
+        # Join the turns and record where each answer starts and stops.
         for index in indices:
             turn, is_target = turns[index], index in answers
             ids += turn.before
@@ -157,6 +158,7 @@ class Dialogue(Task):
         cut = max(0, len(ids) - self.context)
         cut_targets = 0
         if cut:  # a single answer with its question is longer than the context
+            # First drop tokens before the answer, but keep eight of them; then cut the end.
             start = replies[0]["start"]
             num_dropped = min(cut, max(0, start - 8))
             ids, target = ids[num_dropped:], target[num_dropped:]
@@ -276,7 +278,7 @@ class Dialogue(Task):
         sums = unigram.measure([token for ids in replies for token in [*ids, *end]] for replies in reply_ids)
         # The first window of a row begins with turn 0; from this, the row of each window and the rows with generated text.
         row_of_window = np.fromiter(itertools.accumulate(int(ref["first"] == 0) for ref in refs), dtype=np.int64)
-        is_generated = np.isin(row_of_window, spread(np.unique(row_of_window), self.generate_rows))
+        is_generated = np.isin(row_of_window, evenly_spaced(np.unique(row_of_window), self.generate_rows))
         generated = [ref for ref, is_taken in zip(refs, is_generated, strict=True) if is_taken]
         answers = [reply["text"] for ref in generated for reply in ref["replies"]]
         scores = most_frequent_reply(train_replies, answers) | language_model_scores(

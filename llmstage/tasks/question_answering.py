@@ -16,8 +16,17 @@ from llmstage import console
 from llmstage.config import GenerationConfig
 from llmstage.config.task import QuestionAnswering as QuestionAnsweringConfig
 from llmstage.data.encoding.collate import pad
-from llmstage.data.overlap_features import MATCHES, matches
-from llmstage.data.question_rows import BadAnswer, Guesser, answers_of, excerpt, question_word, text_at, texts_of
+from llmstage.data.question_rows import (
+    MATCHES,
+    BadAnswer,
+    OverlapBaselines,
+    answers_of,
+    excerpt,
+    overlap_features,
+    question_word,
+    text_at,
+    texts_of,
+)
 from llmstage.data.rows import Columns, Row
 from llmstage.demo.questions import question_rows
 from llmstage.evaluation.metrics.answers import (
@@ -87,7 +96,7 @@ class QuestionAnswering(Task):
         for row in rows:
             answers = answers_of(row)
             has_unanswerable = has_unanswerable or not answers
-            num_ambiguous += any(answer.places > 1 for answer in answers)
+            num_ambiguous += any(answer.occurrences > 1 for answer in answers)
         self.has_unanswerable = has_unanswerable if self.cfg.unanswerable == "auto" else self.cfg.unanswerable
         if num_ambiguous:
             console.note(
@@ -104,7 +113,9 @@ class QuestionAnswering(Task):
     def ref_of(self, row: Row) -> dict[str, Any]:
         answers = answers_of(row)
         names = {name: row[name] for name in ("id", "title") if row.get(name) not in (None, "")}
-        answer_dicts = [{"text": answer.text, "start": answer.start, "places": answer.places} for answer in answers]
+        answer_dicts = [
+            {"text": answer.text, "start": answer.start, "places": answer.occurrences} for answer in answers
+        ]
         return {**names, "question": row["question"], "context": row["context"], "answers": answer_dicts}
 
     @abstractmethod
@@ -137,7 +148,7 @@ class QuestionAnswering(Task):
         references = [texts_of(ref) for ref in refs]
         scores = {
             name: answer_scores([method(ref["question"], ref["context"]) for ref in refs], references)
-            for name, method in Guesser(train).methods().items()
+            for name, method in OverlapBaselines(train).methods().items()
         }
         return scores | ({} if all(references) else {"never an answer": answer_scores([""] * len(refs), references)})
 
@@ -220,7 +231,9 @@ class Extractive(QuestionAnswering):
             if "token_type_ids" in self.processor.tokenizer.model_input_names:
                 arrays["token_type_ids"] = window.types
             if self.match_features:
-                arrays |= matches(row["question"], row["context"], window.offsets, window.first, len(window.ids))
+                arrays |= overlap_features(
+                    row["question"], row["context"], window.offsets, window.first, len(window.ids)
+                )
             examples.append(Example(arrays, ref={**ref, "window": number}))
         examples[0].cut = cut
         with_answer = [example for example in examples if example.arrays["place"][3] != example.arrays["place"][0]]

@@ -19,7 +19,7 @@ from llmstage.data.catalog import Catalog, catalog_state, count_items, known_tex
 from llmstage.data.column_vectors import ColumnFeatures
 from llmstage.data.encoding.collate import pad, pad_left
 from llmstage.data.interaction_columns import as_list, check_interaction, check_name, clicked, values_of, with_target
-from llmstage.data.interactions import SPLITS, Histories, InteractionRows, assign, read_log
+from llmstage.data.interactions import SPLITS, InteractionRows, UserHistories, assign, read_interactions
 from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns, Row
 from llmstage.demo.recommendation import recommendation_rows
@@ -91,7 +91,9 @@ class Recommendation(Task):
         """Group interactions by user in time order, and split off the held-out ones by task.split."""
         cfg = self.cfg
         user_columns = (*cfg.user_numbers, *cfg.user_categories)
-        log = read_log(sources, positive_rating=cfg.positive_rating, extra=user_columns, unique_pairs=cfg.exclude_seen)
+        log = read_interactions(
+            sources, positive_rating=cfg.positive_rating, extra=user_columns, unique_pairs=cfg.exclude_seen
+        )
         self.item_rows, self.texts_of, counted = known_texts(tables.get("items"), log.items, log.texts)
         held_out = {name: 0.0 if name in sources else getattr(data.split, name) for name in ("validation", "test")}
         split_of = assign(log, cfg.split, held_out, data.split.max_rows, data.split.seed)
@@ -114,11 +116,11 @@ class Recommendation(Task):
 
     def prepare_inference(self, source: RowSource, tables: dict[str, RowSource], data: DataConfig) -> RowSource:
         user_columns = (*self.cfg.user_numbers, *self.cfg.user_categories)
-        log = read_log(
+        log = read_interactions(
             {"test": source}, positive_rating=self.cfg.positive_rating, extra=user_columns, unique_pairs=False
         )
         self.item_rows, self.texts_of, _ = known_texts(tables.get("items"), log.items, log.texts)
-        return Histories(log, [source])
+        return UserHistories(log, [source])
 
     def encode_unlabeled(self, rows: list[Row]) -> list[list[Example]]:
         return [self.encode(with_target(row, self.catalog.ids)) for row in rows]
@@ -198,6 +200,7 @@ class Recommendation(Task):
             raise RowError(f"item '{items[-1]}' is in neither the training rows nor data.items")
         text = (as_list(row["text"])[-1] if row.get("text") else "") or self.catalog.texts[target]
         ids, _, cut = self.processor.marked_ids(text, None, self.context)
+        # The history: standardised values of earlier items that the catalogue has, the last `task.history` of them.
         values = (values_of(row) + [1.0] * len(items))[: len(items)]
         mean, spread = self.values
         events = [
@@ -209,15 +212,14 @@ class Recommendation(Task):
         seen = seen + [index for index, _ in events[: -self.cfg.history]]
         events = events[-self.cfg.history :]
         click = clicked(row, self.cfg.positive_rating)
+        # Seed of the negatives in scoring: it must depend on the row only.
         row_digest = blake2b(f"{row['user']}\n{items[-1]}".encode("utf-8", "surrogatepass"), digest_size=4).digest()
         arrays: dict[str, list[Any]] = {
             "input_ids": ids,
             "item": [target],
             "history": [index for index, _ in events],
-            "values": [
-                *(float(value) for _, value in events),
-                0.0,
-            ],  # never empty: the type of an array follows from its content
+            # Never empty, because the type of an array follows from its content; collate() removes the last value.
+            "values": [*(float(value) for _, value in events), 0.0],
             "click": [int(click)],
             "seen": seen,
             "draw": [int.from_bytes(row_digest, "big") >> 1],
@@ -278,10 +280,12 @@ class Recommendation(Task):
         assert batch.labels is not None
         head: Any = model.extra
         inputs, num_negatives, device = batch.inputs, self.cfg.negatives, batch.labels.device
+        # Negatives: sample them, and encode each distinct item once.
         fixed_draws = None if model.training else fixed_uniform_numbers(inputs["draw"].tolist(), num_negatives)
         sampled = self.negatives.draw(torch.rand(1, num_negatives) if fixed_draws is None else fixed_draws)
         sampled = sampled.expand(len(batch.labels), num_negatives).to(device)  # [B, M]
         negative_items, negative_index = torch.unique(sampled, return_inverse=True)
+        # History: encode each distinct item once.
         history, mask = inputs["history"], inputs["history"] >= 0
         history_items, history_index = torch.unique(history[mask], return_inverse=True)
         vectors, biases = self.item_vectors(model, negative_items, self.uses_item_weights(model, negative_items))
@@ -301,9 +305,9 @@ class Recommendation(Task):
             target_logit = head.rank_candidates(users, target, target_bias)  # [B]
             negative_logits = head.rank(users, vectors, biases)  # [B, distinct drawn]
             # An item in the history is no negative, because ranking excludes it.
-            excluded = (sampled == inputs["item"][:, None]) | (sampled[:, :, None] == history[:, None, :]).any(
-                -1
-            )  # [B, M]
+            in_history = (sampled[:, :, None] == history[:, None, :]).any(-1)  # [B, M]
+            excluded = (sampled == inputs["item"][:, None]) | in_history
+            # Subtract the log-probability of drawing each item, so that popular items are not ranked too low.
             corrected_logits = (
                 negative_logits.gather(1, negative_index)
                 - self.negatives.log_q.to(device)[sampled]
@@ -363,7 +367,9 @@ class Recommendation(Task):
                     part["draw"].tolist(),
                     strict=True,
                 )
-                predictions += [decode_logits(*row, num_others=num_others, exclude_seen=self.cfg.exclude_seen) for row in rows]
+                predictions += [
+                    decode_logits(*row, num_others=num_others, exclude_seen=self.cfg.exclude_seen) for row in rows
+                ]
         return predictions
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:

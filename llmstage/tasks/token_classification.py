@@ -13,23 +13,22 @@ from torch import nn
 from llmstage import console
 from llmstage.config.task import TokenClassification as TokenClassificationConfig
 from llmstage.data.encoding.collate import labels_for, pack
-from llmstage.data.ner_baselines import FrequentTags, Gazetteer
 from llmstage.data.rows import Columns, Row
 from llmstage.data.tag_schemes import (
     Span,
     detect_scheme,
-    family,
     first_illegal,
     label_names,
-    malformed,
+    lenient_spans,
     may_follow,
-    mended_spans,
+    output_scheme,
     spans_of,
     split_tag,
+    tag_complaint,
     tags_of,
 )  # fmt: skip
-from llmstage.data.tagged_rows import check_tagged, describe_spans, tags_in, text_of, units
-from llmstage.data.token_spans import Offsets, lay_spans, word_windows
+from llmstage.data.tagged_rows import FrequentTags, Gazetteer, check_tagged, describe_spans, tags_in, text_of, units
+from llmstage.data.token_spans import Offsets, align_spans, word_windows
 from llmstage.demo.token_classification import entity_rows
 from llmstage.errors import DataError, ModelError
 from llmstage.evaluation.metrics.entity_tags import tag_scores, type_scores
@@ -84,14 +83,14 @@ class TokenClassification(Task):
         """Return (entities by word, whether their tags were repaired). Raise RowError for an illegal tag sequence."""
         tags = tags_in(row, self.cfg.names)
         if tags is None:
-            spans = lay_spans(row["spans"], row["text"], offsets)
+            spans = align_spans(row["spans"], row["text"], offsets)
             assert not isinstance(spans, str), spans  # check_row has seen the row
             return spans, False
         illegal = first_illegal(tags, self.data_scheme)
         if illegal is None:
             return spans_of(tags, self.data_scheme), False
         if self.cfg.repair:
-            return mended_spans(tags, self.data_scheme), True
+            return lenient_spans(tags, self.data_scheme), True
         index, reason = illegal
         location = f"line {row['first_line'] + index}" if row.get("first_line") else f"token {index + 1}"
         raise RowError(
@@ -122,7 +121,7 @@ class TokenClassification(Task):
                 "number from 0; by default the last column)."
             )
         self.data_scheme = self.cfg.scheme if self.cfg.scheme != "auto" else detect_scheme(sequences)
-        self.scheme = family(self.data_scheme)
+        self.scheme = output_scheme(self.data_scheme)
         self.labels = label_names(entity_types, self.scheme)
         if self.cfg.repair:
             count = sum(first_illegal(tags, self.data_scheme) is not None for tags in sequences)
@@ -133,7 +132,7 @@ class TokenClassification(Task):
 
     def load_config(self, config: Any) -> None:
         self.labels = [str(config.id2label[index]) for index in range(len(config.id2label))]
-        error = next((reason for label in self.labels if (reason := malformed(label))), None)
+        error = next((reason for label in self.labels if (reason := tag_complaint(label))), None)
         if error:
             raise ModelError(f"The labels of the model are not tags: {error}. Is it a token classifier for entities?")
         marks_ends = any(label[0] in "ES" for label in self.labels if label != "O")
@@ -198,12 +197,12 @@ class TokenClassification(Task):
         tags = tags_of(spans, len(words), self.scheme)
         max_tokens = self.context - len(self._prefix) - len(self._suffix)
         subwords = [self._subwords[word] for word in words]
-        cut = sum(
-            max(0, len(ids) - max_tokens) for ids in subwords
-        )  # of a word longer than a window, only the beginning remains
+        # Of a word longer than a window, only the beginning remains.
+        cut = sum(max(0, len(ids) - max_tokens) for ids in subwords)
         subwords = [ids[:max_tokens] for ids in subwords]
         windows = word_windows([len(ids) for ids in subwords], max_tokens)
         examples = []
+        # Words first..end are in the window; words start..stop are its targets, the others are context.
         for number, (first, start, stop, end) in enumerate(windows):
             ids, labels = list(self._prefix), [IGNORE_INDEX] * len(self._prefix)
             for index in range(first, end):

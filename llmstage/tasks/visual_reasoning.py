@@ -14,7 +14,7 @@ from torch import nn
 from llmstage import console
 from llmstage.config import GenerationConfig, TaskConfig
 from llmstage.config.task import VisualReasoning as VisualReasoningConfig
-from llmstage.data.encoding.order import spread
+from llmstage.data.encoding.order import evenly_spaced
 from llmstage.data.rows import Columns, Row
 from llmstage.data.split_keys import row_hash
 from llmstage.demo.scene_questions import question_rows
@@ -333,7 +333,7 @@ class VisualReasoning(ImageTextTask):
         if self.image_store is None:
             return []
         items = []
-        for index in spread(np.arange(len(refs)), NUM_SHOWN):
+        for index in evenly_spaced(np.arange(len(refs)), NUM_SHOWN):
             ref, is_correct = refs[index], bool(correct[index])
             lines = [ref["question"], answers[index] if is_correct else f"{answers[index]} (right: {ref['answer']})"]
             tags = [ref["kind"], f"{ref['composition']} pairs" if ref["composition"] else None]

@@ -22,7 +22,7 @@ from llmstage.kernels.attention import use_matmul_attention
 from llmstage.models.build import save_model
 from llmstage.tasks.base import UNSCORED
 from llmstage.tasks.base_generation import split
-from llmstage.tasks.captioning import coarse, hits
+from llmstage.tasks.captioning import coarse_pixels, exact_hits
 from llmstage.training.checkpoint import Checkpoints, TrainState
 from llmstage.training.fit import load_best
 from llmstage.training.loop_setup import save_weights
@@ -55,11 +55,11 @@ def test_the_first_reference_is_learned_and_all_are_scored_against(it):
 
 def test_learn_all_makes_a_feature_of_each_reference_and_changes_no_score(it, tiny_task):
     every = tiny_task("captioning", "vlm", num_rows=6, words=("task.learn=all",))
-    made = [item for row in every.rows for item in every.task.encode(row)]
-    assert len(made) == sum(len(row["caption"]) for row in every.rows) > len(it.features) == 6
-    assert sum(item.ref == UNSCORED for item in made) == len(made) - 6
-    wanted = [every.processor.decode(split(features)[1]) for features in made]
-    assert wanted == [text for row in every.rows for text in row["caption"]]
+    examples = [item for row in every.rows for item in every.task.encode(row)]
+    assert len(examples) == sum(len(row["caption"]) for row in every.rows) > len(it.features) == 6
+    assert sum(item.ref == UNSCORED for item in examples) == len(examples) - 6
+    target_texts = [every.processor.decode(split(features)[1]) for features in examples]
+    assert target_texts == [text for row in every.rows for text in row["caption"]]
     assert every.task.cache_key() != it.task.cache_key()
     model = it.model()
     scores = []
@@ -160,8 +160,8 @@ def test_the_most_similar_training_picture_lends_its_caption(it, tmp_path):
             ref("红", image=0, source="zh"),
         ]
         refs.append(ref("?", image=1, source="fr"))
-        found = task.simple_texts(train, refs)
-        assert found["caption of the most similar training picture"] == ["a red one", "a blue one", "红", "a blue one"]
+        texts = task.simple_texts(train, refs)
+        assert texts["caption of the most similar training picture"] == ["a red one", "a blue one", "红", "a blue one"]
         scores = task.baselines(train, refs)["caption of the most similar training picture"]
         assert scores["exact_match"].value == 0.5 and {"cider", "bleu4", "rouge_l", "chrf"} <= scores.keys()
     finally:
@@ -169,9 +169,9 @@ def test_the_most_similar_training_picture_lends_its_caption(it, tmp_path):
 
 
 def test_coarse_pixels_and_hits(it):
-    cells = coarse(it.task.image_store, [0, 1])
+    cells = coarse_pixels(it.task.image_store, [0, 1])
     assert cells.shape == (2, 192) and float(cells.min()) >= 0 and float(cells.max()) <= 1
-    assert hits([" a ", "b"], [ref("x", "a"), ref("x")]) == [1.0, 0.0]
+    assert exact_hits([" a ", "b"], [ref("x", "a"), ref("x")]) == [1.0, 0.0]
 
 
 def test_transformers_alone_writes_the_same_text(it, tmp_path):
@@ -191,10 +191,10 @@ def test_transformers_alone_writes_the_same_text(it, tmp_path):
     for row, prediction in zip(it.rows, mine, strict=True):
         content = [{"type": "image"}, {"type": "text", "text": row["prompt"]}]
         prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        told = processor(images=open_image(row["image"]), text=prompt, return_tensors="pt", add_special_tokens=False)
+        inputs = processor(images=open_image(row["image"]), text=prompt, return_tensors="pt", add_special_tokens=False)
         with torch.no_grad():
-            out = theirs.generate(**told, max_new_tokens=8, do_sample=False)
-        text = processor.decode(out[0, told["input_ids"].shape[1] :], skip_special_tokens=True)
+            out = theirs.generate(**inputs, max_new_tokens=8, do_sample=False)
+        text = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == prediction["text"]
     assert len({item["text"] for item in mine}) > 1
 
@@ -322,5 +322,5 @@ def test_pictures_from_files_with_chinese_captions_and_bad_ones_by_name(workplac
     Path("图7.png").write_bytes(b"no picture")
     capsys.readouterr()
     assert main([*words, "data.train=rows.jsonl", "hydra.run.dir=bad"]) == 3
-    told = capsys.readouterr().err
-    assert "rows.jsonl:8" in told and "is no image" in told
+    error = capsys.readouterr().err
+    assert "rows.jsonl:8" in error and "is no image" in error

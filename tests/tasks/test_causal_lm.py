@@ -49,11 +49,11 @@ def test_perplexity_and_bits_per_byte_by_hand(it):
     nll, count, right = 0.0, 0, 0
     for text in texts:
         ids = document(it, text)
-        for place in range(1, len(ids)):  # token by token, with the history its window gives it
-            begin = (place - 1) // (it.context - 1) * (it.context - 1)
-            logits = model(input_ids=torch.tensor([ids[begin:place]])).logits[0, -1]
-            nll -= float(torch.log_softmax(logits, -1)[ids[place]])
-            right += int(logits.argmax() == ids[place])
+        for position in range(1, len(ids)):  # token by token, with the history its window gives it
+            begin = (position - 1) // (it.context - 1) * (it.context - 1)
+            logits = model(input_ids=torch.tensor([ids[begin:position]])).logits[0, -1]
+            nll -= float(torch.log_softmax(logits, -1)[ids[position]])
+            right += int(logits.argmax() == ids[position])
             count += 1
     num_bytes = sum(len(text.encode()) for text in texts)
     assert scores["perplexity"].value == pytest.approx(math.exp(nll / count), rel=1e-4)

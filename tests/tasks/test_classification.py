@@ -123,13 +123,13 @@ def test_scores_equal_scikit_learn_on_the_predictions(it):
     batch = task.collate([task.encode(row) for row in rows])
     predictions = task.predict(model, batch, generate=False)
     log_p = F.log_softmax(model(**batch.inputs).logits, -1)
-    said, told = [item["label"] for item in predictions], [row["label"] for row in rows]
-    assert said == [task.labels[index] for index in log_p.argmax(-1)]
+    predicted, expected = [item["label"] for item in predictions], [row["label"] for row in rows]
+    assert predicted == [task.labels[index] for index in log_p.argmax(-1)]
     scores = task.score(predictions, batch.refs)
-    assert scores["accuracy"].value == pytest.approx(accuracy_score(told, said))
-    assert scores["macro_f1"].value == pytest.approx(f1_score(told, said, average="macro"))
-    assert scores["mcc"].value == pytest.approx(matthews_corrcoef(told, said))
-    assert scores["loss"].value == pytest.approx(log_loss(told, log_p.exp().numpy(), labels=task.labels), rel=1e-4)
+    assert scores["accuracy"].value == pytest.approx(accuracy_score(expected, predicted))
+    assert scores["macro_f1"].value == pytest.approx(f1_score(expected, predicted, average="macro"))
+    assert scores["mcc"].value == pytest.approx(matthews_corrcoef(expected, predicted))
+    assert scores["loss"].value == pytest.approx(log_loss(expected, log_p.exp().numpy(), labels=task.labels), rel=1e-4)
     assert not scores["loss"].higher_is_better
 
 

@@ -208,12 +208,12 @@ def test_two_micro_batches_add_up_to_one(case, tiny):
         grads = [parameter.grad / count for parameter in model.parameters() if parameter.grad is not None]
         return [grad.clone() for grad in grads], count
 
-    whole, count = gradients([it.features])
+    full, count = gradients([it.features])
     split, same = gradients([it.features[:3], it.features[3:]])
     assert count == same
-    assert max(float(grad.abs().max()) for grad in whole) > 0
-    for one, two in zip(whole, split, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert max(float(grad.abs().max()) for grad in full) > 0
+    for full_grad, split_grad in zip(full, split, strict=True):
+        torch.testing.assert_close(full_grad, split_grad, rtol=1e-4, atol=1e-6)
 
 
 @each_task
@@ -270,19 +270,19 @@ def test_it_learns_eight_rows_and_a_perfect_model_scores_one(case, learned):
 def test_errors_are_one_a_prediction_and_next_to_nothing_where_the_model_is_right(case, learned):
     it, model = learned(*case)
 
-    def mean_error(own: Any) -> float:
-        predictions, refs = it.merged(*((said := predict(it, own))[0], said[1].refs))
+    def mean_error(model: Any) -> float:
+        predictions, refs = it.merged(*((said := predict(it, model))[0], said[1].refs))
         errors = it.task.errors(predictions, refs)
         assert len(errors.values) == len(predictions) and errors.metric
         assert all(
             part == [] or len(part) == len(predictions) for part in (errors.weights, errors.confidence, errors.nats)
         )
-        told = [value for value in errors.values if value is not None]
-        assert told and all(math.isfinite(value) and value >= 0 for value in told)
-        assert not errors.share or max(told) <= 1
+        known_errors = [value for value in errors.values if value is not None]
+        assert known_errors and all(math.isfinite(value) and value >= 0 for value in known_errors)
+        assert not errors.share or max(known_errors) <= 1
         assert all(0 <= sure <= 1 + 1e-6 for sure in errors.confidence if sure is not None)
         assert json.loads(json.dumps(errors.values, allow_nan=False)) == errors.values
-        return sum(told) / len(told)
+        return sum(known_errors) / len(known_errors)
 
     knows, untrained = mean_error(model), mean_error(it.model())
     assert knows <= 0.1
@@ -336,14 +336,14 @@ def test_saved_and_loaded_by_transformers_alone_it_scores_the_same(case, learned
     save_model(model, it.processor, tmp_path)
     theirs = getattr(transformers, it.task.auto_model).from_pretrained(tmp_path).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    told = tokenizer("Hello, 你好！", return_tensors="pt")
+    inputs = tokenizer("Hello, 你好！", return_tensors="pt")
     if model.config.is_encoder_decoder:
-        told["decoder_input_ids"] = told["input_ids"]
+        inputs["decoder_input_ids"] = inputs["input_ids"]
     if model.config.model_type in TWO_TOWERS:
-        told["pixel_values"] = it.batch().inputs["pixel_values"][:1]
+        inputs["pixel_values"] = it.batch().inputs["pixel_values"][:1]
     with torch.no_grad():
         torch.testing.assert_close(
-            theirs(**told)[0], model(**told)[0], rtol=1e-5, atol=1e-5
+            theirs(**inputs)[0], model(**inputs)[0], rtol=1e-5, atol=1e-5
         )  # logits, or hidden states where the head is the task's
     mine, batch = predict(it, model)
     if hasattr(model, "extra"):
@@ -399,9 +399,9 @@ def test_chinese_text_survives(case, tiny):
     assert CHINESE in shown
     predictions, batch = predict(it, it.model(), features)
     predictions, refs = it.merged(predictions, batch.refs)
-    told = json.dumps([it.task.records(*pair) for pair in zip(predictions, refs, strict=True)], ensure_ascii=False)
+    lines = json.dumps([it.task.records(*pair) for pair in zip(predictions, refs, strict=True)], ensure_ascii=False)
     if "text" not in it.task.columns.required or "label" in it.task.columns.required:
-        assert CHINESE in told
+        assert CHINESE in lines
     it.task.score(predictions, refs)
 
 
@@ -547,7 +547,7 @@ def test_stages_call_the_methods_in_the_documented_order(workplace, calls, capsy
     assert (
         calls.index("encode_many")
         > calls.index("attach_tokenizer")
-        > max(place for place, name in enumerate(calls) if name == "texts")
+        > max(position for position, name in enumerate(calls) if name == "texts")
     )
     assert "model_options" in calls[calls.index("tune") :]  # the saved model has what tune() fitted
     assert not {"load_config", "prepare_inference", "encode_unlabeled", "to_response"} & set(calls)

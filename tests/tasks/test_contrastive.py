@@ -102,8 +102,8 @@ def test_temperature_starts_where_it_is_told_and_stays_above_its_floor(it, tiny_
 
 def test_pool_decides_among_how_many_one_is_looked_for(it):
     model = it.model()
-    found = {pool: scores_of(changed(it, pool=pool), model)["image_to_text_recall@1"].value for pool in (2, 4, None)}
-    assert found[2] >= found[4] >= found[None]
+    recalls = {pool: scores_of(changed(it, pool=pool), model)["image_to_text_recall@1"].value for pool in (2, 4, None)}
+    assert recalls[2] >= recalls[4] >= recalls[None]
     tables = []
     for pool in (2, None):
         some = changed(it, pool=pool)
@@ -181,13 +181,13 @@ def test_foils_are_compared_in_scoring_and_left_out_of_training(it):
     assert batch.inputs["foils"].shape[:2] == (len(it.rows), max(len(row["foils"]) for row in it.rows))
     model = it.model()
     with torch.no_grad():
-        said = it.task.predict(model, batch, generate=False)
+        predictions = it.task.predict(model, batch, generate=False)
         images, texts = it.task.embed(model, batch)
-        for place, row in enumerate(it.rows):
+        for index, row in enumerate(it.rows):
             tokens = it.processor.tokenizer(row["foils"], padding=True, return_tensors="pt")
             wrong = torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
-            beaten = bool((wrong @ images[place] < texts[place] @ images[place]).all())
-            assert said[place]["foils_beaten"] is beaten
+            beaten = bool((wrong @ images[index] < texts[index] @ images[index]).all())
+            assert predictions[index]["foils_beaten"] is beaten
     training = [[replace(item, draw=(0, 0, 0))] for item in it.features]
     assert "foils" not in it.task.collate(training).inputs
 
@@ -237,8 +237,8 @@ def test_transformers_alone_gives_the_same_logits_from_a_picture_and_texts(it, t
     assert type(theirs).__name__ == "CLIPModel"
     processor = transformers.AutoProcessor.from_pretrained(tmp_path)
     texts = [row["caption"] for row in it.rows]
-    pictures = [draw(row["image"]) for row in it.rows]
-    given = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+    pixels = [draw(row["image"]) for row in it.rows]
+    given = processor(text=texts, images=pixels, padding=True, return_tensors="pt")
     with torch.no_grad():
         logits = theirs(**given).logits_per_image
         images, mine = it.task.embed(model, it.batch())

@@ -131,8 +131,8 @@ def test_control_words_inside_a_message_stay_plain_text(tiny_task, house):
     assert sum(token in special for token in feared.input_ids) == sum(token in special for token in calm.input_ids)
     assert targets(it, feared) == targets(it, calm)
     assert evil in it.processor.tokenizer.decode(feared.input_ids)
-    told = it.task.encode({"messages": [TALK[0], {"role": "assistant", "content": evil}]})[0]
-    assert sum(told.arrays["target"]) >= len(it.processor.plain_ids([evil])[0])
+    example = it.task.encode({"messages": [TALK[0], {"role": "assistant", "content": evil}]})[0]
+    assert sum(example.arrays["target"]) >= len(it.processor.plain_ids([evil])[0])
 
 
 def test_a_foreign_template_is_rendered_token_for_token(tiny_task):
@@ -173,10 +173,10 @@ def test_windows_hold_every_answer_once_in_whole_turns_within_the_context(seed):
     draw = random.Random(seed)
     context, reserve = draw.randint(40, 120), draw.choice([0, 1, 7])
     lengths = [draw.randint(1, max(1, (context - reserve) // 4)) for _ in range(draw.randint(2, 40))]
-    is_answer = [place % 2 == 1 or draw.random() < 0.1 for place in range(len(lengths))]
+    is_answer = [position % 2 == 1 or draw.random() < 0.1 for position in range(len(lengths))]
     cut = windows(lengths, is_answer, context, reserve)
     learned = [answer for _, _, answers in cut for answer in answers]
-    assert learned == [place for place, answer in enumerate(is_answer) if answer]
+    assert learned == [position for position, answer in enumerate(is_answer) if answer]
     for number, (first, last, answers) in enumerate(cut):
         assert 0 <= first <= answers[0] and answers[-1] == last
         assert sum(lengths[first : last + 1]) + (reserve if number else 0) <= context
@@ -207,9 +207,9 @@ def test_long_conversations_lose_no_answer_and_keep_their_system_message(it):
 def test_an_answer_longer_than_the_context_is_cut_and_counted(it):
     long = "word " * 400
     (features,) = it.task.encode({"messages": [TALK[0], {"role": "assistant", "content": long}]})
-    whole = len(it.processor.plain_ids([long])[0]) + 1
+    num_tokens = len(it.processor.plain_ids([long])[0]) + 1
     assert len(features.input_ids) == it.context
-    assert features.lost_end and sum(features.arrays["target"]) + features.cut_targets == whole
+    assert features.lost_end and sum(features.arrays["target"]) + features.cut_targets == num_tokens
     assert features.cut >= features.cut_targets > 0
     from llmstage.data.encoding.encode import check_ledger, encode_split
     from llmstage.data.row_source import ListSource
@@ -265,8 +265,8 @@ def test_perplexity_is_that_of_the_answers_alone(it, half_learned):
     labels = batch.labels[:, 1:]
     loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORE_INDEX)
     assert scores["perplexity"].value == pytest.approx(math.exp(float(loss)), rel=1e-4)
-    kept = labels != IGNORE_INDEX
-    right = (logits.argmax(-1) == labels)[kept].double().mean()
+    is_target = labels != IGNORE_INDEX
+    right = (logits.argmax(-1) == labels)[is_target].double().mean()
     assert scores["token_accuracy"].value == pytest.approx(float(right))
     assert "chrf" not in scores  # nothing was generated
 
@@ -337,4 +337,4 @@ def test_the_most_frequent_reply_is_the_simple_method(tiny_task):
 
 
 def learned(item):
-    return [token for token, wanted in zip(item.input_ids, item.arrays["target"], strict=True) if wanted]
+    return [token for token, is_target in zip(item.input_ids, item.arrays["target"], strict=True) if is_target]

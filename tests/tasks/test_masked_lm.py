@@ -54,10 +54,10 @@ def test_scoring_hides_a_row_always_alike_and_training_each_time_anew(it):
 
 
 def test_the_training_loop_draws_anew_each_epoch_and_the_same_again(it):
-    from llmstage.data.encoding.store import FeatureWriter
+    from llmstage.data.encoding.store import ExampleWriter
     from llmstage.training.batches import StepDataset
 
-    writer = FeatureWriter(None, "uint16")
+    writer = ExampleWriter(None, "uint16")
     for row, item in enumerate(it.features):
         writer.add(item.arrays, row)
     store = writer.finish()
@@ -97,10 +97,10 @@ def test_scores_by_hand(it):
     nll, right, count = 0.0, 0, 0
     for ids, labels, item in zip(batch.inputs["input_ids"], batch.labels, it.features, strict=True):
         log_p = torch.log_softmax(model(input_ids=ids[None, : len(item.input_ids)]).logits[0], -1)
-        for place in (labels != IGNORE_INDEX).nonzero().flatten().tolist():
-            assert int(labels[place]) == item.input_ids[place] not in it.processor.tokenizer.all_special_ids
-            nll -= float(log_p[place, labels[place]])
-            right += int(log_p[place].argmax() == labels[place])
+        for position in (labels != IGNORE_INDEX).nonzero().flatten().tolist():
+            assert int(labels[position]) == item.input_ids[position] not in it.processor.tokenizer.all_special_ids
+            nll -= float(log_p[position, labels[position]])
+            right += int(log_p[position].argmax() == labels[position])
             count += 1
     assert scores["pseudo_perplexity"].value == pytest.approx(math.exp(nll / count), rel=1e-4)
     assert scores["masked_accuracy"].value == pytest.approx(right / count)
@@ -177,11 +177,11 @@ def test_a_decoder_is_refused(workplace, capsys):
 
 def test_pretrain_evaluate_and_finetune_another_task_on_it(workplace, capsys):
     assert main(["stage=pretrain", "task=masked_lm", *SMALL, "hydra.run.dir=pre"]) == 0, capsys.readouterr().err
-    told = json.loads(Path("pre/report.json").read_text())
-    assert told["baselines"]["methods"].keys() == {"token frequencies"}
+    report = json.loads(Path("pre/report.json").read_text())
+    assert report["baselines"]["methods"].keys() == {"token frequencies"}
     assert main(["stage=evaluate", "model.path=pre", "hydra.run.dir=again"]) == 0, capsys.readouterr().err
     again = json.loads(Path("again/report.json").read_text())
-    assert again["scores"]["test"] == told["scores"]["test"]
+    assert again["scores"]["test"] == report["scores"]["test"]
     small = [word for word in SMALL if not word.startswith("model.")]
     words = ["stage=finetune", "task=classification", "model.path=pre", *small, "hydra.run.dir=fine", "optim.lr=1e-6"]
     assert main(words) == 0, capsys.readouterr().err

@@ -62,9 +62,9 @@ def test_windows_cover_the_context_and_share_the_stride(it):
     for stride in (5, 12):
         windows, cut = changed(it, stride=stride)._windows("谁 met the fox?", LONG)
         assert cut == 0 and len(windows) > 4 and all(len(window.ids) <= 48 for window in windows)
-        whole = it.processor._plain.encode(LONG, add_special_tokens=False)
+        encoding = it.processor._plain.encode(LONG, add_special_tokens=False)
         seen = windows[0].offsets + [offset for window in windows[1:] for offset in window.offsets[stride:]]
-        assert seen == whole.offsets, "nothing lost, and only the stride twice"
+        assert seen == encoding.offsets, "nothing lost, and only the stride twice"
         question = it.processor.plain_ids(["谁 met the fox?"])[0]
         assert all(window.ids[1 : 1 + len(question)] == question for window in windows)
     few, _ = changed(it, stride=1)._windows("谁 met the fox?", LONG)
@@ -113,10 +113,10 @@ def test_best_spans_are_those_of_a_search_over_all_pairs():
                 for b in range(a, min(9, a + longest))
                 if inside[row, a] and inside[row, b]
             ]
-            wanted = sorted(pairs, reverse=True)[:4]
-            found = list(zip(scores[row].tolist(), first[row].tolist(), last[row].tolist(), strict=True))
-            assert [item[1:] for item in found] == [item[1:] for item in wanted]
-            assert [item[0] for item in found] == pytest.approx([item[0] for item in wanted])
+            expected = sorted(pairs, reverse=True)[:4]
+            result = list(zip(scores[row].tolist(), first[row].tolist(), last[row].tolist(), strict=True))
+            assert [item[1:] for item in result] == [item[1:] for item in expected]
+            assert [item[0] for item in result] == pytest.approx([item[0] for item in expected])
 
 
 @torch.no_grad()
@@ -232,10 +232,10 @@ def test_what_a_long_context_loses_is_counted_and_not_told_by_the_answer(written
     context = "over the old hill " * 20 + "zebra 42 crossing " + "over the old hill " * 20
     row = row_of("42", context, "the zebra crossing?")
     (one,) = written.task.encode(row)
-    whole = len(written.processor.plain_ids([context])[0])
+    context_length = len(written.processor.plain_ids([context])[0])
     prompt = len(one.input_ids) - sum(one.arrays["target"])
-    kept = prompt - 1 - len(written.processor.plain_ids(["the zebra crossing?"])[0]) - 2
-    assert len(one.input_ids) <= written.context and one.cut == whole - kept > 0
+    remaining = prompt - 1 - len(written.processor.plain_ids(["the zebra crossing?"])[0]) - 2
+    assert len(one.input_ids) <= written.context and one.cut == context_length - remaining > 0
     text = written.processor.decode(one.input_ids[:prompt])
     assert "zebra 42 crossing" in text
     (other,) = written.task.encode({**row, "answers": [{"text": "over the old hill", "answer_start": 0}]})
@@ -250,9 +250,9 @@ def test_rows_that_were_not_answered_have_no_score(written):
     model = written.model()
     silent = written.task.predict(model, batch, generate=False)
     assert "f1" not in written.task.score(silent, batch.refs) and "perplexity" in written.task.score(silent, batch.refs)
-    said = written.task.predict(model, batch, generate=True)
-    assert written.task.score([*said[:3], *silent[3:]], batch.refs)["f1"].count == 3
-    (record,) = written.task.records(said[0], batch.refs[0])
+    predictions = written.task.predict(model, batch, generate=True)
+    assert written.task.score([*predictions[:3], *silent[3:]], batch.refs)["f1"].count == 3
+    (record,) = written.task.records(predictions[0], batch.refs[0])
     assert record["ended"] in (True, False) and record["context"] and record["log_probability"] < 0
 
 

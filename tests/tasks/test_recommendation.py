@@ -192,9 +192,9 @@ def test_a_batch_without_any_history_is_learned_from(it):
 
 def test_decode_ranks_excludes_and_draws():
     logits = torch.tensor([3.0, 2.0, 5.0, 1.0, 2.0])
-    found = decode_logits(logits.clone(), logits, 4, [-1, 2], 7, num_others=2, exclude_seen=True)
-    assert found["rank"] == 3 and found["top"] == [0, 1, 4, 3] and len(found["others"]) == 2
-    assert found["p"] == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
+    prediction = decode_logits(logits.clone(), logits, 4, [-1, 2], 7, num_others=2, exclude_seen=True)
+    assert prediction["rank"] == 3 and prediction["top"] == [0, 1, 4, 3] and len(prediction["others"]) == 2
+    assert prediction["p"] == pytest.approx(torch.sigmoid(torch.tensor(2.0)).item())
     assert decode_logits(logits.clone(), logits, 4, [-1, 2], 7, num_others=0, exclude_seen=False)["rank"] == 4
 
 

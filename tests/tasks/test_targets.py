@@ -25,7 +25,7 @@ SEVERAL = (
     "task.targets.hours=number",
     "task.targets.all=multilabel",
 )
-WAYS = {
+VARIANTS = {
     "multilabel": ("task.target=multilabel",),
     "ordinal": ("task.target=ordinal",),
     "number": ("task.target=number",),
@@ -35,13 +35,13 @@ WAYS = {
 MAIN = {"multilabel": "micro_f1", "ordinal": "qwk", "number": "mae", "features": "macro_f1", "several": "mean_score"}
 
 
-@pytest.fixture(scope="module", params=WAYS)
-def way(request, tiny_task):
-    return request.param, tiny_task("classification", "bert", context=96, num_rows=12, words=WAYS[request.param])
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request, tiny_task):
+    return request.param, tiny_task("classification", "bert", context=96, num_rows=12, words=VARIANTS[request.param])
 
 
-def closed(kind, values, **knobs):
-    head = build_head(kind, "label", HeadOptions(**knobs))
+def fitted_head(target_type, values, **knobs):
+    head = build_head(target_type, "label", HeadOptions(**knobs))
     for value in values:
         assert head.check_value(value) is None
         head.update(value)
@@ -49,16 +49,16 @@ def closed(kind, values, **knobs):
     return head
 
 
-def test_every_way_learns_saves_and_comes_back_the_same(way, tmp_path):
-    name, it = way
+def test_every_way_learns_saves_and_comes_back_the_same(variant, tmp_path):
+    name, it = variant
     assert it.task.select == MAIN[name]
     model = it.model(hidden_size=64, intermediate_size=128).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     batch = it.batch()
-    whole = it.task.loss(model.eval(), batch)
+    full = it.task.loss(model.eval(), batch)
     halves = [it.task.loss(model, it.batch(part)) for part in (it.features[:5], it.features[5:])]
-    assert whole.count == sum(part.count for part in halves)
-    assert float(whole.total.detach()) == pytest.approx(sum(float(part.total.detach()) for part in halves), rel=1e-5)
+    assert full.count == sum(part.count for part in halves)
+    assert float(full.total.detach()) == pytest.approx(sum(float(part.total.detach()) for part in halves), rel=1e-5)
     model.train()
     for _ in range(60):
         part = it.task.loss(model, batch)
@@ -79,13 +79,13 @@ def test_every_way_learns_saves_and_comes_back_the_same(way, tmp_path):
         json.dumps(exhibit, allow_nan=False)
     simple = it.task.baselines(it.task.demo_rows(40, 5), batch.refs)
     assert len(simple) == (4 if "numbers" in it.features[0].arrays else 2)
-    assert all(own.keys() == scores.keys() for own in simple.values())
+    assert all(method_scores.keys() == scores.keys() for method_scores in simple.values())
     save_model(model, it.processor, tmp_path)
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    told = it.processor.tokenizer("水 and fire", return_tensors="pt")
+    inputs = it.processor.tokenizer("水 and fire", return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(
-            theirs(**told).logits, model(**told).logits, rtol=1e-5, atol=1e-5
+            theirs(**inputs).logits, model(**inputs).logits, rtol=1e-5, atol=1e-5
         )  # text alone, nothing of ours
     adopted = type(it.task)(it.run.task, it.run.generation)
     adopted.load_config(theirs.config)
@@ -100,9 +100,9 @@ def test_several_targets_share_a_body_and_weights_change_the_loss(tiny_task):
     it.task.options.weights["topic"] = 3.0
     two = it.task.loss(model, batch)
     it.task.options.weights.clear()
-    own = one.logs["topic"] * len(batch.refs)
+    topic_loss = one.logs["topic"] * len(batch.refs)
     assert float((two.total - one.total).detach()) == pytest.approx(
-        2 * own, rel=1e-4
+        2 * topic_loss, rel=1e-4
     ) and two.count == one.count + 2 * len(batch.refs)
     names = it.task.model_options()["id2label"].values()
     assert "topic=leak" in names and "hours=hours" in names
@@ -113,72 +113,74 @@ def test_several_targets_share_a_body_and_weights_change_the_loss(tiny_task):
 
 
 def test_labels_of_a_list_or_a_text_and_rare_ones_dropped():
-    head = closed("multilabel", ["中国 公司", "公司", ["公司", "新冠"], ""], separator=" ", min_count=2)
+    head = fitted_head("multilabel", ["中国 公司", "公司", ["公司", "新冠"], ""], separator=" ", min_count=2)
     assert head.labels == ["公司"] and head.dropped == ["中国", "新冠"]
     assert head.encode("中国 公司") == [1.0] and head.encode("") == [0.0] and head.ref("新冠 公司 公司") == ["公司"]
     assert head.encode("外国 公司") == [1.0]  # no training row at all is fewer than two
     again = load_head(json.loads(json.dumps(head.as_dict())), HeadOptions(separator=" "))
     assert again.encode("外国 公司") == [1.0]
     with pytest.raises(ValueError, match=r"unknown label '外国'.*min_count"):
-        closed("multilabel", ["公司", "新冠"]).encode("外国")
+        fitted_head("multilabel", ["公司", "新冠"]).encode("外国")
     with pytest.raises(DataError, match=r"task\.min_count"):
-        closed("multilabel", ["a"], min_count=2)
+        fitted_head("multilabel", ["a"], min_count=2)
     assert build_head("multilabel", "label", HeadOptions()).check_value({"a": 1})
 
 
 def test_balanced_multilabel_weighs_as_torchs_pos_weight_and_smoothing_moves_targets():
     values, logits = ["a", "a,b", "a", "a"], torch.randn(4, 2)
-    head = closed("multilabel", values, class_weights="balanced")
+    head = fitted_head("multilabel", values, class_weights="balanced")
     hits = torch.tensor([head.encode(value) for value in values])
     assert head.pos_weights == [1.0, 3.0]
     theirs = F.binary_cross_entropy_with_logits(logits, hits, pos_weight=torch.tensor([1.0, 3.0]))
     total, count = head.loss(logits, hits)
     assert float(total) / count == pytest.approx(float(theirs), rel=1e-5)
-    smooth = closed("multilabel", values, label_smoothing=0.2)
+    smooth = fitted_head("multilabel", values, label_smoothing=0.2)
     theirs = F.binary_cross_entropy_with_logits(logits, hits * 0.8 + 0.1)
     assert float(smooth.loss(logits, hits)[0]) / 4 == pytest.approx(float(theirs), rel=1e-5)
 
 
 def test_label_smoothing_is_torchs():
-    head, logits = closed("label", ["a", "b", "c"], label_smoothing=0.3), torch.randn(3, 3)
+    head, logits = fitted_head("label", ["a", "b", "c"], label_smoothing=0.3), torch.randn(3, 3)
     total, count = head.loss(logits, torch.tensor([[0], [1], [2]]))
     theirs = F.cross_entropy(logits, torch.arange(3), label_smoothing=0.3)
     assert float(total) / count == pytest.approx(float(theirs), rel=1e-5)
 
 
 def test_levels_are_ordered_by_value_or_as_told():
-    assert closed("ordinal", ["10", "9", "-1"]).labels == ["-1", "9", "10"]
-    assert closed("ordinal", ["high", "low"], order=["low", "mid", "high"]).labels == ["low", "mid", "high"]
+    assert fitted_head("ordinal", ["10", "9", "-1"]).labels == ["-1", "9", "10"]
+    assert fitted_head("ordinal", ["high", "low"], order=["low", "mid", "high"]).labels == ["low", "mid", "high"]
     with pytest.raises(DataError, match=r"task\.order=\[lowest"):
-        closed("ordinal", ["high", "low"])
+        fitted_head("ordinal", ["high", "low"])
     with pytest.raises(DataError, match="does not name: mid"):
-        closed("ordinal", ["mid", "low"], order=["low", "high"])
+        fitted_head("ordinal", ["mid", "low"], order=["low", "high"])
 
 
 def test_a_grade_is_the_expected_level_and_a_far_miss_costs_more():
-    head = closed("ordinal", [0, 1, 2, 3, 4])
-    (said,) = head.decode(torch.log(torch.tensor([[0.4, 0.0001, 0.0001, 0.2999, 0.2999]])))
-    assert said["label"] == "2"  # not the likeliest, but the one with the least squared distance
+    head = fitted_head("ordinal", [0, 1, 2, 3, 4])
+    (prediction,) = head.decode(torch.log(torch.tensor([[0.4, 0.0001, 0.0001, 0.2999, 0.2999]])))
+    assert prediction["label"] == "2"  # not the likeliest, but the one with the least squared distance
     logits = torch.tensor([[5.0, 0, 0, 0, 0]])
     costs = [float(head.loss(logits, torch.tensor([[level]]))[0]) for level in range(5)]
     assert costs == sorted(costs) and costs[4] > costs[1] + 2
 
 
 def test_numbers_are_learned_standardised_and_said_in_their_unit():
-    head = closed("number", ["100", 300, "500"])
+    head = fitted_head("number", ["100", 300, "500"])
     assert head.mean == 300 and [round(head.encode(value)[0], 3) for value in ("100", 300)] == [-1.225, 0.0]
     assert head.decode(torch.tensor([[1.0]]))[0]["value"] == pytest.approx(300 + head.std)
     assert "text, not a number" in head.check_value("dear") and head.check_value("") == "label is empty"
     with pytest.raises(DataError, match="nothing to learn"):
-        closed("number", [5, 5, 5])
+        fitted_head("number", [5, 5, 5])
 
 
 def test_the_positive_label_is_the_rarer_one_or_as_told():
     values = ["no"] * 5 + ["yes"] * 2
-    assert closed("label", values).positive == "yes" and closed("label", values, positive="no").positive == "no"
-    assert closed("label", [0, 1]).positive == "1" and closed("label", ["a", "b", "c"]).positive is None
+    assert (
+        fitted_head("label", values).positive == "yes" and fitted_head("label", values, positive="no").positive == "no"
+    )
+    assert fitted_head("label", [0, 1]).positive == "1" and fitted_head("label", ["a", "b", "c"]).positive is None
     with pytest.raises(DataError, match=r"task\.positive=maybe"):
-        closed("label", values, positive="maybe")
+        fitted_head("label", values, positive="maybe")
 
 
 def test_a_tuned_threshold_raises_f1_and_a_temperature_lowers_ece_and_both_are_saved():
@@ -187,12 +189,12 @@ def test_a_tuned_threshold_raises_f1_and_a_temperature_lowers_ece_and_both_are_s
     refs = ["yes" if hit else "no" for hit in truth]
     score = rng.normal(-4 + 2.5 * truth, 1.2)
     logits = torch.from_numpy(np.stack([np.zeros(600), 3 * score], axis=1))  # three times too sure
-    head = closed("label", ["no"] * 9 + ["yes"], threshold="tuned", temperature="scaled")
+    head = fitted_head("label", ["no"] * 9 + ["yes"], threshold="tuned", temperature="scaled")
     before = head.decode(logits)
     head.tune(before, refs)
     after = head.decode(logits)
-    said = [[item["label"] == "yes" for item in found] for found in (before, after)]
-    assert f1_score(truth, said[1]) > f1_score(truth, said[0]) + 0.1
+    is_positive = [[item["label"] == "yes" for item in predictions] for predictions in (before, after)]
+    assert f1_score(truth, is_positive[1]) > f1_score(truth, is_positive[0]) + 0.1
     assert head.temperature > 1.5 and head.score(after, refs)["ece"].value < head.score(before, refs)["ece"].value
     likeliest = [np.argmax(item["log_p"]) for item in before] == [np.argmax(item["log_p"]) for item in after]
     assert likeliest and load_head(json.loads(json.dumps(head.as_dict())), HeadOptions()).decode(logits) == after
@@ -206,12 +208,12 @@ def test_each_label_gets_its_own_threshold():
     hits = rng.random((500, 2)) < (0.4, 0.05)
     logits = torch.from_numpy(rng.normal(-2.0 + 2 * hits, 1.0))
     refs = [[name for name, hit in zip("ab", row, strict=True) if hit] for row in hits]
-    head = closed("multilabel", ["a,b", "a"], threshold="tuned", temperature="scaled")
+    head = fitted_head("multilabel", ["a,b", "a"], threshold="tuned", temperature="scaled")
     before = head.score(head.decode(logits), refs)
     head.tune(head.decode(logits), refs)
     assert head.thresholds[0] != head.thresholds[1]
     assert head.score(head.decode(logits), refs)["macro_f1"].value > before["macro_f1"].value
-    assert closed("multilabel", ["a,b"], threshold=0.1).decode(torch.tensor([[-2.0, -3.0]]))[0]["labels"] == ["a"]
+    assert fitted_head("multilabel", ["a,b"], threshold=0.1).decode(torch.tensor([[-2.0, -3.0]]))[0]["labels"] == ["a"]
 
 
 def test_every_kind_has_a_head():
@@ -223,8 +225,8 @@ def test_every_kind_has_a_head():
     [
         ((), {"text": 12, "label": "a"}, "number_text=convert"),
         (FEATURES[:1], {"temperature": "hot", "label": "a"}, "temperature: 'hot' is text"),
-        (WAYS["number"], {"text": "x", "label": "dear"}, "is text, not a number"),
-        (WAYS["multilabel"], {"text": "x", "label": 1.5}, "neither a list"),
+        (VARIANTS["number"], {"text": "x", "label": "dear"}, "is text, not a number"),
+        (VARIANTS["multilabel"], {"text": "x", "label": 1.5}, "neither a list"),
     ],
 )
 def test_bad_rows_of_each_kind(tiny_task, words, row, reason):
@@ -243,7 +245,7 @@ def test_a_text_column_of_numbers_is_refused_or_converted(tiny_task):
 
 
 def test_a_model_for_other_targets_or_columns_is_refused(tiny_task):
-    it = tiny_task("classification", "bert", words=WAYS["ordinal"])
+    it = tiny_task("classification", "bert", words=VARIANTS["ordinal"])
     config = it.model().config
     with pytest.raises(ModelError, match=r"trained for label \(ordinal\)"):
         tiny_task("classification", "bert").task.load_config(config)

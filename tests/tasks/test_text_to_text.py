@@ -19,7 +19,7 @@ from llmstage.models.build import save_model
 from llmstage.tasks.base_generation import split
 from llmstage.tasks.base_scored_text import by_length
 from llmstage.tasks.summarization import first_sentence, first_words
-from llmstage.tasks.translation import memory
+from llmstage.tasks.translation import translation_memory
 from llmstage.tokenization.tokenizer import train_processor
 
 PAIRS = [(name, kind) for name in ("translation", "summarization") for kind in ("t5", "gpt")]
@@ -117,14 +117,14 @@ def test_translations_of_one_source_stay_on_one_side_and_are_counted_across_give
 
 def test_simple_methods_of_translation(tiny_task):
     train = [("a red cat", "红猫"), ("a red dog", "红狗"), ("I see", "好"), ("yes", "好")]
-    assert memory(train, ["red dogs", "the cat"]) == ["红狗", "红猫"]
+    assert translation_memory(train, ["red dogs", "the cat"]) == ["红狗", "红猫"]
     task = tiny_task("translation", "t5").task
     rows = [{"source": source, "target": target} for source, target in train]
     refs = [{"source": "a red cat!", "targets": ["红猫"], "bytes": 6}, {"source": "ok", "targets": ["好"], "bytes": 3}]
-    found = task.baselines(rows, refs)
-    assert found["copy of the source"]["chrf"].value == chrf(["a red cat!", "ok"], ["红猫", "好"]).value
-    assert found["most frequent target"]["exact_match"].value == 0.5
-    assert set(found["translation of the most similar training source"]) <= set(task.score(said(["x", "y"]), refs))
+    scores = task.baselines(rows, refs)
+    assert scores["copy of the source"]["chrf"].value == chrf(["a red cat!", "ok"], ["红猫", "好"]).value
+    assert scores["most frequent target"]["exact_match"].value == 0.5
+    assert set(scores["translation of the most similar training source"]) <= set(task.score(said(["x", "y"]), refs))
 
 
 def test_simple_methods_of_summarization(tiny_task):
@@ -132,10 +132,10 @@ def test_simple_methods_of_summarization(tiny_task):
     assert first_words("One, two three", 2) == "One, two" and first_words("今天天气", 2) == "今天"
     assert first_words("one", 5) == "one"
     task = tiny_task("summarization", "gpt").task
-    found = task.baselines(
+    scores = task.baselines(
         [{"document": "d", "summary": "one two"}], [{"source": "A b. C", "targets": ["A b."], "bytes": 4}]
     )
-    assert found["first sentence"]["exact_match"].value == 1.0 and found["first 2 words"]["rouge_l"].value == 1.0
+    assert scores["first sentence"]["exact_match"].value == 1.0 and scores["first 2 words"]["rouge_l"].value == 1.0
 
 
 def test_scores_by_length_of_the_source():

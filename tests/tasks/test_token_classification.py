@@ -42,11 +42,11 @@ def made(it: Any, rows: list[Any], context: int = 64, **words: Any) -> Any:
 def test_labels_stand_on_the_first_piece_and_words_are_encoded_one_by_one(it) -> None:
     (features,) = it.task.encode(ANNA)
     words = ["Anna", " Bell", " left", "中", "国", "."]
-    pieces = it.processor.plain_ids(words)
+    subwords = it.processor.plain_ids(words)
     bos, eos = it.processor.bos_id, it.processor.eos_id
-    assert features.input_ids == [bos, *(token for ids in pieces for token in ids), eos]
+    assert features.input_ids == [bos, *(token for ids in subwords for token in ids), eos]
     expected = [IGNORE_INDEX]
-    for ids, tag in zip(pieces, ANNA["tags"], strict=True):
+    for ids, tag in zip(subwords, ANNA["tags"], strict=True):
         expected += [it.task.labels.index(tag), *[IGNORE_INDEX] * (len(ids) - 1)]
     assert features.arrays["labels"] == [*expected, IGNORE_INDEX]
     assert it.processor.decode(features.input_ids) == features.ref["text"] == "Anna Bell left中国."
@@ -120,8 +120,8 @@ def test_illegal_tags_are_refused_or_repaired_and_counted(it) -> None:
     task = made(it, [good, good, bad], repair=True)
     (features,) = task.encode(bad)
     assert features.ref["tags"] == ["O", "B-PER"] and task.repaired == (1, 3)
-    told = task.report_items([{"labels": [0, 1]}], [features.ref])[-1]["text"]
-    assert "in 1 of 1 sentences of this split" in told and "in 1 of 3 sentences" in told
+    text = task.report_items([{"labels": [0, 1]}], [features.ref])[-1]["text"]
+    assert "in 1 of 1 sentences of this split" in text and "in 1 of 3 sentences" in text
 
 
 def test_a_type_seen_only_in_test_is_named(it) -> None:
@@ -225,9 +225,9 @@ def test_decode_chooses_legal_tags_or_each_by_itself(it) -> None:
 def test_baselines_learn_from_train_alone(it) -> None:
     train = [ANNA, {"tokens": ["left", "Bell"], "tags": ["O", "B-ORG"]}]
     refs = [it.task.encode({"tokens": ["Anna", "Bell", "x", "Bell"], "tags": ["B-PER", "I-PER", "O", "B-ORG"]})[0].ref]
-    found = it.task.baselines(iter(train), refs)
-    assert found["entities of train looked up"]["f1"].value == 1.0  # the longest match first
-    assert found["most frequent tag of the word"]["token_accuracy"].value == 0.75
+    scores = it.task.baselines(iter(train), refs)
+    assert scores["entities of train looked up"]["f1"].value == 1.0  # the longest match first
+    assert scores["most frequent tag of the word"]["token_accuracy"].value == 0.75
 
 
 # the whole program
@@ -328,16 +328,16 @@ def test_published_sets_hold_the_entities_that_seqeval_sees(it, path, sentences,
     assert task.data_scheme == scheme and len(rows) == len(tags)
     assert sentences is None or len(rows) == sentences
     mine = [task._spans(row, task_offsets(row))[0] for row in rows]
-    assert mine == [[(found.tag, found.start, found.end) for found in row] for row in theirs]
+    assert mine == [[(scores.tag, scores.start, scores.end) for scores in row] for row in theirs]
     assert entities is None or sum(map(len, mine)) == entities
     expected = [tags_of(spans, len(row["tokens"]), scheme) for spans, row in zip(mine, rows, strict=True)]
     rng = random.Random(path)
     predicted = [[tag if rng.random() < 0.95 else rng.choice(task.labels) for tag in tags] for tags in expected]
-    found = tag_scores(predicted, expected, task.scheme)
-    told = precision_recall_fscore_support(
+    scores = tag_scores(predicted, expected, task.scheme)
+    expected_values = precision_recall_fscore_support(
         expected, predicted, average="micro", scheme=IOBES if scheme == "bmes" else IOB2, zero_division=0
     )
-    assert [found[name].value for name in ("precision", "recall", "f1")] == pytest.approx(told[:3])
+    assert [scores[name].value for name in ("precision", "recall", "f1")] == pytest.approx(expected_values[:3])
 
 
 def task_offsets(row: dict[str, Any]) -> Any:

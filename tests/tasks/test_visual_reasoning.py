@@ -69,9 +69,9 @@ def test_how_it_answers_follows_from_the_training_answers(answers, words, mode, 
     task = made(*words)
     task.fit_labels(rows_with(*answers))
     assert (task.answer_mode, task.answers) == (mode, vocabulary)
-    told = capsys.readouterr().err
-    assert ("the answers of 1 training rows are not" in told) is (vocabulary == ["b", "c"])
-    assert (f"task.answer=auto: {mode}" in told) is not any(word.startswith("task.answer") for word in words)
+    console_text = capsys.readouterr().err
+    assert ("the answers of 1 training rows are not" in console_text) is (vocabulary == ["b", "c"])
+    assert (f"task.answer=auto: {mode}" in console_text) is not any(word.startswith("task.answer") for word in words)
     saved = task.model_options()["llmstage"]
     again = made()
     again.load_config(type("Config", (), {"llmstage": json.loads(json.dumps(saved))}))
@@ -129,7 +129,7 @@ def test_truth_values_are_one_word_and_others_are_refused(yes_and_no):
 
 def written_ids(features):
     pairs = zip(features.input_ids, features.arrays["target"], strict=True)
-    return [token for token, wanted in pairs if wanted]
+    return [token for token, is_target in pairs if is_target]
 
 
 def test_pictures_are_never_learned_and_a_blind_model_sees_none(tiny_task):
@@ -221,11 +221,11 @@ def test_simple_methods_look_at_the_question_alone(tiny_task):
     ]
     refs = refs_with("red", "2", kinds=["colour", "count"])
     refs[0]["question"], refs[1]["question"] = "What colour is this?", "How many are red?"
-    found = {name: scores["accuracy"].value for name, scores in it.task.baselines(train, refs).items()}
-    assert found["most frequent answer"] == 0.5
-    assert found["most frequent answer of the kind"] == 1.0
-    assert found["most frequent answer after the first 3 words"] in (0.5, 1.0)
-    assert any("logistic regression" in name for name in found)
+    accuracies = {name: scores["accuracy"].value for name, scores in it.task.baselines(train, refs).items()}
+    assert accuracies["most frequent answer"] == 0.5
+    assert accuracies["most frequent answer of the kind"] == 1.0
+    assert accuracies["most frequent answer after the first 3 words"] in (0.5, 1.0)
+    assert any("logistic regression" in name for name in accuracies)
     nameless = [{key: value for key, value in row.items() if key != "kind"} for row in train]
     assert "most frequent answer of the kind" not in it.task.baselines(nameless, refs)
 
@@ -237,8 +237,8 @@ def test_an_answer_nobody_taught_counts_as_wrong_and_is_told(tiny_task):
     refs = [strange.ref, it.features[1].ref]
     scores = it.task.score(said("red", refs[1]["answer"]), refs)
     assert scores["accuracy"].value == 0.5 and scores["answers_known"].value == 0.5
-    told = it.task.warnings([], refs)
-    assert len(told) == 1 and "1 of 2 rows" in told[0] and "'turquoise'" in told[0]
+    warnings = it.task.warnings([], refs)
+    assert len(warnings) == 1 and "1 of 2 rows" in warnings[0] and "'turquoise'" in warnings[0]
     assert it.task.warnings([], refs[1:]) == [] and "answers_known" not in it.task.score(said("a"), refs[1:])
 
 
@@ -267,8 +267,8 @@ def test_files_of_chinese_questions_from_end_to_end(workplace, capsys):
     capsys.readouterr()
     again = ["stage=evaluate", "model.path=run", f"data.test={strange}", "hydra.run.dir=again"]
     assert main(again) != 0
-    told = capsys.readouterr().err
-    assert "strange.jsonl:1" in told and "'也许' is no truth value" in told
+    console_text = capsys.readouterr().err
+    assert "strange.jsonl:1" in console_text and "'也许' is no truth value" in console_text
 
 
 def test_an_answer_outside_the_vocabulary_at_evaluation_is_told_in_the_report(workplace, capsys):
@@ -300,8 +300,10 @@ def test_captions_of_the_rows_are_learned_and_never_scored(tiny_task):
     row = it.rows[0]
     asked, described = it.task.encode(row)
     assert described.ref == UNSCORED != asked.ref
-    said = [token for token, wanted in zip(described.input_ids, described.arrays["target"], strict=True) if wanted]
-    assert it.processor.decode(said) == row["caption"]
+    text_ids = [
+        token for token, is_target in zip(described.input_ids, described.arrays["target"], strict=True) if is_target
+    ]
+    assert it.processor.decode(text_ids) == row["caption"]
     assert len(plain.task.encode(row)) == 1 and plain.task.cache_key() != it.task.cache_key()
     named = {key: value for key, value in row.items() if key != "prompt"}
     assert it.task.cfg.prompt in it.processor.decode(it.task.encode(named)[1].input_ids)

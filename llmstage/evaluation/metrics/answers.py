@@ -116,6 +116,7 @@ def answer_tables(
     if not answers:
         return []
     sorted_lengths = sorted(lengths)
+    # Upper bounds of the first three quarters, and the name of each quarter.
     quarters = [sorted_lengths[min(len(sorted_lengths) - 1, part * len(sorted_lengths) // 4)] for part in (1, 2, 3)]
     names = [f"up to {quarters[0]}", *(f"{a + 1} to {b}" for a, b in itertools.pairwise(quarters))]
     names.append(f"above {quarters[-1]}")

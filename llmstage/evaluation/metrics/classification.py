@@ -215,6 +215,7 @@ def multilabel_scores(
     from sklearn.metrics import average_precision_score, f1_score, hamming_loss
 
     occurs = (predicted | expected).any(axis=0)
+    # F1 means.
     num_common, num_total = (predicted & expected).sum(axis=1), predicted.sum(axis=1) + expected.sum(axis=1)
     micro = ratio(2 * num_common, num_total)
     resampled = bootstrap_labels(predicted[:, occurs], expected[:, occurs])
@@ -228,6 +229,7 @@ def multilabel_scores(
         )
         scores[f"{name}_f1"] = bootstrap_score(value, resampled[name], len(expected))
     scores["samples_f1"] = mean(row_f1)
+    # Shares of rows and of cells.
     scores["subset_accuracy"] = proportion((predicted == expected).all(axis=1))
     interval = mean((predicted != expected).mean(axis=1), higher_is_better=False)
     scores["hamming_loss"] = Score(

@@ -114,8 +114,8 @@ def question_type_items(
         if baseline
         else {}
     )
-    chart = bars(f"{label(name)} by kind", {question_type: parts[question_type] for question_type in order})
-    columns, rows = ["kind", name, "95 % interval", "rows"], []
+    chart = bars(f"{label(name)} by question type", {question_type: parts[question_type] for question_type in order})
+    columns, rows = ["question type", name, "95 % interval", "rows"], []
     for question_type in order:
         score = scores[question_type]
         cells: list[Any] = [question_type, f"{score.value:.3f}", interval_text(score), f"{len(parts[question_type]):,}"]
@@ -133,7 +133,7 @@ def question_type_items(
             "marks": [baselines.get(question_type) for question_type in order],
             "mark_name": "blind (without the image)",
         }
-    table = {"kind": "table", "title": f"{label(name)} by kind, in numbers", "columns": columns, "rows": rows}
+    table = {"kind": "table", "title": f"{label(name)} by question type, in numbers", "columns": columns, "rows": rows}
     return [chart, table]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstage.data.tag_schemes import family, spans_of
+from llmstage.data.tag_schemes import output_scheme, spans_of
 from llmstage.evaluation.metrics.intervals import bootstrap_score, ratio, resampled_sums
 from llmstage.evaluation.metrics.score import Score
 
@@ -36,7 +36,7 @@ def type_scores(predicted: Tags, expected: Tags, scheme: str) -> dict[str, dict[
             [list(tags) for tags in expected],
             [list(tags) for tags in predicted],
             mode="strict",
-            scheme=IOBES if family(scheme) == "iobes" else IOB2,
+            scheme=IOBES if output_scheme(scheme) == "iobes" else IOB2,
             output_dict=True,
             zero_division=0,
         )

@@ -31,6 +31,7 @@ def merge_pairs(
     `predictions`: {image [D], text [D], scale, label?, foils_beaten?}, `refs`: {picture, captions, caption, ...} and `rows`
     have one entry for each pair. Pairs of one image are merged even if they come from several rows.
     """
+    # Collect the captions and predictions of each image.
     images: dict[int, dict[str, Any]] = {}
     for prediction, ref, row in zip(predictions, refs, rows, strict=True):
         item = images.setdefault(
@@ -45,6 +46,7 @@ def merge_pairs(
                 item["prediction"].get("foils_beaten", True) and prediction["foils_beaten"]
             )
         item["ref"] = {name: ref[name] for name in IMAGE_KEYS if name in ref} | item.get("ref", {})
+    # Rank the images and captions of each pool against each other.
     items = list(images.values())
     pools = make_pools([list(item["texts"]) for item in items], size)
     for pool_index, pool in enumerate(pools):
@@ -62,6 +64,7 @@ def merge_pairs(
 def rank_pool(items: list[dict[str, Any]], pool: Pool, number: int, scale: float) -> None:
     """Write the ranks within a pool to the `prediction` of its queries."""
     members = [items[index] for index in pool.members]
+    # The candidates are the distinct captions of the pool; `correct` marks those of each image.
     texts: dict[str, list[float]] = {}
     for item in members:
         for text, vector in item["texts"].items():
@@ -91,7 +94,7 @@ def rank_pool(items: list[dict[str, Any]], pool: Pool, number: int, scale: float
             "pool": number,
             "pool_size": len(members),
         }
-    if number == 0:
+    if number == 0:  # similarities for the heat map of the report
         num_images = min(HEAT_MAP_IMAGES, pool.queries)
         logits = (
             scale * image_vectors[:num_images] @ text_vectors[[columns[0] for columns in columns_of[:num_images]]].T

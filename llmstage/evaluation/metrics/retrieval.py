@@ -36,6 +36,7 @@ def make_pools(captions: Sequence[Sequence[str]], size: int | None, seed: int = 
     if size is None or not captions:
         return [Pool(list(range(len(captions))), len(captions))] if captions else []
     shuffled = [int(index) for index in np.random.default_rng((seed, len(captions))).permutation(len(captions))]
+    # First fit: each image goes into the first open pool without one of its captions.
     full_pools: list[list[int]] = []
     open_pools: list[tuple[list[int], set[str]]] = []
     for index in shuffled:
@@ -49,6 +50,7 @@ def make_pools(captions: Sequence[Sequence[str]], size: int | None, seed: int = 
             full_pools.append(members)
             open_pools = [pool for pool in open_pools if pool[0] is not members]
     pools = [Pool(members, size) for members in full_pools]
+    # Fill the remaining pools with images of other pools, as distractors.
     for members, pool_captions in open_pools:
         num_queries = len(members)
         used = set(members)

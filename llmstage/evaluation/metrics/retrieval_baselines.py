@@ -34,10 +34,12 @@ def pair_baselines(
     for pool in pools:
         for index in pool.members[: pool.queries]:
             sizes[index] = len(pool.members)
+    # Expected scores of guessing.
     chance = chance_scores(sizes, [len(ref["captions"]) for ref in refs])
     foils = [1 / (1 + len(ref["foils"])) for ref in refs if ref.get("foils")]
     if foils:
         chance["foil_accuracy"] = Score(float(np.mean(foils)), count=len(foils))
+    # Read the training rows once: images and captions for the neighbours, labels for the majority class.
     numbers: list[int] = []
     captions: list[str] = []
     labels: Counter[str] = Counter()
@@ -61,9 +63,7 @@ def pair_baselines(
         chance |= {key: scores[key] for key in ("accuracy", "macro_f1")}
     methods = {method: chance}
     if image_store is not None and len(numbers) >= NEIGHBOURS:
-        methods["words of training images with like colours"] = by_colour(
-            numbers, captions, refs, pools, image_store
-        )
+        methods["words of training images with like colours"] = by_colour(numbers, captions, refs, pools, image_store)
     return methods
 
 
@@ -83,6 +83,7 @@ def by_colour(
     neighbours = np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
     image_ranks, text_ranks = [0] * len(refs), [[0]] * len(refs)
     for pool in pools:
+        # Columns of the captions of each image, and which captions are correct for it.
         columns = [list(range(starts[index], starts[index + 1])) for index in pool.members]
         texts = [column for image_columns in columns for column in image_columns]
         names = [all_captions[column] for column in texts]

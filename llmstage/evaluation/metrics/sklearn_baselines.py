@@ -1,8 +1,8 @@
-"""Simple methods that learn from texts, columns or counts alone, by scikit-learn: what a model must beat to be worth it.
+"""Simple baselines by scikit-learn on texts, columns or counts: a model should score better than these.
 
-Every learner takes training rows first and the rows to judge last, and gives probabilities or values for the latter; a
-task turns them into predictions and scores them as its own. Training rows are capped (`MAX_ROWS`, a seeded draw), because
-a linear model gains little beyond and its time does not stay small; `capped` says so for a method's name.
+Each function takes the training rows first and the rows to predict last, and returns probabilities or values. The task turns
+them into predictions and scores them. At most `MAX_ROWS` training rows (a seeded sample) are used: a linear model gains little
+from more and would take long. name_with_sample() puts the number into the name of the method.
 """
 
 from __future__ import annotations

@@ -28,23 +28,23 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.parametrize(("said", "told", "exact", "f1"), PUBLISHED)
-def test_english_scores_are_those_of_the_published_metric(said, told, exact, f1):
-    assert exact_and_f1(said, told) == (bool(exact), pytest.approx(f1))
+@pytest.mark.parametrize(("answer", "references", "exact", "f1"), PUBLISHED)
+def test_english_scores_are_those_of_the_published_metric(answer, references, exact, f1):
+    assert exact_and_f1(answer, references) == (bool(exact), pytest.approx(f1))
 
 
-@pytest.mark.parametrize(("said", "told", "exact", "f1"), PUBLISHED)
-def test_the_published_metric_gives_these_values(said, told, exact, f1):
+@pytest.mark.parametrize(("answer", "references", "exact", "f1"), PUBLISHED)
+def test_the_published_metric_gives_these_values(answer, references, exact, f1):
     squad = pytest.importorskip("torchmetrics.functional.text", reason="torchmetrics is not installed").squad
-    found = squad(
-        [{"prediction_text": said, "id": "1"}],
-        [{"answers": {"answer_start": [0] * len(told), "text": told}, "id": "1"}],
+    result = squad(
+        [{"prediction_text": answer, "id": "1"}],
+        [{"answers": {"answer_start": [0] * len(references), "text": references}, "id": "1"}],
     )
-    assert (float(found["exact_match"]) / 100, float(found["f1"]) / 100) == pytest.approx((exact, f1))
+    assert (float(result["exact_match"]) / 100, float(result["f1"]) / 100) == pytest.approx((exact, f1))
 
 
 @pytest.mark.parametrize(
-    ("said", "told", "exact", "f1"),
+    ("answer", "references", "exact", "f1"),
     [
         ("星期三", ["星期三"], True, 1.0),
         ("“星期三”。", ["星期三"], True, 1.0),  # punctuation of any script is left out
@@ -55,8 +55,8 @@ def test_the_published_metric_gives_these_values(said, told, exact, f1):
         ("三期星", ["星期三"], False, 1.0),  # a bag of characters, as in SQuAD's own F1
     ],
 )
-def test_chinese_is_compared_by_character(said, told, exact, f1):
-    assert exact_and_f1(said, told) == (exact, pytest.approx(f1))
+def test_chinese_is_compared_by_character(answer, references, exact, f1):
+    assert exact_and_f1(answer, references) == (exact, pytest.approx(f1))
 
 
 def test_rows_without_a_reference_want_silence():
@@ -84,7 +84,9 @@ def test_the_threshold_is_the_best_of_all():
 
 
 def test_tables_say_which_questions_are_hard():
-    tables = answer_tables(["a", "b", "c"], [["a"], ["b"], ["d"]], ["who", "who", "when"], [10, 20, 30], num_ambiguous=2)
+    tables = answer_tables(
+        ["a", "b", "c"], [["a"], ["b"], ["d"]], ["who", "who", "when"], [10, 20, 30], num_ambiguous=2
+    )
     assert tables[0]["rows"][0][:3] == ["who", "1.000", "1.000"] and tables[0]["rows"][1][:3] == [
         "when",
         "0.000",

@@ -49,12 +49,12 @@ def test_values_are_those_of_scikit_learn() -> None:
 def test_formulas_on_confusion_matrices_equal_scikit_learn(seed: int) -> None:
     predicted, expected, _ = guesses(25, seed)
     table = np.array(confusion(predicted, expected, LABELS), dtype=float)
-    found = scores_of_sums(np.diag(table)[None], table.sum(axis=1)[None], table.sum(axis=0)[None])
-    assert found["macro_f1"][0] == pytest.approx(
+    scores = scores_of_sums(np.diag(table)[None], table.sum(axis=1)[None], table.sum(axis=0)[None])
+    assert scores["macro_f1"][0] == pytest.approx(
         metrics.f1_score(expected, predicted, average="macro", zero_division=0)
     )
-    assert found["weighted_f1"][0] == pytest.approx(metrics.f1_score(expected, predicted, average="weighted"))
-    assert found["mcc"][0] == pytest.approx(metrics.matthews_corrcoef(expected, predicted))
+    assert scores["weighted_f1"][0] == pytest.approx(metrics.f1_score(expected, predicted, average="weighted"))
+    assert scores["mcc"][0] == pytest.approx(metrics.matthews_corrcoef(expected, predicted))
 
 
 def test_drawing_cells_spreads_as_drawing_rows_does() -> None:

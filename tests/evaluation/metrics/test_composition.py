@@ -66,7 +66,7 @@ def test_a_gap_that_chance_does_not_explain_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "unseen", "chance", "said"),
+    ("seen", "unseen", "chance", "sentence"),
     [
         ((19, 1), (18, 2), None, "no gap that this number of rows can show"),
         ((19, 1), (18, 2), 0.25, "The scores give no evidence against compositional generalisation"),
@@ -84,11 +84,11 @@ def test_a_gap_that_chance_does_not_explain_is_told() -> None:
     ],
 )
 def test_the_sentence_claims_no_more_than_the_rows_tell(
-    seen: tuple[int, int], unseen: tuple[int, int], chance: float | None, said: str | None
+    seen: tuple[int, int], unseen: tuple[int, int], chance: float | None, sentence: str | None
 ) -> None:
     groups = ["seen"] * sum(seen) + ["unseen"] * sum(unseen)
     found = composition_item("accuracy", answers(*seen) + answers(*unseen), groups, chance)
-    assert (said is None and found == []) or said in found[0]["note"]
+    assert (sentence is None and found == []) or sentence in found[0]["note"]
 
 
 def test_rows_too_much_alike_tell_no_gap() -> None:
@@ -118,7 +118,7 @@ def test_kinds_stand_beside_their_blind_baseline() -> None:
     drawn = bar_chart(chart)
     assert drawn.count("<title>blind (without the image)") == 2 and "0.4500" in drawn
     assert question_type_items("accuracy", correct, kinds)[1]["columns"] == [
-        "kind",
+        "question type",
         "accuracy",
         "95 % interval",
         "rows",

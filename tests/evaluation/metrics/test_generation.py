@@ -33,8 +33,8 @@ def test_chrf_of_a_model_that_is_right_almost_never_has_an_interval() -> None:
 
 def test_rouge_l_equals_the_default_tokenizer_on_ascii() -> None:
     scorer = RougeScorer(["rougeL"])
-    wanted = [scorer.score(ref, hyp)["rougeL"].fmeasure for hyp, ref in zip(HYPS[:3], REFS[:3], strict=True)]
-    assert rouge_l(HYPS[:3], REFS[:3]).value == pytest.approx(sum(wanted) / 3)
+    expected = [scorer.score(ref, hyp)["rougeL"].fmeasure for hyp, ref in zip(HYPS[:3], REFS[:3], strict=True)]
+    assert rouge_l(HYPS[:3], REFS[:3]).value == pytest.approx(sum(expected) / 3)
 
 
 def test_rouge_l_sees_chinese_by_character() -> None:

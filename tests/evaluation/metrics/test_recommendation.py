@@ -17,17 +17,17 @@ def test_ndcg_equals_scikit_learn_on_whole_rankings():
     targets = rng.integers(0, 60, 40)
     truth = np.eye(60)[targets]
     ranks = [rank_of(row, int(target)) for row, target in zip(scores, targets, strict=True)]
-    found = ranking_scores(ranks, [str(number) for number in range(40)])
-    assert found["ndcg@10"].value == pytest.approx(ndcg_score(truth, scores, k=10))
-    assert found["hit@5"].value == pytest.approx(np.mean([np.argsort(-row)[:5].tolist().count(t) for row, t in zip(scores, targets, strict=True)]))  # fmt: skip
-    assert found["ndcg@10"].low < found["ndcg@10"].value < found["ndcg@10"].high
+    metrics = ranking_scores(ranks, [str(number) for number in range(40)])
+    assert metrics["ndcg@10"].value == pytest.approx(ndcg_score(truth, scores, k=10))
+    assert metrics["hit@5"].value == pytest.approx(np.mean([np.argsort(-row)[:5].tolist().count(t) for row, t in zip(scores, targets, strict=True)]))  # fmt: skip
+    assert metrics["ndcg@10"].low < metrics["ndcg@10"].value < metrics["ndcg@10"].high
 
 
 def test_scores_by_hand():
-    found = ranking_scores([1, 3, 20], ["a", "b", "c"])
-    assert found["ndcg@10"].value == pytest.approx((1 + 0.5) / 3)
-    assert found["mrr"].value == pytest.approx((1 + 1 / 3 + 1 / 20) / 3)
-    assert [found[f"hit@{cut}"].value for cut in (1, 5, 10)] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+    scores = ranking_scores([1, 3, 20], ["a", "b", "c"])
+    assert scores["ndcg@10"].value == pytest.approx((1 + 0.5) / 3)
+    assert scores["mrr"].value == pytest.approx((1 + 1 / 3 + 1 / 20) / 3)
+    assert [scores[f"hit@{cut}"].value for cut in (1, 5, 10)] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
     assert ranking_scores([], []) == {}
 
 
@@ -49,10 +49,10 @@ def test_auc_and_log_loss_equal_scikit_learn_ties_included():
     p = np.round(rng.random(300), 1)  # many ties
     y = rng.random(300) < 0.3
     users = [str(number % 30) for number in range(300)]
-    found = click_scores(p.tolist(), y.tolist(), users)
-    assert found["auc"].value == pytest.approx(roc_auc_score(y, p))
-    assert found["log_loss"].value == pytest.approx(log_loss(y, np.clip(p, 1e-15, 1 - 1e-15)))
-    assert not found["log_loss"].higher_is_better and found["auc"].low < found["auc"].value < found["auc"].high
+    scores = click_scores(p.tolist(), y.tolist(), users)
+    assert scores["auc"].value == pytest.approx(roc_auc_score(y, p))
+    assert scores["log_loss"].value == pytest.approx(log_loss(y, np.clip(p, 1e-15, 1 - 1e-15)))
+    assert not scores["log_loss"].higher_is_better and scores["auc"].low < scores["auc"].value < scores["auc"].high
     weights = rng.integers(0, 4, 300).astype(float)
     assert weighted_auc(p, y, weights) == pytest.approx(roc_auc_score(y, p, sample_weight=weights))
 

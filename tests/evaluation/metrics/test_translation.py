@@ -24,8 +24,8 @@ ZH_REFS = ["今天天气不错。", "他在河边睡着了。", "我喜欢那朵
 @pytest.mark.parametrize(("refs", "streams"), [(REFS, [REFS]), (LISTS, [REFS, MORE])], ids=["one", "several"])
 def test_scores_are_sacrebleus(refs, streams):
     for ours, theirs in ((bleu, BLEU()), (chrf, CHRF()), (ter, TER())):
-        score, wanted = ours(HYPS, refs), theirs.corpus_score(HYPS, streams)
-        assert score.value == pytest.approx(wanted.score)
+        score, expected = ours(HYPS, refs), theirs.corpus_score(HYPS, streams)
+        assert score.value == pytest.approx(expected.score)
         assert str(theirs.get_signature()) in score.method and score.method.startswith("bootstrap")
         assert score.low < score.value < score.high
         assert score.higher_is_better is (ours is not ter)
@@ -33,10 +33,10 @@ def test_scores_are_sacrebleus(refs, streams):
 
 def test_the_intervals_are_those_of_sacrebleus_own_bootstrap():
     for ours, theirs in ((bleu, BLEU()), (ter, TER())):
-        wanted = theirs.corpus_score(HYPS, [REFS], n_bootstrap=1000)
+        expected = theirs.corpus_score(HYPS, [REFS], n_bootstrap=1000)
         score = ours(HYPS, REFS)
-        assert score.low == pytest.approx(wanted._mean - wanted._ci, abs=1.5)
-        assert score.high == pytest.approx(wanted._mean + wanted._ci, abs=1.5)
+        assert score.low == pytest.approx(expected._mean - expected._ci, abs=1.5)
+        assert score.high == pytest.approx(expected._mean + expected._ci, abs=1.5)
 
 
 def test_chinese_is_scored_by_character():
@@ -61,10 +61,10 @@ def test_the_tokenizer_follows_the_script_of_the_references(refs, name):
 
 def test_rouge_takes_the_best_of_several_references():
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"])
-    wanted = [scorer.score_multi(refs, hyp) for refs, hyp in zip(LISTS, HYPS, strict=True)]
+    expected = [scorer.score_multi(refs, hyp) for refs, hyp in zip(LISTS, HYPS, strict=True)]
     ours = rouge(HYPS, LISTS)
-    for name, kind in {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}.items():
-        assert ours[name].value == pytest.approx(sum(row[kind].fmeasure for row in wanted) / len(wanted))
+    for name, rouge_name in {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}.items():
+        assert ours[name].value == pytest.approx(sum(row[rouge_name].fmeasure for row in expected) / len(expected))
     assert rouge(["今天天气很好"], ["今天天气不好"])["rouge_2"].value == pytest.approx(3 / 5)
 
 
