@@ -2,12 +2,13 @@
 
 No torch here.
 
-Freed and re-taken activations cost page faults: about a fifth of a step on a CPU. tcmalloc and jemalloc keep what was freed and find
-it again. glibc can be told to keep it, but cuts it into pieces that are of no use later: a causal model of 14 M weights peaked at 2.2 GB
-with glibc and at 1.4 GB with either of the others. (Intel's tbbmalloc, which pip installs, peaked at 1.5 GB and took a sixth longer.)
+Activations that are freed and allocated again cost page faults: about a fifth of a step on a CPU. tcmalloc and
+jemalloc keep freed memory and reuse it. glibc can be configured to keep it, but fragments it: a causal model of 14 M
+weights peaked at 2.2 GB with glibc and at 1.4 GB with either of the others. (tbbmalloc of Intel, which pip installs,
+peaked at 1.5 GB and was a sixth slower.)
 
-An allocator can only be chosen at start, so the process starts again once: before anything is imported where the command line
-alone tells that it trains, which saves most of a second.
+An allocator can only be chosen when a process starts, so the process starts again once. Where the command line alone
+shows that it trains, it does so before anything is imported, which saves most of a second.
 """
 
 from __future__ import annotations
@@ -18,24 +19,28 @@ import platform
 import sys
 
 STAGES = ("pretrain", "finetune", "inspect")
-"""What is worth a second start."""
+"""Stages that start again with a better allocator."""
 SWEEPS = ("-m", "--multirun")
 LIBRARIES = ("tcmalloc_minimal", "tcmalloc", "jemalloc")
 JEMALLOC = "dirty_decay_ms:-1,muzzy_decay_ms:-1,oversize_threshold:0"
-"""Large blocks are kept like small ones, and nothing is given back: by default a step takes half as long again."""
+"""Settings of jemalloc: keep large blocks like small ones, and return no memory. With the defaults a step takes half
+as long again."""
 MARK = "LLMSTAGE_ALLOCATOR"
+"""Environment variable with the name of the allocator; it marks the process that has started again."""
 GLIBC = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456"
 
 
 def trains(arguments: list[str]) -> bool:
-    """Whether these words, without any file that they name, say that a stage of STAGES runs with an allocator of ours."""
+    """Return whether these arguments alone, without any file they name, show that a stage of STAGES runs and the
+    allocator is not turned off."""
     unclear = ("experiment=", "plan=", "trainer.allocator=")
     hidden = any(word.startswith(unclear) or (word[:1] == "-" and word not in SWEEPS) for word in arguments)
     return not hidden and any(word == f"stage={name}" for word in arguments for name in STAGES)
 
 
 def restart(arguments: list[str], **more: str) -> None:
-    """Start again with a better allocator; comes back where there is none, or where this is that second start."""
+    """Start the process again with a better allocator. Return where there is none, or where this is the process that
+    has started again."""
     extra = preload_environment()
     if extra:
         sys.stdout.flush()
@@ -43,7 +48,8 @@ def restart(arguments: list[str], **more: str) -> None:
 
 
 def preload_environment() -> dict[str, str]:
-    """Variables to start again with, or none where this process already has them or the platform has no such thing."""
+    """Return the environment variables of the new process; none where it has them already, or where the platform has
+    no such allocator."""
     if MARK in os.environ or not sys.platform.startswith("linux") or "LD_PRELOAD" in os.environ:
         return {}
     # OpenMP threads that spin while they wait cost more than half the speed when another process uses a core; threads
@@ -55,8 +61,8 @@ def preload_environment() -> dict[str, str]:
     for name in LIBRARIES:
         path = ctypes.util.find_library(name)
         if path:
-            kept = {"MALLOC_CONF": JEMALLOC} if name == "jemalloc" and "MALLOC_CONF" not in os.environ else {}
-            return {"LD_PRELOAD": path, MARK: name, **kept, **waiting}
+            settings = {"MALLOC_CONF": JEMALLOC} if name == "jemalloc" and "MALLOC_CONF" not in os.environ else {}
+            return {"LD_PRELOAD": path, MARK: name, **settings, **waiting}
     if platform.libc_ver()[0] == "glibc":
         known = os.environ.get("GLIBC_TUNABLES")
         return {"GLIBC_TUNABLES": f"{known}:{GLIBC}" if known else GLIBC, MARK: "tuned glibc", **waiting}
@@ -64,4 +70,5 @@ def preload_environment() -> dict[str, str]:
 
 
 def allocator_name() -> str:
+    """Return the name of the allocator of this process."""
     return os.environ.get(MARK, "plain malloc")

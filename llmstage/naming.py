@@ -1,4 +1,4 @@
-"""Words typed by people: what they meant, and which module a name stands for. No torch here."""
+"""Names that people type: the closest known name, and the module that a name stands for. No torch here."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from llmstage.errors import Refused, UserError
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the nearest known word, or an empty string; ready to be appended to a sentence."""
+    """Return ` Did you mean 'x'?` for the closest known name, or an empty string; it can be appended to a sentence."""
     names = list(known)
     close = get_close_matches(word, names, n=1, cutoff=0.6)
-    if not close:  # `lr` for `optim.lr`: the last part says more than the whole
+    if not close:  # `lr` for `optim.lr`: compare the last parts of the keys
         tails = {name.rsplit(".", 1)[-1]: name for name in names}
         near = get_close_matches(word.rsplit(".", 1)[-1], tails, n=1, cutoff=0.6)
         close = [tails[near[0]]] if near else []
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def unknown(kind: str, word: str, known: Iterable[str]) -> str:
-    """One sentence that names the wrong word, the nearest right one, and all right ones."""
+def unknown(what: str, word: str, known: Iterable[str]) -> str:
+    """Return one sentence with the unknown word, the closest known one, and all known ones."""
     names = sorted(known)
-    return f"Unknown {kind} '{word}'.{did_you_mean(word, names)} Known: {', '.join(names)}."
+    return f"Unknown {what} '{word}'.{did_you_mean(word, names)} Known: {', '.join(names)}."
 
 
 def load_module(package: str, name: str, *, trusted: bool) -> ModuleType:
-    """Import `llmstage.<package>.<name>`, or the dotted path `name` where the command line itself named it.
+    """Import `llmstage.<package>.<name>`, or the dotted path `name` where the command line names it.
 
-    `trusted=False` says the name was read from a run.yaml, a checkpoint or a model folder; a dotted path is then refused
-    (status 8), because a config that arrives with data must not choose which code runs.
+    `trusted=False` means that the name comes from a run.yaml, a checkpoint or a model folder. A dotted path is then
+    refused (status 8), because a config that comes with data must not choose which code runs.
     """
     if "." in name:
         if not trusted:
             raise Refused(
-                f"'{name}' names code outside llmstage, and it was read from a file, not typed. "
+                f"'{name}' names code outside llmstage, and the name comes from a file, not from the command line. "
                 f"If you trust it, name it on the command line (or in a --config-dir given there)."
             )
         path = name

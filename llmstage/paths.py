@@ -1,4 +1,4 @@
-"""Where things lie: the shipped YAML, run folders, the cache. No torch here."""
+"""Locations of files: the YAML of llmstage, run folders, models, the cache. No torch here."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from llmstage.errors import ModelError
 
 PACKAGE = Path(__file__).resolve().parent
 MONITOR_STORE = "monitor.db"
-"""In the run folder of stage=monitor: counts, verdicts and alerts."""
+"""Database in the run folder of stage=monitor, with counts, verdicts and alerts."""
 
 
 def conf_dir() -> Path:
-    """The YAML tree: inside the wheel, or beside the package in a source checkout."""
+    """Return the YAML tree: inside the wheel, or beside the package in a source checkout."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 def options(group: str, config_dirs: tuple[Path, ...] = ()) -> list[str]:
-    """Names of the YAML options of a group, the user's own --config-dir included."""
+    """Return the names of a group's YAML options, those of the user's own --config-dir included."""
     folders = [conf_dir() / group, *(folder / group for folder in config_dirs)]
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
 
 
 def name_in(group: str, option: str, config_dirs: tuple[Path, ...]) -> str:
-    """The `name` that an option of the user's own --config-dir gives, e.g. a dotted path; else the option itself."""
+    """Return the `name` in an option of the user's own --config-dir, e.g. a dotted path; else the name of the option."""
     for folder in config_dirs:
         path = folder / group / f"{option}.yaml"
         if path.is_file():
@@ -40,7 +40,7 @@ def name_in(group: str, option: str, config_dirs: tuple[Path, ...]) -> str:
 
 
 def cache_dir(setting: str) -> Path | None:
-    """`data.cache` as a folder, or None where caching is off."""
+    """Return the folder that `data.cache` means, or None where caching is off."""
     if setting == "off":
         return None
     if setting == "auto":
@@ -50,17 +50,18 @@ def cache_dir(setting: str) -> Path | None:
 
 @dataclass(slots=True)
 class ModelSource:
-    """What `model.path` names."""
+    """The model that `model.path` names."""
 
     model_dir: Path | None
-    """Hugging Face directory, or None for a hub id."""
+    """The Hugging Face directory, or None for a hub id."""
     run_dir: Path | None = None
     """The run folder around it, where there is one."""
     hub_id: str | None = None
 
 
 def locate_model(path: str) -> ModelSource:
-    """A run folder, its `model/`, one of its checkpoints, a Hugging Face directory, or a hub id."""
+    """Return the model of a run folder, of its `model/`, of one of its checkpoints, of a Hugging Face directory, or of
+    a hub id."""
     folder = Path(path).expanduser()
     if not folder.exists():
         return ModelSource(model_dir=None, hub_id=path)
@@ -68,7 +69,7 @@ def locate_model(path: str) -> ModelSource:
     if (folder / "run.yaml").is_file():
         model = folder / "model"
         if (folder / "config.json").is_file():
-            model = folder  # improved/ of stage=explore: the model and what it was trained for in one folder
+            model = folder  # improved/ of stage=explore has the model and the run.yaml in one folder
         elif not model.is_dir() and (folder / "adapter" / "config.json").is_file():
             model = folder / "adapter"  # adapter.merge=false
         if not (model / "config.json").is_file():
@@ -80,13 +81,13 @@ def locate_model(path: str) -> ModelSource:
                 )
             raise ModelError(
                 f"model.path={path} is a run folder without a finished model/. "
-                f"Go on with that run, or name one of its checkpoints: {path}/checkpoints/step_NNNNNN"
+                f"Resume that run, or name one of its checkpoints: {path}/checkpoints/step_NNNNNN"
             )
         return ModelSource(model, folder)
     if not (folder / "config.json").is_file():
-        held = sorted(item.name for item in folder.iterdir())[:5] if folder.is_dir() else ["it is a file"]
+        names = sorted(item.name for item in folder.iterdir())[:5] if folder.is_dir() else ["it is a file"]
         raise ModelError(
-            f"model.path={path} is no model: there is no config.json in it ({', '.join(held) or 'it is empty'}). "
+            f"model.path={path} is not a model: it has no config.json ({', '.join(names) or 'it is empty'}). "
             f"Give a Hugging Face directory, a run folder of llmstage, or a hub id."
         )
     for parent in list(folder.parents)[:2]:  # <run>/model and <run>/checkpoints/step_NNNNNN
@@ -96,7 +97,8 @@ def locate_model(path: str) -> ModelSource:
 
 
 def read_run_yaml(run_dir: Path) -> dict[str, Any]:
-    """The composed config of a run, read as data: no resolvers, no tags, no classes."""
+    """Return the config of a run folder as plain data: no resolvers, no tags, no classes. Old keys get their present
+    names."""
     try:
         loaded = yaml.safe_load((run_dir / "run.yaml").read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

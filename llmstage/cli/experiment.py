@@ -1,4 +1,5 @@
-"""Recipes: what `experiment=` chooses, read before anything is composed, so that its stage and task count as chosen."""
+"""Recipes: the options that `experiment=` chooses, read before the config is composed, so that their stage and task
+are known."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from llmstage.paths import conf_dir
 
 
 def read_option(group: str, name: str, config_dirs: tuple[Path, ...]) -> dict[str, Any]:
-    """An option's YAML as plain data; the user's own --config-dir first. Empty where there is none."""
+    """Return the YAML of an option as plain data, from the user's own --config-dir first; empty where there is none."""
     for folder in (*config_dirs, conf_dir()):
         path = folder / group / f"{name}.yaml"
         if path.is_file():
@@ -24,7 +25,8 @@ def read_option(group: str, name: str, config_dirs: tuple[Path, ...]) -> dict[st
 
 
 def choices_of(name: str, config_dirs: tuple[Path, ...] = ()) -> dict[str, str]:
-    """Group to option, e.g. {"stage": "finetune", "task": "classification"}, as the recipe's defaults list says."""
+    """Return group to option, e.g. {"stage": "finetune", "task": "classification"}, as chosen by the defaults list of
+    a recipe."""
     chosen: dict[str, str] = {}
     for line in read_option("experiment", name, config_dirs).get("defaults") or []:
         if isinstance(line, dict):
@@ -35,8 +37,8 @@ def choices_of(name: str, config_dirs: tuple[Path, ...] = ()) -> dict[str, str]:
 
 
 def preset_words(name: str, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The leaves of a trainer preset. A recipe sets budget and batch itself and would win over a preset that was typed
-    beside it (`experiment=banking77 trainer=smoke`); what is typed shall win."""
+    """Return the keys and values of a trainer preset. A recipe sets budget and batch size itself and would override a
+    preset that is typed with it (`experiment=banking77 trainer=smoke`); what is typed takes precedence."""
     loaded = {key: value for key, value in read_option("trainer", name, config_dirs).items() if key != "defaults"}
     groups = (
         {"trainer": loaded} if not loaded.keys() & {*GROUPS} else loaded
@@ -45,6 +47,7 @@ def preset_words(name: str, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any
 
 
 def leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (full key, value) of every leaf of nested data."""
     for key, value in data.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")

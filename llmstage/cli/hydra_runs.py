@@ -40,7 +40,7 @@ JobFunction = Callable[[DictConfig], Any]
 
 VERSION_BASE = "1.3"
 CONFIG_NAME = "config"
-OWN_NODES = ("hydra", "_dummy_empty_config_.yaml")
+HYDRA_NODES = ("hydra", "_dummy_empty_config_.yaml")
 """Entries of Hydra's ConfigStore that Hydra itself makes; a program around llmstage may have added others."""
 STATE = (GlobalHydra, HydraConfig, JobRuntime, version.VersionBase)
 """Singletons with the state of one Hydra program."""
@@ -101,7 +101,7 @@ def separate_hydra() -> Iterator[None]:
     resolvers = {name: BaseContainer._resolvers[name] for name in RESOLVERS if name in BaseContainer._resolvers}
     store = ConfigStore.instance()
     nodes = store.repo
-    store.repo = {name: node for name, node in nodes.items() if name in OWN_NODES}
+    store.repo = {name: node for name, node in nodes.items() if name in HYDRA_NODES}
     try:
         version.setbase(VERSION_BASE)
         yield

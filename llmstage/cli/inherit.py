@@ -1,4 +1,5 @@
-"""What a command line leaves to the run folder that model.path names: the task, its rows, how they are scored."""
+"""Take from the run folder in model.path what the command line does not set: the task, its rows, and how they are
+scored."""
 
 from __future__ import annotations
 
@@ -11,19 +12,21 @@ from llmstage.errors import Refused
 from llmstage.paths import locate_model, read_run_yaml
 
 INHERITED = ("task", "data", "generation", "seed")
-"""What a stage that uses a trained model takes over from its run folder, where the command line does not say otherwise."""
+"""Groups and keys that a stage with a trained model inherits from its run folder, where the command line does not set
+them."""
 
 SCORING_KEYS = ("eval_precision", "eval_batch_tokens", "packing")
-"""Of the trainer, what decides how scores are computed; taken over as well, so that the numbers are the same."""
+"""Keys of the trainer that decide how scores are computed. They are inherited too, so that the scores are the same."""
 
 
 def folder_of(path: Any) -> Path | None:
-    """The run folder around a local model."""
+    """Return the run folder around a local model."""
     return locate_model(path).run_dir if isinstance(path, str) and path and Path(path).expanduser().exists() else None
 
 
 def choose_task(words: Words) -> None:
-    """The task of a command line that names none: that of its run folder, or no task where the stage can do without."""
+    """Choose the task of a command line that names none: that of its run folder, or no task where the stage needs
+    none."""
     stage = stage_config(words.choice("stage"))
     alone = any(words.typed.get(stage.alone, [])) and not any(words.typed.get("model.path", []))
     can_do_without = not stage.needs_task or alone
@@ -33,7 +36,9 @@ def choose_task(words: Words) -> None:
     if run_dir is not None:
         name = str(read_run_yaml(run_dir).get("task", {}).get("name", ""))
         if "." in name:
-            raise Refused(f"The run {run_dir} used a task of its own, '{name}'. Name it on the command line: task=…")
+            raise Refused(
+                f"The run {run_dir} used a task outside llmstage, '{name}'. Name it on the command line: task=…"
+            )
         if name:
             words.typed["task"] = [name]
             words.for_hydra.append(f"task={name}")
@@ -46,28 +51,29 @@ def choose_task(words: Words) -> None:
 
 
 def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
-    """For a stage that uses a trained model: its run's task, data, generation and seed, below what was typed."""
+    """Return the config of a stage that uses a trained model, with task, data, generation and seed of its run folder,
+    except for keys that were typed."""
     stage = stage_config(str((plain.get("stage") or {}).get("name", "")))
     run_dir = folder_of((plain.get("model") or {}).get("path")) if stage.inherits else None
     if run_dir is None:
         return plain
     before = read_run_yaml(run_dir)
-    own_data = any(key in words.typed for key in ("data.path", "data.train", "data.validation", "data.test"))
+    names_data = any(key in words.typed for key in ("data.path", "data.train", "data.validation", "data.test"))
     for group in INHERITED:
         old = before.get(group)
         if group == "seed":
             if "seed" not in words.typed:
                 plain["seed"] = old
         elif group == "data" and any(words.typed.get("experiment", [])):
-            continue  # a recipe typed beside the model names its own rows
+            continue  # a recipe that is typed with the model names its own rows
         elif isinstance(old, dict) and (group != "task" or old.get("name") == plain["task"].get("name")):
             for key, value in old.items():
                 if f"{group}.{key}" in stage.leaves:
                     continue
                 names_rows = group == "data" and key in ("path", "train", "validation", "test", "name")
                 if key == "train" and stage.keeps_pool and "data.path" not in words.typed:
-                    names_rows = False  # the pool that the model was trained on, beside new rows to score
-                if key in plain[group] and not (names_rows and own_data):
+                    names_rows = False  # keep the pool that the model was trained on, together with new rows to score
+                if key in plain[group] and not (names_rows and names_data):
                     plain[group][key] = below_typed(f"{group}.{key}", value, plain[group][key], words)
     for key in SCORING_KEYS:
         old = (before.get("trainer") or {}).get(key)
@@ -79,7 +85,8 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
 
 
 def below_typed(key: str, old: Any, new: Any, words: Words) -> Any:
-    """`old`, except for what was typed: the key itself, or keys inside it (data.columns.text, task.features.numbers)."""
+    """Return the `old` value, except for typed keys: the key itself, or keys inside it (data.columns.text,
+    task.features.numbers)."""
     if key in words.typed:
         return new
     if isinstance(old, dict) and isinstance(new, dict) and any(typed.startswith(f"{key}.") for typed in words.typed):

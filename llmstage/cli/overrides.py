@@ -1,4 +1,5 @@
-"""The words of the command line, checked against the schema before anything is composed, so that all are told at once."""
+"""Parse the overrides of a command line and check them before anything is composed, so that all complaints are
+reported at once."""
 
 from __future__ import annotations
 
@@ -31,33 +32,35 @@ HYDRA_KEYS = (
     "hydra/launcher",
     "hydra/sweeper",
 )
-"""The part of Hydra's own config that a run may change; the rest can name classes to be called (RELIABILITY P13)."""
+"""The keys of Hydra's own config that a run may change. Other keys can name classes to call, and are refused."""
 
 ONE_OF = (("trainer.max_steps", "trainer.epochs", "trainer.max_tokens"), ("trainer.batch_size", "trainer.batch_tokens"))
-"""Of each row exactly one key holds; typing one switches the defaults of the others off."""
+"""Keys of which exactly one is set; setting one on the command line removes the defaults of the others."""
 
 
 @dataclass(slots=True)
 class Words:
-    """What was typed."""
+    """The overrides of a command line, parsed and checked."""
 
     typed: dict[str, list[Any]] = field(default_factory=dict)
-    """Key to its values: one, or several in a sweep; a value that is an interpolation or a sweep of floats is absent."""
+    """Key to its values: one value, or several in a sweep. A value that is an interpolation, or an interval of floats,
+    is absent."""
     for_hydra: list[str] = field(default_factory=list)
-    """The overrides as Hydra shall see them."""
+    """The overrides in the form that Hydra gets."""
     wrong: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     """Old keys that were typed, with their present names."""
     without_task: bool = False
-    """The stage does without a task, and none was named."""
+    """Whether the stage needs no task and none was named."""
 
     def choice(self, group: str) -> str:
+        """Return the chosen option of a group; empty where there is none."""
         values = self.typed.get(group) or [""]
         return str(values[0])
 
 
 def values_of(override: Override) -> list[Any]:
-    """The values an override takes; none where they are known only when Hydra resolves them."""
+    """Return the values of an override; none where only Hydra can resolve them."""
     value = override.value()
     if isinstance(value, ChoiceSweep):
         return list(override.sweep_iterator()) if not value.simple_form else [plain(item) for item in value.list]
@@ -69,7 +72,7 @@ def values_of(override: Override) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """Quoted strings and casts as Python values."""
+    """Return a parsed value as a plain Python value, without quotes and casts."""
     text = getattr(value, "text", None)
     if text is not None:
         return text
@@ -81,7 +84,8 @@ def plain(value: Any) -> Any:
 
 
 def parse(argument: str) -> Override:
-    """One override. Hydra's grammar is ASCII: a value beyond it (`data.train=语料.txt`) is read as if it were quoted."""
+    """Parse one override. Hydra's grammar is ASCII: a value with other characters (`data.train=语料.txt`) is read as if
+    it were quoted."""
     parser = OverridesParser.create()
     try:
         return parser.parse_override(argument)
@@ -93,11 +97,12 @@ def parse(argument: str) -> Override:
 
 
 WORD = r"[^,:\[\]{}'\"\s](?:[^,:\[\]{}'\"]*[^,:\[\]{}'\"\s])?"
-"""A piece of a value: what stands between the marks of lists, mappings and sweeps."""
+"""A part of a value between the separators of lists, mappings and sweeps."""
 
 
-def quote(found: re.Match[str]) -> str:
-    word = found[0]
+def quote(match: re.Match[str]) -> str:
+    """Return a part of a value in quotes, where the grammar needs them."""
+    word = match[0]
     return word if re.fullmatch(r"[\w\-/%+.$*@?|\\ ]+", word, re.ASCII) else f"'{word}'"
 
 
@@ -114,13 +119,13 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
             words.wrong.append(
                 f"'{argument}' cannot be read. The form is key=value, e.g. optim.lr=3e-4 or data.train=a.txt."
             )
-    for override in overrides:  # the choices first: they decide which keys there are
+    for override in overrides:  # choices first: they decide which keys exist
         key = override.key_or_group
         if key in (*GROUPS, "experiment"):
             words.typed[key] = values_of(override)
             words.wrong += check_choice(key, words.typed[key], config_dirs)
     take_recipe(words, config_dirs)
-    kinds = known_keys(words, config_dirs)
+    types = known_keys(words, config_dirs)
     for override in overrides:
         key = override.key_or_group
         if key in (*GROUPS, "experiment"):
@@ -132,11 +137,11 @@ def read_words(arguments: list[str], config_dirs: tuple[Path, ...] = ()) -> Word
                 )
             words.for_hydra.append(str(override.input_line))
         else:
-            check_leaf(override, key, kinds, words)
+            check_leaf(override, key, types, words)
     for keys in ONE_OF:
         given = [key for key in keys if any(value is not None for value in words.typed.get(key, []))]
         if len(given) > 1:
-            words.wrong.append(f"{' and '.join(given)} are given; exactly one of them can hold.")
+            words.wrong.append(f"{' and '.join(given)} are given; exactly one of them can be set.")
         elif given:
             words.for_hydra += [f"{key}=null" for key in keys if key not in words.typed]
     return words
@@ -158,7 +163,8 @@ def present_overrides(arguments: list[str], words: Words) -> list[str]:
 
 
 def take_recipe(words: Words, config_dirs: tuple[Path, ...]) -> None:
-    """Stage and task that a recipe chooses count as chosen; a trainer preset typed beside it goes before its settings."""
+    """Treat the stage and task of a recipe as typed, and let a trainer preset that is typed with it override its
+    settings."""
     recipes = [str(value) for value in words.typed.get("experiment", []) if value is not None]
     for group in ("stage", "task"):
         chosen = [choices_of(name, config_dirs).get(group) for name in recipes]
@@ -175,35 +181,37 @@ def take_recipe(words: Words, config_dirs: tuple[Path, ...]) -> None:
 
 
 def check_choice(group: str, values: list[Any], config_dirs: tuple[Path, ...]) -> list[str]:
+    """Return complaints about options that a group does not have."""
     known = options(group, config_dirs)
     return [unknown(group, str(value), known) for value in values if value is not None and str(value) not in known]
 
 
 def known_keys(words: Words, config_dirs: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Every leaf key of the chosen stage and task, with its type."""
-    kinds = dict(walk_fields(RunConfig))
+    """Return every leaf key of the chosen stage and task, with its type."""
+    types = dict(walk_fields(RunConfig))
     try:
         for stage in words.typed.get("stage", [""]):
-            kinds.update(walk_fields(stage_config(str(stage)), "stage"))
+            types.update(walk_fields(stage_config(str(stage)), "stage"))
         for task in words.typed.get("task", [""]):
-            kinds.update(walk_fields(task_config(name_in("task", str(task), config_dirs)), "task"))
+            types.update(walk_fields(task_config(name_in("task", str(task), config_dirs)), "task"))
     except UserError:
-        pass  # an unknown module behind a task of the user's own: told when it is composed
-    return {key: kind for key, kind in kinds.items() if key not in FACTS}
+        pass  # the module of a task outside llmstage is missing: composing the config raises this error again
+    return {key: annotation for key, annotation in types.items() if key not in FACTS}
 
 
-def check_leaf(override: Override, key: str, kinds: dict[str, Any], words: Words) -> None:
+def check_leaf(override: Override, key: str, types: dict[str, Any], words: Words) -> None:
+    """Check the key and values of one override, and add it to the overrides for Hydra."""
     parent = key.rpartition(".")[0]
-    kind = kinds.get(key)
-    in_mapping = kind is None and is_mapping(kinds.get(parent))
+    annotation = types.get(key)
+    in_mapping = annotation is None and is_mapping(types.get(parent))
     if in_mapping:
-        kind = str
-    if kind is None:
-        inner = [known for known in kinds if known.startswith(key + ".")]
+        annotation = str
+    if annotation is None:
+        inner = [known for known in types if known.startswith(key + ".")]
         if inner:
             words.wrong.append(f"'{key}' is a group of keys. Set one of: {', '.join(inner[:8])}.")
         else:
-            hint = "" if key in FACTS else did_you_mean(key, kinds)
+            hint = "" if key in FACTS else did_you_mean(key, types)
             words.wrong.append(f"Unknown key '{key}'.{hint}{owners(key)}")
         return
     if override.is_delete():
@@ -213,19 +221,20 @@ def check_leaf(override: Override, key: str, kinds: dict[str, Any], words: Words
     words.typed[key] = values
     for value in values:
         if not (isinstance(value, str) and "${" in value):
-            convert(kind, value, key, words.wrong)
+            convert(annotation, value, key, words.wrong)
     line = str(override.input_line)
     words.for_hydra.append("++" + line.lstrip("+") if in_mapping else line.lstrip("+"))
 
 
-def is_mapping(kind: Any) -> bool:
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    return get_origin(kind) is dict
+def is_mapping(annotation: Any) -> bool:
+    """Return whether a type is a mapping, whose keys are free."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return get_origin(annotation) is dict
 
 
 def owners(key: str) -> str:
-    """Which tasks and stages have the key, when the chosen one has not."""
+    """Return a sentence that names the tasks or stages that have a key, where the chosen one has not."""
     if key in FACTS:
         return f" It is set by choosing {key.partition('.')[0]}=."
     group, _, rest = key.partition(".")

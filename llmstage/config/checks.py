@@ -142,7 +142,7 @@ def check_preset(run: RunConfig) -> list[str]:
         ]
     if model.path is None and model.family not in ("t5", "clip") and model.hidden_size // model.num_attention_heads % 2:
         return [
-            f"model.hidden_size/model.heads={model.hidden_size // model.num_attention_heads} is odd; rotary positions need an even head size."
+            f"model.hidden_size/model.num_attention_heads={model.hidden_size // model.num_attention_heads} is odd; rotary positions need an even head size."
         ]
     vision, complaints = model.vision, []
     if model.path is None and run.task.reads_images and vision.path is None:

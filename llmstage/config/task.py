@@ -50,31 +50,31 @@ class Dialogue(TaskConfig):
 TargetType = Literal["label", "multilabel", "ordinal", "number"]
 
 
-def target_types(task: TaskFacts) -> set[str]:
+def types_of_targets(task: TaskFacts) -> set[str]:
     """Return the target types of a classification; a task that builds on it may have fewer keys."""
     named = getattr(task, "targets", None)
     return set(named.values()) if named else {getattr(task, "target", "label")}
 
 
-def for_target_types(*kinds: str) -> ReadBy:
+def for_target_types(*target_types: str) -> ReadBy:
     """Return the condition that one of the targets has one of these types."""
 
     def unread(run: RunFacts) -> str | None:
-        here = target_types(run.task)
-        return (
-            None if here & set(kinds) else f"no target is {' or '.join(kinds)} (task.target={', '.join(sorted(here))})"
-        )
+        present = types_of_targets(run.task)
+        if present & set(target_types):
+            return None
+        return f"no target is {' or '.join(target_types)} (task.target={', '.join(sorted(present))})"
 
     return ReadBy(unread)
 
 
 def _alone(run: RunFacts) -> str | None:
-    return "task.targets names the targets and their kinds" if getattr(run.task, "targets", None) else None
+    return "task.targets names the targets and their types" if getattr(run.task, "targets", None) else None
 
 
 def _several(run: RunFacts) -> str | None:
     return (
-        None if getattr(run.task, "targets", None) else "there is one target; task.targets.<name>=<kind> names several"
+        None if getattr(run.task, "targets", None) else "there is one target; task.targets.<name>=<type> names several"
     )
 
 
@@ -202,7 +202,7 @@ class TokenClassification(TaskConfig):
 
 def _extracts(run: RunFacts) -> str | None:
     written = getattr(run.task, "style", "extract") == "generate"
-    return "task.style=generate writes its answers instead of pointing at them" if written else None
+    return "task.style=generate generates its answers" if written else None
 
 
 EXTRACT = ReadBy(_extracts)
@@ -231,7 +231,7 @@ class QuestionAnswering(TaskConfig):
 
     def takes(self) -> list[str]:
         """Return the families for the current style: encoders extract, all others generate."""
-        return [kind for kind in self.model_families if (kind == "bert") is (self.style == "extract")]
+        return [name for name in self.model_families if (name == "bert") is (self.style == "extract")]
 
     def writes(self) -> bool:
         return self.style == "generate"
