@@ -41,9 +41,8 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                     path, unique if reads_standard_input(model_session) else output_fingerprint(model_session)
                 )
             if output.rows:
-                console.note(
-                    f"resumed from row {output.rows:,} ({output.draft if isinstance(output, Growing) else ''})"
-                )
+                draft = output.draft if isinstance(output, ResumableOutput) else ""
+                console.note(f"resumed from row {output.rows:,} ({draft})")
             assert model_session.source is not None
             console.note(
                 f"llmstage predict | {cfg.task.name} on {model_session.source.description} | {cfg.model.path} | {out_dir}"

@@ -57,19 +57,19 @@ def test_spans_are_coloured_where_they_stand(serving: Callable[..., Any], visit:
             {"start": 21, "end": 24, "label": "LOC", "text": "北京市", "confidence": 0.8},
         ]
         session = it.row_worker.session
-        it.row_worker.session = type("Sure", (), {"answer": lambda self, rows, numbers: [
+        it.row_worker.session = type("Sure", (), {"predict": lambda self, rows, numbers: [
             {**one, "text": row["text"], "spans": spans} for one, row in zip(session.predict(rows, numbers), rows, strict=True)
         ]})()  # fmt: skip
         asked(page, text=text)
-        conditions_of = page.locator(".marked mark")
-        assert conditions_of.evaluate_all(
+        marks = page.locator(".marked mark")
+        assert marks.evaluate_all(
             "marks => marks.map((mark) => [mark.firstChild.data, mark.lastChild.textContent])"
         ) == [
             ["Anna Berg", "PER"],
             ["北京市", "LOC"],
         ], "an emoji before it is one character"
         first, second = [
-            conditions_of.nth(place).evaluate("mark => getComputedStyle(mark).backgroundColor") for place in (0, 1)
+            marks.nth(place).evaluate("mark => getComputedStyle(mark).backgroundColor") for place in (0, 1)
         ]
         assert first != second and page.locator(".marked i").count() == 0
         assert page.inner_text("#answer > .note") == "LOC 1 · PER 1"
