@@ -112,7 +112,7 @@ def sentences_of(evidence: Evidence, score: Any) -> list[str]:
     if evidence.slope is not None:
         lines.append(sentence("why_slope", slope=evidence.slope))
     if evidence.token_ratio is not None and evidence.token_ratio >= MANY_TOKENS:
-        lines.append(sentence("why_pieces", pieces=evidence.token_ratio))
+        lines.append(sentence("why_tokens", pieces=evidence.token_ratio))
     if evidence.wrong_confidence is not None and evidence.wrong_confidence >= CONFIDENT:
         lines.append(sentence("why_sure", sure=evidence.wrong_confidence))
     if evidence.unseen is not None and evidence.unseen[0] >= 2 * max(evidence.unseen[1], 0.05):

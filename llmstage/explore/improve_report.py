@@ -119,12 +119,12 @@ def sentences(result: ImprovementResult, best: Candidate) -> list[str]:
                 "slice_gained", slice=words_of(weakness["slice"]), metric=result.metric.name, before=row["before"],
                 after=row["after"],
                 name=best.name, gain=with_ends(row["gain"]), n=row["n"], mcnemar="" if p is None else sentence("mcnemar", p=p),
-                beside="" if same is None else sentence("control_beside", same=same),
+                beside="" if same is None else sentence("control_note", same=same),
             )
         )  # fmt: skip
     if best.guard.passed:
         lost = [
-            sentence("family_kept", name=group.name, change=change_of(group), n=group.n, margin=group.margin)
+            sentence("group_unchanged", name=group.name, change=change_of(group), n=group.n, margin=group.margin)
             for group in best.guard.families
         ]
         if lost:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llmstage.demo.scenes import GRID, PREFIX, Thing, read_scene
+from llmstage.demo.scenes import GRID, PREFIX, SceneObject, read_scene
 from llmstage.errors import DataError
 from llmstage.naming import did_you_mean
 
@@ -207,7 +207,7 @@ def grid_rows(item: Item) -> list[str] | None:
     return scene_rows(read_scene(item.image)[1])
 
 
-def scene_rows(shapes: Sequence[Thing]) -> list[str]:
+def scene_rows(shapes: Sequence[SceneObject]) -> list[str]:
     """Return the grid of a demo scene, one text for each row."""
     cells = [["."] * GRID for _ in range(GRID)]
     for shape in shapes:

@@ -90,7 +90,7 @@ def find_novel_texts(
     }  # fmt: skip
     limits = [] if pool else [sentence("all_new")]
     if len(fresh) > len(examined):
-        limits.append(sentence("not_looked_at", num=len(fresh) - len(examined), most=keys.max_items))
+        limits.append(sentence("not_examined", num=len(fresh) - len(examined), most=keys.max_items))
     # 2. Rank them by novelty times hardness, in groups of hidden states.
     rows = [examples_of(components.task, item.row) for item in examined]
     ways, hard = hardness(components, model, machine, examined, rows, pool, pool_texts)
@@ -253,7 +253,7 @@ def findings_of(counts: dict[str, int], ways: str, lines: list[dict[str, Any]], 
     ]  # fmt: skip
     sentences = [sentence("texts_read", **counts)]
     if ranked and counts["new"]:
-        sentences.append(sentence("worth_a_look", num=len(ranked[0][1]), group=ranked[0][0], ways=ways))
+        sentences.append(sentence("most_valuable_group", num=len(ranked[0][1]), group=ranked[0][0], ways=ways))
     report_items: list[dict[str, Any]] = []
     if lines:
         first = [

@@ -128,8 +128,8 @@ def findings(
         result.report_items.append(table_of(sentence("parts_title"), parts))
     measurable = [cell for cell in top_level if cell.above or (cell.informed is not None and cell.informed < 0.05)]
     if not measurable:
-        why = sentence("all_at_chance", num=len(top_level)) if top_level else sentence("nothing_asked")
-        result.unmeasured = sentence("nothing_told", name=probed.name, why=why)
+        why = sentence("all_at_chance", num=len(top_level)) if top_level else sentence("no_item_scored")
+        result.unmeasured = sentence("nothing_measured", name=probed.name, why=why)
     return result
 
 
@@ -180,9 +180,9 @@ def limits(
     few = [cell for cell in cells if too_few_items(cell.score.count)]
     lines += [named(name_of(cell), too_few_items(cell.score.count) or "") for cell in few[:5]]
     for reason, count in unscored.most_common(5):
-        lines.append(sentence("not_asked", count=count, reason=reason))
+        lines.append(sentence("not_scored", count=count, reason=reason))
     if len(unscored) > 5:
-        lines.append(sentence("not_asked_many", num=sum(unscored.values()), items=len(items), reasons=len(unscored)))
+        lines.append(sentence("not_scored_many", num=sum(unscored.values()), items=len(items), reasons=len(unscored)))
     ends = sum(bool(result.get("right_but_end")) for result in scores)
     if ends:
         lines.append(sentence("right_but_end", num=ends))

@@ -116,7 +116,7 @@ class ItemEncoder:
         """Put the image tokens before the prompt. A text-only model has read the grid of a demo scene instead."""
         if self.probed.model_family != "vlm":
             if not str(item.image).startswith("demo:"):
-                result.unscored = sentence("asked_picture")
+                result.unscored = sentence("item_has_picture")
             return
         user_turn, reply = self.turns(with_image=True)
         assert self.image_store is not None and self.processor.vision is not None
@@ -130,7 +130,7 @@ class ItemEncoder:
         try:
             number = self.image_store.index(str(item.image))
         except BadImage as error:
-            result.unscored = sentence("asked_bad_picture", error=error)
+            result.unscored = sentence("item_picture_unusable", error=error)
             return
         result.image_inputs = {"pixel_values": self.image_store.normalized(self.image_store.pixels([number]))[0]}
 
@@ -139,10 +139,10 @@ class ItemEncoder:
         texts = item.choices or item.accepted
         for text, ids in zip(texts, answers, strict=True):
             if not ids:
-                return sentence("asked_nothing", text=text)
+                return sentence("answer_without_tokens", text=text)
             if self.unknown is not None and self.unknown in ids:
-                return sentence("asked_unreachable", text=text)
+                return sentence("answer_not_writable", text=text)
         length = max(len(result.prompt), *(len(result.prompt) + len(answer) for answer in result.answers))
         if self.probed.model_family != "t5" and length > self.probed.context:
-            return sentence("asked_too_long", length=length, context=self.probed.context)
+            return sentence("item_too_long", length=length, context=self.probed.context)
         return None

@@ -53,8 +53,8 @@ def complaint(item: Item, image_store: ImageStore, longest: int, context: int) -
     try:
         image_store.index(item.image)
     except BadImage as error:
-        return sentence("asked_bad_picture", error=error)
-    return sentence("asked_too_long", length=longest, context=context) if longest > context else None
+        return sentence("item_picture_unusable", error=error)
+    return sentence("item_too_long", length=longest, context=context) if longest > context else None
 
 
 def encode_texts(probed: ProbedModel, ids: dict[str, list[int]], batch_tokens: int) -> dict[str, np.ndarray]:

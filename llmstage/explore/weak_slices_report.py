@@ -58,7 +58,7 @@ def left_out(rows: ScoredRows) -> list[str]:
     if rows.dropped:
         lines.append(sentence("rows_in_pool", num=rows.dropped, split=rows.split))
     if rows.silent:
-        lines.append(sentence("rows_silent", num=rows.silent, split=rows.split))
+        lines.append(sentence("rows_unpredicted", num=rows.silent, split=rows.split))
     return lines
 
 
@@ -194,7 +194,7 @@ def coverage_words(evidence: Evidence) -> str:
     """Return the coverage as part of a sentence; empty where it is unknown."""
     if evidence.coverage is None or evidence.expected is None:
         return ""
-    return sentence("coverage_beside", coverage=evidence.coverage, expected=evidence.expected)
+    return sentence("coverage_note", coverage=evidence.coverage, expected=evidence.expected)
 
 
 def report_items(rows: ScoredRows, weaknesses: list[Weakness], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 
 from llmstage.demo import words
-from llmstage.demo.scene_sentences import SPEECHES
+from llmstage.demo.scene_sentences import SCENE_LANGUAGES
 from llmstage.demo.scenes import read_scene
 from llmstage.explore.items import Item
 from llmstage.explore.probes import families, generate, load
@@ -186,10 +186,10 @@ def is_true(item: Item, choice: str, lang: str) -> bool:
     if item.image is None:
         return holds_of(item.prompt, grid_of(choice), lang)
     things = read_scene(str(item.image))[1]
-    grid = {(thing.row, thing.column): " ".join(thing.look) for thing in things}
+    grid = {(thing.row, thing.column): " ".join(thing.appearance) for thing in things}
     if item.probe_family.endswith((".colour", ".shape")):
         prompt = item.prompt
-        names = SPEECHES[lang].names
+        names = SCENE_LANGUAGES[lang].names
         spots = {"top left": (0, 0), "top": (0, 1), "top right": (0, 2), "left": (1, 0), "middle": (1, 1), "right": (1, 2),
                  "bottom left": (2, 0), "bottom": (2, 1), "bottom right": (2, 2)}  # fmt: skip
         if lang == "en":
@@ -202,7 +202,7 @@ def is_true(item: Item, choice: str, lang: str) -> bool:
 
 
 def holds_of(caption: str, grid: dict[tuple[int, int], str], lang: str) -> bool:
-    names = SPEECHES[lang].names
+    names = SCENE_LANGUAGES[lang].names
     looks = {}
     for at, cell in grid.items():
         size, colour, shape = cell.split()

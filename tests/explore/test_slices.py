@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import fisher_exact
 
 from llmstage.explore.slice_search import search
-from llmstage.explore.slices import auto_support, marks, find_slices, halve, one_sided, outermost
+from llmstage.explore.slices import auto_support, find_slices, halve, marks, one_sided, outermost
 
 
 def score(rows, errors, alpha):

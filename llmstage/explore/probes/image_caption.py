@@ -10,18 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmstage.demo.scene_sentences import COLOURS, OPPOSITE, SHAPES, SPEECHES
+from llmstage.demo.scene_sentences import COLOURS, OPPOSITE, SCENE_LANGUAGES, SHAPES
 from llmstage.demo.scenes import (
     PAIRS,
     PREFIX,
     SEEN,
     Claim,
     Composition,
-    Thing,
-    draw_things,
-    holds,
-    relate,
-    say,
+    SceneObject,
+    draw_objects,
+    relation_holds,
+    render_claims,
+    spatial_claim,
     write_scene,
 )  # fmt: skip
 from llmstage.explore.items import scene_rows
@@ -53,15 +53,15 @@ def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Q
     in one wrong choice, so no choice differs from all others.
     """
     composition: Composition = cell["composition"]
-    things = draw_things(rng, composition, cell["things"])
-    claim = relate(rng, things[0], things[1])
-    assert claim.relation and claim.other
+    things = draw_objects(rng, composition, cell["things"])
+    claim = spatial_claim(rng, things[0], things[1])
+    assert claim.relation and claim.reference
     relations = [claim, replace(claim, relation=OPPOSITE[claim.relation])]
     replacement = other_appearance(rng, things, composition)
-    claims = [*relations, *(replace(variant, it=replacement) for variant in relations)]
+    claims = [*relations, *(replace(variant, subject=replacement) for variant in relations)]
     key = f"{write_scene(things)} {claim.relation} {replacement.pair}"
     if cell["direction"] == "caption":
-        right, *wrong = (say(SPEECHES[lang], [variant]) for variant in claims)
+        right, *wrong = (render_claims(SCENE_LANGUAGES[lang], [variant]) for variant in claims)
         choices, label = shuffled(rng, right, wrong)
         scene = PREFIX + write_scene(things)
         return Question(
@@ -69,11 +69,11 @@ def sample_question(rng: random.Random, cell: Mapping[str, Any], lang: str) -> Q
         )
     right, *wrong = (grid_text(scene) for scene in candidate_scenes(things, replacement))
     choices, label = shuffled(rng, right, wrong)
-    prompt = DRAWN[lang].format(caption=say(SPEECHES[lang], [claim]))
+    prompt = DRAWN[lang].format(caption=render_claims(SCENE_LANGUAGES[lang], [claim]))
     return Question(prompt, choices=choices, label=label, key=key, glued=True)
 
 
-def other_appearance(rng: random.Random, things: Sequence[Thing], composition: Composition) -> Thing:
+def other_appearance(rng: random.Random, things: Sequence[SceneObject], composition: Composition) -> SceneObject:
     """Return the first object with another colour or another shape that no object of the scene has.
 
     The pair of colour and shape is one that the composition draws from.
@@ -86,7 +86,7 @@ def other_appearance(rng: random.Random, things: Sequence[Thing], composition: C
     return replace(it, colour=colour, shape=shape)
 
 
-def candidate_scenes(things: Sequence[Thing], replacement: Thing) -> list[list[Thing]]:
+def candidate_scenes(things: Sequence[SceneObject], replacement: SceneObject) -> list[list[SceneObject]]:
     """Return four scenes: with the first two objects in order and swapped, and the same with `replacement` as the first."""
     first, second, *rest = things
     positions = [(first.row, first.column), (second.row, second.column)]
@@ -97,16 +97,16 @@ def candidate_scenes(things: Sequence[Thing], replacement: Thing) -> list[list[T
     return scenes
 
 
-def grid_text(things: Sequence[Thing]) -> str:
+def grid_text(things: Sequence[SceneObject]) -> str:
     """Return a scene as rows of text, after a line break."""
     return "\n" + "\n".join(scene_rows(things))
 
 
-def parts(rng: random.Random, claim: Claim, things: Sequence[Thing], lang: str) -> list[tuple[str, Question]]:
+def parts(rng: random.Random, claim: Claim, things: Sequence[SceneObject], lang: str) -> list[tuple[str, Question]]:
     """Return the parts: colour and shape of the first object at its position, and the relation with all appearances given."""
-    assert claim.relation and claim.other
-    it, scene, names = claim.it, PREFIX + write_scene(things), SPEECHES[lang].names
-    position = names[f"at {it.place}"].removeprefix("at the ").removeprefix("on the ").removeprefix("in the ")
+    assert claim.relation and claim.reference
+    it, scene, names = claim.subject, PREFIX + write_scene(things), SCENE_LANGUAGES[lang].names
+    position = names[f"at {it.cell_name}"].removeprefix("at the ").removeprefix("on the ").removeprefix("in the ")
     questions = []
     for attribute, known in (("colour", COLOURS), ("shape", SHAPES)):
         right = getattr(it, attribute)
@@ -114,8 +114,11 @@ def parts(rng: random.Random, claim: Claim, things: Sequence[Thing], lang: str) 
         choices, label = shuffled(rng, names[right], others)
         prompt = ASKS[lang][attribute].format(place=position)
         questions.append((attribute, Question(prompt, choices=choices, label=label, image=scene)))
-    sides = [say(SPEECHES[lang], [variant]) for variant in (claim, replace(claim, relation=OPPOSITE[claim.relation]))]
-    assert holds(it, claim.relation, claim.other)
+    sides = [
+        render_claims(SCENE_LANGUAGES[lang], [variant])
+        for variant in (claim, replace(claim, relation=OPPOSITE[claim.relation]))
+    ]
+    assert relation_holds(it, claim.relation, claim.reference)
     choices, label = shuffled(rng, sides[0], sides[1:])
     questions.append(("relation", Question(WHICH[lang], choices=choices, label=label, image=scene)))
     return questions

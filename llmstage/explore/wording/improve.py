@@ -23,12 +23,12 @@ SENTENCES = {
         "{slice}：{name} 使 {metric} 由 {before:.3f} 变为 {after:.3f}（{gain}，n = {n}{mcnemar}）{beside}。",
     ),
     "mcnemar": (", McNemar p = {p:.2g}", "，McNemar p = {p:.2g}"),
-    "control_beside": (
+    "control_note": (
         "; as many steps on the old mix gave {same:.3f}",
         "；按原配比训练同样步数为 {same:.3f}",
     ),
     "nothing_lost": ("Nothing else was lost: {families}.", "其余没有损失：{families}。"),
-    "family_kept": (
+    "group_unchanged": (
         "{name} {change} (n = {n}, a loss of {margin:.3f} is excluded)",
         "{name} {change}（n = {n}，可排除 {margin:.3f} 的损失）",
     ),

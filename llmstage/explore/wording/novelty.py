@@ -7,7 +7,7 @@ SENTENCES = {
         "{read:,} texts were read; {double:,} repeat an earlier one, {in_pool:,} are in the training pool, and {new:,} are new.",
         "读入 {read:,} 条文本；{double:,} 条与先前的重复，{in_pool:,} 条已在训练池中，{new:,} 条是新的。",
     ),
-    "worth_a_look": (
+    "most_valuable_group": (
         "The most valuable group: {num} texts ({group}), new and hard for this model. collected.jsonl lists all, by novelty times {ways}.",
         "最值得看的：{num} 条文本（{group}），对该模型既新又难。collected.jsonl 列出全部，按新颖度乘以“{ways}”排序。",
     ),
@@ -15,7 +15,7 @@ SENTENCES = {
         "Without training rows every text is new. Name the training pool: data.train=<files>.",
         "没有训练数据时，每条文本都是新的。请指定训练池：data.train=<文件>。",
     ),
-    "not_looked_at": (
+    "not_examined": (
         "{num} new texts were not examined: stage.novelty.max_items={most}.",
         "{num} 条新文本没有查看：stage.novelty.max_items={most}。",
     ),

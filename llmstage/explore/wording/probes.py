@@ -23,8 +23,8 @@ SENTENCES = {
         "{num} items are too few for a claim: fewer than {least}. A drop from 0.9 to 0.8 needs {drop}.",
         "{num} 个题目不足以下结论：少于 {least} 个。要看出从 0.9 到 0.8 的下降，需要 {drop} 个。",
     ),
-    "not_asked": ("{count} items were not scored: {reason}", "{count} 个题目没有评分：{reason}"),
-    "not_asked_many": (
+    "not_scored": ("{count} items were not scored: {reason}", "{count} 个题目没有评分：{reason}"),
+    "not_scored_many": (
         "{num} of {items} items were not scored, for {reasons} reasons",
         "{items} 个题目中有 {num} 个没有评分，原因共 {reasons} 种",
     ),
@@ -48,11 +48,11 @@ SENTENCES = {
         "it has no choices, and this model writes nothing",
         "题目没有选项，而该模型不会写出文本",
     ),
-    "nothing_told": (
+    "nothing_measured": (
         "No probe distinguishes {name} from a model without knowledge{why}. Give easier probes, more items (stage.items_per_cell), or a model that was trained on such texts.",
         "没有探针能把 {name} 与一无所知的模型区分开{why}。请用更容易的探针、更多题目（stage.items_per_cell），或在这类文本上训练过的模型。",
     ),
-    "nothing_asked": (": no item could be asked", "：没有一个题目能够提问"),
+    "no_item_scored": (": no item could be asked", "：没有一个题目能够提问"),
     "all_at_chance": (
         " (all {num} cells are at chance or below resolution)",
         "（全部 {num} 个单元都处于随机水平或低于分辨率）",
@@ -75,20 +75,20 @@ SENTENCES = {
     "by_permuted_answers": ("permuted answers", "打乱答案"),
     "by_untrained_model": ("untrained model", "未训练的模型"),
     # Why an item was not asked
-    "asked_picture": (
+    "item_has_picture": (
         "it has a picture, and this model reads text alone",
         "题目含图片，而该模型只读文本",
     ),
-    "asked_bad_picture": ("its picture cannot be used: {error}", "图片无法使用：{error}"),
-    "asked_nothing": (
+    "item_picture_unusable": ("its picture cannot be used: {error}", "图片无法使用：{error}"),
+    "answer_without_tokens": (
         "the tokenizer gives no token for the answer {text!r}",
         "分词器对答案 {text!r} 不产生任何词元",
     ),
-    "asked_unreachable": (
+    "answer_not_writable": (
         "the answer {text!r} cannot be written: the tokenizer has no token for a part of it",
         "答案 {text!r} 无法写出：分词器没有其中一部分对应的词元",
     ),
-    "asked_too_long": (
+    "item_too_long": (
         "it has {length} tokens, more than the model's {context}",
         "题目需 {length} 个词元，超过模型的 {context} 个",
     ),

@@ -12,7 +12,7 @@ SENTENCES = {
         "{num} rows of {split} are also in the training pool; they were left out.",
         "{split} 中有 {num} 行也出现在训练池里，已剔除。",
     ),
-    "rows_silent": (
+    "rows_unpredicted": (
         "The model predicted nothing for {num} rows of {split}; they were left out.",
         "模型对 {split} 中的 {num} 行没有给出预测，这些行已剔除。",
     ),
@@ -50,7 +50,7 @@ SENTENCES = {
     ),
     "gap_span": (", 95 % {low:.2f} to {high:.2f}", "，95 % 区间 {low:.2f} 至 {high:.2f}"),
     "gap_cell": (" ({low:.3f} to {high:.3f})", "（{low:.3f} 至 {high:.3f}）"),
-    "coverage_beside": (
+    "coverage_note": (
         "; {coverage:.2%} of the training rows are like this, and {expected:.2%} of the scored ones",
         "；这类行占训练数据的 {coverage:.2%}，占评分数据的 {expected:.2%}",
     ),
@@ -117,7 +117,7 @@ SENTENCES = {
         "still learning: {slope:+.3f} in 100 steps at the end of training",
         "仍在进步：训练结束时每 100 步 {slope:+.3f}",
     ),
-    "why_pieces": (
+    "why_tokens": (
         "tokenisation: {pieces:.1f} times as many tokens per character as elsewhere",
         "分词：每个字符的词元数是别处的 {pieces:.1f} 倍",
     ),

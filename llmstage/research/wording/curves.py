@@ -31,7 +31,7 @@ SENTENCES = {
         "No ability appears abruptly here, once the metric, the loss and the number of points are accounted for.",
         "在考虑了指标、损失与点数之后，这里没有任何能力是突然出现的。",
     ),
-    "none_told": (
+    "no_verdict": (
         "These data do not show whether an ability appears abruptly: no curve allows a verdict. The limits below name what is missing.",
         "这里还不能判断能力是否突然出现：没有一条曲线足以下结论。所缺的条件见下文。",
     ),
@@ -113,7 +113,7 @@ SENTENCES = {
         "No loss column: verdicts use {axis} as axis. A loss on the same corpus and tokenizer for each checkpoint (stage.columns.loss) is the better one.",
         "没有损失列：判定以 {axis} 为横轴。若每个检查点有同一语料、同一分词器的损失（stage.columns.loss）会更可靠。",
     ),
-    "own_tokens_lens": (
+    "model_tokens_lens": (
         "The loss axis is {loss}. It compares models only where they share corpus and tokenizer; across families it is not valid, so each model is judged on its own.",
         "损失轴取自 {loss}。只有语料与分词器相同的模型才可比；不同系列之间不成立，因此每个模型各自判定。",
     ),

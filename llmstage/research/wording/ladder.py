@@ -19,7 +19,7 @@ SENTENCES = {
         "{family}: {num} items, fewer than {least}: nothing is claimed of it. stage.items_per_cell=<more> gives more.",
         "{family}：{num} 题，少于 {least} 题：不对其下结论。stage.items_per_cell=<更多> 会提更多问题。",
     ),
-    "own_axis": (
+    "answer_loss_axis": (
         "The axis is the held-out loss of the answers, all families together; prompts are drawn at random, and no model can predict them. Along it a family breaks where it is ahead of or behind the others, and a single family hardly can. To see whether training has phases, use stage.ladder.x=steps.",
         "横轴是答案的留出损失（所有题族合计）；提示是随机抽取的，任何模型都无法预知。沿此轴，一个题族在超前或落后于其他题族之处出现突变，而单独一个题族几乎不会：训练是否分阶段，应以 stage.ladder.x=steps 来问。",
     ),
