@@ -43,8 +43,8 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=REPOSITORY / "outputs" / "chain")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tower", type=Path, help="a finished contrastive run, instead of pretraining one")
-    own, _, extra = " ".join(sys.argv[1:]).partition(" -- ")
-    args = parser.parse_args(own.split())
+    run_words, _, extra = " ".join(sys.argv[1:]).partition(" -- ")
+    args = parser.parse_args(run_words.split())
     if args.what == "table":
         return table(args.runs)
     tower = args.tower or args.runs / "tower"
@@ -77,8 +77,8 @@ def scored(run: Path) -> list[dict[str, Any]]:
     if not (folder / "report.json").is_file():
         rows = folder.parent / "rows.jsonl"
         rows.parent.mkdir(parents=True, exist_ok=True)
-        made = question_rows(ROWS, ROWS_SEED, "both")
-        rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), "utf-8")
+        generated_rows = question_rows(ROWS, ROWS_SEED, "both")
+        rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in generated_rows), "utf-8")
         start(["stage=evaluate", f"model.path={run}", f"data.test={rows}", f"hydra.run.dir={folder}"])
     lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text("utf-8").splitlines()]
     return sorted(lines, key=lambda line: int(line["row"]))
@@ -89,11 +89,11 @@ def table(runs: Path) -> int:
     seeds = sorted(
         int(path.name.rpartition("_")[2]) for path in runs.glob("scratch_*") if (path / "report.json").is_file()
     )
-    found = {arm: [scored(runs / f"{arm}_{seed}") for seed in seeds] for arm in ARMS}
+    scores_by_arm = {arm: [scored(runs / f"{arm}_{seed}") for seed in seeds] for arm in ARMS}
     correct = {
-        arm: np.array([[float(line["correct"]) for line in one] for one in found[arm]]) for arm in ARMS
+        arm: np.array([[float(line["correct"]) for line in lines] for lines in scores_by_arm[arm]]) for arm in ARMS
     }  # [seeds, rows]
-    unseen = np.array([line["composition"] == "unseen" for line in found["scratch"][0]])
+    unseen = np.array([line["composition"] == "unseen" for line in scores_by_arm["scratch"][0]])
     report = json.loads((runs / f"scratch_{seeds[0]}" / "report.json").read_text("utf-8"))
     tower = json.loads((runs / "tower" / "report.json").read_text("utf-8")) if (runs / "tower").is_dir() else None
     curves = {arm: mean_curve([runs / f"{arm}_{seed}" for seed in seeds]) for arm in ARMS}
@@ -121,9 +121,9 @@ def table(runs: Path) -> int:
     )
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    told = render(json.loads(RESULTS.read_text("utf-8")))
-    PAGE.write_text(f"{before}{BEGIN}\n\n{told}\n\n{END}{after}", "utf-8")
-    print(told)
+    text = render(json.loads(RESULTS.read_text("utf-8")))
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
+    print(text)
     return 0
 
 
@@ -141,30 +141,30 @@ def difference(paired: np.ndarray, seed: int = 0) -> dict[str, float]:
 
 def mean_curve(folders: list[Path]) -> dict[str, list[float]]:
     """Validation accuracy over steps, the mean of the seeds."""
-    found: dict[int, list[float]] = {}
+    by_step: dict[int, list[float]] = {}
     for folder in folders:
         for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
             item = json.loads(line)
             if item.get("kind") == "eval" and "accuracy" in item:
-                found.setdefault(item["step"], []).append(item["accuracy"])
-    steps = sorted(step for step, values in found.items() if len(values) == len(folders))
-    return {"steps": [float(step) for step in steps], "accuracy": [sum(found[step]) / len(folders) for step in steps]}
+                by_step.setdefault(item["step"], []).append(item["accuracy"])
+    steps = sorted(step for step, values in by_step.items() if len(values) == len(folders))
+    return {"steps": [float(step) for step in steps], "accuracy": [sum(by_step[step]) / len(folders) for step in steps]}
 
 
-def render(kept: dict[str, Any]) -> str:
+def render(results: dict[str, Any]) -> str:
     """Table, curve and verdict in Markdown."""
-    seeds = kept["seeds"]
+    seeds = results["seeds"]
     lines = ["| vision tower starts | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
     lines.append("|---|" + "---|" * (len(seeds) + 1))
     for arm in ARMS:
-        values = kept["accuracy"][arm]
+        values = results["accuracy"][arm]
         name = "from the contrastive model" if arm == "pretrained" else "from scratch"
         lines.append(
             f"| {name} | "
             + " | ".join(f"{value:.3f}" for value in values)
             + f" | **{sum(values) / len(values):.3f}** |"
         )
-    gap = kept["difference"]
+    gap = results["difference"]
     if gap["low"] > 0:
         verdict = "**The pretrained tower is better**"
     elif gap["high"] < 0:
@@ -173,29 +173,29 @@ def render(kept: dict[str, Any]) -> str:
         verdict = "**No difference that these runs can show**"
     lines += [
         "",
-        f"{verdict}: accuracy {gap['value']:+.3f} (95 % {gap['low']:+.3f} to {gap['high']:+.3f}, seeds and {kept['rows']:,} test rows "
-        f"resampled together) after {kept['steps']} steps each.",
+        f"{verdict}: accuracy {gap['value']:+.3f} (95 % {gap['low']:+.3f} to {gap['high']:+.3f}, seeds and {results['rows']:,} test rows "
+        f"resampled together) after {results['steps']} steps each.",
         "",
         "| pairs of shape and colour | pretrained | scratch | difference (95 %) |",
         "|---|---|---|---|",
         *(
-            f"| {name} in training | {one['pretrained']:.3f} | {one['scratch']:.3f} | {one['difference']['value']:+.3f} "
-            f"({one['difference']['low']:+.3f} to {one['difference']['high']:+.3f}) |"
-            for name, one in kept["by_composition"].items()
+            f"| {name} in training | {scores['pretrained']:.3f} | {scores['scratch']:.3f} | {scores['difference']['value']:+.3f} "
+            f"({scores['difference']['low']:+.3f} to {scores['difference']['high']:+.3f}) |"
+            for name, scores in results["by_composition"].items()
         ),
         "",
         "Validation accuracy on the way (mean of the seeds):",
         "",
-        "| step | " + " | ".join(f"{step:.0f}" for step in kept["curves"]["scratch"]["steps"]) + " |",
-        "|---|" + "---|" * len(kept["curves"]["scratch"]["steps"]),
+        "| step | " + " | ".join(f"{step:.0f}" for step in results["curves"]["scratch"]["steps"]) + " |",
+        "|---|" + "---|" * len(results["curves"]["scratch"]["steps"]),
     ]
     for arm in ARMS:
-        lines.append(f"| {arm} | " + " | ".join(f"{value:.2f}" for value in kept["curves"][arm]["accuracy"]) + " |")
-    spent = kept["pretraining"]
+        lines.append(f"| {arm} | " + " | ".join(f"{value:.2f}" for value in results["curves"][arm]["accuracy"]) + " |")
+    spent = results["pretraining"]
     if spent:
         lines += [
             "",
-            f"The steps of pretraining ({spent['steps']}, {spent['seconds'] / 60:.0f} min) come on top for the first arm; one tower served all seeds. Machine: {kept['machine']}.",
+            f"The steps of pretraining ({spent['steps']}, {spent['seconds'] / 60:.0f} min) come on top for the first arm; one tower served all seeds. Machine: {results['machine']}.",
         ]
     return "\n".join(lines)
 

@@ -57,7 +57,7 @@ def main() -> int:
         work = Path(name)
         items = questions(args.items)
         (work / "items.jsonl").write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
-        model = args.model or made_model(work / "model", items)
+        model = args.model or write_tiny_model(work / "model", items)
         return race(args, work, model, python, {PEER_NAME: why} if why else {})
 
 
@@ -78,16 +78,16 @@ def race(args: argparse.Namespace, work: Path, model: Path, python: str, failed:
             }
             env["PYTHONPATH"] = "" if side == PEER_NAME else str(ROOT)
             command = [python if side == PEER_NAME else sys.executable, str(PEERS / script)]
-            told = [str(model), str(work / "items.jsonl"), str(out), precision, str(args.threads)]
-            done = subprocess.run([*command, *told], env=env, capture_output=True, text=True)
+            words = [str(model), str(work / "items.jsonl"), str(out), precision, str(args.threads)]
+            done = subprocess.run([*command, *words], env=env, capture_output=True, text=True)
             if done.returncode:
                 failed[side] = done.stderr[-1500:]
                 print(f"{side}: {failed[side]}", file=sys.stderr)
                 continue
-            found: dict[str, Any] = json.loads(out.read_text())
-            seconds.setdefault(side, []).append(found["seconds"])
-            answers[side] = found["log_likelihoods"]
-            print(f"{side:<22} {found['seconds']:7.2f} s   {found['cpu']:7.2f} CPU-s", flush=True)
+            result: dict[str, Any] = json.loads(out.read_text())
+            seconds.setdefault(side, []).append(result["seconds"])
+            answers[side] = result["log_likelihoods"]
+            print(f"{side:<22} {result['seconds']:7.2f} s   {result['cpu']:7.2f} CPU-s", flush=True)
     differ, notes = False, []
     for side in answers.keys() & SIDES.keys() - {PEER_NAME} if PEER_NAME in answers else ():
         precision = SIDES[side][1]
@@ -101,7 +101,7 @@ def race(args: argparse.Namespace, work: Path, model: Path, python: str, failed:
     if args.json:
         sides = {
             side: {
-                "rates": [args.items / one for one in taken],
+                "rates": [args.items / duration for duration in taken],
                 "loss": -statistics.fmean(value for four in answers[side] for value in four),
             }
             for side, taken in seconds.items()
@@ -116,8 +116,8 @@ def race(args: argparse.Namespace, work: Path, model: Path, python: str, failed:
 def compare(theirs: list[list[float]], ours: list[list[float]]) -> tuple[int, float]:
     """(questions with the same best choice, largest difference of two log-likelihoods in nats)."""
     pairs = list(zip(theirs, ours, strict=True))
-    same = sum(one.index(max(one)) == two.index(max(two)) for one, two in pairs)
-    return same, max(abs(a - b) for one, two in pairs for a, b in zip(one, two, strict=True))
+    same = sum(first.index(max(first)) == second.index(max(second)) for first, second in pairs)
+    return same, max(abs(a - b) for first, second in pairs for a, b in zip(first, second, strict=True))
 
 
 def questions(number: int) -> list[dict[str, Any]]:
@@ -131,15 +131,15 @@ def questions(number: int) -> list[dict[str, Any]]:
     for _ in range(number):
         choices: list[str] = []
         while len(choices) < 4:
-            made = text(1, 6)
-            choices += [made] if made not in choices else []
+            question = text(1, 6)
+            choices += [question] if question not in choices else []
         items.append(
             {"question": f"{text(30, 90)}. Which is it? Answer:", "choices": choices, "label": rng.randrange(4)}
         )
     return items
 
 
-def made_model(folder: Path, items: list[dict[str, Any]]) -> Path:
+def write_tiny_model(folder: Path, items: list[dict[str, Any]]) -> Path:
     """gpt_small with the sizes of its preset, and a tokenizer of these texts and of English."""
     import torch
 
@@ -151,11 +151,18 @@ def made_model(folder: Path, items: list[dict[str, Any]]) -> Path:
     torch.manual_seed(0)
     texts = [item["question"] for item in items] + [str(row["text"]) for row in prose_rows(2000, 0)]
     processor = train_processor(texts, 8192, "gpt", 1024)
-    cfg = ModelConfig(name="gpt_small", num_hidden_layers=6, hidden_size=384, num_attention_heads=6, intermediate_size=1024, vocab_size=8192)
+    cfg = ModelConfig(
+        name="gpt_small",
+        num_hidden_layers=6,
+        hidden_size=384,
+        num_attention_heads=6,
+        intermediate_size=1024,
+        vocab_size=8192,
+    )
     model = build_model(cfg, "AutoModelForCausalLM", processor, 1024, {}, None, offline=True)
     save_model(model, processor, folder)
     print(
-        f"gpt_small: {sum(one.numel() for one in model.parameters()) / 1e6:.1f} M parameters, {len(processor)} pieces"
+        f"gpt_small: {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters, {len(processor)} pieces"
     )
     return folder
 

@@ -24,28 +24,30 @@ def cache_folder() -> Path:
 
 
 def requirements(name: str) -> list[str]:
-    own = {package: version(package).partition("+")[0] for package in ("torch", "transformers")}
-    return [f"torch=={own['torch']}", *(word.format(**own) for word in PACKAGES[name])]
+    pinned = {package: version(package).partition("+")[0] for package in ("torch", "transformers")}
+    return [f"torch=={pinned['torch']}", *(word.format(**pinned) for word in PACKAGES[name])]
 
 
 def environment(name: str, folder: Path | None = None) -> tuple[str, str]:
     """(the interpreter of the environment `name`, why there is none); one of them is empty."""
-    place = (folder or cache_folder()) / name
-    python = place / "bin" / "python"
-    wanted = "\n".join(requirements(name))
-    mark = place / DONE
-    if mark.is_file() and mark.read_text("utf-8") == wanted and python.exists():
+    environment_dir = (folder or cache_folder()) / name
+    python = environment_dir / "bin" / "python"
+    requirement_lines = "\n".join(requirements(name))
+    mark = environment_dir / DONE
+    if mark.is_file() and mark.read_text("utf-8") == requirement_lines and python.exists():
         return str(python), ""
-    shutil.rmtree(place, ignore_errors=True)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    print(f"installing {' '.join(requirements(name))} into {place} (once)", flush=True)
+    shutil.rmtree(environment_dir, ignore_errors=True)
+    environment_dir.parent.mkdir(parents=True, exist_ok=True)
+    print(f"installing {' '.join(requirements(name))} into {environment_dir} (once)", flush=True)
     for command in (
-        [sys.executable, "-m", "venv", str(place)],
+        [sys.executable, "-m", "venv", str(environment_dir)],
         [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements(name)],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-            return "", f"{name} could not be installed: {' '.join(told)[-300:]}"
-    mark.write_text(wanted, "utf-8")
+            error_lines = [
+                line for line in done.stderr.splitlines() if line.startswith("ERROR")
+            ] or done.stderr.splitlines()
+            return "", f"{name} could not be installed: {' '.join(error_lines)[-300:]}"
+    mark.write_text(requirement_lines, "utf-8")
     return str(python), ""

@@ -17,7 +17,9 @@ HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- figures.py writes from here -->", "<!-- figures.py writes to here -->"
 OURS = "llmstage"
 HEAD = ("work", "against", "times as fast (pairs)", "goal", "where the goal is missed")
-SLOW_PRODUCTS = "bf16 products ran at 3 times the rate of fp32 products when this row was measured; the goal was set at 6 times"
+SLOW_PRODUCTS = (
+    "bf16 products ran at 3 times the rate of fp32 products when this row was measured; the goal was set at 6 times"
+)
 MISSED = {
     "causal LM, 14 M, context 256 / HF Trainer": SLOW_PRODUCTS,
     "causal LM, 14 M, context 256 / HF Trainer, bf16": "the step runs at 44 % of the machine's bf16 peak; the rest is memory traffic",
@@ -60,10 +62,10 @@ def pages(root: Path = HERE.parent) -> Iterator[tuple[Path, str]]:
     from results import load_results
 
     files = sorted((root / "benchmarks" / "results").glob("*.json"))
-    found = [load_results(path) for path in files if not path.name.startswith("growth-")]  # those are a picture
-    fullest = max(found, key=lambda one: len(one["rows"]), default=None)
+    all_results = [load_results(path) for path in files if not path.name.startswith("growth-")]  # those are a picture
+    fullest = max(all_results, key=lambda page: len(page["rows"]), default=None)
     yield root / "docs" / "benchmarks.md", placed(root / "docs" / "benchmarks.md", short_table(fullest))
-    tables = "\n\n".join(f"{told(one)}\n\n{long_table(one)}" for one in found) or NONE_YET
+    tables = "\n\n".join(f"{machine_line(page)}\n\n{long_table(page)}" for page in all_results) or NONE_YET
     yield root / "benchmarks" / "README.md", placed(root / "benchmarks" / "README.md", tables)
 
 
@@ -77,36 +79,38 @@ def placed(path: Path, table: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
-def told(found: dict[str, Any]) -> str:
+def machine_line(results: dict[str, Any]) -> str:
     """The machine, in a sentence."""
-    about = found["machine"]
-    rates = ", ".join(f"{told} TFLOP/s in {name}" for name, told in peaks_of(found).items())
+    about = results["machine"]
+    rates = ", ".join(f"{machine_line} TFLOP/s in {name}" for name, machine_line in peaks_of(results).items())
     return (
         f"**{about['cpu']} ({about['bf16']}), {about['threads']} threads**, {about['memory_gib']:.0f} GiB, torch "
         f"{about['torch']}, transformers {about['transformers']}; matrix product of 2048 x 2048: {rates}."
     )
 
 
-def peaks_of(found: dict[str, Any]) -> dict[str, str]:
+def peaks_of(results: dict[str, Any]) -> dict[str, str]:
     """TFLOP/s by kind of arithmetic, as measured before each row: one number, or lowest to highest."""
-    rows = [record.get("peaks") or found.get("peaks", {}) for record in found["rows"].values()]
+    rows = [record.get("peaks") or results.get("peaks", {}) for record in results["rows"].values()]
     out = {}
-    for name in found.get("peaks", {}):
-        rates = [row[name] / 1e12 for row in rows if name in row] or [found["peaks"][name] / 1e12]
+    for name in results.get("peaks", {}):
+        rates = [row[name] / 1e12 for row in rows if name in row] or [results["peaks"][name] / 1e12]
         low, high = f"{min(rates):.2f}", f"{max(rates):.2f}"
         out[name] = low if max(rates) < 1.1 * min(rates) else f"{low} to {high}"
     return out
 
 
-def short_table(found: dict[str, Any] | None) -> str:
+def short_table(results: dict[str, Any] | None) -> str:
     """One line a comparison: how much faster, the goal, and the reason where the goal is missed."""
-    if found is None or not found["rows"]:
+    if results is None or not results["rows"]:
         return NONE_YET
     lines = [HEAD]
-    for record in found["rows"].values():
+    for record in results["rows"].values():
         for mark in record["marks"]:
             against = mark["against"] if mark["ours"] == OURS else f"{mark['against']} ({mark['ours']})"
-            lines.append((record["title"], against, ratio(mark), f"{mark['least']:g}", reason(record["title"], against, mark)))
+            lines.append(
+                (record["title"], against, ratio(mark), f"{mark['least']:g}", reason(record["title"], against, mark))
+            )
         if "least" in record.get("share", {}):
             share, against = record["share"], "bf16 matrix-product peak"
             row = (record["title"], against, f"{share['value']:.0%}", f"{share['least']:.0%}")
@@ -115,7 +119,7 @@ def short_table(found: dict[str, Any] | None) -> str:
             limit = record["limit"]
             row = (record["title"], "–", f"{limit['value']:.1f} s", f"≤ {limit['most']:g} s")
             lines.append((*row, reason(record["title"], "–", limit)))
-    return f"{told(found)}\n\n{markdown(lines)}"
+    return f"{machine_line(results)}\n\n{markdown(lines)}"
 
 
 def reason(title: str, against: str, mark: dict[str, Any]) -> str:
@@ -125,22 +129,22 @@ def reason(title: str, against: str, mark: dict[str, Any]) -> str:
     return MISSED.get(f"{title} / {against}", "not investigated")
 
 
-def long_table(found: dict[str, Any]) -> str:
+def long_table(results: dict[str, Any]) -> str:
     lines: list[tuple[str, ...]] = [LONG]
-    for record in found["rows"].values():
+    for record in results["rows"].values():
         sides, share = record["sides"], record.get("share", {})
-        peak = (record.get("peaks") or found.get("peaks", {})).get("bf16")
+        peak = (record.get("peaks") or results.get("peaks", {})).get("bf16")
         then = f"{peak / 1e12:.2f}" if peak else ""
         of_peak = (
             f"{share['value']:.0%}" + (f" (mark {share['least']:.0%})" if "least" in share else "") if share else ""
         )
         for mark in record["marks"]:
-            mine, other = sides.get(mark["ours"], {}), sides.get(mark["against"], {})
+            mine, theirs = sides.get(mark["ours"], {}), sides.get(mark["against"], {})
             lines.append((
-                record["title"], f"{mark['ours']} / {mark['against']}", rate(mine, record["unit"]), rate(other, record["unit"]),
+                record["title"], f"{mark['ours']} / {mark['against']}", rate(mine, record["unit"]), rate(theirs, record["unit"]),
                 ratio(mark), f"{mark['least']:g}" + (f" (aim {mark['aim']:g})" if mark["aim"] else ""), verdict(mark),
-                apart(mark), of_peak if mark["ours"] == OURS else "", then, both(mine, other, "peak_mb", "{:,.0f}"),
-                both(mine, other, "first_step", "{:.1f}"),
+                apart(mark), of_peak if mark["ours"] == OURS else "", then, both(mine, theirs, "peak_mb", "{:,.0f}"),
+                both(mine, theirs, "first_step", "{:.1f}"),
             ))  # fmt: skip
         if "limit" in record:
             limit, mine = record["limit"], sides[OURS]
@@ -154,10 +158,10 @@ def long_table(found: dict[str, Any]) -> str:
                 verdict(limit),
             )
             lines.append((*cells, "", "", then, "", ""))
-    notes = [f"- {record['title']}: {record['note']}" for record in found["rows"].values() if record.get("note")]
+    notes = [f"- {record['title']}: {record['note']}" for record in results["rows"].values() if record.get("note")]
     notes += [
         f"- {record['title']}, {name}: not run. {why.strip().splitlines()[-1][:200]}"
-        for record in found["rows"].values()
+        for record in results["rows"].values()
         for name, why in record["failed"].items()
     ]
     return "\n".join([markdown(lines), *([""] if notes else []), *notes])
@@ -181,8 +185,8 @@ def verdict(mark: dict[str, Any]) -> str:
     return "–" if mark["met"] is None else "✓" if mark["met"] else "✗"
 
 
-def both(mine: dict[str, Any], other: dict[str, Any], name: str, form: str) -> str:
-    cells = [form.format(side[name]) if name in side else "–" for side in (mine, other)]
+def both(mine: dict[str, Any], theirs: dict[str, Any], name: str, form: str) -> str:
+    cells = [form.format(side[name]) if name in side else "–" for side in (mine, theirs)]
     return "" if cells == ["–", "–"] else " / ".join(cells)
 
 

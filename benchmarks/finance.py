@@ -31,17 +31,17 @@ TOPICS = {
     "orders": r"contract|order|agreement|deliver|supply|deal",
     "owners": r"share|stock|dividend|acqui|stake|merge",
 }
-OTHER = "other"
+OTHER_TOPIC = "other"
 BEGIN, DAYS = datetime(2026, 9, 7, tzinfo=UTC), 21
 SURGE_DAY, SURGE_HOUR, SURGE_HOURS = 18, 14, 3
 LOUD = 100
 """Negative sentences that a surge adds in an hour: a story that every paper has."""
-VOLUME = {"results": 14.0, "orders": 9.0, "owners": 7.0, OTHER: 16.0}
+VOLUME = {"results": 14.0, "orders": 9.0, "owners": 7.0, OTHER_TOPIC: 16.0}
 """Sentences of a topic in the busiest hour."""
 
 
 def topic_of(text: str) -> str:
-    return next((topic for topic, words in TOPICS.items() if re.search(words, text, re.IGNORECASE)), OTHER)
+    return next((topic for topic, words in TOPICS.items() if re.search(words, text, re.IGNORECASE)), OTHER_TOPIC)
 
 
 def held_out(run: Path) -> list[dict[str, Any]]:
@@ -53,11 +53,11 @@ def held_out(run: Path) -> list[dict[str, Any]]:
 
 def write_topics(run: Path, data: Path) -> None:
     """Every sentence of the set that is not held out, with its topic."""
-    kept = {row["text"] for row in held_out(run)}
+    held_out_texts = {row["text"] for row in held_out(run)}
     texts = [line.rpartition("@")[0] for line in data.read_text(encoding="utf-8").splitlines() if "@" in line]
-    rows = [{"text": text, "label": topic_of(text)} for text in dict.fromkeys(texts) if text not in kept]
+    rows = [{"text": text, "label": topic_of(text)} for text in dict.fromkeys(texts) if text not in held_out_texts]
     write("topic_train.jsonl", rows)
-    print(f"{len(rows):,} sentences in topic_train.jsonl; {len(kept)} are held out for the stream")
+    print(f"{len(rows):,} sentences in topic_train.jsonl; {len(held_out_texts)} are held out for the stream")
 
 
 def stream(rows: list[dict[str, Any]], seed: int, loud: int) -> Iterator[dict[str, Any]]:
@@ -129,11 +129,15 @@ def seeds(sentiment: str, topic: str, count: int, loud: int) -> None:
     first, last = planted()
     once = elsewhere = 0
     for seed in range(count):
-        found = monitor(replay(Path(sentiment), seed, loud), sentiment, topic, f"monitor_{seed}")
-        right = [one for one in found if one["topic"] == "results" and first <= one["window"].partition("/")[0] < last]
-        once, elsewhere = once + (len(right) == 1), elsewhere + len(found) - len(right)
-        told = ", ".join(f"{one['topic']} {one['window'][:13]} p = {one['p_value']:.1e}" for one in found)
-        print(f"seed {seed}: {told or 'nothing'}", flush=True)
+        bursts = monitor(replay(Path(sentiment), seed, loud), sentiment, topic, f"monitor_{seed}")
+        right = [
+            burst
+            for burst in bursts
+            if burst["topic"] == "results" and first <= burst["window"].partition("/")[0] < last
+        ]
+        once, elsewhere = once + (len(right) == 1), elsewhere + len(bursts) - len(right)
+        described = ", ".join(f"{burst['topic']} {burst['window'][:13]} p = {burst['p_value']:.1e}" for burst in bursts)
+        print(f"seed {seed}: {described or 'nothing'}", flush=True)
     print(
         f"{count} seeds of {DAYS} days: the planted surge was one alert in {once} of them; alerts elsewhere: {elsewhere}"
     )

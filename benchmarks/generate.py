@@ -36,7 +36,7 @@ from llmstage.tokenization.tokenizer import Processor, load_processor
 BATCH = 16
 PROMPTS = range(33, 65)
 """Tokens of a causal model's prompt."""
-WANTED = 3.0
+TARGET_RATIO = 3.0
 """What the loop is to be faster by, in fp32 for t5 and in bf16 against fp32 for gpt."""
 Write = Callable[[], list[str]]
 
@@ -57,14 +57,16 @@ def main() -> int:
             texts[name] = write()
             seconds[name].append(time.perf_counter() - started)
             print(f"{name:<16} {work / seconds[name][-1]:9,.1f} {unit}", flush=True)
-    rates = {name: [work / value for value in found] for name, found in seconds.items()}
-    same = sum(one == two for one, two in zip(texts["llmstage, fp32"], texts["generate(), fp32"], strict=True))
+    rates = {name: [work / value for value in results] for name, results in seconds.items()}
+    same = sum(
+        first == second for first, second in zip(texts["llmstage, fp32"], texts["generate(), fp32"], strict=True)
+    )
     size = sum(value.numel() for value in model.parameters()) / 1e6
     print(f"{machine()}, {args.threads} threads, {size:.1f} M parameters; {same} of {args.rows} texts agree in fp32")
     if args.json:
-        told = f"{same} of {args.rows} texts agree in fp32"
-        found = {"unit": unit, "sides": {name: {"rates": value} for name, value in rates.items()}, "note": told}
-        args.json.write_text(json.dumps(found), "utf-8")
+        note = f"{same} of {args.rows} texts agree in fp32"
+        results = {"unit": unit, "sides": {name: {"rates": value} for name, value in rates.items()}, "note": note}
+        args.json.write_text(json.dumps(results), "utf-8")
     return conclude(args, rates, size, f"{same}/{args.rows}")
 
 
@@ -94,16 +96,16 @@ def arguments() -> argparse.Namespace:
 
 
 def conclude(args: argparse.Namespace, rates: dict[str, list[float]], size: float, agree: str) -> int:
-    middle = {name: statistics.median(found) for name, found in rates.items()}
+    middle = {name: statistics.median(measured) for name, measured in rates.items()}
     mine = middle["llmstage, bf16" if args.family == "gpt" else "llmstage, fp32"]
     ratio = mine / middle["generate(), fp32"]
     print(f"{ratio:.2f} times as fast as generate() in fp32")
-    if ratio < WANTED:
-        print(f"\n!!! {ratio:.2f} IS LESS THAN {WANTED} !!!")
+    if ratio < TARGET_RATIO:
+        print(f"\n!!! {ratio:.2f} IS LESS THAN {TARGET_RATIO} !!!")
     if args.write and args.family == "t5":
         cells = [f"{size:.1f} M", str(args.rows), f"{mine:.0f}", f"{middle['generate(), fp32']:.0f}", f"{ratio:.2f}"]
         write_row("generate.py", [*cells, agree, f"{machine()}, {args.threads} threads"])
-    return 0 if ratio >= WANTED else 1
+    return 0 if ratio >= TARGET_RATIO else 1
 
 
 def trained(folder: Path, args: argparse.Namespace) -> Path:
@@ -122,15 +124,15 @@ def trained(folder: Path, args: argparse.Namespace) -> Path:
     return folder / "run"
 
 
-def load(folder: Path, family: str) -> tuple[Any, Processor]:
+def load(folder: Path, model_family: str) -> tuple[Any, Processor]:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    place = folder / "model" if (folder / "model").is_dir() else folder
-    auto = AutoModelForCausalLM if family == "gpt" else AutoModelForSeq2SeqLM
-    model = auto.from_pretrained(place, dtype=torch.float32).eval()
+    model_dir = folder / "model" if (folder / "model").is_dir() else folder
+    auto = AutoModelForCausalLM if model_family == "gpt" else AutoModelForSeq2SeqLM
+    model = auto.from_pretrained(model_dir, dtype=torch.float32).eval()
     model.split_head = head_is_plain(model)
     assert takes_cache(model), json.dumps(model.config.model_type)
-    return model, load_processor(str(place), local=True)
+    return model, load_processor(str(model_dir), local=True)
 
 
 # an encoder-decoder
@@ -138,12 +140,12 @@ def load(folder: Path, family: str) -> tuple[Any, Processor]:
 
 def t5_sides(model: Any, processor: Processor, args: argparse.Namespace) -> tuple[dict[str, Write], float]:
     """(what each side is, texts that each writes)"""
-    told = sources(args)
-    args.rows = len(told)
+    texts = sources(args)
+    args.rows = len(texts)
     return {
-        "generate(), fp32": lambda: theirs(model, processor, told, args.new),
-        "llmstage, fp32": lambda: ours(model, processor, told, args.new),
-    }, len(told)  # fmt: skip
+        "generate(), fp32": lambda: theirs(model, processor, texts, args.new),
+        "llmstage, fp32": lambda: ours(model, processor, texts, args.new),
+    }, len(texts)  # fmt: skip
 
 
 def sources(args: argparse.Namespace) -> list[str]:
@@ -153,16 +155,16 @@ def sources(args: argparse.Namespace) -> list[str]:
     return [line.partition("\t")[0] for line in lines[:: args.skip]][: args.rows]
 
 
-def ours(model: Any, processor: Processor, told: list[str], new: int) -> list[str]:
-    prompts = [processor.marked_ids(text, None, 512)[0] for text in told]
+def ours(model: Any, processor: Processor, texts: list[str], new: int) -> list[str]:
+    prompts = [processor.marked_ids(text, None, 512)[0] for text in texts]
     return [text for text, _ in generate_replies(model, processor, prompts, GenerationConfig(max_new_tokens=new))]
 
 
-def theirs(model: Any, processor: Processor, told: list[str], new: int) -> list[str]:
+def theirs(model: Any, processor: Processor, texts: list[str], new: int) -> list[str]:
     """As an example script does it: tokenize a batch, pad it, generate, decode."""
     tokenizer, out = processor.tokenizer, []
-    for at in range(0, len(told), BATCH):
-        batch = tokenizer(told[at : at + BATCH], return_tensors="pt", padding=True, truncation=True, max_length=512)
+    for at in range(0, len(texts), BATCH):
+        batch = tokenizer(texts[at : at + BATCH], return_tensors="pt", padding=True, truncation=True, max_length=512)
         with torch.no_grad():
             ids = model.generate(**batch, max_new_tokens=new, num_beams=1, do_sample=False)
         out += tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -210,10 +212,10 @@ def goes_on(model: Any, processor: Processor, batches: list[list[list[int]]], ne
         ids = torch.tensor([[processor.pad_id] * (longest - len(prompt)) + prompt for prompt in batch])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch])
         with torch.no_grad():
-            made = model.generate(
+            generated = model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=processor.pad_id
             )
-        out += [processor.decode(row[longest:]) for row in made.tolist()]
+        out += [processor.decode(row[longest:]) for row in generated.tolist()]
     return out
 
 

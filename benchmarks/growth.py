@@ -34,9 +34,21 @@ WIDE, HIGH = 460, 220
 SIZES = {
     "1 M": ["model=gpt_tiny"],
     "14 M": ["model=gpt_small"],
-    "45 M": ["model=gpt_small", "model.num_hidden_layers=12", "model.hidden_size=512", "model.num_attention_heads=8", "model.intermediate_size=1408"],
+    "45 M": [
+        "model=gpt_small",
+        "model.num_hidden_layers=12",
+        "model.hidden_size=512",
+        "model.num_attention_heads=8",
+        "model.intermediate_size=1408",
+    ],
     "110 M": ["model=gpt_base"],
-    "300 M": ["model=gpt_base", "model.num_hidden_layers=20", "model.hidden_size=1024", "model.num_attention_heads=16", "model.intermediate_size=2816"],
+    "300 M": [
+        "model=gpt_base",
+        "model.num_hidden_layers=20",
+        "model.hidden_size=1024",
+        "model.num_attention_heads=16",
+        "model.intermediate_size=2816",
+    ],
 }
 Point = tuple[str, list[str]]
 """(what stands on the axis, words of the command)"""
@@ -45,26 +57,26 @@ Point = tuple[str, list[str]]
 def main() -> int:
     args = arguments()
     path = args.out / "growth.json" if args.out else FOLDER / f"growth-{file_name()}.json"
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() and not args.anew else {}
-    found["machine"] = about(args.threads)
+    results: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() and not args.anew else {}
+    results["machine"] = about(args.threads)
     with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
         folder = Path(name)
         for axis in args.only:
-            told, labels = found.setdefault(axis, {}), []
+            points, labels = results.setdefault(axis, {}), []
             for label, words in AXES[axis](args, folder):
                 labels.append(label)
-                if label in told:
+                if label in points:
                     continue
                 print(f"{axis} {label}: load {load()}", flush=True)
                 try:
-                    told[label] = measured(args, axis, words, folder)
+                    points[label] = measured(args, axis, words, folder)
                 except Failed as error:
-                    told[label] = {"failed": str(error)[-400:]}
-                print(f"{axis} {label}: {told[label]}", flush=True)
-                save_results(path, found)
-            found[axis] = {label: told[label] for label in labels}  # a point measured anew comes last
-    save_results(path, found)
-    (args.out / "growth.svg" if args.out else PICTURE).write_text(picture(found), "utf-8")
+                    points[label] = {"failed": str(error)[-400:]}
+                print(f"{axis} {label}: {points[label]}", flush=True)
+                save_results(path, results)
+            results[axis] = {label: points[label] for label in labels}  # a point measured anew comes last
+    save_results(path, results)
+    (args.out / "growth.svg" if args.out else PICTURE).write_text(picture(results), "utf-8")
     return 0
 
 
@@ -88,11 +100,11 @@ def arguments() -> argparse.Namespace:
 
 def data_points(args: argparse.Namespace, folder: Path) -> Iterator[Point]:
     for size in (1, 2) if args.quick else (10, 100, 1000):
-        place = folder / f"{size}"
-        place.mkdir()
-        corpus(argparse.Namespace(folder=place, mb=size))
-        yield f"{size} MB", [f"data.train={place / 'corpus.txt'}", *model(args)]
-        (place / "corpus.txt").unlink()
+        run_dir = folder / f"{size}"
+        run_dir.mkdir()
+        corpus(argparse.Namespace(folder=run_dir, mb=size))
+        yield f"{size} MB", [f"data.train={run_dir / 'corpus.txt'}", *model(args)]
+        (run_dir / "corpus.txt").unlink()
 
 
 def context_points(args: argparse.Namespace, folder: Path) -> Iterator[Point]:
@@ -141,7 +153,7 @@ def measured(args: argparse.Namespace, axis: str, words: list[str], folder: Path
     _, peak, wall = child([sys.executable, "-m", "llmstage", *words, *fixed], dict(os.environ), REPOSITORY)
     runs = sorted(out.rglob("report.json"))
     trained = [json.loads(run.read_text("utf-8"))["train"] for run in runs]
-    rate = sum(one["tokens_per_second"] or 0.0 for one in trained) / len(trained)
+    rate = sum(result["tokens_per_second"] or 0.0 for result in trained) / len(trained)
     return {
         "tokens_per_second": round(rate, 1), "peak_mb": round(peak), "seconds": round(wall / len(runs), 2), "load": load(),
     }  # fmt: skip
@@ -150,20 +162,21 @@ def measured(args: argparse.Namespace, axis: str, words: list[str], folder: Path
 # picture
 
 
-def picture(found: dict[str, Any]) -> str:
+def picture(results: dict[str, Any]) -> str:
     """A row of two charts for each axis: rate and memory; of jobs, seconds of each and memory."""
-    from llmstage.report.charts import line_chart
-    from llmstage.report.svg import text
+    from llmstage.report.charts import line_chart, svg_text
 
     parts: list[str] = []
     row = 0
     for axis in AXES:
-        points = {label: told for label, told in found.get(axis, {}).items() if "failed" not in told}
+        points = {
+            label: machine_line for label, machine_line in results.get(axis, {}).items() if "failed" not in machine_line
+        }
         if not points:
             continue
         first = ("seconds", "seconds a job") if axis == "jobs" else ("tokens_per_second", "tokens a second")
         for column, (name, title) in enumerate((first, ("peak_mb", "peak memory, MB"))):
-            series = {"name": title, "x": list(points), "y": [told[name] for told in points.values()]}
+            series = {"name": title, "x": list(points), "y": [machine_line[name] for machine_line in points.values()]}
             top = max(series["y"]) * 1.15
             chart = {
                 "series": [series],
@@ -173,16 +186,16 @@ def picture(found: dict[str, Any]) -> str:
             }
             drawn = line_chart(chart, (WIDE, HIGH))
             x, y = column * (WIDE + 10), row * (HIGH + 30) + 24
-            parts.append(text(x + WIDE / 2, y - 6, title, "head"))
+            parts.append(svg_text(x + WIDE / 2, y - 6, title, "head"))
             parts.append(
                 drawn.replace("<svg ", f'<svg x="{x}" y="{y}" overflow="visible" width="{WIDE}" height="{HIGH}" ', 1)
             )
         row += 1
-    machine = found["machine"]
+    machine = results["machine"]
     wide, high = 2 * WIDE + 34, row * (HIGH + 30) + 24  # the last label of an axis stands out to the right
-    told = f"{machine['cpu']} ({machine['bf16']}), {machine['threads']} threads, torch {machine['torch']}"
+    machine_line = f"{machine['cpu']} ({machine['bf16']}), {machine['threads']} threads, torch {machine['torch']}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" role="img" aria-label="growth">'
-    return "".join([head, f"<style>{STYLE}</style>", *parts, text(wide / 2, high - 6, told), "</svg>\n"])
+    return "".join([head, f"<style>{STYLE}</style>", *parts, svg_text(wide / 2, high - 6, machine_line), "</svg>\n"])
 
 
 if __name__ == "__main__":

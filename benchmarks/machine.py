@@ -35,10 +35,10 @@ def cpu() -> tuple[str, str]:
     """(the processor's name, the unit that decides how fast bf16 is)."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     fields: Iterator[tuple[str, str, str]] = (line.partition(":") for line in lines)
-    found = {key.strip(): value.strip() for key, _, value in fields}
-    flags = found.get("flags", "").split()
+    fields_by_key = {key.strip(): value.strip() for key, _, value in fields}
+    flags = fields_by_key.get("flags", "").split()
     unit = "AMX" if "amx_bf16" in flags else "AVX512-bf16, no AMX" if "avx512_bf16" in flags else "no fast bf16"
-    return found.get("model name", platform.processor() or platform.machine()), unit
+    return fields_by_key.get("model name", platform.processor() or platform.machine()), unit
 
 
 def machine() -> str:
@@ -64,11 +64,11 @@ def load() -> str:
 
 def peaks(threads: int, size: int = PRODUCT) -> dict[str, float]:
     """FLOP/s of a matrix product in fp32 and bf16, the best of twelve, in a process of its own: what MFU is a share of."""
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", MEASURE, str(threads), str(size)], capture_output=True, text=True, check=True
     )
-    found: dict[str, float] = json.loads(told.stdout)
-    return found
+    rates: dict[str, float] = json.loads(process.stdout)
+    return rates
 
 
 def about(threads: int) -> dict[str, Any]:

@@ -25,12 +25,12 @@ from llmstage.config.data import DataConfig
 from llmstage.config.monitor import Monitor, seconds
 from llmstage.data.columns import Columns
 from llmstage.data.quarantine import BadRows
-from llmstage.inference.monitor.aggregation import Windows
+from llmstage.inference.monitor.aggregation import WindowCounts
 from llmstage.inference.monitor.alerts import Delivery
-from llmstage.inference.monitor.records import Items, Reading
+from llmstage.inference.monitor.records import InputState, RecordReader
 from llmstage.inference.monitor.store import Store
-from llmstage.inference.monitor.tail import Feed
-from llmstage.inference.monitor.watch import Tally, Watch
+from llmstage.inference.monitor.tail import LineTail
+from llmstage.inference.monitor.watch import MonitorLoop, Tally
 
 TOPICS = [f"topic {number}" for number in range(10)]
 AN_HOUR = 200
@@ -39,7 +39,7 @@ AN_HOUR = 200
 class AtOnce:
     """Labels that cost nothing: what the text says."""
 
-    def say(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
+    def label_rows(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
         return [(row["text"][0] == "-", [int(row["text"][1])]) for row in rows]
 
 
@@ -69,18 +69,18 @@ def rates(source: Path, folder: Path, count: int, batch: int) -> tuple[float, fl
     """Items a second of wall time, and of this process's own time: other work on the machine slows the first only."""
     cfg = Monitor(name="monitor", input=str(source), batch=batch)
     spans = [seconds(getattr(cfg, key)) for key in ("window", "late", "history", "quiet")]
-    windows = Windows(len(TOPICS), *spans, cfg.alpha, cfg.min_items, UTC)
+    windows = WindowCounts(len(TOPICS), *spans, cfg.alpha, cfg.min_items, UTC)
     folder.mkdir()
-    store, reading, bad = Store(folder / "monitor.db", TOPICS), Reading(), BadRows("error", folder)
-    feed = Feed(str(source), reading.place, follow=False, poll=1.0, max_bytes=1 << 20)
-    items = Items(feed, reading, DataConfig(), Columns(("text", "time")), None, UTC, bad)
-    watch = Watch(cfg, folder, items, AtOnce(), windows, store, Delivery(cfg), UTC, Tally(), lambda: None)
-    clock, own = time.perf_counter(), time.process_time()
+    store, reading, bad = Store(folder / "monitor.db", TOPICS), InputState(), BadRows("error", folder)
+    feed = LineTail(str(source), reading.position, follow=False, poll=1.0, max_bytes=1 << 20)
+    items = RecordReader(feed, reading, DataConfig(), Columns(("text", "time")), None, UTC, bad)
+    watch = MonitorLoop(cfg, folder, items, AtOnce(), windows, store, Delivery(cfg), UTC, Tally(), lambda: None)
+    clock, cpu_clock = time.perf_counter(), time.process_time()
     watch.run(Stop())
-    took, own = time.perf_counter() - clock, time.process_time() - own
+    took, cpu_clock = time.perf_counter() - clock, time.process_time() - cpu_clock
     assert watch.tally.items == count
     store.close()
-    return count / took, count / own
+    return count / took, count / cpu_clock
 
 
 def main() -> None:
@@ -89,9 +89,9 @@ def main() -> None:
         folder = Path(name)
         lines, table = write(folder, count)
         for number, (source, batch) in enumerate(((lines, 256), (lines, 16), (table, 256))):
-            wall, own = rates(source, folder / str(number), count, batch)
-            told = f"{source.suffix[1:]:6} batches of {batch:>3}"
-            print(f"{told}  {wall:8,.0f} items/s  {own:8,.0f} items/s of its own CPU time", flush=True)
+            wall, cpu_seconds = rates(source, folder / str(number), count, batch)
+            label = f"{source.suffix[1:]:6} batches of {batch:>3}"
+            print(f"{label}  {wall:8,.0f} items/s  {cpu_seconds:8,.0f} items/s of its own CPU time", flush=True)
 
 
 if __name__ == "__main__":

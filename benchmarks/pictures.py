@@ -26,7 +26,7 @@ def scene_files(count: int) -> list[dict[str, str]]:
     from llmstage.demo.scenes import contrastive_rows, draw
 
     rows = contrastive_rows(count, 0, "seen")
-    folder = kept(json.dumps([SIDE, DRAWN, GRAIN, EVERY_PNG, [row["image"] for row in rows]]))
+    folder = cached_path(json.dumps([SIDE, DRAWN, GRAIN, EVERY_PNG, [row["image"] for row in rows]]))
     files = [folder / f"{number}.{'png' if number % EVERY_PNG == 0 else 'jpg'}" for number in range(len(rows))]
     for number, (row, file) in enumerate(zip(rows, files, strict=True)):
         if file.is_file():
@@ -48,17 +48,19 @@ def logo_files(folder: Path) -> list[dict[str, str]]:
 
     from llmstage.data.images import open_image
 
-    rows, out = [], kept(str(folder))
+    rows, out = [], cached_path(str(folder))
     for page in sorted(folder.glob("*/index.md")):
-        told = yaml.safe_load(page.read_text("utf-8").split("---")[1])
+        front_matter = yaml.safe_load(page.read_text("utf-8").split("---")[1])
         file = out / f"{page.parent.name}.png"
         if not file.is_file():
-            store(open_image(str(page.parent / told["logo"])), file)
-        rows.append({"image": str(file), "caption": f"{told['display_name']}: {told['short_description']}"})
+            store(open_image(str(page.parent / front_matter["logo"])), file)
+        rows.append(
+            {"image": str(file), "caption": f"{front_matter['display_name']}: {front_matter['short_description']}"}
+        )
     return rows
 
 
-def kept(key: str) -> Path:
+def cached_path(key: str) -> Path:
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"llmstage-bench-pictures-{getpass.getuser()}" / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from start import Start, prepare
 from works import REPOSITORY, WORKS, Work
 
 LOSS = re.compile(r"'loss': '?([0-9.e+-]+)")
-OWN_PEERS = Path(__file__).with_name("peers")
+PEERS_DIR = Path(__file__).with_name("peers")
 """Peers that are part of this repository; the others are where --peers says."""
 PEERS = REPOSITORY.parent / "shared" / "peers"
 POLL = 0.02
@@ -103,7 +103,7 @@ def run_race(
     *,
     pythons: Mapping[str, str],
     peers: Path = PEERS,
-    tell: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> Result:
     """Each side `runs` times, another one first each time. `pythons`: the interpreter for each set of packages."""
     work = WORKS[settings.work]
@@ -113,8 +113,8 @@ def run_race(
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             words = (folder, settings.work, settings.size, settings.length, settings.batch, settings.steps)
             start = pool.apply(prepare, words)
-        tell(start.about)
-        tell(
+        report(start.about)
+        report(
             f"{settings.steps} steps x {settings.batch} rows of {settings.length} tokens at most, {start.row_tokens:.1f} on average"
         )
         result = Result(start, {side.name: [] for side in sides})
@@ -127,10 +127,10 @@ def run_race(
                     run = run_side(settings, side, start, folder, number, pythons, peers)
                 except Failed as error:
                     result.failed[side.name] = str(error)
-                    tell(f"run {number + 1}  {side.name}: {str(error)[-600:]}")
+                    report(f"run {number + 1}  {side.name}: {str(error)[-600:]}")
                     continue
                 result.runs[side.name].append(run)
-                tell(f"run {number + 1}  {side.name:24} {show(run, work)}")
+                report(f"run {number + 1}  {side.name:24} {show(run, work)}")
     return result
 
 
@@ -202,12 +202,12 @@ def plain(value: object) -> str:
 
 def peer_script(side: Side, peers: Path) -> Path:
     """Where a peer's script lies: at --peers if it is there and need not know more than those do, else in this repository."""
-    own, other = OWN_PEERS / side.script, peers / side.script
-    if other.is_file() and (not own.is_file() or "--bf16" not in side.words):
-        return other
-    if not own.is_file():
-        raise Failed(f"{side.script} is neither in {OWN_PEERS} nor in {peers} (--peers)")
-    return own
+    bundled, external = PEERS_DIR / side.script, peers / side.script
+    if external.is_file() and (not bundled.is_file() or "--bf16" not in side.words):
+        return external
+    if not bundled.is_file():
+        raise Failed(f"{side.script} is neither in {PEERS_DIR} nor in {peers} (--peers)")
+    return bundled
 
 
 def run_peer(settings: Settings, side: Side, start: Start, folder: Path, number: int, python: str, peers: Path) -> Run:
@@ -222,17 +222,17 @@ def run_peer(settings: Settings, side: Side, start: Start, folder: Path, number:
     environment |= better_allocator() if side.allocator else {}
     seen = Watch(None, LOSS)
     output, peak, wall = child([python, str(peer_script(side, peers)), *map(str, words)], environment, folder, seen)
-    found = json.loads(next((line for line in reversed(output.splitlines()) if line.startswith('{"')), "{}"))
-    if "real_rate" not in found:
+    result = json.loads(next((line for line in reversed(output.splitlines()) if line.startswith('{"')), "{}"))
+    if "real_rate" not in result:
         raise Failed(f"{side.script} printed no line of figures:\n{output[-2000:]}")
     # One printed by the Trainer for each step, where the script does not say by itself which are to be compared.
-    losses = found.get("losses") or [float(value) for value in LOSS.findall(output)]
+    losses = result.get("losses") or [float(value) for value in LOSS.findall(output)]
     if len(losses) != settings.steps:
         raise Failed(f"{side.script} told {len(losses)} losses in {settings.steps} steps: they cannot be compared")
     tail = last_pass([settings.batch] * settings.steps, start.num_rows, work)
     loss = statistics.fmean(losses[-tail:])
-    first = found.get("first_step", seen.seconds)
-    return Run(found["real_rate"], found["rate"], loss, peak, wall, found.get("fetch_share"), first)
+    first = result.get("first_step", seen.seconds)
+    return Run(result["real_rate"], result["rate"], loss, peak, wall, result.get("fetch_share"), first)
 
 
 def better_allocator() -> dict[str, str]:
@@ -249,7 +249,7 @@ class Watch:
         self.path, self.mark, self.started = path, mark, time.perf_counter()
         self.seconds: float | None = None
 
-    def look(self, printed: Path) -> None:
+    def read_peak(self, printed: Path) -> None:
         path = self.path or printed
         if path.is_file() and self.mark.search(path.read_text("utf-8", errors="replace")):
             self.seconds = time.perf_counter() - self.started
@@ -268,7 +268,7 @@ def child(
         ended, status, usage = 0, 0, None
         while watch is not None and watch.seconds is None and not ended:
             time.sleep(POLL)
-            watch.look(Path(out.name))
+            watch.read_peak(Path(out.name))
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if not ended:
             _, status, usage = os.wait4(process.pid, 0)

@@ -36,8 +36,8 @@ def main() -> int:
         "--runs", type=Path, default=REPOSITORY / "outputs" / "recipes", help="folder of the run folders"
     )
     parser.add_argument("--data-root", default=str(REPOSITORY.parent / "shared" / "data"))
-    own, _, extra = " ".join(sys.argv[1:]).partition(" -- ")
-    args = parser.parse_args(own.split())
+    run_words, _, extra = " ".join(sys.argv[1:]).partition(" -- ")
+    args = parser.parse_args(run_words.split())
     unknown = set(args.names) - set(options("experiment"))
     if unknown:
         parser.error(f"no such recipe: {', '.join(sorted(unknown))}. There are: {', '.join(options('experiment'))}")
@@ -86,9 +86,9 @@ def table(runs: Path) -> int:
 
 def fill(page: Path, text: str) -> None:
     """The part of a page between the two marks, anew."""
-    before, found, rest = page.read_text("utf-8").partition(BEGIN)
+    before, marker, rest = page.read_text("utf-8").partition(BEGIN)
     _, closed, after = rest.partition(END)
-    if not (found and closed):
+    if not (marker and closed):
         sys.exit(f"{page} lacks the lines '{BEGIN}' and '{END}': the result has no place.")
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
 
@@ -130,8 +130,8 @@ def render(results: dict[str, Any]) -> str:
     for row in results.values():
         score, simple = row["score"], row["simple"]
         name = f"[`experiment={row['experiment']}`]({row['experiment']}.md)"
-        told = f"{formatting.label(row['metric'])} **{formatting.number(score['value'])}**"
-        told += f" ({formatting.interval(score)})" if formatting.interval(score) else ""
+        score_text = f"{formatting.label(row['metric'])} **{formatting.number(score['value'])}**"
+        score_text += f" ({formatting.interval(score)})" if formatting.interval(score) else ""
         verdict = (
             "–"
             if simple is None
@@ -146,7 +146,7 @@ def render(results: dict[str, Any]) -> str:
             row["task"],
             " / ".join(f"{count:,}" for count in row["rows"].values()),
             f"{row['model'].partition('For')[0].removesuffix('Model')}, {formatting.short(row['parameters'])}",
-            told if row["split"] == "test" else f"{told} on {row['split']}",
+            score_text if row["split"] == "test" else f"{score_text} on {row['split']}",
             f"{formatting.number(simple['value'])} ({simple['name']})" if simple else "–",
             verdict,
             f"{formatting.seconds(row['train_seconds'])}, {row['threads']} thread{'s' if row['threads'] != 1 else ''}"

@@ -65,15 +65,15 @@ def judge(mark: dict[str, Any], sides: Mapping[str, Any], failed: Mapping[str, s
             return {**mark, "ratio": None, "why": failed.get(name, "not run"), "met": None}
     ours, theirs = sides[mark["ours"]], sides[mark["against"]]
     ratio = statistics.median(ours["rates"]) / statistics.median(theirs["rates"])
-    pairs = [mine / other for mine, other in zip(ours["rates"], theirs["rates"], strict=False)]
+    pairs = [mine / their_rate for mine, their_rate in zip(ours["rates"], theirs["rates"], strict=False)]
     apart = ours["loss"] / theirs["loss"] - 1 if "loss" in ours and "loss" in theirs else None
     fair = apart is None or abs(apart) <= TOLERANCE
-    lean = None
+    verdict = None
     if "peak_mb" in ours and "peak_mb" in theirs:
-        lean = bool(ours["peak_mb"] <= ROOM * theirs["peak_mb"])
+        verdict = bool(ours["peak_mb"] <= ROOM * theirs["peak_mb"])
     return {
         **mark, "ratio": ratio, "low": min(pairs), "high": max(pairs), "loss_apart": apart, "fair": fair,
-        "memory_met": lean, "met": bool(ratio >= mark["least"]) if fair else None,
+        "memory_met": verdict, "met": bool(ratio >= mark["least"]) if fair else None,
     }  # fmt: skip
 
 
@@ -81,9 +81,9 @@ def load_results(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {"machine": {}, "rows": {}}
 
 
-def save_results(path: Path, found: Mapping[str, Any]) -> None:
+def save_results(path: Path, results: Mapping[str, Any]) -> None:
     """By rename: a run that is killed leaves the rows it has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    draft.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     os.replace(draft, path)

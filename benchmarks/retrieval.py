@@ -30,8 +30,8 @@ from llmstage.config.retrieval import RetrievalConfig  # noqa: E402
 from llmstage.evaluation.metrics.intervals import mean, proportion  # noqa: E402
 from llmstage.evaluation.metrics.score import Score  # noqa: E402
 from llmstage.inference.retrieval.encoder import Encoder  # noqa: E402
-from llmstage.inference.retrieval.index import Index, Kind  # noqa: E402
-from llmstage.inference.retrieval.passages import Passage, of_row  # noqa: E402
+from llmstage.inference.retrieval.index import Index, Method  # noqa: E402
+from llmstage.inference.retrieval.passages import Passage, row_passages  # noqa: E402
 
 Search = Callable[[str], list[int]]
 """A question -> the rows of the passages found, best first."""
@@ -48,7 +48,7 @@ class Asked:
     chinese: bool = False
     titles: list[list[str]] | None = None
 
-    def searched(self) -> list[str]:
+    def searchable_text(self) -> list[str]:
         titles = self.titles or [[] for _ in self.texts]
         return ["\n".join([*title, text]) for title, text in zip(titles, self.texts, strict=True)]
 
@@ -113,7 +113,7 @@ def rank_bm25(asked: Asked) -> Search:
     def words(text: str) -> list[str]:
         return [char for char in text if not char.isspace()] if asked.chinese else text.lower().split()
 
-    bm25 = BM25Okapi([words(text) for text in asked.searched()])
+    bm25 = BM25Okapi([words(text) for text in asked.searchable_text()])
     return lambda question: np.argsort(-bm25.get_scores(words(question)), kind="stable").tolist()
 
 
@@ -129,7 +129,7 @@ def plain_bm25s(asked: Asked) -> Search:
         return list(bm25s.tokenize([text], return_ids=False, show_progress=False)[0])
 
     bm25 = bm25s.BM25()
-    bm25.index([words(text) for text in asked.searched()], show_progress=False)
+    bm25.index([words(text) for text in asked.searchable_text()], show_progress=False)
 
     def search(question: str) -> list[int]:
         given = words(question)
@@ -138,17 +138,17 @@ def plain_bm25s(asked: Asked) -> Search:
     return search
 
 
-def ours(asked: Asked, kind: Kind, encoder: Encoder | None, most: int) -> tuple[Search, Index]:
+def ours(asked: Asked, method: Method, encoder: Encoder | None, most: int) -> tuple[Search, Index]:
     """`most`: words of a passage."""
     passages: list[Passage] = []
     owners: list[int] = []
     for row, text in enumerate(asked.texts):
         record = {"text": text, **({"question": asked.titles[row]} if asked.titles else {})}
-        made = list(of_row(record, "benchmark", row + 1, "benchmark", most))
-        passages += made
-        owners += [row] * len(made)
+        parts = list(row_passages(record, "benchmark", row + 1, "benchmark", most))
+        passages += parts
+        owners += [row] * len(parts)
     index = Index.build(passages, encoder)
-    return lambda question: [owners[at] for at, _ in index.search(question, kind, CUT, encoder)], index
+    return lambda question: [owners[at] for at, _ in index.search(question, method, CUT, encoder)], index
 
 
 def main() -> None:
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000, help="of a set at most")
     given = parser.parse_args()
     cfg = RetrievalConfig()
-    indices: list[tuple[str, Index, Kind, Encoder | None, Asked]] = []
+    indices: list[tuple[str, Index, Method, Encoder | None, Asked]] = []
     print(
         "| questions | n | texts | method | recall@5 (95 %) | ours minus plain (95 %) |\n|---|---|---|---|---|---|",
         flush=True,
@@ -168,21 +168,21 @@ def main() -> None:
             "rank_bm25, characters" if asked.chinese else "rank_bm25": rank_bm25(asked),
             "bm25s, jieba" if asked.chinese else "bm25s": plain_bm25s(asked),
         }
-        hits = {method: found(search, asked) for method, search in plain.items()}
+        hits = {method: is_in_top(search, asked) for method, search in plain.items()}
         best = max(hits.values(), key=lambda values: values.mean())
         search, _ = ours(asked, "bm25", None, 1_000_000)
         indices.append((name, ours(asked, "bm25", None, cfg.passage_words)[1], "bm25", None, asked))
-        hits["**llmstage bm25**"] = found(search, asked)
+        hits["**llmstage bm25**"] = is_in_top(search, asked)
         if max(len(text) for text in asked.texts) > 500:
-            hits[f"llmstage bm25, passages of {cfg.passage_words} words"] = found(
+            hits[f"llmstage bm25, passages of {cfg.passage_words} words"] = is_in_top(
                 ours(asked, "bm25", None, cfg.passage_words)[0], asked
             )
         if given.encoder and name == "banking77":
             encoder = Encoder(given.encoder, offline=True)
-            for kind in ("dense", "hybrid"):
-                search, index = ours(asked, kind, encoder, 1_000_000)
-                hits[f"**llmstage {kind}**"] = found(search, asked)
-                indices.append((name, index, kind, encoder, asked))
+            for index_method in ("dense", "hybrid"):
+                search, index = ours(asked, index_method, encoder, 1_000_000)
+                hits[f"**llmstage {index_method}**"] = is_in_top(search, asked)
+                indices.append((name, index, index_method, encoder, asked))
         for method, values in hits.items():
             difference = "" if method in plain else shown(mean(values.astype(float) - best), sign="+")
             print(
@@ -192,13 +192,16 @@ def main() -> None:
     heads = " | ".join(f"below {share:g}" for share in REFUSED)
     print(f"\n| questions | to the texts of | {heads} |\n|---|---|{'---|' * len(REFUSED)}")
     asked_of = {name: asked for name, _, _, _, asked in indices}
-    for name, index, kind, encoder, _ in indices:
-        for other, asked in asked_of.items():
-            if other == name or (name, other) in STRANGERS:
-                hits_of = [index.search(question, kind, 1, encoder) for question, _ in asked.questions[:500]]
+    for name, index, index_method, encoder, _ in indices:
+        for question_set, asked in asked_of.items():
+            if question_set == name or (name, question_set) in STRANGERS:
+                hits_of = [index.search(question, index_method, 1, encoder) for question, _ in asked.questions[:500]]
                 scores = np.array([hit[0][1] if hit else 0.0 for hit in hits_of])
                 cells = " | ".join(f"{np.mean(scores < share):.3f}" for share in REFUSED)
-                print(f"| {other} | {'itself' if other == name else name}, {kind} | {cells} |", flush=True)
+                print(
+                    f"| {question_set} | {'itself' if question_set == name else name}, {index_method} | {cells} |",
+                    flush=True,
+                )
 
 
 REFUSED = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -210,8 +213,8 @@ STRANGERS = (
 """(whose texts, whose questions), which have nothing to do with each other."""
 
 
-def found(search: Search, asked: Asked) -> np.ndarray:
-    return np.array([place in search(question)[:CUT] for question, place in asked.questions])
+def is_in_top(search: Search, asked: Asked) -> np.ndarray:
+    return np.array([passage in search(question)[:CUT] for question, passage in asked.questions])
 
 
 def shown(score: Score, sign: str = "") -> str:

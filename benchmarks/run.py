@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from environments import environment
-from figures import long_table, told
+from figures import long_table, machine_line
 from machine import about, cores, file_name, load, peaks
 from race import PEERS, Settings, Side, run_race
 from results import FOLDER, judged, load_results, raced, save_results
@@ -39,12 +39,12 @@ def main() -> int:
     path = args.out or (
         Path(tempfile.gettempdir()) / "llmstage-quick.json" if args.quick else FOLDER / f"{file_name()}.json"
     )
-    found = {"machine": {}, "rows": {}} if args.quick else load_results(path)
-    found["machine"] = about(args.threads)
-    for record in found["rows"].values():  # of a file from before each row had its own
-        record.setdefault("peaks", found.get("peaks", {}))
-    found["peaks"] = peaks(args.threads, 256 if args.quick else 2048)
-    print(f"{told(found)} Load {load()}. Figures: {path}", flush=True)
+    results = {"machine": {}, "rows": {}} if args.quick else load_results(path)
+    results["machine"] = about(args.threads)
+    for record in results["rows"].values():  # of a file from before each row had its own
+        record.setdefault("peaks", results.get("peaks", {}))
+    results["peaks"] = peaks(args.threads, 256 if args.quick else 2048)
+    print(f"{machine_line(results)} Load {load()}. Figures: {path}", flush=True)
     started, broken = time.monotonic(), []
     for row in ROWS:
         if row.name not in args.only:
@@ -58,17 +58,17 @@ def main() -> int:
         record = race_row(row, args) if row.sides else program_row(row, args)
         record = judged(row, {**record, "peaks": rates}, rates["bf16"])
         record |= {"when": time.strftime("%Y-%m-%d %H:%M"), "load": load(), "commit": commit(), "runs": args.runs}
-        found["rows"][row.name] = record
-        found["rows"] = {name: found["rows"][name] for name in NAMES if name in found["rows"]}
-        save_results(path, found)
+        results["rows"][row.name] = record
+        results["rows"] = {name: results["rows"][name] for name in NAMES if name in results["rows"]}
+        save_results(path, results)
         broken += [f"{row.name}, {name}: {why}" for name, why in record["failed"].items()]
         print(f"{row.name} took {time.monotonic() - clock:.0f} s", flush=True)
-    print(f"\n{told(found)}\n\n{long_table(found)}")
+    print(f"\n{machine_line(results)}\n\n{long_table(results)}")
     if args.quick:
         print("\nA smoke run: all of it worked or is told below; rates and marks say nothing.")
     for line in broken:
         print(f"\nnot run: {line}")
-    return conclude(found, args)
+    return conclude(results, args)
 
 
 def arguments() -> argparse.Namespace:
@@ -103,7 +103,7 @@ def race_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
         settings = Settings(row.work, "tiny", length, 2, 4, work.lr, args.threads, warmup=1)
     sides = [quick_side(side) for side in row.sides] if args.quick else row.sides
     pythons, missing = interpreters({side.packages for side in sides if side.script}, args)
-    result = run_race(settings, sides, args.runs, pythons=pythons, peers=args.peers, tell=say)
+    result = run_race(settings, sides, args.runs, pythons=pythons, peers=args.peers, report=print_line)
     for side in row.sides:  # why there is no environment is the better reason
         if side.script and side.packages in missing:
             result.failed[side.name] = missing[side.packages]
@@ -145,13 +145,13 @@ def interpreters(names: set[str], args: argparse.Namespace) -> tuple[dict[str, s
     """(interpreter, reason why there is none) for each set of packages."""
     if args.peer_python:
         return dict.fromkeys(names, args.peer_python), {}
-    found = {name: environment(name) for name in sorted(names)}
-    return {name: python for name, (python, _) in found.items() if python}, {
-        name: why for name, (_, why) in found.items() if why
+    interpreters_by_name = {name: environment(name) for name in sorted(names)}
+    return {name: python for name, (python, _) in interpreters_by_name.items() if python}, {
+        name: why for name, (_, why) in interpreters_by_name.items() if why
     }
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, flush=True)
 
 
@@ -160,9 +160,9 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def conclude(found: dict[str, Any], args: argparse.Namespace) -> int:
+def conclude(results: dict[str, Any], args: argparse.Namespace) -> int:
     """1 where losses are too far apart to compare rates, or in a smoke run where a row has no figures of llmstage."""
-    records = [(name, record) for name, record in found["rows"].items() if name in args.only]
+    records = [(name, record) for name, record in results["rows"].items() if name in args.only]
     if args.quick:
         return 1 if any(not record["sides"] for _, record in records) else 0
     unfair = [

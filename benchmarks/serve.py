@@ -62,13 +62,13 @@ def served(path: str, threads: int) -> tuple[float, float, float]:
     try:
         api = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
 
-        def ask(messages: Any) -> int:
+        def post_messages(messages: Any) -> int:
             reply = api.chat.completions.create(
                 model="it", messages=messages, max_tokens=TOKENS, temperature=1.0, seed=1
             )
             return int(reply.usage.completion_tokens)  # type: ignore[union-attr]
 
-        ask(prompts(1)[0])
+        post_messages(prompts(1)[0])
         first = []
         for messages in prompts(10):
             clock = time.perf_counter()
@@ -82,7 +82,7 @@ def served(path: str, threads: int) -> tuple[float, float, float]:
             stream.close()
         clock = time.perf_counter()
         with ThreadPoolExecutor(CLIENTS) as pool:
-            tokens = sum(pool.map(ask, prompts(REQUESTS)))
+            tokens = sum(pool.map(post_messages, prompts(REQUESTS)))
         return tokens / (time.perf_counter() - clock), statistics.median(first), tokens / REQUESTS
     finally:
         server.terminate()
@@ -121,8 +121,8 @@ def texts(count: int, *, mixed: bool) -> list[str]:
 
 def cpu_seconds(pid: int) -> float:
     """Processor time of a process so far (Linux)."""
-    told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def encode_unlabeled(url: str, bodies: list[str]) -> int:
@@ -134,9 +134,9 @@ def encode_unlabeled(url: str, bodies: list[str]) -> int:
             file.write(script)
             file.flush()
             words = [wrk, "-t1", f"-c{CLIENTS}", f"-d{SECONDS}s", "--timeout", "30s", "-s", file.name, url]
-            told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-        assert "Non-2xx" not in told and "Socket errors" not in told, told
-        return int(re.search(r"(\d+) requests in", told)[1])  # type: ignore[index]
+            output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert "Non-2xx" not in output and "Socket errors" not in output, output
+        return int(re.search(r"(\d+) requests in", output)[1])  # type: ignore[index]
     import httpx
 
     headers = {"content-type": "application/json"}
@@ -154,9 +154,9 @@ def classified(path: str, threads: int, precision: str, *, mixed: bool) -> tuple
         bodies = [json.dumps({"input": text}) for text in texts(1000, mixed=mixed)]
         with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as api:  # it listens a moment after it says so
             api.post(f"{url}/v1/classify", json=json.loads(bodies[0])).raise_for_status()
-        clock, own = time.perf_counter(), cpu_seconds(server.pid)
+        clock, cpu_clock = time.perf_counter(), cpu_seconds(server.pid)
         rows = encode_unlabeled(f"{url}/v1/classify", bodies)
-        return rows / (time.perf_counter() - clock), 1000 * (cpu_seconds(server.pid) - own) / rows
+        return rows / (time.perf_counter() - clock), 1000 * (cpu_seconds(server.pid) - cpu_clock) / rows
     finally:
         server.terminate()
         server.wait()
@@ -174,39 +174,39 @@ def one_by_one(path: str, threads: int, precision: str, *, mixed: bool) -> tuple
         AutoTokenizer.from_pretrained(folder),
     )
     asked = texts(200, mixed=mixed)
-    clock, own = time.perf_counter(), time.process_time()
+    clock, cpu_clock = time.perf_counter(), time.process_time()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         for text in asked:
             model(**tokenizer(text, truncation=True, return_tensors="pt")).logits.argmax(-1).item()
-    return len(asked) / (time.perf_counter() - clock), 1000 * (time.process_time() - own) / len(asked)
+    return len(asked) / (time.perf_counter() - clock), 1000 * (time.process_time() - cpu_clock) / len(asked)
 
 
 def labels(path: str, threads: int) -> None:
     from machine import load, peaks
 
-    told = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in peaks(threads).items())
-    print(f"matrix product of 2048 x 2048: {told}; {threads} threads, load {load()}")
+    peak_text = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in peaks(threads).items())
+    print(f"matrix product of 2048 x 2048: {peak_text}; {threads} threads, load {load()}")
     for mixed in (False, True):
         print("texts of 2 to 100 words" if mixed else "texts of one length")
         # The peers are measured before and after, since a machine is seldom as busy twice.
         peers = {name: [one_by_one(path, threads, name, mixed=mixed)] for name in ("fp32", "bf16")}
         servers = {name: classified(path, threads, name, mixed=mixed) for name in ("auto", "fp32")}
-        for name, found in peers.items():
-            found.append(one_by_one(path, threads, name, mixed=mixed))
-            rate, cost = mean(found)
+        for name, rates in peers.items():
+            rates.append(one_by_one(path, threads, name, mixed=mixed))
+            rate, cost = mean(rates)
             print(f"one forward a text, {name}    {rate:8.0f} rows/s   {cost:8.2f} ms of processor time a text")
         for name, (rate, cost) in servers.items():
             print(f"server, {CLIENTS} clients, {name}    {rate:8.0f} rows/s   {cost:8.2f} ms")
-            for peer, found in peers.items():
-                their_rate, their_cost = mean(found)
+            for peer, rates in peers.items():
+                their_rate, their_cost = mean(rates)
                 print(
                     f"    beside one forward in {peer} {rate / their_rate:8.1f} times    {their_cost / cost:8.1f} times",
                     flush=True,
                 )
 
 
-def mean(found: list[tuple[float, float]]) -> list[float]:
-    return [sum(part) / len(found) for part in zip(*found, strict=True)]
+def mean(measured: list[tuple[float, float]]) -> list[float]:
+    return [sum(part) / len(measured) for part in zip(*measured, strict=True)]
 
 
 def replies(path: str, threads: int) -> None:

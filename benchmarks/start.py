@@ -41,7 +41,7 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     from llmstage.data.image_store import ImageStore
     from llmstage.models.build import preset_config
     from llmstage.tokenization.tokenizer import load_processor, train_processor
-    from llmstage.tokenization.vision import preset_images
+    from llmstage.tokenization.vision import preset_image_processor
 
     transformers.utils.logging.disable_progress_bar()
     work = WORKS[name]
@@ -50,14 +50,14 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     task, preset, sees = task_of(work, work.task or name, size, options)
     task.fit_labels(iter(rows))
     texts = (text for row in rows for text in task.texts(row))
-    processor = train_processor(texts, preset.vocab_size, work.kind, length, by_character=task.by_character)
+    processor = train_processor(texts, preset.vocab_size, work.model_family, length, by_character=task.by_character)
     work.prepare(processor.tokenizer)
-    processor.images = preset_images(preset.vision) if sees else None
+    processor.images = preset_image_processor(preset.vision) if sees else None
     processor.save(folder / "model")
     processor = load_processor(str(folder / "model"), local=True, sees=sees)
     if sees:  # kept in no cache: what llmstage reads in the race, it reads itself
-        task.pictures = ImageStore(processor.images)
-        task.pictures.read(row["image"] for row in rows)
+        task.image_store = ImageStore(processor.images)
+        task.image_store.read(row["image"] for row in rows)
     task.attach_tokenizer(processor, length)
 
     ids = [[features.input_ids for features in task.encode(row)] for row in rows]
@@ -82,7 +82,7 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     model = getattr(transformers, task.auto_model).from_config(config)
     model.save_pretrained(folder / "model")
     weights = sum(parameter.numel() for parameter in model.parameters())
-    about = f"{work.kind}_{size}, {weights / 1e6:.1f} M parameters, {num_rows:,} rows of {source}"
+    about = f"{work.model_family}_{size}, {weights / 1e6:.1f} M parameters, {num_rows:,} rows of {source}"
     mean = statistics.fmean(len(part) for parts in ids for part in parts)
     return Start(about, num_rows, mean, task.packs, options)
 
@@ -95,7 +95,7 @@ def task_of(work: Work, name: str, size: str, options: dict[str, Any]) -> tuple[
     from llmstage.naming import load_module
     from llmstage.paths import conf_dir
 
-    preset = yaml.safe_load((conf_dir() / "model" / f"{work.kind}_{size}.yaml").read_text("utf-8"))
+    preset = yaml.safe_load((conf_dir() / "model" / f"{work.model_family}_{size}.yaml").read_text("utf-8"))
     wrong: list[str] = []
     run = build_run({"stage": {"name": work.stage}, "task": {"name": name, **options}, "model": preset}, wrong)
     assert not wrong, wrong

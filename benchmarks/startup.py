@@ -54,10 +54,10 @@ def main() -> int:
         for name, words in FIRST_STEPS.items():
             seconds[name].append(first_step(words)[0])
         print(f"round {number} done", flush=True)
-    for name, found in seconds.items():
-        warm = found[1:]
+    for name, measured in seconds.items():
+        warm = measured[1:]
         middle, spread = statistics.median(warm), f"{min(warm):.2f}–{max(warm):.2f}"
-        print(f"{middle:6.2f} s  ({spread})  {name}; cold {found[0]:.2f} s")
+        print(f"{middle:6.2f} s  ({spread})  {name}; cold {measured[0]:.2f} s")
         if args.write:
             write_row("startup.py", [f"`{name}`", f"{middle:.2f}", spread, str(args.runs), machine()])
     return 0
@@ -65,14 +65,14 @@ def main() -> int:
 
 def first_steps(args: argparse.Namespace) -> int:
     """The default run, the evaluation before training not counted. The first round comes first, also in the figures."""
-    found = [first_step(["stage=finetune", "task=dialogue"]) for _ in range(args.runs)]
-    for whole, scoring in found:
+    measured = [first_step(["stage=finetune", "task=dialogue"]) for _ in range(args.runs)]
+    for total, scoring in measured:
         print(
-            f"{whole - scoring:6.2f} s to the first step, {scoring:.2f} s of scoring before it not counted", flush=True
+            f"{total - scoring:6.2f} s to the first step, {scoring:.2f} s of scoring before it not counted", flush=True
         )
     if args.json:
-        note = f"{max(scoring for _, scoring in found):.1f} s of scoring before training are not counted"
-        sides = {"llmstage": {"rates": [whole - scoring for whole, scoring in found]}}
+        note = f"{max(scoring for _, scoring in measured):.1f} s of scoring before training are not counted"
+        sides = {"llmstage": {"rates": [total - scoring for total, scoring in measured]}}
         args.json.write_text(json.dumps({"unit": "s", "sides": sides, "note": note}), "utf-8")
     return 0
 

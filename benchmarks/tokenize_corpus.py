@@ -60,8 +60,8 @@ def main() -> int:
 def compare(args: argparse.Namespace, folder: Path) -> int:
     """Both ways in turn, on the same corpus with the tokenizer that llmstage trained on it."""
     folder.mkdir(parents=True, exist_ok=True)
-    found, _, _ = run_part("corpus", args, folder)
-    size = found["bytes"] / 1e6
+    corpus, _, _ = run_part("corpus", args, folder)
+    size = corpus["bytes"] / 1e6
     run_part("encode", args, folder)  # trains the tokenizer that both use
     (tokenizer,) = (path.parent for path in (folder / "cache").glob("**/tokenizer.json"))
     sides: dict[str, dict[str, Any]] = {name: {"rates": [], "peaks": []} for name in ("llmstage", PEER)}
@@ -81,8 +81,8 @@ def compare(args: argparse.Namespace, folder: Path) -> int:
                 seconds = json.loads(output.splitlines()[-1])["seconds"]
             else:
                 shutil.rmtree(folder / "cache" / "features")
-                made, peak, _ = run_part("encode", args, folder)
-                seconds = made["phases"]["encode"]
+                encoded, peak, _ = run_part("encode", args, folder)
+                seconds = encoded["phases"]["encode"]
             sides[name]["rates"].append(size / seconds)
             sides[name]["peaks"].append(peak)
             print(f"{name:<24} {size / seconds:6.2f} MB/s; peak {peak:,.0f} MB", flush=True)
@@ -97,17 +97,19 @@ def compare(args: argparse.Namespace, folder: Path) -> int:
 
 def measure(args: argparse.Namespace, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    found, _, wall = run_part("corpus", args, folder)
-    print(f"{machine()}, {args.threads} threads\ncorpus    {found['bytes'] / 1e6:,.0f} MB in {wall:.0f} s")
-    made, peak, wall = run_part("encode", args, folder)
-    speed, overall = (found["bytes"] / 1e6 / seconds for seconds in (made["phases"]["encode"], made["seconds"]))
-    print(f"encode    {made['features']:,} features, {made['tokens'] / 1e6:,.1f} M tokens; {told(made['phases'])}")
-    print(f"          tokenising {speed:.2f} MB/s; all {made['seconds']:.0f} s, {overall:.2f} MB/s")
+    corpus, _, wall = run_part("corpus", args, folder)
+    print(f"{machine()}, {args.threads} threads\ncorpus    {corpus['bytes'] / 1e6:,.0f} MB in {wall:.0f} s")
+    encoded, peak, wall = run_part("encode", args, folder)
+    speed, overall = (corpus["bytes"] / 1e6 / seconds for seconds in (encoded["phases"]["encode"], encoded["seconds"]))
+    print(
+        f"encode    {encoded['features']:,} features, {encoded['tokens'] / 1e6:,.1f} M tokens; {phases_text(encoded['phases'])}"
+    )
+    print(f"          tokenising {speed:.2f} MB/s; all {encoded['seconds']:.0f} s, {overall:.2f} MB/s")
     fine = peak < LIMIT_MB
-    print(f"peak RSS  {peak:,.0f} MB ({made['imports_mb']:,.0f} MB after the imports); limit {LIMIT_MB:,}")
+    print(f"peak RSS  {peak:,.0f} MB ({encoded['imports_mb']:,.0f} MB after the imports); limit {LIMIT_MB:,}")
     again, peak_again, _ = run_part("open", args, folder)
     print(f"open      memory map {again['map_seconds'] * 1000:.1f} ms; a second run {again['seconds']:.2f} s "
-          f"({told(again['phases'])}), peak {peak_again:,.0f} MB")  # fmt: skip
+          f"({phases_text(again['phases'])}), peak {peak_again:,.0f} MB")  # fmt: skip
     if not fine:
         print(f"\n!!! {peak:,.0f} MB ARE MORE THAN {LIMIT_MB:,} MB !!!")
     if args.write:
@@ -127,7 +129,7 @@ def run_part(part: str, args: argparse.Namespace, folder: Path) -> tuple[dict[st
     return json.loads(output.splitlines()[-1]), peak, wall
 
 
-def told(phases: dict[str, float]) -> str:
+def phases_text(phases: dict[str, float]) -> str:
     return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in phases.items())
 
 
@@ -180,8 +182,8 @@ def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
     for name in PHASES:
         setattr(setup_run, name, timed(getattr(setup_run, name), name, phases))
     started = time.perf_counter()
-    pieces = setup_run.setup_run(run, args.folder, training=True, fixed={}, resume_from=None)
-    return pieces, phases, time.perf_counter() - started
+    components = setup_run.setup_run(run, args.folder, training=True)
+    return components, phases, time.perf_counter() - started
 
 
 def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
@@ -202,8 +204,8 @@ def encode(args: argparse.Namespace) -> dict[str, Any]:
 
     imports = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     del setup_run
-    pieces, phases, seconds = assembled(args)
-    ledgers = [store.ledger for store in pieces.stores.values()]
+    components, phases, seconds = assembled(args)
+    ledgers = [store.ledger for store in components.stores.values()]
     return {
         "features": sum(ledger.features for ledger in ledgers), "tokens": sum(ledger.tokens for ledger in ledgers),
         "phases": phases, "seconds": seconds, "imports_mb": imports,

@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
 def peer_side(args: argparse.Namespace) -> Side:
     work = WORKS[args.work]
     words = ["--padding", args.padding] if len(work.padding) > 1 else []
-    words += [flag for flag, wanted in (("--bf16", args.bf16_peer), ("--compile", args.compile_peer)) if wanted]
+    words += [flag for flag, is_set in (("--bf16", args.bf16_peer), ("--compile", args.compile_peer)) if is_set]
     return Side(peer_name(args), work.peer, tuple(words), allocator=args.allocator_peer)
 
 
@@ -87,13 +87,13 @@ def peer_name(args: argparse.Namespace) -> str:
 def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> int:
     """Medians, ratios and the verdict on the loss; 1 where the losses are too far apart to compare rates."""
     work = WORKS[args.work]
-    ratios = [mine.rate / other.rate for mine, other in zip(ours, theirs, strict=True)]
-    mine, other = (statistics.median(run.rate for run in runs) for runs in (ours, theirs))
-    ratio = mine / other
+    ratios = [mine.rate / peer.rate for mine, peer in zip(ours, theirs, strict=True)]
+    mine, peer = (statistics.median(run.rate for run in runs) for runs in (ours, theirs))
+    ratio = mine / peer
     losses = [statistics.fmean(run.loss for run in runs) for runs in (ours, theirs)]
     apart = losses[0] / losses[1] - 1
     peaks = [statistics.median(run.peak_mb for run in runs) for runs in (ours, theirs)]
-    print(f"\nmedian    llmstage {mine:,.1f}, peer {other:,.1f} {work.unit}: {ratio:.2f} times")
+    print(f"\nmedian    llmstage {mine:,.1f}, peer {peer:,.1f} {work.unit}: {ratio:.2f} times")
     print(f"pairs     {min(ratios):.2f} to {max(ratios):.2f} times")
     noise = "" if args.runs < 2 else f", ±{spread(ours, theirs):.2%} by the order of the data alone"
     print(f"loss      {losses[0]:.4f} and {losses[1]:.4f}: {apart:+.2%}{noise}")
@@ -102,7 +102,7 @@ def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> in
     if not fair:
         print(f"\n!!! THE LOSSES ARE {abs(apart):.1%} APART: MORE THAN {TOLERANCE:.0%}, SO THE RATES SAY NOTHING !!!")
     if args.write:
-        write_row("train.py", cells(args, work, (mine, other), ratios, apart, peaks))
+        write_row("train.py", cells(args, work, (mine, peer), ratios, apart, peaks))
     return 0 if fair else 1
 
 
@@ -116,7 +116,7 @@ def cells(
 ) -> list[str]:
     words = shlex.join(word for word in sys.argv[1:] if word != "--write")
     return [
-        args.work, f"{work.kind}_{args.size}", str(args.length), peer_name(args), f"{rates[0]:,.0f}",
+        args.work, f"{work.model_family}_{args.size}", str(args.length), peer_name(args), f"{rates[0]:,.0f}",
         f"{rates[1]:,.0f} {work.unit}", f"{rates[0] / rates[1]:.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
         f"{apart:+.1%}" + ("" if abs(apart) <= TOLERANCE else " **too far apart**"), f"{peaks[0]:,.0f} / {peaks[1]:,.0f}",
         f"{machine()}, {args.threads} threads, load {load()}", f"`{words}`",

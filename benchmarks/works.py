@@ -32,10 +32,10 @@ Rows = tuple[list[Row], str]
 
 @dataclass(slots=True, frozen=True)
 class Work:
-    """One kind of training, as both sides know it."""
+    """One training workload, as both sides know it."""
 
-    kind: str
-    """Family of the preset that both train: conf/model/<kind>_<size>.yaml."""
+    model_family: str
+    """Model family of the preset that both train: conf/model/<model_family>_<size>.yaml."""
     unit: str
     """What a rate counts: tokens/s, where both sides fill the rows of a batch; else rows/s or images/s."""
     peer: str
@@ -87,17 +87,17 @@ def text_documents() -> Rows:
     files = [SETS / "wikitext2" / f"{name}.txt" for name in ("test", "valid")]
     if files[0].is_file():
         lines = (line for file in files for line in file.read_text("utf-8").splitlines())
-        pieces = [piece.strip() for line in lines for piece in line.split(" . ")]
+        paragraphs = [paragraph.strip() for line in lines for paragraph in line.split(" . ")]
         source = "WikiText-2 (test and validation files)"
     else:
         from llmstage.demo.prose import prose_rows
 
-        pieces, source = [row["text"] for row in prose_rows(8000, 0)], "the prose demo world"
+        paragraphs, source = [row["text"] for row in prose_rows(8000, 0)], "the prose demo world"
     documents, parts, size = [], [], 0
-    random.Random(0).shuffle(pieces)
-    for piece in filter(None, pieces):
-        parts.append(piece)
-        size += len(piece)
+    random.Random(0).shuffle(paragraphs)
+    for paragraph in filter(None, paragraphs):
+        parts.append(paragraph)
+        size += len(paragraph)
         if size >= DOCUMENT:
             documents.append({"text": " . ".join(parts)})
             parts, size = [], 0
@@ -137,12 +137,13 @@ def dialogue_rows() -> Rows:
     """Conversations in several turns, shuffled: the Schema-Guided Dialogues where they are at hand, else the demo world."""
     files = sorted((SETS / "sgd").glob("*/dialogues_*.json"))
     if files:
-        told = [one["turns"] for file in files for one in json.loads(file.read_text("utf-8"))]
+        all_turns = [record["turns"] for file in files for record in json.loads(file.read_text("utf-8"))]
         names = {"USER": "user", "SYSTEM": "assistant"}
         turns = [
-            [{"role": names[turn["speaker"]], "content": turn["utterance"].strip()} for turn in one] for one in told
+            [{"role": names[turn["speaker"]], "content": turn["utterance"].strip()} for turn in record]
+            for record in all_turns
         ]
-        rows, source = [{"messages": one} for one in turns], "Schema-Guided Dialogues"
+        rows, source = [{"messages": record} for record in turns], "Schema-Guided Dialogues"
     else:
         from llmstage.demo import dialogue
 
@@ -180,9 +181,10 @@ def question_rows() -> Rows:
     if path.is_file():
         articles = json.loads(path.read_text("utf-8"))["data"]
         parts = [part for article in articles for part in article["paragraphs"]]
-        asked = [(one, part["context"]) for part in parts for one in part["qas"]]
+        asked = [(question, part["context"]) for part in parts for question in part["qas"]]
         rows = [
-            {"question": one["question"].strip(), "context": text, "answers": one["answers"]} for one, text in asked
+            {"question": question["question"].strip(), "context": text, "answers": question["answers"]}
+            for question, text in asked
         ]
         source = "XQuAD (en)"
     else:

@@ -36,11 +36,11 @@ def main() -> None:
     dtype = {"dtype": "float32"} if precision == "fp32" else {}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "local.yaml").write_text(TASK.format(items=items))
-        told = HFLM(pretrained=model, batch_size="auto", device="cpu", add_bos_token=True, **dtype)
+        model_wrapper = HFLM(pretrained=model, batch_size="auto", device="cpu", add_bos_token=True, **dtype)
         tasks = TaskManager(include_path=folder, include_defaults=False)
         clock, cpu = time.perf_counter(), time.process_time()
-        found = simple_evaluate(
-            model=told,
+        evaluation = simple_evaluate(
+            model=model_wrapper,
             tasks=["local_choices"],
             task_manager=tasks,
             log_samples=True,
@@ -48,8 +48,8 @@ def main() -> None:
             verbosity="ERROR",
         )
         seconds, used = time.perf_counter() - clock, time.process_time() - cpu
-    samples = sorted(found["samples"]["local_choices"], key=lambda one: one["doc_id"])
-    values = [[float(answer[0]) for answer in one["filtered_resps"]] for one in samples]
+    samples = sorted(evaluation["samples"]["local_choices"], key=lambda sample: sample["doc_id"])
+    values = [[float(answer[0]) for answer in sample["filtered_resps"]] for sample in samples]
     Path(out).write_text(json.dumps({"seconds": seconds, "cpu": used, "log_likelihoods": values}))
 
 

@@ -57,8 +57,8 @@ class ImageStore:
 class Clock(TrainerCallback):
     """Wall time of the steps after the warm-up, of those after the first pass, and of the pictures in the latter."""
 
-    def __init__(self, warmup: int, pictures: ImageStore) -> None:
-        self.warmup, self.pictures = warmup, pictures
+    def __init__(self, warmup: int, image_store: ImageStore) -> None:
+        self.warmup, self.image_store = warmup, image_store
         self.started = self.seconds = 0.0
         self.first: tuple[float, float] | None = None
         self.share: float | None = None
@@ -68,13 +68,13 @@ class Clock(TrainerCallback):
             self.started = time.perf_counter()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.first = self.first or (time.perf_counter(), self.pictures.seconds)
+        self.first = self.first or (time.perf_counter(), self.image_store.seconds)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         now = time.perf_counter()
         self.seconds = now - self.started
         if self.first and now - self.first[0] > 0.01 * self.seconds:
-            self.share = (self.pictures.seconds - self.first[1]) / (now - self.first[0])
+            self.share = (self.image_store.seconds - self.first[1]) / (now - self.first[0])
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def main() -> None:
     data = Dataset.from_dict(
         {**columns, "image": [row["image"] for row in rows], "pad": [tokenizer.pad_token_id] * len(rows)}
     )
-    pictures = ImageStore(args.model)
-    data.set_transform(pictures)
-    clock = Clock(args.warmup, pictures)
+    image_store = ImageStore(args.model)
+    data.set_transform(image_store)
+    clock = Clock(args.warmup, image_store)
     trainer = Trainer(
         model=AutoModel.from_pretrained(args.model),
         args=TrainingArguments(
@@ -125,7 +125,7 @@ def main() -> None:
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     rate = (args.steps - args.warmup) * args.batch / clock.seconds
-    found = {
+    result = {
         "peer": f"transformers.Trainer padding={args.padding}",
         "unit": "images/s",
         "rate": round(rate, 2),
@@ -138,7 +138,7 @@ def main() -> None:
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "settings": vars(args),
     }
-    print(json.dumps(found), flush=True)
+    print(json.dumps(result), flush=True)
 
 
 def arguments() -> argparse.Namespace:

@@ -68,7 +68,7 @@ def main() -> None:
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-10:]
     rate = (args.steps - args.warmup) * args.batch * args.length / clock.seconds  # blocks are full: all tokens are real
-    found = {
+    result = {
         "peer": "transformers.Trainer",
         "unit": "tokens/s",
         "rate": round(rate, 2),
@@ -78,7 +78,7 @@ def main() -> None:
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "settings": vars(args),
     }
-    print(json.dumps(found), flush=True)
+    print(json.dumps(result), flush=True)
 
 
 def arguments() -> argparse.Namespace:

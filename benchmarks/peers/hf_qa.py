@@ -91,12 +91,12 @@ def main() -> None:
     trainer.train()
     losses = trainer.losses[-10:]
     rate = round((args.steps - args.warmup) * args.batch / clock.seconds, 2)  # windows: one is one row of the model
-    told = {
+    result = {
         "peer": "transformers.Trainer", "unit": "rows/s", "rate": rate, "real_rate": rate, "seconds": round(clock.seconds, 3),
         "loss": round(sum(losses) / len(losses), 5), "losses": trainer.losses,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "settings": vars(args),
     }  # fmt: skip
-    print(json.dumps(told), flush=True)
+    print(json.dumps(result), flush=True)
 
 
 def windows(rows: list[dict[str, Any]], tokenizer: Any, length: int, stride: int) -> dict[str, list[Any]]:
@@ -110,18 +110,18 @@ def windows(rows: list[dict[str, Any]], tokenizer: Any, length: int, stride: int
         answer = rows[row]["answers"][0]
         begin, stop = answer["answer_start"], answer["answer_start"] + len(answer["text"])
         parts, offsets = coded.sequence_ids(index), coded["offset_mapping"][index]
-        context = [place for place, part in enumerate(parts) if part == 1]
+        context = [position for position, part in enumerate(parts) if part == 1]
         none = coded["input_ids"][index].index(tokenizer.cls_token_id)
-        legal.append([int(part == 1 or place == none) for place, part in enumerate(parts)])
+        legal.append([int(part == 1 or position == none) for position, part in enumerate(parts)])
         if not context or offsets[context[0]][0] > begin or offsets[context[-1]][1] < stop:
             starts.append(none)
             ends.append(none)
             continue
-        held = [place for place in context if offsets[place][0] < stop and offsets[place][1] > begin]
+        held = [position for position in context if offsets[position][0] < stop and offsets[position][1] > begin]
         starts.append(held[0])
         ends.append(held[-1])
-    kept = {name: coded[name] for name in ("input_ids", "attention_mask")}
-    return {**kept, "start_positions": starts, "end_positions": ends, "legal": legal}
+    columns = {name: coded[name] for name in ("input_ids", "attention_mask")}
+    return {**columns, "start_positions": starts, "end_positions": ends, "legal": legal}
 
 
 if __name__ == "__main__":

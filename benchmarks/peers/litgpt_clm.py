@@ -47,8 +47,8 @@ class Blocks(DataModule):
 def main() -> None:
     args = arguments()
     model, out = Path(args.model), Path(tempfile.mkdtemp())
-    told = json.loads((model / "config.json").read_text("utf-8"))
-    config = litgpt_config(told, args.length)
+    hf_config = json.loads((model / "config.json").read_text("utf-8"))
+    config = litgpt_config(hf_config, args.length)
     weights: dict[str, Any] = {}
     copy_weights_hf_llama(config, {}, weights, load_file(model / "model.safetensors"))
     (out / "start").mkdir()
@@ -82,7 +82,7 @@ def main() -> None:
             max_tokens=args.steps * args.batch * args.length,
             lr_warmup_steps=0,
             max_norm=1.0,
-            tie_embeddings=bool(told.get("tie_word_embeddings", False)),
+            tie_embeddings=bool(hf_config.get("tie_word_embeddings", False)),
         ),
         eval=EvalArgs(interval=10**9, max_iters=1, final_validation=False),
         optimizer=optimizer,
@@ -91,7 +91,7 @@ def main() -> None:
     )
     seconds = times[-1] - times[args.warmup - 1]
     rate = (args.steps - args.warmup) * args.batch * args.length / seconds
-    found = {
+    result = {
         "peer": "litgpt pretrain",
         "unit": "tokens/s",
         "rate": round(rate, 2),
@@ -102,24 +102,24 @@ def main() -> None:
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "settings": vars(args),
     }
-    print(json.dumps(found), flush=True)
+    print(json.dumps(result), flush=True)
 
 
-def litgpt_config(told: dict[str, Any], length: int) -> Config:
+def litgpt_config(hf_config: dict[str, Any], length: int) -> Config:
     """The same Llama in litgpt's words."""
-    rope = told.get("rope_parameters") or told
+    rope = hf_config.get("rope_parameters") or hf_config
     return Config(
         name="race",
         block_size=length,
-        n_layer=told["num_hidden_layers"],
-        n_embd=told["hidden_size"],
-        n_head=told["num_attention_heads"],
-        n_query_groups=told["num_key_value_heads"],
-        vocab_size=told["vocab_size"],
-        padded_vocab_size=told["vocab_size"],
-        intermediate_size=told["intermediate_size"],
+        n_layer=hf_config["num_hidden_layers"],
+        n_embd=hf_config["hidden_size"],
+        n_head=hf_config["num_attention_heads"],
+        n_query_groups=hf_config["num_key_value_heads"],
+        vocab_size=hf_config["vocab_size"],
+        padded_vocab_size=hf_config["vocab_size"],
+        intermediate_size=hf_config["intermediate_size"],
         norm_class_name="RMSNorm",
-        norm_eps=told["rms_norm_eps"],
+        norm_eps=hf_config["rms_norm_eps"],
         mlp_class_name="LLaMAMLP",
         rotary_percentage=1.0,
         rope_base=int(rope.get("rope_theta", 10000)),

@@ -23,15 +23,21 @@ def main() -> None:
     machine = Machine(torch.device("cpu"), int(threads), precision, "")
     probed = load_probed_model(model, offline=True, device=machine.device, form="plain")
     clock, cpu = time.perf_counter(), time.process_time()
-    told = [json.loads(line) for line in Path(items).read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in Path(items).read_text(encoding="utf-8").splitlines()]
     asked = [
-        Item(str(n), "choices", one["question"], choices=[f" {text}" for text in one["choices"]], label=one["label"])
-        for n, one in enumerate(told)
+        Item(
+            str(n),
+            "choices",
+            score["question"],
+            choices=[f" {text}" for text in score["choices"]],
+            label=score["label"],
+        )
+        for n, score in enumerate(records)
     ]
     with partial(machine.autocast, precision)(), torch.no_grad():
-        found = fresh_scores(probed, asked, "none", "none", 1, 8192, pmi=False)
+        scores = fresh_scores(probed, asked, "none", "none", 1, 8192, pmi=False)
     seconds, used = time.perf_counter() - clock, time.process_time() - cpu
-    values = [one["log_probs"] for one in found]
+    values = [score["log_probs"] for score in scores]
     Path(out).write_text(json.dumps({"seconds": seconds, "cpu": used, "log_likelihoods": values}))
 
 

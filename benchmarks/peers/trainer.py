@@ -78,7 +78,7 @@ def report(peer: str, unit: str, args: argparse.Namespace, clock: Clock, trainer
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     timed = clock.batches[args.warmup : args.steps]  # one batch is one step
     computed, real = (sum(batch[which] for batch in timed) / clock.seconds for which in (0, 1))
-    found = {
+    result = {
         "peer": peer,
         "unit": unit,
         "rate": round(computed, 2),
@@ -89,7 +89,7 @@ def report(peer: str, unit: str, args: argparse.Namespace, clock: Clock, trainer
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "settings": vars(args),
     }
-    print(json.dumps(found), flush=True)
+    print(json.dumps(result), flush=True)
 
 
 def tokens_of(batch: Any) -> tuple[int, int]:

@@ -76,12 +76,12 @@ def test_a_row_tells_how_fast_the_machine_was_then() -> None:
     slow = {**record([run(300, flops=250.0)], [run(100)]), "peaks": {"bf16": 0.8e12}}
     old = record([run(300)], [run(100)])  # before rows had their own
     found = {"machine": machine, "peaks": {"bf16": 2.7e12}, "rows": {"slow": slow, "old": old}}
-    assert "0.80 to 2.70 TFLOP/s in bf16" in figures.told(found)
+    assert "0.80 to 2.70 TFLOP/s in bf16" in figures.machine_line(found)
     slow_line, old_line = (line for line in figures.long_table(found).splitlines() if "llmstage / peer" in line)
     assert "| 0.80 |" in slow_line and "| 2.70 |" in old_line
     assert "0.80 to 2.70 TFLOP/s in bf16" in figures.short_table(found)
     found["rows"]["slow"]["peaks"]["bf16"] = 2.65e12
-    assert "2.65 TFLOP/s in bf16" in figures.told(found), "a difference that says nothing"
+    assert "2.65 TFLOP/s in bf16" in figures.machine_line(found), "a difference that says nothing"
 
 
 def test_the_pages_are_what_the_results_say() -> None:
@@ -133,7 +133,7 @@ def test_a_side_that_fails_is_told_and_the_others_run_on_in_turn(monkeypatch: py
     monkeypatch.setattr(race.multiprocessing, "get_context", lambda _: type("C", (), {"Pool": Pool}))
     settings = Settings("causal_lm", "tiny", 64, 2, 4, 1e-3, 1)
     sides = [Side("llmstage"), Side("broken", "x.py"), Side("peer", "y.py")]
-    found = race.run_race(settings, sides, 2, pythons={}, tell=lambda line: None)
+    found = race.run_race(settings, sides, 2, pythons={}, report=lambda line: None)
     assert order == ["llmstage0", "broken0", "peer0", "peer1", "llmstage1"]
     assert found.failed == {"broken": "it broke"} and len(found.runs["peer"]) == 2
 

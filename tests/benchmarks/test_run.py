@@ -94,7 +94,7 @@ def test_bf16_takes_this_repositorys_peer_and_defaults_the_given_ones(tmp_path: 
     (tmp_path / "hf_clm.py").touch()
     plain, rounded = race.Side("a", "hf_clm.py"), race.Side("b", "hf_clm.py", ("--bf16",))
     assert race.peer_script(plain, tmp_path).parent == tmp_path
-    assert race.peer_script(rounded, tmp_path).parent == race.OWN_PEERS
+    assert race.peer_script(rounded, tmp_path).parent == race.PEERS_DIR
     with pytest.raises(race.Failed, match="neither"):
         race.peer_script(race.Side("c", "none.py"), tmp_path)
 
