@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from llmstage.data.encoding.order import scoring_batches, spread
+from llmstage.data.encoding.order import scoring_batches, evenly_spaced
 from llmstage.data.encoding.store import ExampleStore
 from llmstage.evaluation.metrics.score import Score
 from llmstage.tasks.base import UNSCORED, Batch, Example, ReportItem, Task
@@ -87,11 +87,11 @@ def score_split(
     # 1. Which examples are predicted, and for which of them text is generated.
     rows = np.asarray(store.rows)
     rows_with_refs = rows[: len(store.refs)]
-    picked = spread(np.unique(rows_with_refs), num_rows)
+    picked = evenly_spaced(np.unique(rows_with_refs), num_rows)
     requested = picked if among is None else np.intersect1d(picked, among)
     has_ref = np.array([ref != UNSCORED for ref in store.refs], dtype=bool)
     indices = np.flatnonzero(np.isin(rows_with_refs, requested) & has_ref)
-    generated = np.isin(rows[indices], spread(picked, text_rows))
+    generated = np.isin(rows[indices], evenly_spaced(picked, text_rows))
     groups = ((indices[generated].tolist(), True), (indices[~generated].tolist(), False))
 
     # 2. The predictions.

@@ -10,7 +10,7 @@ from llmstage.training import fault_injection
 
 
 @pytest.fixture
-def faulty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fault_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder to run in, where LLMSTAGE_FAULT may name a fault and none is set yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLMSTAGE_ALLOW_FAULTS", "1")

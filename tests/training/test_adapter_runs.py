@@ -35,14 +35,14 @@ def base(tmp_path_factory):
     """A pretrained model for a task."""
 
     def make(task: str) -> Path:
-        folder = made.get(BASE[task])
+        folder = run_dirs.get(BASE[task])
         if folder is None:
-            folder = made[BASE[task]] = tmp_path_factory.mktemp(BASE[task]) / "run"
+            folder = run_dirs[BASE[task]] = tmp_path_factory.mktemp(BASE[task]) / "run"
             words = ["stage=pretrain", f"task={BASE[task]}", *SIZE, *RUN, f"hydra.run.dir={folder}"]
             assert main(words) == 0
         return folder
 
-    made: dict[str, Path] = {}
+    run_dirs: dict[str, Path] = {}
     return make
 
 
@@ -64,20 +64,20 @@ def test_merged_and_unmerged_runs_repeat_their_scores(task, base, workplace, cap
     path = base(task)
     assert main(words(task, path, "merged")) == 0, capsys.readouterr().err
     assert " of them trained" in capsys.readouterr().err
-    told = report("merged")
-    assert 0 < told["train"]["plan"]["trained"] < told["train"]["plan"]["parameters"]
+    base_report = report("merged")
+    assert 0 < base_report["train"]["plan"]["trained"] < base_report["train"]["plan"]["parameters"]
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {
         item.name for item in Path("merged/adapter").iterdir()
     }
     assert not any("lora" in name for name in load_file("merged/model/model.safetensors"))
-    assert evaluated("merged", "again")["test"] == told["scores"]["test"]
+    assert evaluated("merged", "again")["test"] == base_report["scores"]["test"]
 
     assert main(words(task, path, "apart", "adapter.merge=false")) == 0, capsys.readouterr().err
     assert not Path("apart/model").exists()
     assert load_file("apart/adapter/adapter_model.safetensors").keys() == load_file("merged/adapter/adapter_model.safetensors").keys()  # fmt: skip
     assert evaluated("apart", "again_apart")["test"] == report("apart")["scores"]["test"]
-    one, two = (report(folder)["scores"]["test"]["loss"]["value"] for folder in ("merged", "apart"))
-    assert one == pytest.approx(two, rel=1e-4)
+    merged_loss, separate_loss = (report(folder)["scores"]["test"]["loss"]["value"] for folder in ("merged", "apart"))
+    assert merged_loss == pytest.approx(separate_loss, rel=1e-4)
     # a checkpoint is an adapter too, and a merge=false run is a base for the next one
     assert evaluated(str(final(Path("apart"))), "of_checkpoint")
     assert main(words(task, Path("apart"), "next", "trainer.max_steps=1")) == 0, capsys.readouterr().err

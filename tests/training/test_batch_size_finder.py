@@ -31,12 +31,12 @@ def linear(base: float, row: float):
 
 
 @pytest.mark.parametrize(
-    ("most", "room", "size"),
+    ("most", "limit", "size"),
     [(64, 1000, 64), (64, 430, 32), (64, 250, 13), (64, 120, 2), (64, 115, 1), (64, 105, 1), (1, 0, 1), (7, 150, 4)],
 )
-def test_the_largest_that_fits_and_even_parts(most: int, room: float, size: int) -> None:
+def test_the_largest_that_fits_and_even_parts(most: int, limit: float, size: int) -> None:
     memory, tried = linear(100, 10)
-    assert largest_micro_batch_size(memory, most, room) == size
+    assert largest_micro_batch_size(memory, most, limit) == size
     assert len(tried) <= 4
 
 
@@ -52,15 +52,15 @@ def test_the_largest_batch_has_the_most_padded_tokens() -> None:
 
 
 @pytest.fixture
-def pieces(tiny_task):
+def task_and_store(tiny_task):
     tiny = tiny_task("causal_lm", "gpt")
-    store = SimpleNamespace(lengths=np.array([len(one.input_ids) for one in tiny.features]))
+    store = SimpleNamespace(lengths=np.array([len(example.input_ids) for example in tiny.features]))
     store.features = lambda index: tiny.features[index]
     return tiny, store
 
 
-def test_measuring_leaves_the_model_as_it_was(pieces, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny, store = pieces
+def test_measuring_leaves_the_model_as_it_was(task_and_store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, store = task_and_store
     model = tiny.model()
     monkeypatch.setattr(
         batch_size_finder,
@@ -89,17 +89,17 @@ def test_measuring_leaves_the_model_as_it_was(pieces, monkeypatch: pytest.Monkey
     assert step_memory(tiny.task, model, store, [[0]], 0, machine, short)(1) == math.inf
 
 
-def test_the_card_and_the_moments_bound_it(pieces, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_and_the_moments_bound_it(task_and_store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that fits whole lets every batch pass whole; else the size that fits its longest rows."""
-    tiny, _ = pieces
+    tiny, _ = task_and_store
     order = BatchOrder(np.array([50, 50, 50, 50, 2, 2, 2, 2, 2]), 0, 64, False, None, 200)
     model = tiny.model()
     trained = sum(parameter.numel() for parameter in model.parameters())
     machine = Machine(torch.device("cuda"), 1, "bf16", "")
-    for room, wanted in ((1_000, 9), (250, 2)):
-        total = (room + batch_size_finder.OPTIMIZER_BYTES * trained) / batch_size_finder.USABLE_SHARE
+    for limit, expected in ((1_000, 9), (250, 2)):
+        total = (limit + batch_size_finder.OPTIMIZER_BYTES * trained) / batch_size_finder.USABLE_SHARE
         card = SimpleNamespace(total_memory=total)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
         monkeypatch.setattr(batch_size_finder, "step_memory", lambda *args: lambda size: 100 * size)
-        found = find_micro_batch_size(tiny.task, model, SimpleNamespace(), order, machine)
-        assert found == max(len(batch) for batch in order.epoch(0)) if wanted == 9 else found == wanted
+        result = find_micro_batch_size(tiny.task, model, SimpleNamespace(), order, machine)
+        assert result == max(len(batch) for batch in order.epoch(0)) if expected == 9 else result == expected

@@ -22,9 +22,9 @@ def test_the_loader_pins_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     tensors = [torch.full((2, 3), value) for value in range(4)]
     parts = [Batch({"input_ids": tensors[0], "position_ids": tensors[1]}, tensors[2], [], tensors[3], 6), Batch({})]
-    found = pin_memory(StepBatch(0, 1, 2, parts, [[0], [1]]))
-    assert isinstance(found, StepBatch) and [id(tensor) for tensor in pinned] == [id(tensor) for tensor in tensors]
-    first = found.parts[0]
+    batch = pin_memory(StepBatch(0, 1, 2, parts, [[0], [1]]))
+    assert isinstance(batch, StepBatch) and [id(tensor) for tensor in pinned] == [id(tensor) for tensor in tensors]
+    first = batch.parts[0]
     assert first.labels is not None and torch.equal(first.labels, tensors[2]) and first.labels is not tensors[2]
 
 

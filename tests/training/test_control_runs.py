@@ -50,31 +50,31 @@ def lines(folder: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its control that nothing disturbed."""
     with pytest.MonkeyPatch.context() as patch:
-        place = tmp_path_factory.mktemp("control")
-        patch.chdir(place)
+        directory = tmp_path_factory.mktemp("control")
+        patch.chdir(directory)
         run("whole")
-    return place
+    return directory
 
 
 @pytest.fixture(autouse=True)
-def _there(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(whole)
+def _there(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(undisturbed)
 
 
 def test_the_control_stands_beside_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    said, blind = report("whole"), report("whole/blind")
-    assert said["baselines"]["methods"][NAME] == blind["scores"]["test"]
+    run_report, blind = report("whole"), report("whole/blind")
+    assert run_report["baselines"]["methods"][NAME] == blind["scores"]["test"]
     assert blind["baselines"] is None and blind["train"]["steps"] == STEPS
     assert Path("outputs/latest").resolve() == Path("whole").resolve()
-    scores = said["scores"]["test"]
+    scores = run_report["scores"]["test"]
     assert list(scores)[:2] == ["accuracy", "image_gain"], "the gain stands beside the score that it is about"
     ours, theirs = ([line["correct"] for line in lines(folder)] for folder in ("whole", "whole/blind"))
     assert [line["id"] for line in lines("whole")] == [line["id"] for line in lines("whole/blind")]
     assert scores["image_gain"]["value"] == pytest.approx(np.mean(ours) - np.mean(theirs))
-    assert all("blind" in values for values in said["kinds"]["test"].values())
+    assert all("blind" in values for values in run_report["kinds"]["test"].values())
     page = Path("whole/report.html").read_text(encoding="utf-8")
     assert NAME in page and "without the image" in page
     config = json.loads(Path("whole/blind/model/config.json").read_text())
@@ -88,12 +88,12 @@ def test_both_see_the_same_rows_in_each_step() -> None:
 
 
 def test_the_run_does_not_depend_on_its_control() -> None:
-    said = run("alone", "task.control=off")
-    assert not Path("alone/blind").exists() and NAME not in said["baselines"]["methods"]
+    run_report = run("alone", "task.control=off")
+    assert not Path("alone/blind").exists() and NAME not in run_report["baselines"]["methods"]
     assert compare(final(Path("whole")), final(Path("alone"))) is None
     with_control = report("whole")["scores"]
-    assert said["scores"]["validation"] == with_control["validation"]
-    assert said["scores"]["test"] == {
+    assert run_report["scores"]["validation"] == with_control["validation"]
+    assert run_report["scores"]["test"] == {
         name: score for name, score in with_control["test"].items() if name != "image_gain"
     }
     resumed = run("alone")  # and it can be had later
@@ -106,13 +106,15 @@ def test_killed_and_resumed_it_ends_the_same(step: int, monkeypatch: pytest.Monk
     folder = f"killed{step}"
     killed(monkeypatch, folder, step)
     assert Path(folder, "blind").exists() is (step > STEPS)
-    said = run(folder)
+    run_report = run(folder)
     for part in ("", "blind"):
         assert compare(final(Path("whole", part)), final(Path(folder, part))) is None
-        one, two = (load_file(Path(place, part, "model", "model.safetensors")) for place in ("whole", folder))
-        assert all(bool((one[name] == two[name]).all()) for name in one)
-    assert said["scores"] == report("whole")["scores"]
-    assert said["baselines"] == report("whole")["baselines"]
+        expected_weights, weights = (
+            load_file(Path(directory, part, "model", "model.safetensors")) for directory in ("whole", folder)
+        )
+        assert all(bool((expected_weights[name] == weights[name]).all()) for name in expected_weights)
+    assert run_report["scores"] == report("whole")["scores"]
+    assert run_report["baselines"] == report("whole")["baselines"]
 
 
 def test_evaluate_repeats_both() -> None:
@@ -139,8 +141,8 @@ def test_evaluate_repeats_both() -> None:
 
 
 def test_a_blind_run_is_no_control_of_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    said = run("eyeless", "task.blind=true")
-    assert not Path("eyeless/blind").exists() and "image_gain" not in said["scores"]["test"]
+    run_report = run("eyeless", "task.blind=true")
+    assert not Path("eyeless/blind").exists() and "image_gain" not in run_report["scores"]["test"]
     assert main([*WORDS, "task.blind=true", "task.control=train", "hydra.run.dir=refused"]) == 2
     assert "task.control is not read here" in capsys.readouterr().err
 

@@ -13,14 +13,14 @@ from llmstage.training.task_setup import model_family
 
 
 @pytest.mark.parametrize(
-    ("model_type", "kind"),
+    ("model_type", "expected"),
     [
         *((name, "bert") for name in ("ernie", "mpnet", "roformer", "deberta", "bert")),
         *((name, "gpt") for name in ("llama", "gpt2", "mamba", "qwen3")),
     ],
 )
-def test_encoders_are_known_by_what_transformers_registers_them_for(model_type: str, kind: str) -> None:
-    assert model_family(SimpleNamespace(is_encoder_decoder=False, model_type=model_type)) == kind
+def test_encoders_are_known_by_what_transformers_registers_them_for(model_type: str, expected: str) -> None:
+    assert model_family(SimpleNamespace(is_encoder_decoder=False, model_type=model_type)) == expected
     assert model_family(SimpleNamespace(is_encoder_decoder=True, model_type=model_type)) == "t5"
 
 

@@ -42,27 +42,27 @@ def test_kernels(compose_run) -> None:
     def chosen(run, machine, fixed=None):
         return choose_kernels(SimpleNamespace(config=LlamaConfig(vocab_size=8192)), run.trainer, machine, fixed or {})
 
-    kept = {"checkpointing": False, "float8": "off"}
+    saved = {"checkpointing": False, "float8": "off"}
     assert chosen(auto, CPU) == {
         "attention": "products",
         "compile": False,
         "lean": True,
         "head_chunk": 2048,
-        **kept,
+        **saved,
     }
     assert chosen(auto, GPU) == {
         "attention": "documents",
         "compile": True,
         "lean": False,
         "head_chunk": 16384,
-        **kept,
+        **saved,
     }
     assert chosen(auto, slow) == {
         "attention": "sdpa",
         "compile": False,
         "lean": False,
         "head_chunk": 2048,
-        **kept,
+        **saved,
     }
     assert chosen(sdpa, CPU)["attention"] == chosen(sdpa, GPU)["attention"] == "sdpa"
     assert chosen(compose_run([*words, "trainer.compile=on"]), CPU)["compile"] is True
@@ -73,10 +73,10 @@ def test_kernels(compose_run) -> None:
     assert chosen(compose_run([*words, "trainer.activation_checkpointing=on"]), CPU)["checkpointing"] is True
     emulated = chosen(compose_run([*words, "trainer.float8=emulated"]), CPU)
     assert emulated["float8"] == "emulated" and emulated["lean"] is False, "its layers are not plain ones"
-    kept = {
+    saved = {
         "attention": "sdpa", "compile": True, "lean": False, "head_chunk": 3, "checkpointing": True, "float8": "off",
     }  # fmt: skip
-    assert chosen(auto, CPU, kept) == kept, "a resumed run keeps it"
+    assert chosen(auto, CPU, saved) == saved, "a resumed run keeps it"
 
 
 def test_machine_words() -> None:
@@ -202,8 +202,8 @@ def test_activations_computed_again_change_memory_and_not_the_run(
     assert main([*SMALL, "hydra.run.dir=plain", "trainer.log_every=1"]) == 0
     plain = capsys.readouterr().err
     assert main([*SMALL, "hydra.run.dir=again", "trainer.activation_checkpointing=on"]) == 0
-    told = capsys.readouterr().err
-    assert "activations recomputed" in told and "activations recomputed" not in plain
+    output = capsys.readouterr().err
+    assert "activations recomputed" in output and "activations recomputed" not in plain
     assert losses("plain") == losses("again")
     steps = [line for line in plain.splitlines() if line.startswith("step ") and " loss " in line]
     assert len(steps) == 4 and all(re.search(r"mfu \d+%  memory \d+\.\d GiB", line) for line in steps)

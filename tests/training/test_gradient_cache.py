@@ -30,8 +30,8 @@ def whole_gradient(it: Any, model: Any, parts: list[Any], seed: int) -> tuple[di
     """One graph over all micro-batches, and the loss over all of it: what the memory of a large machine would do."""
     model.zero_grad()
     torch.manual_seed(seed)
-    made = [it.task.embed(model, part) for part in parts]
-    loss = it.task.pair_loss(model, tuple(map(torch.cat, zip(*made, strict=True))), parts)
+    embeddings = [it.task.embed(model, part) for part in parts]
+    loss = it.task.pair_loss(model, tuple(map(torch.cat, zip(*embeddings, strict=True))), parts)
     loss.total.backward()
     return gradients(model, loss.count), float(loss.total.detach())
 
@@ -58,12 +58,12 @@ def test_cached_gradients_are_those_of_the_whole_batch(it, size, dropout):
     model.zero_grad()
     torch.manual_seed(3)
     loss = cached_backward(it.task, model, parts, nullcontext, same)
-    found = gradients(model, loss.count)
+    computed = gradients(model, loss.count)
     assert loss.count == ROWS and float(loss.total) == pytest.approx(total, rel=1e-5)
-    assert found.keys() == expected.keys()
-    assert {"logit_scale", "visual_projection.weight", "text_projection.weight"} <= found.keys()
+    assert computed.keys() == expected.keys()
+    assert {"logit_scale", "visual_projection.weight", "text_projection.weight"} <= computed.keys()
     for name, gradient in expected.items():
-        assert float((found[name] - gradient).abs().max()) < 1e-5, name
+        assert float((computed[name] - gradient).abs().max()) < 1e-5, name
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
 
 
@@ -86,12 +86,12 @@ def test_one_part_is_the_plain_loss_computed_once(it, monkeypatch):
     monkeypatch.setattr(it.task, "embed", lambda *args: (calls.append(1), inner(*args))[1])
     [loss] = backward_parts(it.task, model, [it.batch()], nullcontext, same)
     assert len(calls) == 1
-    found = gradients(model, loss.count)
+    computed = gradients(model, loss.count)
     model.zero_grad()
     plain = it.task.loss(model, it.batch())
     plain.total.backward()
     for name, gradient in gradients(model, plain.count).items():
-        assert torch.equal(found[name], gradient)
+        assert torch.equal(computed[name], gradient)
 
 
 def test_a_scaled_loss_scales_the_gradient(it):
@@ -135,16 +135,16 @@ def rank(number: int, port: int, folder: str) -> None:
         model = it.model().eval()
         start = sum(share[:number])
         parts = [it.batch(part) for part in cut(it.features[start : start + share[number]], micro)]
-        [made] = backward_parts(it.task, model, parts, nullcontext, same)
-        told = torch.tensor([float(made.total), made.count])
-        dist.all_reduce(told)
-        found = {}
+        [embeddings] = backward_parts(it.task, model, parts, nullcontext, same)
+        totals = torch.tensor([float(embeddings.total), embeddings.count])
+        dist.all_reduce(totals)
+        computed = {}
         for key, parameter in model.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             dist.all_reduce(gradient)  # what data parallelism does: sums over ranks, divided by the count of all
-            found[key] = gradient / told[1]
+            computed[key] = gradient / totals[1]
         if number == 0:
-            torch.save({"told": told, "gradients": found}, Path(folder) / f"{name}.pt")
+            torch.save({"told": totals, "gradients": computed}, Path(folder) / f"{name}.pt")
     dist.destroy_process_group()
 
 
@@ -166,10 +166,10 @@ def both(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_have_the_gradient_of_one(name, both, tiny_task):
-    found = torch.load(both / f"{name}.pt")
+    computed = torch.load(both / f"{name}.pt")
     it = tiny_task("contrastive", "clip", num_rows=ROWS, words=(f"task.loss={CASES[name][0]}",))
     model = it.model().eval()
     expected, total = whole_gradient(it, model, [it.batch()], seed=0)
-    assert found["told"].tolist() == [pytest.approx(total, rel=1e-5), ROWS]
+    assert computed["told"].tolist() == [pytest.approx(total, rel=1e-5), ROWS]
     for key, gradient in expected.items():
-        assert float((found["gradients"][key] - gradient).abs().max()) < 1e-5, key
+        assert float((computed["gradients"][key] - gradient).abs().max()) < 1e-5, key

@@ -26,7 +26,7 @@ MEAN, LARGEST = 0.003, 0.03
 """Nats by which the loss of a step in bf16 may be off that in fp32, over 300 steps from one start: mean and largest."""
 
 
-pytestmark = pytest.mark.usefixtures("faulty_place")
+pytestmark = pytest.mark.usefixtures("fault_dir")
 
 
 def losses(name: str, *words: str) -> list[float]:
@@ -71,10 +71,10 @@ def test_each_key_changes_how_and_not_what(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(llama_blocks.MlpBlock, "apply", lambda *args: seen.append("lean") or feed(*args))
     steps = ("trainer.max_steps=4", "trainer.precision=bf16")
     plain = losses("plain", *steps)
-    whole = CHUNK_BYTES // (4 * 320)
-    assert set(seen) == {"lean", f"chunk {whole}"}
-    wanted = ({"lean"}, {"lean", "chunk 3"}, {f"chunk {whole}"})
-    for number, (key, used) in enumerate(zip(KEYS, wanted, strict=True)):
+    chunk_size = CHUNK_BYTES // (4 * 320)
+    assert set(seen) == {"lean", f"chunk {chunk_size}"}
+    expected = ({"lean"}, {"lean", "chunk 3"}, {f"chunk {chunk_size}"})
+    for number, (key, used) in enumerate(zip(KEYS, expected, strict=True)):
         seen.clear()
         assert losses(f"other{number}", *steps, key) == pytest.approx(plain, abs=5e-3), key
         assert set(seen) == used, key

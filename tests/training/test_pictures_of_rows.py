@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from llmstage.config.run import VisionConfig
-from llmstage.data.encoding.store import ExampleStore, FeatureWriter
+from llmstage.data.encoding.store import ExampleStore, ExampleWriter
 from llmstage.data.image_store import ImageStore
 from llmstage.evaluation.eval_loop import Scored
 from llmstage.evaluation.scoring import SAMPLES, image_indices, write_predictions
@@ -33,15 +33,15 @@ def uri(colour: str) -> str:
 class Names:
     """The hooks that are read, without a model."""
 
-    picture = ImageTask.image_index
-    pictures: ImageStore | None = None
+    image_index = ImageTask.image_index
+    image_store: ImageStore | None = None
 
     def records(self, prediction: Any, ref: Any) -> list[dict[str, Any]]:
         return [{"prediction": prediction, "reference": ref}]
 
 
-def pieces(arrays: list[dict[str, list[int]]], rows: list[int], places: list[str]) -> RunComponents:
-    writer = FeatureWriter(None, "int32")
+def components_of(arrays: list[dict[str, list[int]]], rows: list[int], places: list[str]) -> RunComponents:
+    writer = ExampleWriter(None, "int32")
     for values, row in zip(arrays, rows, strict=True):
         writer.add({"input_ids": [1, 2], **values}, row)
     task = Names()
@@ -58,9 +58,9 @@ def test_a_line_names_the_picture_and_a_sample_shows_it(tmp_path: Path) -> None:
     long = uri("green")
     # Row 4 has two features of one picture; row 5 was not encoded; rows need not begin at 0.
     images = [{"image": [1]}, {"image": [0]}, {"image": [0]}, {"image": [2]}]
-    made = pieces(images, [2, 4, 4, 7], [*files, long])
+    components = components_of(images, [2, 4, 4, 7], [*files, long])
     scored = Scored({}, ["a", "b", "c"], ["A", "B", "C"], [2, 4, 7], [])
-    samples = write_predictions(tmp_path / "predictions.jsonl", made, scored, "test")
+    samples = write_predictions(tmp_path / "predictions.jsonl", components, scored, "test")
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["image"] for line in lines[:2]] == [files[1], files[0]]
     assert lines[2]["image"].startswith("data:") and len(lines[2]["image"]) < 130
@@ -71,24 +71,24 @@ def test_a_line_names_the_picture_and_a_sample_shows_it(tmp_path: Path) -> None:
 
 
 def test_where_the_picture_is_left_out_on_purpose_none_is_named(tmp_path: Path) -> None:
-    made = pieces([{}, {}], [0, 1], [uri("red")])
+    components = components_of([{}, {}], [0, 1], [uri("red")])
     scored = Scored({}, ["a", "b"], ["A", "B"], [0, 1], [])
-    samples = write_predictions(tmp_path / "p.jsonl", made, scored, "test")
-    assert image_indices(made, "test", [0, 1]) == {} and not any("image" in line for line in samples)
+    samples = write_predictions(tmp_path / "p.jsonl", components, scored, "test")
+    assert image_indices(components, "test", [0, 1]) == {} and not any("image" in line for line in samples)
 
 
-def test_thumbnails_are_made_for_the_samples_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbnails_are_created_for_the_samples_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = SAMPLES + 20
-    made = pieces([{"image": [0]}] * count, list(range(count)), [uri("red")])
+    components = components_of([{"image": [0]}] * count, list(range(count)), [uri("red")])
     drawn: list[int] = []
 
     def thumbnail(number: int) -> str:
         drawn.append(number)
         return "data:"
 
-    monkeypatch.setattr(made.task.image_store, "thumbnail", thumbnail)
+    monkeypatch.setattr(components.task.image_store, "thumbnail", thumbnail)
     scored = Scored({}, ["a"] * count, ["A"] * count, list(range(count)), [])
-    assert len(write_predictions(tmp_path / "p.jsonl", made, scored, "test")) == SAMPLES == len(drawn)
+    assert len(write_predictions(tmp_path / "p.jsonl", components, scored, "test")) == SAMPLES == len(drawn)
 
 
 def test_tasks_that_read_text_name_no_picture() -> None:
@@ -97,7 +97,7 @@ def test_tasks_that_read_text_name_no_picture() -> None:
 
 @pytest.mark.parametrize(("size", "shown"), [(32, 32), (192, 192), (336, 192)])
 def test_a_thumbnail_is_what_the_model_sees_and_no_larger_than_a_page_can_hold(size: int, shown: int) -> None:
-    pictures = ImageStore(preset_image_processor(VisionConfig(size=size)))
-    pictures.read([uri("teal")])
-    found = Image.open(io.BytesIO(base64.b64decode(pictures.thumbnail(0).partition(",")[2])))
-    assert found.size == (shown, shown) and found.getpixel((5, 5)) == (0, 128, 128)
+    images = ImageStore(preset_image_processor(VisionConfig(size=size)))
+    images.read([uri("teal")])
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(images.thumbnail(0).partition(",")[2])))
+    assert thumbnail.size == (shown, shown) and thumbnail.getpixel((5, 5)) == (0, 128, 128)

@@ -29,7 +29,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("faulty_place")
+pytestmark = pytest.mark.usefixtures("fault_dir")
 
 
 def words(task: str, run_dir: str, *more: str) -> list[str]:
@@ -69,19 +69,19 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("task", options("task"))
 def test_a_killed_run_ends_as_the_undisturbed_one(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(task, "whole")
+    undisturbed = run(task, "whole")
     # Three times in one run: before its first checkpoint, after step 5, and after step 8 (each counts from where it goes on).
     for kill in (1, 5, 4):
         killed(monkeypatch, task, "killed", f"step:{kill}")
-    assert compare(whole, run(task, "killed")) is None
+    assert compare(undisturbed, run(task, "killed")) is None
 
 
 @pytest.mark.parametrize("task", ["causal_lm", "masked_lm"])
 def test_workers_do_not_change_a_bit(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(task, "whole")
-    assert compare(whole, run(task, "with_workers", "trainer.workers=2")) is None
+    undisturbed = run(task, "whole")
+    assert compare(undisturbed, run(task, "with_workers", "trainer.workers=2")) is None
     killed(monkeypatch, task, "killed", "step:5", "trainer.workers=2")
-    assert compare(whole, run(task, "killed", "trainer.workers=0")) is None
+    assert compare(undisturbed, run(task, "killed", "trainer.workers=0")) is None
 
 
 @pytest.mark.parametrize("point", ["checkpoint_files:2", "before_rename:2", "after_rename:2", "before_delete:1"])
@@ -108,14 +108,14 @@ def forget_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "restore_optimizer", lambda *parts: None)
 
 
-def forget_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def forget_position(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "batch_keys", lambda order, epoch, batch, excluded: BATCH_KEYS(order, 0, 0, set()))
 
 
 BATCH_KEYS = loop.batch_keys
 
 
-@pytest.mark.parametrize("forget", [forget_rng, forget_optimizer, forget_place])
+@pytest.mark.parametrize("forget", [forget_rng, forget_optimizer, forget_position])
 def test_the_comparison_sees_a_part_that_is_not_restored(
     forget: Callable[[pytest.MonkeyPatch], None], lm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,8 +125,8 @@ def test_the_comparison_sees_a_part_that_is_not_restored(
 
 
 def test_a_cold_start_gives_other_weights(lm: Path) -> None:
-    whole = final(lm / "whole")
-    first = list_checkpoints(whole.parent)[-1]
+    undisturbed = final(lm / "whole")
+    first = list_checkpoints(undisturbed.parent)[-1]
     size = [word for word in SMALL if not word.startswith(("model.", "trainer.max_steps"))]
     command = [
         "stage=pretrain",
@@ -137,15 +137,15 @@ def test_a_cold_start_gives_other_weights(lm: Path) -> None:
         "hydra.run.dir=cold",
     ]
     assert main([*command, f"trainer.max_steps={STEPS - int(first.name[5:])}"]) == 0
-    found = compare(whole, final(Path("cold")))
-    assert found is not None and found.part == "model.safetensors"
+    difference = compare(undisturbed, final(Path("cold")))
+    assert difference is not None and difference.part == "model.safetensors"
 
 
 def test_resume_refuses_another_config(lm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copytree(lm / "killed", "killed")
     assert main(words("causal_lm", "killed", "optim.weight_decay=0.5", "seed=3")) == 4
-    told = capsys.readouterr().err
-    assert "optim.weight_decay: 0.1 -> 0.5" in told and "seed: 0 -> 3" in told
+    output = capsys.readouterr().err
+    assert "optim.weight_decay: 0.1 -> 0.5" in output and "seed: 0 -> 3" in output
 
 
 def test_resume_refuses_edited_data(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

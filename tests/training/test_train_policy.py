@@ -21,7 +21,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-pytestmark = pytest.mark.usefixtures("faulty_place")
+pytestmark = pytest.mark.usefixtures("fault_dir")
 
 
 def train(*more: str) -> int:
@@ -95,7 +95,7 @@ def test_a_bug_of_ours_is_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert train("trainer.max_steps=4") == 1
 
 
-def test_patience_stops_early_and_the_best_weights_are_kept() -> None:
+def test_patience_stops_early_and_the_best_weights_are_saved() -> None:
     assert (
         train(
             "trainer.max_steps=60",
@@ -106,12 +106,14 @@ def test_patience_stops_early_and_the_best_weights_are_kept() -> None:
         )
         == 0
     )
-    told = report()["train"]
-    assert told["steps"] < 60 and told["selected_step"] < told["steps"]
+    train_report = report()["train"]
+    assert train_report["steps"] < 60 and train_report["selected_step"] < train_report["steps"]
     evals = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines() if '"eval"' in line]
     best = min(evals, key=lambda line: line["perplexity"])
-    assert best["step"] == told["selected_step"]
-    assert (Path("run/checkpoints") / f"step_{told['selected_step']:06d}").is_dir() or told["selected_step"] == 0
+    assert best["step"] == train_report["selected_step"]
+    assert (Path("run/checkpoints") / f"step_{train_report['selected_step']:06d}").is_dir() or train_report[
+        "selected_step"
+    ] == 0
 
 
 @pytest.mark.parametrize(
@@ -120,12 +122,12 @@ def test_patience_stops_early_and_the_best_weights_are_kept() -> None:
 )
 def test_each_budget_holds(word: str, low: int, high: int) -> None:
     assert train(word) == 0
-    told = report()["train"]
-    assert low <= told["steps"] <= high
+    train_report = report()["train"]
+    assert low <= train_report["steps"] <= high
     if "epochs" in word:
-        assert told["epochs"] == pytest.approx(2)
+        assert train_report["epochs"] == pytest.approx(2)
     if "tokens" in word:
-        assert 1500 <= told["tokens"] < 1500 + 4 * 64
+        assert 1500 <= train_report["tokens"] < 1500 + 4 * 64
 
 
 def test_log_every_and_batch_tokens_change_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,8 +166,8 @@ def test_micro_batches_do_not_change_the_gradient() -> None:
             json.loads(line) for line in Path(f"run{size}/metrics.jsonl").read_text().splitlines() if '"train"' in line
         ]
         norms.append([(line["loss"], line["grad_norm"]) for line in lines])
-    for other in norms[1:]:
-        for (loss, norm), (loss2, norm2) in zip(norms[0], other, strict=True):
+    for norms_of_size in norms[1:]:
+        for (loss, norm), (loss2, norm2) in zip(norms[0], norms_of_size, strict=True):
             assert loss2 == pytest.approx(loss, rel=1e-5) and norm2 == pytest.approx(norm, rel=1e-4)
 
 
