@@ -1,4 +1,4 @@
-"""Number and category columns as a vector: standardised on the training rows, with a place that says `missing`."""
+"""Encode the number and category columns of items and interactions as a vector, standardized on the training rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from llmstage.data.interaction_columns import parse_number
 from llmstage.data.rows import Row
 
-MOST_VALUES = 256
-"""Categories kept of a column, the most frequent first."""
+MAX_VALUES = 256
+"""Categories of a column that have an element of the vector, the most frequent first."""
 
 
 class ColumnFeatures:
-    """What is known of each column after fit(): mean and deviation of numbers, the values of categories."""
+    """Mean and deviation of number columns and the values of category columns, known after fit()."""
 
     def __init__(self, numbers: list[str], categories: list[str]) -> None:
         self.numbers, self.categories = numbers, categories
@@ -23,29 +23,29 @@ class ColumnFeatures:
         self.values: dict[str, list[str]] = {name: [] for name in categories}
 
     def fit(self, rows: Iterable[Row]) -> None:
-        found: dict[str, list[float]] = {name: [] for name in self.numbers}
+        numbers_of: dict[str, list[float]] = {name: [] for name in self.numbers}
         counts: dict[str, Counter[str]] = {name: Counter() for name in self.categories}
         for row in rows:
             for name in self.numbers:
                 number = parse_number(row.get(name))
                 if number is not None:
-                    found[name].append(number)
+                    numbers_of[name].append(number)
             for name in self.categories:
                 counts[name].update(parts(row.get(name)))
-        for name, numbers in found.items():
+        for name, numbers in numbers_of.items():
             mean = math.fsum(numbers) / len(numbers) if numbers else 0.0
             spread = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers)) if numbers else 0.0
             self.moments[name] = [mean, spread or 1.0]
         for name, counter in counts.items():
             ranked = sorted(counter, key=lambda value: (-counter[value], value))
-            self.values[name] = ranked[:MOST_VALUES]
+            self.values[name] = ranked[:MAX_VALUES]
 
     @property
     def width(self) -> int:
         return 2 * len(self.numbers) + sum(map(len, self.values.values()))
 
     def vector(self, row: Row) -> list[float]:
-        """[width] standardised numbers (0 where missing) with a flag for missing each, then one place a category."""
+        """Return [width]: each standardized number (0 where missing) with a flag for missing, then one element a category."""
         out: list[float] = []
         for name in self.numbers:
             number = parse_number(row.get(name))
@@ -57,7 +57,7 @@ class ColumnFeatures:
         return out
 
     def state(self) -> dict[str, Any]:
-        """JSON data from which restore() makes the same."""
+        """Return JSON data for restore()."""
         return {"moments": self.moments, "values": self.values}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -66,8 +66,8 @@ class ColumnFeatures:
 
 
 def parts(value: Any) -> list[str]:
-    """The categories in one value: a list, or text with `|` between them."""
+    """Return the categories in a value: a list, or a text with `|` between them."""
     if value is None:
         return []
-    pieces = value if isinstance(value, list) else str(value).split("|")
-    return [str(piece).strip() for piece in pieces if str(piece).strip()]
+    categories = value if isinstance(value, list) else str(value).split("|")
+    return [str(category).strip() for category in categories if str(category).strip()]

@@ -1,4 +1,4 @@
-"""What stands in one interaction: who, what, when, and what was thought of it."""
+"""Parse and check the columns of an interaction: user, item, time, rating, click."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRUE, FALSE = ("1", "true", "yes", "click", "clicked"), ("0", "false", "no")
 
 
 def parse_time(value: Any) -> float | None:
-    """Seconds since 1970 of a number or an ISO 8601 date (UTC where it names no zone); None where it is neither."""
+    """Return seconds since 1970 from a number or an ISO 8601 date (UTC where it names no zone); None for other values."""
     number = parse_number(value)
     if number is not None:
         return number
@@ -24,7 +24,7 @@ def parse_time(value: Any) -> float | None:
 
 
 def parse_number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """Return a finite number, or None."""
     if isinstance(value, bool):
         return None
     try:
@@ -35,57 +35,57 @@ def parse_number(value: Any) -> float | None:
 
 
 def parse_click(value: Any) -> bool | None:
-    """Yes or no in the ways that files write it; None for anything else."""
-    word = str(value).strip().casefold().removesuffix(".0")
-    return True if word in TRUE else False if word in FALSE else None
+    """Return True or False for the usual texts of yes and no; None for other values."""
+    text = str(value).strip().casefold().removesuffix(".0")
+    return True if text in TRUE else False if text in FALSE else None
 
 
 def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def check_name(word: str, value: Any) -> str | None:
-    """The reason why a value names no user or item, or None."""
+def check_name(column: str, value: Any) -> str | None:
+    """Return why a value is no name of a user or item, or None."""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        return f"{word} {value!r} is not a name or a whole number"
+        return f"{column} {value!r} is not a name or a whole number"
     return None
 
 
 def check_interaction(row: Row) -> str | None:
-    """The reason why an interaction (or several of one user, as lists) cannot be used, or None."""
-    for word in ("user", "item"):
-        for value in as_list(row[word]):
-            reason = check_name(word, value)
+    """Return why an interaction (or several of one user, as lists) is unusable, or None."""
+    for column in ("user", "item"):
+        for value in as_list(row[column]):
+            reason = check_name(column, value)
             if reason:
                 return reason
-    for word, parse, wanted in (
+    for column, parse, expected in (
         ("time", parse_time, "a time: seconds since 1970, or like 2026-11-23 or 2026-11-23T19:24:00"),
         ("rating", parse_number, "a number"),
         ("click", parse_click, "a click: 1 or 0, true or false"),
     ):
-        for value in as_list(row.get(word)):
+        for value in as_list(row.get(column)):
             if value is not None and parse(value) is None:
-                return f"{word} {value!r} is not {wanted}"
+                return f"{column} {value!r} is not {expected}"
     return None
 
 
-def clicked_at(row: Row, at: int, positive_rating: float | None) -> bool:
-    """Whether the `at`-th item of a row was clicked: as the row says, else by its rating, else yes."""
-    told = as_list(row.get("click"))
-    if -len(told) <= at < len(told) and told[at] is not None:
-        return bool(parse_click(told[at]))
+def clicked_at(row: Row, index: int, positive_rating: float | None) -> bool:
+    """Return whether the user clicked an item of a row: by the column click, else by its rating, else yes."""
+    clicks = as_list(row.get("click"))
+    if -len(clicks) <= index < len(clicks) and clicks[index] is not None:
+        return bool(parse_click(clicks[index]))
     ratings = as_list(row.get("rating"))
-    rating = parse_number(ratings[at]) if -len(ratings) <= at < len(ratings) else None
+    rating = parse_number(ratings[index]) if -len(ratings) <= index < len(ratings) else None
     return positive_rating is None or rating is None or rating >= positive_rating
 
 
 def clicked(row: Row, positive_rating: float | None) -> bool:
-    """The same for the candidate, the last item of a row."""
+    """Return whether the user clicked the candidate, the last item of a row."""
     return clicked_at(row, -1, positive_rating)
 
 
 def values_of(row: Row) -> list[float]:
-    """What was thought of each item of a row: the rating, else 1."""
+    """Return the value of each item of a row: its rating, else 1."""
     if "value" in row:
         return list(row["value"])
     ratings = map(parse_number, as_list(row.get("rating")))
@@ -93,7 +93,7 @@ def values_of(row: Row) -> list[float]:
 
 
 def with_target(row: Row, known: list[str]) -> Row:
-    """A history with one of the `known` items behind it that the user has not had, as if it were the candidate."""
+    """Append to a history, as the candidate, the first of the `known` items that the user has not had."""
     names = [str(name) for name in as_list(row["item"])]
     had = {*names, *map(str, row.get("seen", ()))}
     candidate = next((name for name in known if name not in had), known[0])

@@ -33,7 +33,7 @@ from llmstage.errors import DataError, UserError
 from llmstage.paths import cache_dir
 
 NUM_HASHES = 1 << 64
-MAX_KEPT_HASHES = 4096
+MAX_HASHES = 4096
 """All hashes of up to this many distinct texts are kept in memory, so that no side of the cut is empty."""
 
 
@@ -146,7 +146,7 @@ class Census:
         self.smallest, self.largest = min(value, self.smallest), max(value, self.largest)
         if self.hashes is not None:
             self.hashes.add(value)
-            if len(self.hashes) > MAX_KEPT_HASHES:
+            if len(self.hashes) > MAX_HASHES:
                 self.hashes = None
 
     def cut(self, validation: float, test: float, max_rows: int, file: str) -> Cut:

@@ -1,4 +1,4 @@
-"""Tokens and the text they stand in: written together, cut apart, and entities given by characters laid on tokens."""
+"""Join tokens to a text, split a text into tokens, and align entities given by characters with tokens."""
 
 from __future__ import annotations
 
@@ -13,59 +13,62 @@ WIDE = (
     "\u1100-\u11ff\u2e80-\u303f\u3040-\u30ff\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
     "\U00020000-\U0003ffff"
 )
-"""Characters of writing without spaces between words, with its punctuation."""
+"""Characters of scripts without spaces between words, with their punctuation."""
 WIDE_CHARACTER = re.compile(f"[{WIDE}]")
 TOKEN = re.compile(rf"[{WIDE}]|(?:(?![{WIDE}])\w)+|[^\w\s]")
-"""A token of running text: a character of such writing, a run of letters and digits, or a mark."""
+"""A token of a text: a character of such a script, a run of letters and digits, or a punctuation mark."""
 
 Offsets = list[tuple[int, int]]
-"""(first character, one behind the last) of each token."""
+"""(first character, character after the last) of each token."""
 
 
 def join_tokens(tokens: Sequence[str]) -> tuple[str, Offsets]:
-    """The tokens as one text: with a space between them, but none beside a Chinese or Japanese character."""
+    """Return the tokens as one text, with a space between them except next to a Chinese or Japanese character."""
     parts: list[str] = []
     offsets: Offsets = []
-    place = 0
+    position = 0
     for token in tokens:
         if parts and not WIDE_CHARACTER.match(parts[-1][-1]) and not WIDE_CHARACTER.match(token[0]):
             parts.append(" ")
-            place += 1
-        offsets.append((place, place + len(token)))
+            position += 1
+        offsets.append((position, position + len(token)))
         parts.append(token)
-        place += len(token)
+        position += len(token)
     return "".join(parts), offsets
 
 
 def split_text(text: str) -> Offsets:
-    """The tokens of running text, as places in it."""
-    return [found.span() for found in TOKEN.finditer(text)]
+    """Return the offsets of the tokens of a text."""
+    return [match.span() for match in TOKEN.finditer(text)]
 
 
-def lay_spans(spans: Any, text: str, offsets: Offsets) -> list[Span] | str:
-    """Entities given by characters (`{"start", "end", "label"}`) as spans of tokens, or why they do not fit."""
+def align_spans(spans: Any, text: str, offsets: Offsets) -> list[Span] | str:
+    """Convert entities given by characters (`{"start", "end", "label"}`) to spans of tokens, or return why they do not fit."""
     if not isinstance(spans, list):
-        return f"spans is {type(spans).__name__}, where a list of {{start, end, label}} must stand"
+        return f"spans is {type(spans).__name__}, where a list of {{start, end, label}} is required"
     starts = {start: index for index, (start, _) in enumerate(offsets)}
     ends = {end: index for index, (_, end) in enumerate(offsets)}
-    laid: list[Span] = []
+    aligned: list[Span] = []
     for number, span in enumerate(spans, 1):
-        reason = misshapen(span, text)
+        reason = span_complaint(span, text)
         if reason:
             return f"span {number}: {reason}"
-        start, end, kind = span["start"], span["end"], span["label"]
+        start, end, label = span["start"], span["end"], span["label"]
         if start not in starts or end not in ends:
-            return f"span {number} ({start}, {end}, {kind}) {text[start:end]!r} does not begin and end at the border of a token"
-        laid.append((kind, starts[start], ends[end] + 1))
-    laid.sort(key=lambda span: span[1])
-    for one, two in pairwise(laid):
-        if two[1] < one[2]:
-            told = [text[offsets[start][0] : offsets[stop - 1][1]] for _, start, stop in (one, two)]
-            return f"spans overlap: {told[0]!r} ({one[0]}) and {told[1]!r} ({two[0]}); one token can have one tag"
-    return laid
+            return f"span {number} ({start}, {end}, {label}) {text[start:end]!r} does not begin and end at the border of a token"
+        aligned.append((label, starts[start], ends[end] + 1))
+    aligned.sort(key=lambda span: span[1])
+    for first, second in pairwise(aligned):
+        if second[1] < first[2]:
+            texts = [text[offsets[start][0] : offsets[stop - 1][1]] for _, start, stop in (first, second)]
+            return (
+                f"spans overlap: {texts[0]!r} ({first[0]}) and {texts[1]!r} ({second[0]}); one token can have one tag"
+            )
+    return aligned
 
 
-def misshapen(span: Any, text: str) -> str | None:
+def span_complaint(span: Any, text: str) -> str | None:
+    """Return what is wrong with one entity given by characters, or None."""
     if not isinstance(span, dict) or not {"start", "end", "label"} <= span.keys():
         return "not an object with start, end and label"
     start, end = span["start"], span["end"]
@@ -78,24 +81,28 @@ def misshapen(span: Any, text: str) -> str | None:
     return None
 
 
-def word_windows(lengths: Sequence[int], room: int) -> list[tuple[int, int, int, int]]:
-    """(first word, first target, end of targets, end of words) of each window of at most `room` pieces.
+def word_windows(lengths: Sequence[int], max_tokens: int) -> list[tuple[int, int, int, int]]:
+    """Split a sequence of words into windows of at most `max_tokens` subword tokens.
 
-    Every word is a target in exactly one window, and has up to a quarter of the room as context on the side where its
-    window was cut. `lengths`: pieces of each word, none above `room`.
+    Return (first word, first target, end of targets, end of words) of each window. Every word is a target in exactly one
+    window, and has up to a quarter of the window as context on a side where the sequence was split. `lengths`: subword
+    tokens of each word, none above `max_tokens`.
     """
     out: list[tuple[int, int, int, int]] = []
     target, count = 0, len(lengths)
-    side = room // 4
+    side = max_tokens // 4
     while target < count:
+        # Context on the left.
         first, left = target, 0
-        while first > 0 and left + lengths[first - 1] <= min(side, room - lengths[target]):
+        while first > 0 and left + lengths[first - 1] <= min(side, max_tokens - lengths[target]):
             first -= 1
             left += lengths[first]
+        # Words until the window is full.
         end, size = target, left
-        while end < count and size + lengths[end] <= room:
+        while end < count and size + lengths[end] <= max_tokens:
             size += lengths[end]
             end += 1
+        # The last words are context on the right, and targets of the next window.
         stop, right = end, 0
         while end < count and stop - 1 > target and right + lengths[stop - 1] <= side:
             stop -= 1

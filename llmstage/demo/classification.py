@@ -1,7 +1,7 @@
 """The classification world: short messages to a small shop, in English and Chinese, each with one of six intents.
 
-No single word decides. The same things (parcel, money, lamp, 包裹, 退款) stand in several intents, and negations turn
-one intent into another: "I do not want my money back, I want to know where the parcel is" is about delivery.
+No single word decides the intent. The same nouns (parcel, money, lamp, 包裹, 退款) are in several intents, and a negation may
+name another intent: "I do not want my money back, I want to know where the parcel is" is about delivery.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NEGATED = {
         "thanks": ("我也想谢谢你们。", "现在还不能说谢谢。"),
     },
 }
-"""What a message says it is not about; put before a sentence of another intent."""
+"""Sentences that deny an intent; they precede a sentence of another intent."""
 
 SENTENCES = {
     "en": {
@@ -127,7 +127,7 @@ SENTENCES = {
 
 
 def classification_rows(num_rows: int, seed: int) -> list[Row]:
-    """`num_rows` distinct `{"text", "label"}` rows; languages and the six intents of `LABELS` are equally frequent.
+    """Return `num_rows` distinct rows `{"text", "label"}`; languages and the six intents of `LABELS` are equally frequent.
 
     Equal arguments give equal rows, and a longer list begins with the shorter one.
     """
@@ -136,7 +136,7 @@ def classification_rows(num_rows: int, seed: int) -> list[Row]:
     seen: set[str] = set()
     deck: list[tuple[str, str]] = []
     while len(rows) < num_rows:
-        if not deck:  # every dozen rows hold each language and intent once
+        if not deck:  # twelve rows contain each language and intent once
             deck = [(language, label) for language in SENTENCES for label in LABELS]
             rng.shuffle(deck)
         language, label = deck[-1]
@@ -149,14 +149,13 @@ def classification_rows(num_rows: int, seed: int) -> list[Row]:
 
 
 def draw_text(rng: random.Random, language: str, label: str) -> str:
-    """A greeting or none, half the time what the message is not about, a sentence of the intent, an order number."""
+    """Draw a message: an optional greeting, sometimes a denied intent, a sentence of the intent, an order number."""
     sentences = [rng.choice(SENTENCES[language][label])]
     if rng.random() < 0.5:
-        other = rng.choice([name for name in LABELS if name != label])
-        sentences.insert(0, rng.choice(NEGATED[language][other]))
+        denied = rng.choice([name for name in LABELS if name != label])
+        sentences.insert(0, rng.choice(NEGATED[language][denied]))
     thing, time = rng.choice(THINGS[language]), rng.choice(TIMES[language])
-    said = [text.format(thing=thing, time=time) for text in sentences]
-    said.append(
-        ORDER[language].format(rng.randrange(10000, 100000))
-    )  # says nothing about the intent; keeps seeds apart
-    return rng.choice(OPENINGS[language]) + ("" if language == "zh" else " ").join(said)
+    texts = [text.format(thing=thing, time=time) for text in sentences]
+    # The order number is irrelevant for the intent; it makes the rows of different seeds distinct.
+    texts.append(ORDER[language].format(rng.randrange(10000, 100000)))
+    return rng.choice(OPENINGS[language]) + ("" if language == "zh" else " ").join(texts)

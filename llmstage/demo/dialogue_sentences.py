@@ -1,8 +1,8 @@
-"""The sentences of the dialogue world: what a shop's customers say, and the one reply each of them calls for.
+"""The sentences of the dialogue world: messages of the customers of a shop, each with its reply.
 
-A reply is a function of what stands above it. Where a reply's wording varies, it varies with the wording of the
-question, so that a model can in principle predict every token. In Chinese a value always stands between punctuation
-marks: a byte-level BPE cuts there, so that a name is the same tokens wherever it appears.
+A reply is a function of the conversation before it. Its wording depends only on the wording of the question, so that a model
+can in principle predict every token. In Chinese, a value is always between punctuation marks, where a byte-level BPE splits.
+A name therefore always has the same tokens.
 """
 
 from __future__ import annotations
@@ -13,47 +13,49 @@ from llmstage.demo import words
 
 
 @dataclass(slots=True, frozen=True)
-class Kind:
-    """One kind of fact; `{}` is where its value goes."""
+class FactPatterns:
+    """The sentences about one type of fact; `{}` is the slot of its value."""
 
     states: tuple[str, ...]
-    """How a user states it."""
+    """Statements of the fact by the user."""
     noted: str
-    """The reply to a plain statement; it does not repeat the value."""
+    """The reply to a statement, without the value."""
     asks: tuple[tuple[str, str], ...]
-    """(question, reply) pairs; the first reply also answers a statement that asks to be repeated."""
+    """(question, reply) pairs; the first reply also follows a statement with a request to repeat it."""
     corrections: tuple[str, ...]
     retorts: tuple[str, ...]
-    """Short corrections, said only where the last turn was about the same fact."""
+    """Short corrections, used only where the last turn is about the same fact."""
     changed: str
-    """The reply to a plain correction."""
+    """The reply to a correction, without the value."""
     values: tuple[str, ...] = ()
-    """The closed set; empty for numbers and dates, which are drawn."""
+    """The closed set of values; empty for numbers and dates, which are random."""
     strays: tuple[tuple[str, str], ...] = ()
-    """(remark, reply) pairs that mention a value of this kind which is not the customer's."""
+    """(remark, reply) pairs that mention a value of this type that is not of the customer."""
 
 
 @dataclass(slots=True, frozen=True)
 class Language:
-    kinds: dict[str, Kind]
+    """All sentences of one language."""
+
+    facts: dict[str, FactPatterns]
     months: tuple[str, ...]
     date: str
-    """How a date is written from `{day}` (always two digits, so that no date is part of another) and `{month}`."""
+    """Template of a date with `{day}` (always two digits, so that no date is part of another) and `{month}`."""
     join: str
-    """What stands between two sentences."""
+    """Separator between two sentences."""
     greetings: tuple[tuple[str, str], ...]
     """(opening of the first message, opening of its reply)."""
     noted_both: str
     repeats: tuple[str, ...]
-    """Requests to repeat, said right after a statement or a correction."""
+    """Requests to repeat, directly after a statement or a correction."""
     fillers: tuple[tuple[tuple[str, ...], str], ...]
-    """(ways to ask, the reply)."""
+    """(wordings of a question, its reply)."""
     farewells: tuple[tuple[str, str], ...]
 
 
 ENGLISH = Language(
-    kinds={
-        "name": Kind(
+    facts={
+        "name": FactPatterns(
             states=("My name is {}.", "The name is {}."),
             noted="Thank you, I noted your name.",
             asks=(
@@ -67,7 +69,7 @@ ENGLISH = Language(
             values=words("Anna Paul Maria Thomas Lucy David Emma Peter Nora Oscar Julia Simon"),
             strays=(("My best friend likes your shop, her name is {}.", "Happy to hear that."),),
         ),
-        "item": Kind(
+        "item": FactPatterns(
             states=("I ordered a {}.", "Last week I bought a {}."),
             noted="Thank you, I noted the item.",
             asks=(
@@ -81,7 +83,7 @@ ENGLISH = Language(
             values=words("lamp kettle teapot scarf clock basket mirror blanket chair vase candle towel"),
             strays=(("Do you still have a {} there?", "Yes, we still have some."),),
         ),
-        "city": Kind(
+        "city": FactPatterns(
             states=("I live in {}.", "My house stands in {}."),
             noted="Thank you, I noted the city.",
             asks=(
@@ -95,7 +97,7 @@ ENGLISH = Language(
             values=words("Lyon Paris Oxford Berlin Madrid Vienna Dublin Lisbon Geneva Milan Prague Oslo"),
             strays=(("Do you have another shop in {} too?", "No, we only have this shop."),),
         ),
-        "day": Kind(
+        "day": FactPatterns(
             states=("Please come on {}.", "I stay home on {}."),
             noted="Thank you, I noted the day.",
             asks=(
@@ -109,7 +111,7 @@ ENGLISH = Language(
             values=words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday"),
             strays=(("Do you open on {} too?", "Yes, we open every day."),),
         ),
-        "order_number": Kind(
+        "order_number": FactPatterns(
             states=("My order has the number {}.", "Order number {}."),
             noted="Thank you, I noted the number.",
             asks=(
@@ -120,7 +122,7 @@ ENGLISH = Language(
             retorts=("No, sorry, number {}.", "Wait, I meant number {}."),
             changed="No problem, I changed the number.",
         ),
-        "date": Kind(
+        "date": FactPatterns(
             states=("My order was dated {}.", "I have a bill dated {}."),
             noted="Thank you, I noted the date.",
             asks=(
@@ -156,8 +158,8 @@ ENGLISH = Language(
 )
 
 CHINESE = Language(
-    kinds={
-        "name": Kind(
+    facts={
+        "name": FactPatterns(
             states=("您记一下，名字是 {}。", "我来登记，名字是 {}。"),
             noted="谢谢，名字记下了。",
             asks=(
@@ -171,7 +173,7 @@ CHINESE = Language(
             values=words("王芳 李明 张伟 刘洋 陈静 杨帆 赵磊 黄丽 周杰 吴敏 徐强 孙悦"),
             strays=(("我有个朋友很喜欢你们店，名字是 {}。", "听到这个真高兴。"),),
         ),
-        "item": Kind(
+        "item": FactPatterns(
             states=("我下了一单，商品是 {}。", "我上周买过，商品是 {}。"),
             noted="谢谢，商品记下了。",
             asks=(
@@ -185,7 +187,7 @@ CHINESE = Language(
             values=words("台灯 水壶 茶杯 围巾 闹钟 篮子 镜子 毛毯 椅子 花瓶 蜡烛 毛巾"),
             strays=(("还有货吗，商品是 {}。", "有的，还有货。"),),
         ),
-        "city": Kind(
+        "city": FactPatterns(
             states=("请寄给我，城市是 {}。", "我住得远，城市是 {}。"),
             noted="谢谢，城市记下了。",
             asks=(
@@ -199,7 +201,7 @@ CHINESE = Language(
             values=words("北京 上海 南京 杭州 成都 武汉 西安 苏州 广州 深圳 长沙 青岛"),
             strays=(("我妹妹也想要，城市是 {}。", "可以，我们也能送。"),),
         ),
-        "day": Kind(
+        "day": FactPatterns(
             states=("请送到家，时间是 {}。", "我会在家，时间是 {}。"),
             noted="谢谢，时间记下了。",
             asks=(
@@ -213,7 +215,7 @@ CHINESE = Language(
             values=words("星期一 星期二 星期三 星期四 星期五 星期六 星期日"),
             strays=(("你们开门吗，时间是 {}。", "开的，我们每天都开门。"),),
         ),
-        "order_number": Kind(
+        "order_number": FactPatterns(
             states=("我有订单，订单号是 {}。", "您查一下，订单号是 {}。"),
             noted="谢谢，订单号记下了。",
             asks=(
@@ -224,7 +226,7 @@ CHINESE = Language(
             retorts=("不对，订单号是 {}。", "等等，订单号是 {}。"),
             changed="没关系，订单号改好了。",
         ),
-        "date": Kind(
+        "date": FactPatterns(
             states=("我付过款了，日期是 {}。", "您看账单，日期是 {}。"),
             noted="谢谢，日期记下了。",
             asks=(

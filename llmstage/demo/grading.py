@@ -1,7 +1,7 @@
-"""The grading world: short answers to school questions, in English and Chinese, graded 0 to 4 by the key points they hold.
+"""The grading world: short answers to school questions, in English and Chinese. The grade is the number of key points, 0 to 4.
 
-Each question has four key points, each said in one of three ways. An answer holds some of them, and sentences that sound
-right and say nothing, so that its length does not give the grade away.
+Each question has four key points with three wordings each. An answer contains some of them and irrelevant sentences, so that
+its length does not reveal the grade.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import random
 from llmstage.data.rows import Row
 
 Question = tuple[str, tuple[tuple[str, str, str], ...], tuple[str, ...]]
-"""(question, four key points in three wordings each, sentences that earn nothing)"""
+"""(question, four key points in three wordings each, irrelevant sentences)"""
 
 QUESTIONS: dict[str, tuple[Question, ...]] = {
     "en": (
@@ -91,19 +91,21 @@ OPENINGS = {
 
 
 def grading_rows(num_rows: int, seed: int) -> list[Row]:
-    """`num_rows` distinct `{"text": question, "text_pair": answer, "label": grade}` rows; grades and languages are equally
-    frequent. Equal arguments give equal rows, and a longer list begins with the shorter one."""
+    """Return `num_rows` distinct rows `{"text": question, "text_pair": answer, "label": grade}`.
+
+    Grades and languages are equally frequent. Equal arguments give equal rows, and a longer list begins with the shorter one.
+    """
     rng = random.Random(f"grading {seed}")
     rows: list[Row] = []
     seen: set[str] = set()
     while len(rows) < num_rows:
         grade, language = len(rows) % 5, ("en", "zh")[len(rows) // 5 % 2]
-        question, points, idle = rng.choice(QUESTIONS[language])
-        said = [rng.choice(points[place]) for place in rng.sample(range(4), grade)]
-        said += rng.sample(idle, rng.randint(1 if grade < 2 else 0, 4 - grade // 2))
-        rng.shuffle(said)
+        question, points, irrelevant = rng.choice(QUESTIONS[language])
+        sentences = [rng.choice(points[index]) for index in rng.sample(range(4), grade)]
+        sentences += rng.sample(irrelevant, rng.randint(1 if grade < 2 else 0, 4 - grade // 2))
+        rng.shuffle(sentences)
         opening = rng.choice(OPENINGS[language]).format(rng.randrange(2, 1000))
-        answer = opening + ("" if language == "zh" else " ").join(said)
+        answer = opening + ("" if language == "zh" else " ").join(sentences)
         if question + answer not in seen:
             seen.add(question + answer)
             rows.append({"text": question, "text_pair": answer, "label": grade})

@@ -1,8 +1,7 @@
-"""The workshop world: a technician's note in English or Chinese beside two sensors and the kind of machine.
+"""The workshop world: the note of a technician in English or Chinese, two sensors, and the machine.
 
-One world for several targets, so that each can be learned from it: the faults named in the note (several), the main fault
-(one), how urgent it is (0 to 3), the hours the repair takes (a number), and whether the machine failed, which only note and
-sensors together tell.
+One world has several targets: the faults in the note (several), the main fault (one), the urgency (0 to 3), the hours of the
+repair (a number), and whether the machine failed, which depends on note and sensors.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ FAULTS: dict[str, tuple[float, dict[str, tuple[str, ...]]]] = {
     "wear": (4.5, {"en": ("the belt is worn", "the teeth are blunt"), "zh": ("皮带磨损了", "齿已经钝了")}),
     "power": (6.0, {"en": ("the fuse blew", "it loses power"), "zh": ("保险丝断了", "电力不足")}),
 }
-"""Fault: (hours of repair, what a note says)."""
+"""Fault to (hours of repair, sentences of a note)."""
 URGENCY = {
     "en": ("Whenever there is time.", "This week, please.", "Needed tomorrow.", "Stop the line now!"),
     "zh": ("有空再处理。", "请本周处理。", "明天就要用。", "马上停机！"),
@@ -28,14 +27,16 @@ OPENINGS = {"en": ("Order {}: ", "Note {}: ", "Machine {}: "), "zh": ("工单{}�
 MACHINES = ("drill", "lathe", "press")
 NUMBERS, CATEGORIES = ("temperature", "load"), ("machine",)
 LIMIT = {"drill": 70.0, "lathe": 75.0, "press": 80.0}
-"""Degrees from which on a machine fails."""
+"""Temperature above which a machine fails, in degrees."""
 FACTS = {"label": "fault", "multilabel": "faults", "ordinal": "urgency", "number": "hours"}
-"""What a target of each kind is taken from; a single label beside features is `failed`."""
+"""Target type to the fact that is its value; a single label with features is `failed`."""
 
 
 def machine_rows(num_rows: int, seed: int) -> list[dict[str, Any]]:
-    """`num_rows` distinct rows with every fact of the world. Equal arguments give equal rows, and a longer list begins with
-    the shorter one; one number in fifty is missing."""
+    """Return `num_rows` distinct rows with every fact of the world; one load in fifty is missing.
+
+    Equal arguments give equal rows, and a longer list begins with the shorter one.
+    """
     rng = random.Random(f"machines {seed}")
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -61,13 +62,15 @@ def machine_rows(num_rows: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def rows_for(num_rows: int, seed: int, targets: dict[str, str], features: tuple[str, ...], *, alone: bool) -> list[Row]:
-    """Rows with `text`, the feature columns asked for, and each target (word to kind); `alone`: the only target."""
+def rows_for(
+    num_rows: int, seed: int, targets: dict[str, str], features: tuple[str, ...], *, is_single_target: bool
+) -> list[Row]:
+    """Return rows with `text`, the feature columns, and each target (column to target type)."""
     out: list[Row] = []
     for row in machine_rows(num_rows, seed):
-        said = {
-            word: row["failed" if alone and features and kind == "label" else FACTS[kind]]
-            for word, kind in targets.items()
+        values = {
+            column: row["failed" if is_single_target and features and target_type == "label" else FACTS[target_type]]
+            for column, target_type in targets.items()
         }
-        out.append({"text": row["text"], **{name: row[name] for name in features}, **said})
+        out.append({"text": row["text"], **{name: row[name] for name in features}, **values})
     return out

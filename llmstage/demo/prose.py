@@ -1,7 +1,7 @@
 """The prose world: short stories, in English and Chinese, for causal language models.
 
-Two people are introduced by name, one of them takes a thing from one place to another, and the end speaks of the same
-people, thing and places again: what the last sentences say is decided by the first ones.
+A story introduces two people by name, one of them moves a thing from one place to another, and the end is about the same
+people, thing and places: the first sentences decide the last ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llmstage.demo import words
 
 @dataclass(slots=True, frozen=True)
 class Grammar:
-    """Sentence patterns over {a} and {b} (people), {thing}, {old} (the place it was in), {new} (where it goes)."""
+    """Sentence patterns with {a} and {b} (people), {thing}, {old} (its place before), {new} (its place after)."""
 
     people: tuple[str, ...]
     things: tuple[str, ...]
@@ -93,7 +93,7 @@ GRAMMARS = (ENGLISH, CHINESE)
 
 
 def prose_rows(num_rows: int, seed: int) -> list[Row]:
-    """`num_rows` distinct `{"text"}` documents of 80 to 400 characters, English and Chinese in turn.
+    """Return `num_rows` distinct documents `{"text"}` of 80 to 400 characters; English and Chinese alternate.
 
     Equal arguments give equal rows, and a longer list begins with the shorter one.
     """

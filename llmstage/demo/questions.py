@@ -1,7 +1,7 @@
-"""The village world: short passages about people, in English and Chinese, and questions whose answers stand in them.
+"""The village world: short passages about people, in English and Chinese, and questions about them.
 
-Of the two people of a passage one kind of fact (a city, a year, a number, a thing, a day, a teacher) is told of both, and
-one more of each alone. The kind of the question gives half of the answers away; the others need its person too.
+A passage has two people. It gives one type of fact (a city, a year, a number, a thing, a day, a teacher) of both, and one more
+type of each. The type of the question is enough for half of the answers; the others need the person too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llmstage.demo import words
 
 @dataclass(slots=True, frozen=True)
 class Fact:
-    """A kind of fact: sentences with {who} and {value}, and the questions that ask for the value."""
+    """A type of fact: sentences with {who} and {value}, and the questions for the value."""
 
     tells: tuple[str, ...]
     asks: tuple[str, ...]
@@ -93,14 +93,13 @@ CHINESE = Village(
 
 VILLAGES = (ENGLISH, CHINESE)
 NO_ANSWER = 0.25
-"""Share of questions without an answer, where such are wanted."""
+"""Share of questions without an answer, with `unanswerable`."""
 
 
 def question_rows(num_rows: int, seed: int, *, unanswerable: bool = False) -> list[Row]:
-    """`num_rows` distinct rows `{question, context, answers, is_impossible}`, English and Chinese in turn.
+    """Return `num_rows` distinct rows `{question, context, answers, is_impossible}`; English and Chinese alternate.
 
-    A question without an answer asks for a fact of a person that the passage does not tell, though it tells that fact
-    of somebody else and other facts of this person.
+    A question without an answer is about a type of fact that the passage gives of the other person only.
     """
     rng = random.Random(f"questions {seed}{' with none' if unanswerable else ''}")
     rows: list[Row] = []
@@ -114,32 +113,33 @@ def question_rows(num_rows: int, seed: int, *, unanswerable: bool = False) -> li
 
 
 def draw_row(rng: random.Random, village: Village, *, unanswerable: bool) -> Row:
+    """Draw a passage about two people, and a question about one of its facts."""
     people = rng.sample(village.people, 2)
-    others = [name for name in village.people if name not in people]
-    both, *own = rng.sample(list(village.facts), 3)
-    told = [
-        (who, kind, rng.choice(others if kind == "teacher" else village.values[kind]))
-        for who, mine in zip(people, own, strict=True)
-        for kind in (both, mine)
+    absent = [name for name in village.people if name not in people]
+    shared, *single = rng.sample(list(village.facts), 3)
+    facts = [
+        (who, fact_type, rng.choice(absent if fact_type == "teacher" else village.values[fact_type]))
+        for who, single_type in zip(people, single, strict=True)
+        for fact_type in (shared, single_type)
     ]
-    rng.shuffle(told)
-    who, kind, value = rng.choice(told)
-    silent = unanswerable and rng.random() < NO_ANSWER
-    if silent:  # what is told of the other one alone
-        who, kind = people[0], own[1]
+    rng.shuffle(facts)
+    who, fact_type, value = rng.choice(facts)
+    is_impossible = unanswerable and rng.random() < NO_ANSWER
+    if is_impossible:  # a fact that the passage gives of the second person only
+        who, fact_type = people[0], single[1]
     parts, start, length = [], -1, 0
-    for person, about, said in told:
-        before, _, after = rng.choice(village.facts[about].tells).partition("{value}")
+    for person, part_type, part_value in facts:
+        before, _, after = rng.choice(village.facts[part_type].tells).partition("{value}")
         before, after = before.format(who=person), after.format(who=person)
-        if (person, about) == (who, kind):
+        if (person, part_type) == (who, fact_type):
             start = length + len(before)
-        parts.append(before + said + after)
+        parts.append(before + part_value + after)
         length += len(parts[-1]) + len(village.join)
-    question = rng.choice(village.facts[kind].asks).format(who=who)
-    answers = [] if silent else [{"text": value, "answer_start": start}]
+    question = rng.choice(village.facts[fact_type].asks).format(who=who)
+    answers = [] if is_impossible else [{"text": value, "answer_start": start}]
     return {
         "question": question,
         "context": village.join.join(parts),
         "answers": answers,
-        **({"is_impossible": silent} if unanswerable else {}),
+        **({"is_impossible": is_impossible} if unanswerable else {}),
     }

@@ -1,7 +1,7 @@
 """The recommendation world: a small library of English and Chinese books in eight genres, and readers with tastes.
 
-Each reader loves two genres and reads on in one for a while before changing to the other, so what comes next depends on
-the last books, not only on what is popular. Titles tell the genre; a few books are popular in every circle.
+Each reader likes two genres and reads several books of one before changing to the other. The next book therefore depends on
+the last ones, not only on popularity. Titles reveal the genre; a few books are popular with all readers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORLD = 7
 
 
 def library() -> list[tuple[str, str, str, float]]:
-    """(item, title, genre, popularity) of every book; each genre has as many English as Chinese ones."""
+    """Return (item, title, genre, popularity) of every book; each genre has as many English as Chinese books."""
     rng = random.Random(f"library {WORLD}")
     books: list[tuple[str, str, str, float]] = []
     for genre, (english, chinese) in GENRES.items():
@@ -41,7 +41,7 @@ def library() -> list[tuple[str, str, str, float]]:
 
 
 def recommendation_rows(num_rows: int, seed: int) -> list[Row]:
-    """`num_rows` readers with 8 to 16 books each, in the order of reading, rated 1 to 5.
+    """Return `num_rows` readers with 8 to 16 books each, in the order of reading, rated 1 to 5.
 
     Equal arguments give equal rows, and a longer list begins with the shorter one.
     """

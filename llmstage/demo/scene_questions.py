@@ -1,7 +1,7 @@
-"""Questions about the world of shapes: seven kinds, in English and Chinese, each with one answer of a word or two.
+"""Questions about the demo world of shapes: seven types, in English and Chinese, each with an answer of one or two words.
 
-For each question the answer is drawn first and a scene is then made for it, so that yes and no, the numbers, the colours
-and the shapes are as frequent as each other, and the words of a question say little about its answer.
+The answer of each question is drawn first, and then a scene for it. Yes and no, the numbers, the colours and the shapes are
+therefore equally frequent, and the words of a question reveal little about its answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from llmstage.data.rows import Row
-from llmstage.demo.scene_sentences import COLOURS, KINDS, OPPOSITE, RELATIONS, SHAPES, SIZES, SPEECHES
+from llmstage.demo.scene_sentences import COLOURS, OPPOSITE, QUESTION_TYPES, RELATIONS, SCENE_LANGUAGES, SHAPES, SIZES
 from llmstage.demo.scenes import (
     PAIRS,
     PREFIX,
@@ -21,50 +21,50 @@ from llmstage.demo.scenes import (
     Claim,
     Composition,
     Pair,
-    Thing,
-    holds,
-    place_pairs,
-    say,
-    turns,
+    SceneObject,
+    alternate,
+    position_pairs,
+    relation_holds,
+    render_claims,
     write_scene,
 )  # fmt: skip
 
-MOST = 3
-"""Things in a scene, at most."""
+MAX_OBJECTS = 3
+"""Maximum number of objects in a scene."""
 
 
 @dataclass(slots=True)
 class World:
-    """From which pairs a question's things are drawn: those asked about from `asked`, those beside them from `others`."""
+    """The pairs of (colour, shape) of a composition: `asked` for the objects of the question, `others` for further objects."""
 
     rng: random.Random
     asked: tuple[Pair, ...]
     others: tuple[Pair, ...]
 
-    def pick(self, *, colour: str = "", shape: str = "", not_colour: str = "", not_shape: str = "") -> Pair:
-        """A pair to be asked about."""
-        return self.rng.choice(chosen(self.asked, colour, shape, not_colour, not_shape))
+    def sample_asked(self, *, colour: str = "", shape: str = "", not_colour: str = "", not_shape: str = "") -> Pair:
+        """Return a random pair for the question."""
+        return self.rng.choice(matching_pairs(self.asked, colour, shape, not_colour, not_shape))
 
-    def pick_other(self, *, colour: str = "", shape: str = "", not_colour: str = "", not_shape: str = "") -> Pair:
-        return self.rng.choice(chosen(self.others, colour, shape, not_colour, not_shape))
+    def sample_other(self, *, colour: str = "", shape: str = "", not_colour: str = "", not_shape: str = "") -> Pair:
+        return self.rng.choice(matching_pairs(self.others, colour, shape, not_colour, not_shape))
 
-    def wish(self) -> bool:
+    def random_bool(self) -> bool:
         return self.rng.random() < 0.5
 
-    def scene(self, pairs: Sequence[Pair], allowed: Callable[[Pair], bool], least: int = 1) -> list[Thing]:
-        """Things for the pairs, then for some allowed others; `least` things or more, the pairs' own first."""
+    def scene(self, pairs: Sequence[Pair], allowed: Callable[[Pair], bool], min_objects: int = 1) -> list[SceneObject]:
+        """Things for the pairs, then for some allowed others; `least` objects or more, the pairs' own first."""
         pairs = list(pairs)
-        total = self.rng.randint(max(least, len(pairs)), MOST)
+        total = self.rng.randint(max(min_objects, len(pairs)), MAX_OBJECTS)
         more = [pair for pair in self.others if pair not in pairs and allowed(pair)]
         pairs += self.rng.sample(more, min(total - len(pairs), len(more)))
-        return place_pairs(self.rng, pairs)
+        return position_pairs(self.rng, pairs)
 
-    def some(self, group: Sequence[Pair], least_asked: Pair, number: int) -> list[Pair]:
-        """`number` pairs of the group, with `least_asked` among them."""
-        return [least_asked, *self.rng.sample([pair for pair in group if pair != least_asked], number - 1)]
+    def with_others(self, group: Sequence[Pair], first: Pair, number: int) -> list[Pair]:
+        """Return `number` pairs of the group; `first` is the first of them."""
+        return [first, *self.rng.sample([pair for pair in group if pair != first], number - 1)]
 
 
-def chosen(pairs: tuple[Pair, ...], colour: str, shape: str, not_colour: str, not_shape: str) -> list[Pair]:
+def matching_pairs(pairs: tuple[Pair, ...], colour: str, shape: str, not_colour: str, not_shape: str) -> list[Pair]:
     return [
         (c, s)
         for c, s in pairs
@@ -73,169 +73,173 @@ def chosen(pairs: tuple[Pair, ...], colour: str, shape: str, not_colour: str, no
 
 
 @dataclass(slots=True, frozen=True)
-class Asked:
-    """A scene, what fills the holes of the question, and the answer, in the world's own words."""
+class QuestionScene:
+    """A scene, the values for the slots of the question, and the answer, all as keys of `SceneLanguage.names`."""
 
-    things: list[Thing]
+    objects: list[SceneObject]
     slots: dict[str, str]
     answer: str
 
 
-def yes_no(wish: bool) -> str:
-    return "yes" if wish else "no"
+def yes_no(is_yes: bool) -> str:
+    return "yes" if is_yes else "no"
 
 
 def slots_of(pair: Pair) -> dict[str, str]:
     return {"colour": pair[0], "shape": pair[1]}
 
 
-def existence_pair(world: World) -> Asked:
-    """Where the answer is no, the colour and the shape may well be there, each with another."""
-    wish, pair = world.wish(), world.pick()
-    if wish:
-        return Asked(world.scene([pair], lambda other: True), slots_of(pair), "yes")
+def existence_pair(world: World) -> QuestionScene:
+    """If the answer is no, the scene may contain the colour and the shape, each with another one."""
+    is_yes, pair = world.random_bool(), world.sample_asked()
+    if is_yes:
+        return QuestionScene(world.scene([pair], lambda candidate: True), slots_of(pair), "yes")
     near = [
-        world.pick_other(colour=pair[0], not_shape=pair[1]),
-        world.pick_other(shape=pair[1], not_colour=pair[0]),
+        world.sample_other(colour=pair[0], not_shape=pair[1]),
+        world.sample_other(shape=pair[1], not_colour=pair[0]),
     ]
-    return Asked(
-        world.scene(world.rng.sample(near, world.rng.randint(1, 2)), lambda other: other != pair), slots_of(pair), "no"
+    return QuestionScene(
+        world.scene(world.rng.sample(near, world.rng.randint(1, 2)), lambda candidate: candidate != pair),
+        slots_of(pair),
+        "no",
     )
 
 
-def existence_size(world: World) -> Asked:
-    """One thing has the shape, in the size asked for or in the other one."""
-    wish, pair = world.wish(), world.pick()
-    things = world.scene([pair], lambda other: other[1] != pair[1])
-    size = things[0].size if wish else SIZES[1 - SIZES.index(things[0].size)]
-    return Asked(things, {"size": size, "shape": pair[1]}, yes_no(wish))
+def existence_size(world: World) -> QuestionScene:
+    """One object has the shape, in the size of the question or in the other size."""
+    is_yes, pair = world.random_bool(), world.sample_asked()
+    objects = world.scene([pair], lambda candidate: candidate[1] != pair[1])
+    size = objects[0].size if is_yes else SIZES[1 - SIZES.index(objects[0].size)]
+    return QuestionScene(objects, {"size": size, "shape": pair[1]}, yes_no(is_yes))
 
 
-def counting_shape(world: World) -> Asked:
-    number, pair = world.rng.randint(1, 3), world.pick()
-    group = [other for other in world.others if other[1] == pair[1]]
-    things = world.scene(world.some(group, pair, number), lambda other: other[1] != pair[1])
-    return Asked(things, {"shape": pair[1], "shapes": f"many {pair[1]}"}, str(number))
+def counting_shape(world: World) -> QuestionScene:
+    number, pair = world.rng.randint(1, 3), world.sample_asked()
+    group = [candidate for candidate in world.others if candidate[1] == pair[1]]
+    objects = world.scene(world.with_others(group, pair, number), lambda candidate: candidate[1] != pair[1])
+    return QuestionScene(objects, {"shape": pair[1], "shapes": f"many {pair[1]}"}, str(number))
 
 
-def counting_colour(world: World) -> Asked:
-    number, pair = world.rng.randint(1, 3), world.pick()
-    group = [other for other in world.others if other[0] == pair[0]]
-    things = world.scene(world.some(group, pair, number), lambda other: other[0] != pair[0])
-    return Asked(things, {"colour": pair[0]}, str(number))
+def counting_colour(world: World) -> QuestionScene:
+    number, pair = world.rng.randint(1, 3), world.sample_asked()
+    group = [candidate for candidate in world.others if candidate[0] == pair[0]]
+    objects = world.scene(world.with_others(group, pair, number), lambda candidate: candidate[0] != pair[0])
+    return QuestionScene(objects, {"colour": pair[0]}, str(number))
 
 
-def attribute_colour(world: World) -> Asked:
-    pair = world.pick(colour=world.rng.choice(COLOURS))
-    return Asked(world.scene([pair], lambda other: other[1] != pair[1]), {"shape": pair[1]}, pair[0])
+def attribute_colour(world: World) -> QuestionScene:
+    pair = world.sample_asked(colour=world.rng.choice(COLOURS))
+    return QuestionScene(world.scene([pair], lambda candidate: candidate[1] != pair[1]), {"shape": pair[1]}, pair[0])
 
 
-def attribute_shape(world: World) -> Asked:
-    pair = world.pick(shape=world.rng.choice(SHAPES))
-    return Asked(world.scene([pair], lambda other: other[0] != pair[0]), {"colour": pair[0]}, pair[1])
+def attribute_shape(world: World) -> QuestionScene:
+    pair = world.sample_asked(shape=world.rng.choice(SHAPES))
+    return QuestionScene(world.scene([pair], lambda candidate: candidate[0] != pair[0]), {"colour": pair[0]}, pair[1])
 
 
-def attribute_size(world: World) -> Asked:
-    pair = world.pick()
-    things = world.scene([pair], lambda other: other[1] != pair[1])
-    return Asked(things, {"shape": pair[1]}, things[0].size)
+def attribute_size(world: World) -> QuestionScene:
+    pair = world.sample_asked()
+    objects = world.scene([pair], lambda candidate: candidate[1] != pair[1])
+    return QuestionScene(objects, {"shape": pair[1]}, objects[0].size)
 
 
-def two_shapes(world: World, first: Pair, second: Pair) -> list[Thing]:
-    """The two pairs, in chance order of asking, and others of other shapes."""
+def two_objects(world: World, first: Pair, second: Pair) -> list[SceneObject]:
+    """Return objects of the two pairs, in random order, and objects of other shapes."""
     pairs = [first, second]
     world.rng.shuffle(pairs)
-    return world.scene(pairs, lambda other: other[1] not in (first[1], second[1]))
+    return world.scene(pairs, lambda candidate: candidate[1] not in (first[1], second[1]))
 
 
-def comparison_larger(world: World) -> Asked:
-    wish, pair = world.wish(), world.pick()
-    things = two_shapes(world, pair, world.pick_other(not_shape=pair[1]))
-    sizes = ("large", "small") if wish else world.rng.choice((("small", "large"), ("small",) * 2, ("large",) * 2))
-    things[:2] = [replace(thing, size=size) for thing, size in zip(things, sizes, strict=False)]
-    return Asked(things, {"shape": things[0].shape, "other": things[1].shape}, yes_no(wish))
+def comparison_larger(world: World) -> QuestionScene:
+    is_yes, pair = world.random_bool(), world.sample_asked()
+    objects = two_objects(world, pair, world.sample_other(not_shape=pair[1]))
+    sizes = ("large", "small") if is_yes else world.rng.choice((("small", "large"), ("small",) * 2, ("large",) * 2))
+    objects[:2] = [replace(item, size=size) for item, size in zip(objects, sizes, strict=False)]
+    return QuestionScene(objects, {"shape": objects[0].shape, "other": objects[1].shape}, yes_no(is_yes))
 
 
-def comparison_colour(world: World) -> Asked:
-    wish, pair = world.wish(), world.pick()
-    colour = {"colour" if wish else "not_colour": pair[0]}
-    things = two_shapes(world, pair, world.pick_other(not_shape=pair[1], **colour))
-    return Asked(things, {"shape": things[0].shape, "other": things[1].shape}, yes_no(wish))
+def comparison_colour(world: World) -> QuestionScene:
+    is_yes, pair = world.random_bool(), world.sample_asked()
+    colour = {"colour" if is_yes else "not_colour": pair[0]}
+    objects = two_objects(world, pair, world.sample_other(not_shape=pair[1], **colour))
+    return QuestionScene(objects, {"shape": objects[0].shape, "other": objects[1].shape}, yes_no(is_yes))
 
 
-def comparison_which(world: World) -> Asked:
-    pair = world.pick(shape=world.rng.choice(SHAPES))
-    things = two_shapes(world, pair, world.pick_other(not_shape=pair[1]))
+def comparison_which(world: World) -> QuestionScene:
+    pair = world.sample_asked(shape=world.rng.choice(SHAPES))
+    objects = two_objects(world, pair, world.sample_other(not_shape=pair[1]))
     larger = world.rng.randrange(2)
-    things[:2] = [replace(things[index], size=SIZES[index == larger]) for index in range(2)]
-    return Asked(things, {"shape": things[0].shape, "other": things[1].shape}, things[larger].shape)
+    objects[:2] = [replace(objects[index], size=SIZES[index == larger]) for index in range(2)]
+    return QuestionScene(objects, {"shape": objects[0].shape, "other": objects[1].shape}, objects[larger].shape)
 
 
-def spatial_related(world: World) -> Asked:
-    wish, first = world.wish(), world.pick()
+def spatial_related(world: World) -> QuestionScene:
+    is_yes, first = world.random_bool(), world.sample_asked()
     relation = world.rng.choice(RELATIONS)
     pairs = [first, world.rng.choice([pair for pair in world.others if pair != first])]
     world.rng.shuffle(pairs)
-    wanted = relation if wish else OPPOSITE[relation]
+    true_relation = relation if is_yes else OPPOSITE[relation]
     while True:
-        things = one, two, *_ = world.scene(pairs, lambda other: True)
-        if holds(one, wanted, two):
+        objects = subject, reference, *_ = world.scene(pairs, lambda candidate: True)
+        if relation_holds(subject, true_relation, reference):
             break
-    slots = {**slots_of(one.pair), "other_colour": two.colour, "other": two.shape, "relation": relation}
-    return Asked(things, slots, yes_no(wish))
+    slots = {**slots_of(subject.pair), "other_colour": reference.colour, "other": reference.shape, "relation": relation}
+    return QuestionScene(objects, slots, yes_no(is_yes))
 
 
-def spatial_colour(world: World) -> Asked:
-    pair = world.pick(colour=world.rng.choice(COLOURS))
-    things = world.scene([pair], lambda other: True)
-    return Asked(things, {"place": f"at {things[0].place}"}, pair[0])
+def spatial_colour(world: World) -> QuestionScene:
+    pair = world.sample_asked(colour=world.rng.choice(COLOURS))
+    objects = world.scene([pair], lambda candidate: True)
+    return QuestionScene(objects, {"place": f"at {objects[0].cell_name}"}, pair[0])
 
 
-def spatial_shape(world: World) -> Asked:
-    pair = world.pick(shape=world.rng.choice(SHAPES))
-    things = world.scene([pair], lambda other: True)
-    return Asked(things, {"place": f"at {things[0].place}"}, pair[1])
+def spatial_shape(world: World) -> QuestionScene:
+    pair = world.sample_asked(shape=world.rng.choice(SHAPES))
+    objects = world.scene([pair], lambda candidate: True)
+    return QuestionScene(objects, {"place": f"at {objects[0].cell_name}"}, pair[1])
 
 
-def negation_none(world: World) -> Asked:
-    asked = existence_pair(world)
-    return replace(asked, answer=yes_no(asked.answer == "no"))
+def negation_none(world: World) -> QuestionScene:
+    scene = existence_pair(world)
+    return replace(scene, answer=yes_no(scene.answer == "no"))
 
 
-def negation_any(world: World) -> Asked:
-    """All things but one or two have the colour, or all of them have it."""
-    wish, pair = world.wish(), world.pick()
+def negation_any(world: World) -> QuestionScene:
+    """All objects have the colour, or all but one."""
+    is_yes, pair = world.random_bool(), world.sample_asked()
     number = world.rng.randint(2, 3)
-    group = [other for other in world.others if other[0] == pair[0]]
-    strange = world.rng.sample([other for other in world.others if other[0] != pair[0]], 1 if wish else 0)
-    pairs = world.some(group, pair, number - len(strange)) + strange
-    return Asked(place_pairs(world.rng, pairs), {"colour": pair[0]}, yes_no(wish))
+    group = [candidate for candidate in world.others if candidate[0] == pair[0]]
+    exception = world.rng.sample(
+        [candidate for candidate in world.others if candidate[0] != pair[0]], 1 if is_yes else 0
+    )
+    pairs = world.with_others(group, pair, number - len(exception)) + exception
+    return QuestionScene(position_pairs(world.rng, pairs), {"colour": pair[0]}, yes_no(is_yes))
 
 
-def negation_shape(world: World) -> Asked:
-    pair = world.pick(shape=world.rng.choice(SHAPES))
-    colour = world.pick_other(not_colour=pair[0])[0]
-    group = [other for other in world.others if other[0] == colour]
+def negation_shape(world: World) -> QuestionScene:
+    pair = world.sample_asked(shape=world.rng.choice(SHAPES))
+    colour = world.sample_other(not_colour=pair[0])[0]
+    group = [candidate for candidate in world.others if candidate[0] == colour]
     pairs = [pair, *world.rng.sample(group, world.rng.randint(1, 3))]
-    return Asked(place_pairs(world.rng, pairs), {"colour": colour}, pair[1])
+    return QuestionScene(position_pairs(world.rng, pairs), {"colour": colour}, pair[1])
 
 
-def two_step_colour(world: World) -> Asked:
-    """One thing alone stands so to the only thing of its shape; others stand elsewhere."""
-    pair = world.pick(colour=world.rng.choice(COLOURS))
-    anchor = world.pick_other(not_shape=pair[1])
+def two_step_colour(world: World) -> QuestionScene:
+    """Exactly one object has the relation to the only object of a shape."""
+    pair = world.sample_asked(colour=world.rng.choice(COLOURS))
+    anchor = world.sample_other(not_shape=pair[1])
     relation = world.rng.choice(RELATIONS)
     while True:
-        things = world.scene([pair, anchor], lambda other: other[1] != anchor[1])
-        if [thing for thing in things if holds(thing, relation, things[1])] == things[:1]:
-            return Asked(things, {"relation": relation, "other": anchor[1]}, pair[0])
+        objects = world.scene([pair, anchor], lambda candidate: candidate[1] != anchor[1])
+        if [item for item in objects if relation_holds(item, relation, objects[1])] == objects[:1]:
+            return QuestionScene(objects, {"relation": relation, "other": anchor[1]}, pair[0])
 
 
-def two_step_shape(world: World) -> Asked:
-    pair = world.pick(shape=world.rng.choice(SHAPES))
-    anchor = world.pick_other(colour=pair[0], not_shape=pair[1])
-    things = world.scene([pair, anchor], lambda other: other[0] != pair[0] and other[1] != anchor[1])
-    return Asked(things, {"other": anchor[1]}, pair[1])
+def two_step_shape(world: World) -> QuestionScene:
+    pair = world.sample_asked(shape=world.rng.choice(SHAPES))
+    anchor = world.sample_other(colour=pair[0], not_shape=pair[1])
+    objects = world.scene([pair, anchor], lambda candidate: candidate[0] != pair[0] and candidate[1] != anchor[1])
+    return QuestionScene(objects, {"other": anchor[1]}, pair[1])
 
 
 PATTERNS = MappingProxyType(
@@ -263,27 +267,31 @@ PATTERNS = MappingProxyType(
 
 
 def question_rows(num_rows: int, seed: int, composition: Composition = "seen") -> list[Row]:
-    """`num_rows` distinct rows `{image, question, answer, kind, caption, prompt, language, composition}`, the kinds in turn.
+    """Return `num_rows` distinct rows `{image, question, answer, kind, caption, prompt, language, composition}`.
 
-    "unseen": a thing asked about has a held-out pair, or a held-out pair is asked for and is not there.
+    The question types alternate. "unseen": an object of the question has a held-out pair, or the question is about a
+    held-out pair that the scene lacks.
     """
     rng = random.Random(f"question scenes {seed} {composition}")
     worlds = {"seen": World(rng, SEEN, SEEN), "unseen": World(rng, UNSEEN, PAIRS)}
-    patterns = {kind: [name for name in PATTERNS if name.startswith(f"{kind}.")] for kind in KINDS}
+    patterns = {
+        question_type: [name for name in PATTERNS if name.startswith(f"{question_type}.")]
+        for question_type in QUESTION_TYPES
+    }
     rows: list[Row] = []
     known: set[tuple[str, str]] = set()
-    turn = turns(composition)
-    language, now = next(turn)
+    sequence = alternate(composition)
+    language_name, row_composition = next(sequence)
     while len(rows) < num_rows:
-        kind = KINDS[len(rows) // 4 % len(KINDS)]  # each kind in both languages and both compositions
-        pattern = rng.choice(patterns[kind])
-        asked = PATTERNS[pattern](worlds[now])
-        speech = SPEECHES[language]
-        things = rng.sample(asked.things, len(asked.things))
-        question = rng.choice(speech.questions[pattern]).format(
-            **{slot: speech.names[word] for slot, word in asked.slots.items()}
+        question_type = QUESTION_TYPES[len(rows) // 4 % len(QUESTION_TYPES)]  # each in both languages and compositions
+        pattern = rng.choice(patterns[question_type])
+        scene = PATTERNS[pattern](worlds[row_composition])
+        language = SCENE_LANGUAGES[language_name]
+        objects = rng.sample(scene.objects, len(scene.objects))
+        question = rng.choice(language.questions[pattern]).format(
+            **{slot: language.names[value] for slot, value in scene.slots.items()}
         )
-        image = PREFIX + write_scene(things)
+        image = PREFIX + write_scene(objects)
         if (image, question) in known:
             continue
         known.add((image, question))
@@ -291,13 +299,15 @@ def question_rows(num_rows: int, seed: int, composition: Composition = "seen") -
             {
                 "image": image,
                 "question": question,
-                "answer": speech.names[asked.answer],
-                "kind": kind,
-                "caption": say(speech, [Claim(thing) for thing in sorted(things, key=lambda it: (it.row, it.column))]),
-                "prompt": speech.describe,
-                "language": language,
-                "composition": now,
+                "answer": language.names[scene.answer],
+                "kind": question_type,
+                "caption": render_claims(
+                    language, [Claim(item) for item in sorted(objects, key=lambda item: (item.row, item.column))]
+                ),
+                "prompt": language.describe,
+                "language": language_name,
+                "composition": row_composition,
             }
         )
-        language, now = next(turn)
+        language_name, row_composition = next(sequence)
     return rows

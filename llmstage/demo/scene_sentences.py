@@ -1,4 +1,4 @@
-"""How the world of shapes is spoken about: names, places and relations, captions and questions in English and Chinese."""
+"""The language of the demo world of shapes: names, positions, relations, captions and questions in English and Chinese."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ COLOURS = words("red orange yellow green cyan blue purple black")
 SIZES = words("small large")
 RELATIONS = words("left right above below")
 OPPOSITE = MappingProxyType({"left": "right", "right": "left", "above": "below", "below": "above"})
-KINDS = words("existence counting attribute comparison spatial negation two_step")
+QUESTION_TYPES = words("existence counting attribute comparison spatial negation two_step")
 
 PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 """Names of the nine cells, row by row."""
 
 
 @dataclass(slots=True, frozen=True)
-class Speech:
-    """One language: `names` turns the world's own words into the language's, the rest are sentences with holes."""
+class SceneLanguage:
+    """One language. `names` maps the keys of the world to words; the other fields are templates of sentences."""
 
     names: Mapping[str, str]
-    look: str
-    """A thing with its {size}, {colour} and {shape}."""
+    appearance: str
+    """An object with its {size}, {colour} and {shape}."""
     at: str
-    """{it} stands in the {place}."""
+    """{it} is at {place}."""
     related: str
-    """{it} stands in {relation} to {other}."""
+    """{it} has {relation} to {other}."""
     join: str
     join_last: str
     there_is: str
     describe: str
-    """What a model is asked, so that it knows in which language to answer."""
+    """The prompt of captioning, which decides the language of the caption."""
     questions: Mapping[str, tuple[str, ...]]
-    """Pattern -> ways of asking it. A pattern's name begins with its kind."""
+    """Pattern to its wordings. The name of a pattern begins with its question type."""
 
 
-ENGLISH = Speech(
+ENGLISH = SceneLanguage(
     names=MappingProxyType(
         {name: name for name in (*SHAPES, *COLOURS, *SIZES, "yes", "no", "1", "2", "3")}
         | dict(zip(RELATIONS, ("to the left of", "to the right of", "above", "below"), strict=True))
-        | {f"at {place}": f"at the {place}" for place in PLACES}
+        | {f"at {cell}": f"at the {cell}" for cell in PLACES}
         | {"at left": "on the left", "at middle": "in the middle", "at right": "on the right"}
         | {f"many {name}": f"{name}es" if name.endswith("s") else f"{name}s" for name in SHAPES}
     ),
-    look="a {size} {colour} {shape}",
+    appearance="a {size} {colour} {shape}",
     at="{it} {place}",
     related="{it} {relation} {other}",
     join=", ",
@@ -78,7 +78,7 @@ ENGLISH = Speech(
     ),
 )
 
-CHINESE = Speech(
+CHINESE = SceneLanguage(
     names=MappingProxyType(
         dict(zip(SHAPES, words("圆形 正方形 三角形 五角星 十字形 菱形"), strict=True))
         | dict(zip((f"many {name}" for name in SHAPES), words("圆形 正方形 三角形 五角星 十字形 菱形"), strict=True))
@@ -86,14 +86,14 @@ CHINESE = Speech(
         | dict(zip(RELATIONS, words("左边 右边 上面 下面"), strict=True))
         | dict(
             zip(
-                (f"at {place}" for place in PLACES),
+                (f"at {cell}" for cell in PLACES),
                 words("左上角 正上方 右上角 左侧 中间 右侧 左下角 正下方 右下角"),
                 strict=True,
             )
         )
         | {"small": "小", "large": "大", "yes": "是", "no": "否", "1": "1", "2": "2", "3": "3"}
     ),
-    look="{colour}的{size}{shape}",
+    appearance="{colour}的{size}{shape}",
     at="{it}在{place}",
     related="{it}在{other}的{relation}",
     join="，",
@@ -124,5 +124,5 @@ CHINESE = Speech(
     ),
 )
 
-SPEECHES = MappingProxyType({"en": ENGLISH, "zh": CHINESE})
-LANGUAGES = tuple(SPEECHES)
+SCENE_LANGUAGES = MappingProxyType({"en": ENGLISH, "zh": CHINESE})
+LANGUAGES = tuple(SCENE_LANGUAGES)

@@ -1,11 +1,11 @@
-"""The world of shapes: small pictures of one to four coloured shapes, with captions in English and Chinese.
+"""The demo world of shapes: small images of one to four coloured shapes, with captions in English and Chinese.
 
-A scene is a string, and its picture a pure function of it: `48:circle.red.large.0.2.12;star.blue.small.1.0.7` is a canvas
-of 48 x 48 pixels with a large red circle in the top right cell of a 3 x 3 grid and a small blue star at its left; the last
-number of a thing shifts it inside its cell. No (colour, shape) pair comes twice in a scene.
+A scene is a string, and its image a pure function of it: `48:circle.red.large.0.2.12;star.blue.small.1.0.7` is a canvas
+of 48 x 48 pixels with a large red circle in the top right cell of a 3 x 3 grid and a small blue star at its left. The last
+number of an object shifts it inside its cell. No (colour, shape) pair occurs twice in a scene.
 
-A quarter of the (colour, shape) pairs, chosen by a Latin square, is held out: scenes of composition "seen" hold none of
-them, scenes of composition "unseen" hold at least one. Each shape and each colour is in both.
+A quarter of the (colour, shape) pairs, chosen by a Latin square, is held out: scenes of composition "seen" have none of
+them, scenes of composition "unseen" at least one. Each shape and each colour is in both.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from llmstage.demo.scene_sentences import (
     OPPOSITE,
     PLACES,
     RELATIONS,
+    SCENE_LANGUAGES,
     SHAPES,
     SIZES,
-    SPEECHES,
-    Speech,
+    SceneLanguage,
 )  # fmt: skip
 
 Composition = Literal["seen", "unseen", "both"]
-"""Whether scenes hold held-out pairs; "both": one and the other in turn."""
+"""Whether scenes have held-out pairs; "both": the two alternate."""
 Pair = tuple[str, str]
 """(colour, shape)."""
 
 PREFIX = "demo:"
-"""Says in a row's `image` that the rest is a scene to be drawn."""
+"""Prefix of an `image` that is a scene to be drawn."""
 CANVAS = 48
 GRID = 3
 SQUARE = 4
 SHIFTS = 5
-"""Steps of a thing's place inside its cell, each way; the outer ones are a sixteenth of the cell from the middle."""
+"""Steps of the position inside the cell, in each direction; the outer ones are a sixteenth of the cell from the middle."""
 MAX_CANVAS = 1024
 OVERSAMPLING = 4
 RADIUS = {"small": 0.27, "large": 0.41}
-"""In cells, measured from the middle of a thing to the side of its box."""
+"""In cells, from the middle of an object to the side of its bounding box."""
 BACKGROUND = (244, 244, 238)
 PAINT = {
     "red": (214, 28, 34),
@@ -62,7 +62,9 @@ PAINT = {
 
 
 @dataclass(slots=True, frozen=True)
-class Thing:
+class SceneObject:
+    """One shape of a scene."""
+
     shape: str
     colour: str
     size: str
@@ -75,16 +77,16 @@ class Thing:
         return self.colour, self.shape
 
     @property
-    def look(self) -> tuple[str, str, str]:
+    def appearance(self) -> tuple[str, str, str]:
         return self.size, self.colour, self.shape
 
     @property
-    def place(self) -> str:
+    def cell_name(self) -> str:
         return PLACES[GRID * self.row + self.column]
 
 
 def is_held_out(pair: Pair) -> bool:
-    """Whether training never shows this pair: one in each row of each 4 x 4 block of the table of pairs."""
+    """Return whether a pair is never in training: one in each row of each 4 x 4 block of the table of pairs."""
     colour, shape = pair
     return (COLOURS.index(colour) + SHAPES.index(shape)) % SQUARE == 0
 
@@ -94,25 +96,25 @@ UNSEEN = tuple(pair for pair in PAIRS if is_held_out(pair))
 SEEN = tuple(pair for pair in PAIRS if not is_held_out(pair))
 
 
-def write_scene(things: Sequence[Thing], canvas: int = CANVAS) -> str:
-    parts = (f"{t.shape}.{t.colour}.{t.size}.{t.row}.{t.column}.{t.shift}" for t in things)
+def write_scene(objects: Sequence[SceneObject], canvas: int = CANVAS) -> str:
+    parts = (f"{t.shape}.{t.colour}.{t.size}.{t.row}.{t.column}.{t.shift}" for t in objects)
     return f"{canvas}:{';'.join(parts)}"
 
 
-def read_scene(scene: str) -> tuple[int, list[Thing]]:
-    """(canvas size in pixels, things) of a scene, with or without its "demo:"; a ValueError says what it should be."""
+def read_scene(scene: str) -> tuple[int, list[SceneObject]]:
+    """Return (canvas size in pixels, objects) of a scene, with or without "demo:". Raise ValueError for an invalid scene."""
     canvas, _, listed = scene.removeprefix(PREFIX).partition(":")
     try:
-        things = [read_thing(part) for part in listed.split(";")]
+        objects = [read_object(part) for part in listed.split(";")]
         size = int(canvas)
     except ValueError as error:
         raise ValueError(f"{scene!r} is no scene: {error}") from None
     if not GRID <= size <= MAX_CANVAS:
         raise ValueError(f"{scene!r} is no scene: its canvas is {size} pixels wide, not {GRID} to {MAX_CANVAS}")
-    return size, things
+    return size, objects
 
 
-def read_thing(text: str) -> Thing:
+def read_object(text: str) -> SceneObject:
     parts = text.split(".")
     if len(parts) != 6:
         raise ValueError(f"{text!r} is not shape.colour.size.row.column.shift")
@@ -122,26 +124,26 @@ def read_thing(text: str) -> Thing:
     row, column, shift = map(int, parts[3:])
     if not (0 <= row < GRID and 0 <= column < GRID and 0 <= shift < SHIFTS * SHIFTS):
         raise ValueError(f"{text!r} lies outside the grid")
-    return Thing(parts[0], parts[1], parts[2], row, column, shift)
+    return SceneObject(parts[0], parts[1], parts[2], row, column, shift)
 
 
 def draw(scene: str) -> Image.Image:
-    """The picture of a scene: RGB, canvas x canvas."""
-    size, things = read_scene(scene)
-    wide = size * OVERSAMPLING
-    image = Image.new("RGB", (wide, wide), BACKGROUND)
+    """Return the image of a scene: RGB, canvas x canvas."""
+    size, objects = read_scene(scene)
+    width = size * OVERSAMPLING
+    image = Image.new("RGB", (width, width), BACKGROUND)
     brush = ImageDraw.Draw(image)
-    cell = wide / GRID
-    for thing in things:
-        down, right = divmod(thing.shift, SHIFTS)
-        x = (thing.column + 0.5 + (right - SHIFTS // 2) / 32) * cell
-        y = (thing.row + 0.5 + (down - SHIFTS // 2) / 32) * cell
-        radius = RADIUS[thing.size] * cell
-        if thing.shape == "circle":
-            brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=PAINT[thing.colour])
+    cell = width / GRID
+    for item in objects:
+        down, right = divmod(item.shift, SHIFTS)
+        x = (item.column + 0.5 + (right - SHIFTS // 2) / 32) * cell
+        y = (item.row + 0.5 + (down - SHIFTS // 2) / 32) * cell
+        radius = RADIUS[item.size] * cell
+        if item.shape == "circle":
+            brush.ellipse((x - radius, y - radius, x + radius, y + radius), fill=PAINT[item.colour])
         else:
-            outline = [(x + dx * radius, y + dy * radius) for dx, dy in OUTLINES[thing.shape]]
-            brush.polygon(outline, fill=PAINT[thing.colour])
+            outline = [(x + dx * radius, y + dy * radius) for dx, dy in OUTLINES[item.shape]]
+            brush.polygon(outline, fill=PAINT[item.colour])
     return image.reduce(OVERSAMPLING)
 
 
@@ -162,11 +164,11 @@ OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
         (ARM, 1), (-ARM, 1), (-ARM, ARM), (-1, ARM), (-1, -ARM), (-ARM, -ARM),
     ),
 }  # fmt: skip
-"""In radii from the middle; y grows downwards."""
+"""Corners in radii from the middle; y increases downwards."""
 
 
-def holds(first: Thing, relation: str, second: Thing) -> bool:
-    """Whether `first` stands in the relation to `second`; things of one column are neither left nor right of each other."""
+def relation_holds(first: SceneObject, relation: str, second: SceneObject) -> bool:
+    """Return whether `first` has the relation to `second`; in one column, neither object is left or right of the other."""
     match relation:
         case "left":
             return first.column < second.column
@@ -177,163 +179,182 @@ def holds(first: Thing, relation: str, second: Thing) -> bool:
     return first.row > second.row
 
 
-def place_pairs(rng: random.Random, pairs: Sequence[Pair]) -> list[Thing]:
-    """A thing for each pair, with a size and a cell of its own."""
+def position_pairs(rng: random.Random, pairs: Sequence[Pair]) -> list[SceneObject]:
+    """Return an object for each pair, each with a random size in a cell of its own."""
     cells = rng.sample(range(GRID * GRID), len(pairs))
     return [
-        Thing(shape, colour, rng.choice(SIZES), *divmod(cell, GRID), rng.randrange(SHIFTS * SHIFTS))
+        SceneObject(shape, colour, rng.choice(SIZES), *divmod(cell, GRID), rng.randrange(SHIFTS * SHIFTS))
         for (colour, shape), cell in zip(pairs, cells, strict=True)
     ]
 
 
-def turns(composition: Composition) -> Iterator[tuple[str, Composition]]:
-    """(language, composition) of row 0, 1, 2, ...: the languages in turn, and for "both" the compositions too."""
+def alternate(composition: Composition) -> Iterator[tuple[str, Composition]]:
+    """Yield (language, composition) of row 0, 1, 2, ...: the languages alternate, and for "both" the compositions too."""
     both: tuple[Composition, ...] = ("seen", "unseen")
     while True:
-        for now in both if composition == "both" else (composition,):
+        for row_composition in both if composition == "both" else (composition,):
             for language in LANGUAGES:
-                yield language, now
+                yield language, row_composition
 
 
-def draw_things(rng: random.Random, composition: Composition, num_things: int) -> list[Thing]:
+def draw_objects(rng: random.Random, composition: Composition, num_objects: int) -> list[SceneObject]:
     if composition == "seen":
-        return place_pairs(rng, rng.sample(SEEN, num_things))
+        return position_pairs(rng, rng.sample(SEEN, num_objects))
     held_out = rng.choice(UNSEEN)
-    pairs = [held_out, *rng.sample([pair for pair in PAIRS if pair != held_out], num_things - 1)]
+    pairs = [held_out, *rng.sample([pair for pair in PAIRS if pair != held_out], num_objects - 1)]
     rng.shuffle(pairs)
-    return place_pairs(rng, pairs)
+    return position_pairs(rng, pairs)
 
 
 @dataclass(slots=True, frozen=True)
 class Claim:
-    """What a caption says of a thing: where it stands, or how to another one."""
+    """A statement of a caption about an object: its position, or its relation to another object."""
 
-    it: Thing
+    subject: SceneObject
     relation: str | None = None
-    other: Thing | None = None
+    reference: SceneObject | None = None
 
-    def is_true(self, things: Sequence[Thing]) -> bool:
-        """Of the things with these looks. Looks do not repeat in a scene, so there is one of each at most."""
-        known = {thing.look: thing for thing in things}
-        it = known.get(self.it.look)
-        if it is None:
+    def is_true(self, objects: Sequence[SceneObject]) -> bool:
+        """Return whether the claim is true. No two objects of a scene have the same appearance."""
+        known = {item.appearance: item for item in objects}
+        subject = known.get(self.subject.appearance)
+        if subject is None:
             return False
-        if self.relation is None or self.other is None:
-            return it.place == self.it.place
-        other = known.get(self.other.look)
-        return other is not None and holds(it, self.relation, other)
+        if self.relation is None or self.reference is None:
+            return subject.cell_name == self.subject.cell_name
+        reference = known.get(self.reference.appearance)
+        return reference is not None and relation_holds(subject, self.relation, reference)
 
 
-def say(speech: Speech, claims: Sequence[Claim]) -> str:
-    *parts, last = (say_claim(speech, claim) for claim in claims)
-    return speech.join.join(parts) + speech.join_last + last if parts else last
+def render_claims(language: SceneLanguage, claims: Sequence[Claim]) -> str:
+    """Return the claims as one sentence."""
+    *parts, last = (render_claim(language, claim) for claim in claims)
+    return language.join.join(parts) + language.join_last + last if parts else last
 
 
-def say_claim(speech: Speech, claim: Claim) -> str:
-    it = say_look(speech, claim.it)
-    if claim.relation is None or claim.other is None:
-        return speech.at.format(it=it, place=speech.names[f"at {claim.it.place}"])
-    return speech.related.format(it=it, relation=speech.names[claim.relation], other=say_look(speech, claim.other))
+def render_claim(language: SceneLanguage, claim: Claim) -> str:
+    subject = render_appearance(language, claim.subject)
+    if claim.relation is None or claim.reference is None:
+        return language.at.format(it=subject, place=language.names[f"at {claim.subject.cell_name}"])
+    reference = render_appearance(language, claim.reference)
+    return language.related.format(it=subject, relation=language.names[claim.relation], other=reference)
 
 
-def say_look(speech: Speech, thing: Thing) -> str:
-    return speech.look.format(**{word: speech.names[getattr(thing, word)] for word in ("size", "colour", "shape")})
+def render_appearance(language: SceneLanguage, item: SceneObject) -> str:
+    names = {attribute: language.names[getattr(item, attribute)] for attribute in ("size", "colour", "shape")}
+    return language.appearance.format(**names)
 
 
-def relate(rng: random.Random, first: Thing, second: Thing) -> Claim:
-    return Claim(first, rng.choice([word for word in RELATIONS if holds(first, word, second)]), second)
+def spatial_claim(rng: random.Random, first: SceneObject, second: SceneObject) -> Claim:
+    """Return a random true relation between two objects."""
+    return Claim(first, rng.choice([name for name in RELATIONS if relation_holds(first, name, second)]), second)
 
 
 def contrastive_rows(num_rows: int, seed: int, composition: Composition = "seen") -> list[Row]:
-    """`num_rows` distinct rows `{image, caption, language, composition, foils}`.
+    """Return `num_rows` distinct rows `{image, caption, language, composition, foils}`.
 
-    The caption names every thing and how two of them stand to each other; a foil is the caption with colours, sizes,
-    shapes or places changed about, so that the same words tell of another picture.
+    The caption names every object, and the relations between pairs of them. A foil is the caption with colours, sizes, shapes
+    or positions exchanged, so that the same words describe another image.
     """
     rng = random.Random(f"contrastive scenes {seed} {composition}")
     rows: list[Row] = []
     images: set[str] = set()
-    turn = turns(composition)
-    language, now = next(turn)
+    sequence = alternate(composition)
+    language, row_composition = next(sequence)
     while len(rows) < num_rows:
-        things = draw_things(rng, now, rng.choices((1, 2, 3, 4), (5, 50, 30, 15))[0])
-        claims = tell(rng, things)
-        foils = [say(SPEECHES[language], wrong) for wrong in spoil(rng, claims) if not is_true(wrong, things)]
-        image = PREFIX + write_scene(things)
+        objects = draw_objects(rng, row_composition, rng.choices((1, 2, 3, 4), (5, 50, 30, 15))[0])
+        claims = describe(rng, objects)
+        variants = corrupt(rng, claims)
+        foils = [
+            render_claims(SCENE_LANGUAGES[language], variant) for variant in variants if not is_true(variant, objects)
+        ]
+        image = PREFIX + write_scene(objects)
         if image in images or not foils:
             continue
         images.add(image)
-        caption = say(SPEECHES[language], claims)
-        rows.append({"image": image, "caption": caption, "language": language, "composition": now, "foils": foils[:3]})
-        language, now = next(turn)
+        rows.append(
+            {
+                "image": image,
+                "caption": render_claims(SCENE_LANGUAGES[language], claims),
+                "language": language,
+                "composition": row_composition,
+                "foils": foils[:3],
+            }
+        )
+        language, row_composition = next(sequence)
     return rows
 
 
-def is_true(claims: Sequence[Claim], things: Sequence[Thing]) -> bool:
-    return all(claim.is_true(things) for claim in claims)
+def is_true(claims: Sequence[Claim], objects: Sequence[SceneObject]) -> bool:
+    return all(claim.is_true(objects) for claim in claims)
 
 
-def tell(rng: random.Random, things: Sequence[Thing]) -> list[Claim]:
-    """Claims that name each thing once: two by two in relation, one left over where it stands."""
-    order = rng.sample(things, len(things))
-    claims = [relate(rng, *order[start : start + 2]) for start in range(0, len(order) - 1, 2)]
-    return claims + [Claim(thing) for thing in order[len(claims) * 2 :]]
+def describe(rng: random.Random, objects: Sequence[SceneObject]) -> list[Claim]:
+    """Return claims that name each object once: relations between pairs, and the position of an unpaired object."""
+    order = rng.sample(objects, len(objects))
+    claims = [spatial_claim(rng, *order[start : start + 2]) for start in range(0, len(order) - 1, 2)]
+    return claims + [Claim(item) for item in order[len(claims) * 2 :]]
 
 
-def spoil(rng: random.Random, claims: Sequence[Claim]) -> list[list[Claim]]:
-    """Claims with the first one changed: attributes and places of its two things exchanged, or its relation turned
-    about; a thing alone gets another colour and another place."""
+def corrupt(rng: random.Random, claims: Sequence[Claim]) -> list[list[Claim]]:
+    """Return variants of the claims with the first one changed.
+
+    Attributes and positions of its two objects are exchanged, or its relation is reversed. A single object gets another colour
+    or another position.
+    """
     first, *rest = claims
-    it, other, relation = first.it, first.other, first.relation
-    if other is None or relation is None:
-        colour = rng.choice([pair[0] for pair in SEEN if pair[1] == it.shape and pair[0] != it.colour])
+    subject, reference, relation = first.subject, first.reference, first.relation
+    if reference is None or relation is None:
+        colour = rng.choice([pair[0] for pair in SEEN if pair[1] == subject.shape and pair[0] != subject.colour])
+        moved = replace(subject, row=GRID - 1 - subject.row, column=(subject.column + 1) % GRID)
         return [
-            [replace(first, it=replace(it, colour=colour)), *rest],
-            [replace(first, it=replace(it, row=GRID - 1 - it.row, column=(it.column + 1) % GRID)), *rest],
+            [replace(first, subject=replace(subject, colour=colour)), *rest],
+            [replace(first, subject=moved), *rest],
         ]
-    wrong = [Claim(other, relation, it), Claim(it, OPPOSITE[relation], other)]
-    for word in ("colour", "size"):
-        mine, others = getattr(it, word), getattr(other, word)
-        if mine != others:
-            wrong.append(Claim(replace(it, **{word: others}), relation, replace(other, **{word: mine})))
-    rng.shuffle(wrong)
-    return [[claim, *rest] for claim in wrong]
+    variants = [Claim(reference, relation, subject), Claim(subject, OPPOSITE[relation], reference)]
+    for attribute in ("colour", "size"):
+        value, reference_value = getattr(subject, attribute), getattr(reference, attribute)
+        if value != reference_value:
+            swapped = replace(subject, **{attribute: reference_value}), replace(reference, **{attribute: value})
+            variants.append(Claim(swapped[0], relation, swapped[1]))
+    rng.shuffle(variants)
+    return [[claim, *rest] for claim in variants]
 
 
 def caption_rows(num_rows: int, seed: int, composition: Composition = "seen") -> list[Row]:
-    """`num_rows` distinct rows `{image, prompt, captions, language, composition}`, one to three things each.
+    """Return `num_rows` distinct rows `{image, prompt, captions, language, composition}` with one to three objects.
 
-    The first caption is a function of the scene and the language alone: every thing and its place, row by row. The
-    others say the same in another order, with another beginning, or by relations.
+    The first caption depends only on the scene and the language: every object and its position, row by row. The others
+    have another order, another beginning, or relations.
     """
     rng = random.Random(f"caption scenes {seed} {composition}")
     rows: list[Row] = []
     images: set[str] = set()
-    turn = turns(composition)
-    language, now = next(turn)
+    sequence = alternate(composition)
+    language_name, row_composition = next(sequence)
     while len(rows) < num_rows:
-        things = draw_things(rng, now, rng.choices((1, 2, 3), (10, 50, 40))[0])
-        things.sort(key=lambda thing: (thing.row, thing.column))
-        image = PREFIX + write_scene(things)
+        objects = draw_objects(rng, row_composition, rng.choices((1, 2, 3), (10, 50, 40))[0])
+        objects.sort(key=lambda item: (item.row, item.column))
+        image = PREFIX + write_scene(objects)
         if image in images:
             continue
         images.add(image)
-        speech = SPEECHES[language]
-        canonical = [Claim(thing) for thing in things]
-        captions = [say(speech, canonical), speech.there_is + say(speech, canonical)]
-        if len(things) > 1:
+        language = SCENE_LANGUAGES[language_name]
+        canonical = [Claim(item) for item in objects]
+        captions = [render_claims(language, canonical), language.there_is + render_claims(language, canonical)]
+        if len(objects) > 1:
             captions += [
-                say(speech, canonical[::-1]),
-                say(speech, [relate(rng, *two) for two in pairwise(things)]),
+                render_claims(language, canonical[::-1]),
+                render_claims(language, [spatial_claim(rng, *two) for two in pairwise(objects)]),
             ]
         rows.append(
             {
                 "image": image,
-                "prompt": speech.describe,
+                "prompt": language.describe,
                 "captions": captions,
-                "language": language,
-                "composition": now,
+                "language": language_name,
+                "composition": row_composition,
             }
         )
-        language, now = next(turn)
+        language_name, row_composition = next(sequence)
     return rows

@@ -1,5 +1,7 @@
-"""Short reports of a working day, in English and Chinese. The summary says who did what where; the report spreads that
-over several sentences, among others that say what somebody else did not do."""
+"""The summarization world: short reports of a working day, in English and Chinese.
+
+The summary says who did what where. In the report, that is in several sentences, with others about what somebody did not do.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ SHAPES = {
 
 
 def summarization_rows(num_rows: int, seed: int) -> list[dict[str, Any]]:
-    """Rows {document, summary}, no document twice; half of them Chinese."""
+    """Return `num_rows` rows {document, summary} with distinct documents; about half of them are Chinese."""
     rng = random.Random(f"summarization {seed}")
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -66,15 +68,16 @@ def summarization_rows(num_rows: int, seed: int) -> list[dict[str, Any]]:
 
 
 def report(rng: random.Random, language: str) -> dict[str, Any]:
-    who, other = rng.sample(NAMES[language], 2)
+    """Draw one report with its summary."""
+    who, absent = rng.sample(NAMES[language], 2)
     what, thing = rng.sample(THINGS[language], 2)
     facts = {
-        "who": who, "other": other, "what": what, "thing": thing, "did": rng.choice(DEEDS[language]),
+        "who": who, "other": absent, "what": what, "thing": thing, "did": rng.choice(DEEDS[language]),
         "where": rng.choice(PLACES[language]),
     }  # fmt: skip
-    said = {name: shape.format(**facts) for name, shape in SHAPES[language].items()}
+    sentences = {name: shape.format(**facts) for name, shape in SHAPES[language].items()}
     calm = rng.sample(CALM[language], 2)
-    lines = [calm[0], said["who"], said["where"], said["what"]]
-    lines.insert(rng.randrange(1, len(lines) + 1), said["other"])
+    lines = [calm[0], sentences["who"], sentences["where"], sentences["what"]]
+    lines.insert(rng.randrange(1, len(lines) + 1), sentences["other"])
     lines.insert(rng.randrange(1, len(lines) + 1), calm[1])
-    return {"document": (" " if language == "en" else "").join(lines), "summary": said["summary"]}
+    return {"document": (" " if language == "en" else "").join(lines), "summary": sentences["summary"]}

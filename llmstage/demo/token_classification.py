@@ -1,7 +1,7 @@
 """The world of named entities: news of small companies, in English and Chinese, with five types of names.
 
-Names are made of parts, so that most names of the test rows were never seen in training: a list of names does not solve
-it, the surroundings and the parts do. The same invented stem may be a person, a company, a town or a product.
+Names are composed of parts, so that most names of the test rows are not in training. A list of names is not enough: a model
+needs the context and the parts. The same invented stem may be a person, a company, a town or a product.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIRST = words(
     "Ada Ben Clara Dario Elif Farid Greta Hana Ivo Jonas Karim Lena Mina Noor Omar Petra Rosa Sami Tilda Yara"
 )
 ORG_ENDS = words("Group Labs Foods Motors Bank Institute Press Logistics Union")
-PLACE_ENDS = words("Bay Valley Harbour Falls Heights Springs")
+LOCATION_ENDS = words("Bay Valley Harbour Falls Heights Springs")
 PRODUCT_ENDS = words("Pump Lamp Scanner Bike Heater Drone")
 MONTHS = words("January March April June July September October December")
 DAYS = words("Monday Tuesday Wednesday Thursday Friday")
@@ -30,7 +30,7 @@ SURNAMES = tuple("王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗")
 GIVEN = tuple("伟芳娜敏静强磊军洋勇艳杰涛明超霞平刚桂华建文玉春梅海云")
 STEMS = tuple("华新东方远大星辰金龙明天安泰瑞祥恒通嘉禾广宏")
 ZH_ORG = ("公司", "集团", "银行", "研究院", "大学", "医院")
-ZH_PLACE = ("市", "县", "镇", "村", "港")
+ZH_LOCATION = ("市", "县", "镇", "村", "港")
 ZH_PRODUCT = ("水泵", "台灯", "扫描仪", "无人机", "加热器")
 ZH_DAYS = tuple("一二三四五六")
 
@@ -67,7 +67,7 @@ SENTENCES = {
 
 
 def entity_rows(num_rows: int, seed: int) -> list[Row]:
-    """`num_rows` distinct `{"tokens", "tags"}` rows with tags in IOB2; both languages are equally frequent.
+    """Return `num_rows` distinct rows `{"tokens", "tags"}` with tags in IOB2; both languages are equally frequent.
 
     Equal arguments give equal rows, and a longer list begins with the shorter one.
     """
@@ -84,16 +84,16 @@ def entity_rows(num_rows: int, seed: int) -> list[Row]:
 
 
 def draw_sentence(rng: random.Random, language: str) -> tuple[list[str], list[str]]:
-    """(tokens, tags): words in English, characters in Chinese; now and then two sentences in a row."""
+    """Return (tokens, tags): words in English, characters in Chinese; sometimes of two sentences."""
     tokens: list[str] = []
     tags: list[str] = []
     for _ in range(1 if rng.random() < 0.7 else 2):
         for part in rng.choice(SENTENCES[language]).replace("{", "\t{").replace("}", "}\t").split("\t"):
-            kind = part[1:-1] if part.startswith("{") else ""
-            text = (NAMES_EN if language == "en" else NAMES_ZH)[kind](rng) if kind else part
+            entity_type = part[1:-1] if part.startswith("{") else ""
+            text = (NAMES_EN if language == "en" else NAMES_ZH)[entity_type](rng) if entity_type else part
             new = text.split() if language == "en" else list(text)
             tokens += new
-            tags += [f"{'I' if index else 'B'}-{kind}" if kind else "O" for index in range(len(new))]
+            tags += [f"{'I' if index else 'B'}-{entity_type}" if entity_type else "O" for index in range(len(new))]
     return tokens, tags
 
 
@@ -119,14 +119,14 @@ Draw = Callable[[random.Random], str]
 NAMES_EN: dict[str, Draw] = {
     "PER": lambda rng: f"{rng.choice(FIRST)} {stem(rng)}" if rng.random() < 0.8 else f"Dr {stem(rng)}",
     "ORG": lambda rng: f"{stem(rng)} {rng.choice(ORG_ENDS)}",
-    "PLACE": lambda rng: f"{stem(rng)} {rng.choice(PLACE_ENDS)}" if rng.random() < 0.5 else f"{stem(rng)}ville",
+    "PLACE": lambda rng: f"{stem(rng)} {rng.choice(LOCATION_ENDS)}" if rng.random() < 0.5 else f"{stem(rng)}ville",
     "PRODUCT": lambda rng: f"{stem(rng)} {rng.choice(PRODUCT_ENDS)} {rng.randrange(1, 100)}",
     "DATE": date,
 }
 NAMES_ZH: dict[str, Draw] = {
     "PER": lambda rng: rng.choice(SURNAMES) + "".join(rng.choice(GIVEN) for _ in range(rng.choice((1, 2, 2)))),
     "ORG": lambda rng: stem_zh(rng) + rng.choice(ZH_ORG),
-    "PLACE": lambda rng: stem_zh(rng) + rng.choice(ZH_PLACE),
+    "PLACE": lambda rng: stem_zh(rng) + rng.choice(ZH_LOCATION),
     "PRODUCT": lambda rng: f"{stem_zh(rng)}{rng.choice(ZH_PRODUCT)}{rng.randrange(1, 100)}",
     "DATE": date_zh,
 }

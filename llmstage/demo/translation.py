@@ -1,4 +1,4 @@
-"""Sentences of a small grammar in English with their Chinese: counted animals, colours, places; who likes or took what."""
+"""The translation world: sentences of a small grammar in English and Chinese, about animals, colours, places and deeds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ THINGS = {
 
 
 def translation_rows(num_rows: int, seed: int) -> list[dict[str, Any]]:
-    """Rows {source, target}, no source twice."""
+    """Return `num_rows` rows {source, target} with distinct sources."""
     rng = random.Random(f"translation {seed}")
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -51,25 +51,31 @@ def pick(rng: random.Random, table: dict[str, Any]) -> tuple[str, Any]:
 
 
 def counted(rng: random.Random) -> tuple[str, str]:
-    """Three red cats are sleeping by the river."""
+    """Return a sentence such as: Three red cats are sleeping by the river."""
     (number, zh_number), (colour, zh_colour) = pick(rng, NUMBERS), pick(rng, COLOURS)
     _, (animals, zh_animal, measure) = pick(rng, ANIMALS)
-    (doing, zh_doing), (place, zh_place) = pick(rng, DOING), pick(rng, PLACES)
-    source = f"{number.capitalize()} {colour} {animals} are {doing}{' ' if place else ''}{place}."
-    return source, f"{zh_number}{measure}{zh_colour}的{zh_animal}在{zh_place}{zh_doing}。"
+    (doing, zh_doing), (location, zh_location) = pick(rng, DOING), pick(rng, PLACES)
+    source = f"{number.capitalize()} {colour} {animals} are {doing}{' ' if location else ''}{location}."
+    return source, f"{zh_number}{measure}{zh_colour}的{zh_animal}在{zh_location}{zh_doing}。"
 
 
 def deed(rng: random.Random) -> tuple[str, str]:
-    """The black dog found the blue hat."""
-    (one, zh_one), (two, zh_two) = pick(rng, COLOURS), pick(rng, COLOURS)
+    """Return a sentence such as: The black dog found the blue hat."""
+    (colour, zh_colour), (thing_colour, zh_thing_colour) = pick(rng, COLOURS), pick(rng, COLOURS)
     animal, (_, zh_animal, _) = pick(rng, ANIMALS)
     (did, zh_did), (thing, zh_thing) = pick(rng, DEEDS), pick(rng, THINGS)
-    return f"The {one} {animal} {did} the {two} {thing}.", f"{zh_one}的{zh_animal}{zh_did}{zh_two}的{zh_thing}。"
+    return (
+        f"The {colour} {animal} {did} the {thing_colour} {thing}.",
+        f"{zh_colour}的{zh_animal}{zh_did}{zh_thing_colour}的{zh_thing}。",
+    )
 
 
 def question(rng: random.Random) -> tuple[str, str]:
-    """Does the white horse like the green cup?"""
-    (one, zh_one), (two, zh_two) = pick(rng, COLOURS), pick(rng, COLOURS)
+    """Return a sentence such as: Does the white horse like the green cup?"""
+    (colour, zh_colour), (thing_colour, zh_thing_colour) = pick(rng, COLOURS), pick(rng, COLOURS)
     animal, (_, zh_animal, _) = pick(rng, ANIMALS)
     thing, zh_thing = pick(rng, THINGS)
-    return f"Does the {one} {animal} like the {two} {thing}?", f"{zh_one}的{zh_animal}喜欢{zh_two}的{zh_thing}吗？"
+    return (
+        f"Does the {colour} {animal} like the {thing_colour} {thing}?",
+        f"{zh_colour}的{zh_animal}喜欢{zh_thing_colour}的{zh_thing}吗？",
+    )

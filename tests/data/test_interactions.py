@@ -12,7 +12,7 @@ from llmstage.cli.command import main
 from llmstage.data.catalog import count_items
 from llmstage.data.column_vectors import ColumnFeatures
 from llmstage.data.interaction_columns import parse_click, parse_number, parse_time
-from llmstage.data.interactions import InteractionRows, assign, read_log
+from llmstage.data.interactions import InteractionRows, assign, read_interactions
 from llmstage.data.row_source import ListSource
 from llmstage.errors import DataError
 from llmstage.tasks.recommendation import TASK
@@ -28,7 +28,7 @@ EVENTS = [
 def log_of(events=EVENTS, **changes):
     rows = [dict(zip(("user", "item", "time", "rating"), event, strict=True)) for event in events]
     options = {"positive_rating": None, "extra": (), "unique_pairs": True} | changes
-    return read_log({"train": ListSource("train", rows, "x")}, **options)
+    return read_interactions({"train": ListSource("train", rows, "x")}, **options)
 
 
 def rows_of(log, split, how="leave_last_out", history=20, limit=None, **shares):
@@ -60,7 +60,7 @@ def test_by_time_nothing_in_training_is_later_than_what_is_held_out():
     assert times[0].max() < times[1].min() and times[1].max() < times[2].min()
     assert len(times[1]) == len(times[2]) == 12
     with pytest.raises(DataError, match=r"data\.columns\.time"):
-        assign(read_log({"train": ListSource("train", [{"user": "u", "item": "a"}], "x")}, positive_rating=None, extra=(), unique_pairs=True), "time", {"test": 0.1}, 9, 0)  # fmt: skip
+        assign(read_interactions({"train": ListSource("train", [{"user": "u", "item": "a"}], "x")}, positive_rating=None, extra=(), unique_pairs=True), "time", {"test": 0.1}, 9, 0)  # fmt: skip
 
 
 def test_ratings_below_the_bar_are_no_clicks_and_never_the_held_out_one():

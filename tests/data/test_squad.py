@@ -119,7 +119,7 @@ def test_a_part_without_what_squad_has_is_a_bad_row(tmp_path: Path, broken: dict
 )
 def test_answers_in_other_forms(answers: Any, start: Any, spans: list[Any]) -> None:
     row = {"context": CONTEXT, "question": "?", "answers": answers, **({"answer_start": start} if start else {})}
-    assert [(one.text, one.start, one.places) for one in answers_of(row)] == spans
+    assert [(one.text, one.start, one.occurrences) for one in answers_of(row)] == spans
     for text, at, _ in spans:
         assert CONTEXT[at : at + len(text)] == text
 

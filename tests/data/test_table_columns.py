@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from llmstage.data.table_columns import FARTHEST, FeatureTable, is_bare_number, parse_number
+from llmstage.data.table_columns import MAX_DEVIATIONS, FeatureTable, is_bare_number, parse_number
 
 ROWS = [
     {"a": "1", "b": 5.0, "same": 0.1, "c": "x"},
@@ -19,8 +19,8 @@ ROWS = [
 def table(rows=ROWS, numbers=("a", "b", "same"), categories=("c",)):
     made = FeatureTable(numbers, categories)
     for row in rows:
-        made.see(row)
-    made.close()
+        made.add(row)
+    made.finish_fit()
     return made
 
 
@@ -47,7 +47,7 @@ def test_numbers_are_standardised_as_scikit_learn_does_it():
 def test_missing_is_the_mean_and_a_flag_and_outliers_are_held():
     made = table()
     numbers, categories = made.encode({"a": None, "b": "1e9", "same": 0.1, "c": "new"})
-    assert numbers == [0.0, FARTHEST, 0.0, 1.0, 0.0, 0.0]
+    assert numbers == [0.0, MAX_DEVIATIONS, 0.0, 1.0, 0.0, 0.0]
     assert categories == [0]  # other
     assert made.encode(ROWS[3])[1] == [1] and made.encode(ROWS[0])[1] == [2] and made.sizes() == [4]
 
@@ -65,7 +65,7 @@ def test_it_comes_back_from_a_models_config():
     made = table()
     again = FeatureTable.from_dict(made.as_dict())
     assert [again.encode(row) for row in ROWS] == [made.encode(row) for row in ROWS]
-    assert again.shown(ROWS[1]) == {"a": "2.5", "b": None, "same": 0.1, "c": "y"}
+    assert again.raw_values(ROWS[1]) == {"a": "2.5", "b": None, "same": 0.1, "c": "y"}
 
 
 def test_a_bare_number_is_told_from_text():

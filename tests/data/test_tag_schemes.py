@@ -12,8 +12,8 @@ from llmstage.data.tag_schemes import (
     detect_scheme,
     first_illegal,
     label_names,
+    lenient_spans,
     may_follow,
-    mended_spans,
     spans_of,
     tags_of,
 )  # fmt: skip
@@ -43,7 +43,7 @@ def test_legal_sequences_have_one_meaning(scheme: str) -> None:
     assert len(legal) > 100
     for tags in legal:
         spans = spans_of(tags, scheme)
-        assert spans == mended_spans(tags, scheme) == theirs(tags, scheme)
+        assert spans == lenient_spans(tags, scheme) == theirs(tags, scheme)
         if scheme != "iob1":
             assert tags_of(spans, len(tags), scheme) == tags
 
@@ -99,9 +99,9 @@ def test_labels_are_complete_for_every_type() -> None:
 
 
 def test_illegal_sequences_are_mended_as_conlleval_reads_them() -> None:
-    assert mended_spans(["I-PER", "I-PER", "I-LOC", "O", "I-LOC"], "iob2") == [
+    assert lenient_spans(["I-PER", "I-PER", "I-LOC", "O", "I-LOC"], "iob2") == [
         ("PER", 0, 2),
         ("LOC", 2, 3),
         ("LOC", 4, 5),
     ]
-    assert mended_spans(["B-PER", "O", "M-LOC", "E-LOC"], "bmes") == [("PER", 0, 1), ("LOC", 2, 4)]
+    assert lenient_spans(["B-PER", "O", "M-LOC", "E-LOC"], "bmes") == [("PER", 0, 1), ("LOC", 2, 4)]

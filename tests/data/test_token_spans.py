@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llmstage.data.token_spans import join_tokens, lay_spans, split_text, word_windows
+from llmstage.data.token_spans import align_spans, join_tokens, split_text, word_windows
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_running_text_is_cut_at_spaces_marks_and_chinese_characters() -> None:
 )
 def test_spans_that_do_not_fit_are_told(spans: object, told: str) -> None:
     text = "Anna Bell left 中国"
-    found = lay_spans(spans, text, split_text(text))
+    found = align_spans(spans, text, split_text(text))
     assert isinstance(found, str) and told in found
 
 
 def test_spans_by_character_become_spans_of_tokens() -> None:
     text = "Anna Bell left 中国"
     spans = [{"start": 15, "end": 17, "label": "LOC"}, {"start": 0, "end": 9, "label": "PER"}]
-    assert lay_spans(spans, text, split_text(text)) == [("PER", 0, 2), ("LOC", 3, 5)]
+    assert align_spans(spans, text, split_text(text)) == [("PER", 0, 2), ("LOC", 3, 5)]
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.demo.dialogue import CLOSED_KINDS, MAX_TOKENS, OPEN_KINDS, count_pieces, dialogue_rows
+from llmstage.demo.dialogue import CLOSED_FACTS, MAX_TOKENS, OPEN_FACTS, dialogue_rows, estimate_tokens
 from llmstage.demo.dialogue_sentences import LANGUAGES
 
 ROWS = dialogue_rows(1500, 0)
@@ -29,7 +29,7 @@ def values_in(text: str, language: str, kind: str) -> list[str]:
     if kind == "date":
         months = "|".join(LANGUAGES[language].months)
         return re.findall(rf"\d\d (?:{months})" if language == "en" else r"(?<!\d)\d月\d\d日", text)
-    return [value for value in LANGUAGES[language].kinds[kind].values if value in text]
+    return [value for value in LANGUAGES[language].facts[kind].values if value in text]
 
 
 def test_equal_arguments_give_equal_rows_in_any_process():
@@ -77,7 +77,7 @@ def test_every_reply_with_a_value_is_listed_as_a_recall():
         for turn, message in enumerate(row["messages"]):
             if message["role"] == "assistant" and turn not in listed:
                 held = [
-                    v for k in (*CLOSED_KINDS, *OPEN_KINDS) for v in values_in(message["content"], row["language"], k)
+                    v for k in (*CLOSED_FACTS, *OPEN_FACTS) for v in values_in(message["content"], row["language"], k)
                 ]
                 assert held == []
 
@@ -117,7 +117,7 @@ def test_the_answer_is_what_the_user_stated_or_corrected_last():
         recalls = {recall["turn"]: recall for recall in row["recalls"]}
         for turn, message in enumerate(row["messages"]):
             if message["role"] == "user":
-                for name, kind in language.kinds.items():
+                for name, kind in language.facts.items():
                     if any(filled((remark,)).search(message["content"]) for remark, _ in kind.strays):
                         continue
                     found = filled((*kind.states, *kind.corrections, *kind.retorts)).search(message["content"])
@@ -135,8 +135,8 @@ def test_closed_kinds_are_marked_and_all_kinds_and_languages_occur():
     assert Counter(row["language"] for row in ROWS) == {"en": 750, "zh": 750}
     for language in LANGUAGES:
         recalls = [recall for row in ROWS if row["language"] == language for recall in row["recalls"]]
-        assert {recall["kind"] for recall in recalls} == {*CLOSED_KINDS, *OPEN_KINDS}
-        assert all(recall["closed"] == (recall["kind"] in CLOSED_KINDS) for recall in recalls)
+        assert {recall["kind"] for recall in recalls} == {*CLOSED_FACTS, *OPEN_FACTS}
+        assert all(recall["closed"] == (recall["kind"] in CLOSED_FACTS) for recall in recalls)
 
 
 def test_a_reply_follows_from_what_stands_above_it():
@@ -146,7 +146,7 @@ def test_a_reply_follows_from_what_stands_above_it():
         about = {recall["turn"]: recall["kind"] for recall in row["recalls"]}
         for turn in range(1, len(row["messages"]), 2):
             said = [row["messages"][turn - 1]["content"], row["messages"][turn]["content"]]
-            for kind in (*CLOSED_KINDS, *OPEN_KINDS):
+            for kind in (*CLOSED_FACTS, *OPEN_FACTS):
                 for value in sorted({v for text in said for v in values_in(text, row["language"], kind)}):
                     said = [text.replace(value, f"<{kind}>") for text in said]
             replies[said[0], about.get(turn, "")].add(said[1])
@@ -155,11 +155,11 @@ def test_a_reply_follows_from_what_stands_above_it():
 
 def test_no_value_is_part_of_another_or_of_a_sentence():
     for language in LANGUAGES.values():
-        values = [value for kind in language.kinds.values() for value in kind.values]
+        values = [value for kind in language.facts.values() for value in kind.values]
         assert len(set(values)) == len(values)
         assert not any(a != b and a in b for a in values for b in values)
         plain = [text for asks, reply in language.fillers for text in (*asks, reply)]
-        for kind in language.kinds.values():
+        for kind in language.facts.values():
             plain += [kind.noted, kind.changed, *kind.states, *kind.corrections, *kind.retorts]
             plain += [text for pair in (*kind.asks, *kind.strays) for text in pair]
         assert not any(value in text for value in values for text in plain)
@@ -187,7 +187,7 @@ def test_a_tokenizer_of_2048_entries_serves_both_languages():
     for row in dialogue_rows(300, 1):
         lengths = [len(tokenizer.encode(message["content"]).ids) + 2 for message in row["messages"]]
         assert 1 + sum(lengths) <= 230
-        assert count_pieces(row["messages"]) <= MAX_TOKENS
+        assert estimate_tokens(row["messages"]) <= MAX_TOKENS
     for language in LANGUAGES.values():
-        for kind in language.kinds.values():
+        for kind in language.facts.values():
             assert all(len(tokenizer.encode(f" {value}").ids) == 1 for value in kind.values)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from llmstage.demo.scene_questions import PATTERNS, question_rows
-from llmstage.demo.scene_sentences import COLOURS, KINDS, SHAPES, SPEECHES
+from llmstage.demo.scene_sentences import COLOURS, QUESTION_TYPES, SCENE_LANGUAGES, SHAPES
 from llmstage.demo.scenes import UNSEEN, read_scene
 
 ZH_COLOURS = dict(zip("红橙黄绿青蓝紫黑", COLOURS, strict=True))
@@ -169,12 +169,12 @@ def test_pure_distinct_and_a_longer_list_begins_with_the_shorter_one(composition
 
 def test_kinds_languages_and_compositions_are_balanced(both):
     counts = Counter((row["kind"], row["language"], row["composition"]) for row in both)
-    assert len(counts) == len(KINDS) * 4
+    assert len(counts) == len(QUESTION_TYPES) * 4
     assert min(counts.values()) > 0.97 * 6000 / len(counts)
     for language in ("en", "zh"):
         questions = "\n".join(row["question"] for row in both if row["language"] == language)
         for pattern in PATTERNS:
-            for text in SPEECHES[language].questions[pattern]:
+            for text in SCENE_LANGUAGES[language].questions[pattern]:
                 assert re.search(re.sub(r"\\\{\w+\\\}", ".+", re.escape(text)), questions), text
     assert all(len(row["answer"].split()) == 1 for row in both)
 
@@ -203,7 +203,7 @@ def test_the_pattern_of_a_question_says_little_about_its_answer(composition):
 
 
 def test_the_kind_alone_is_a_weak_prior(both):
-    for kind in KINDS:
+    for kind in QUESTION_TYPES:
         answers = Counter(row["answer"] for row in both if row["kind"] == kind and row["language"] == "en")
         assert max(answers.values()) / sum(answers.values()) < 0.56, (kind, answers)
 

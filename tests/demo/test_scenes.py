@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llmstage.demo.scene_sentences import COLOURS, LANGUAGES, PLACES, SHAPES, SPEECHES
+from llmstage.demo.scene_sentences import COLOURS, LANGUAGES, PLACES, SCENE_LANGUAGES, SHAPES
 from llmstage.demo.scenes import (
     BACKGROUND,
     PAINT,
@@ -129,7 +129,7 @@ def test_writing_and_reading_a_scene_are_inverse():
 
 def said_of(caption: str, language: str) -> tuple[set, list]:
     """({(size, colour, shape)} named, [(look, relation or place, look or None)] claimed), from the text alone."""
-    names = SPEECHES[language].names
+    names = SCENE_LANGUAGES[language].names
     back = {names[word]: word for word in (*SHAPES, *COLOURS, "small", "large")}
     places = {names[f"at {place}"]: place for place in PLACES}
     relations = {names[word]: word for word in ("left", "right", "above", "below")}
@@ -152,7 +152,7 @@ def said_of(caption: str, language: str) -> tuple[set, list]:
 
 
 def agrees(things, claims) -> bool:
-    by_look = {tuple(sorted(thing.look)): thing for thing in things}
+    by_look = {tuple(sorted(thing.appearance)): thing for thing in things}
     for it, relation, other in claims:
         one, two = by_look.get(it), by_look.get(other)
         if one is None or (other and two is None):
@@ -173,7 +173,7 @@ def test_contrastive_captions_are_true_and_name_everything_and_foils_are_false(c
     for row in contrastive_rows(600, 0, composition):
         _, things = read_scene(row["image"])
         looks, claims = said_of(row["caption"], row["language"])
-        assert looks == {tuple(sorted(thing.look)) for thing in things} and agrees(things, claims)
+        assert looks == {tuple(sorted(thing.appearance)) for thing in things} and agrees(things, claims)
         assert 1 <= len(row["foils"]) <= 3
         for foil in row["foils"]:
             assert foil != row["caption"]
@@ -203,13 +203,13 @@ def test_captions_tell_pictures_apart():
 def test_the_first_caption_is_a_function_of_the_scene_and_all_references_are_true():
     for row in caption_rows(600, 0, "both"):
         _, things = read_scene(row["image"])
-        speech = SPEECHES[row["language"]]
+        speech = SCENE_LANGUAGES[row["language"]]
         assert row["prompt"] == speech.describe
         assert bool(HAS_CJK.search(row["captions"][0])) is (row["language"] == "zh")
         assert len(set(row["captions"])) == len(row["captions"]) >= 2
         for caption in row["captions"]:
             looks, claims = said_of(caption, row["language"])
-            assert looks == {tuple(sorted(thing.look)) for thing in things} and agrees(things, claims)
+            assert looks == {tuple(sorted(thing.appearance)) for thing in things} and agrees(things, claims)
         looks, claims = said_of(row["captions"][0], row["language"])
         places = [PLACES.index(place) for _, place, _ in claims]
         assert places == sorted(places) == sorted(3 * thing.row + thing.column for thing in things)
@@ -217,6 +217,6 @@ def test_the_first_caption_is_a_function_of_the_scene_and_all_references_are_tru
 
 def test_both_languages_have_all_the_words():
     for language in LANGUAGES:
-        names = SPEECHES[language].names
+        names = SCENE_LANGUAGES[language].names
         assert {*SHAPES, *COLOURS, "small", "large", "yes", "no", "1", "2", "3"} <= set(names)
         assert {f"at {place}" for place in PLACES} <= set(names)

@@ -48,9 +48,9 @@ def test_the_facts_of_the_workshop_follow_from_note_and_sensors():
 
 
 def test_rows_hold_what_targets_and_features_ask_for():
-    (row,) = rows_for(1, 0, {"label": "label"}, ("load",), alone=True)
+    (row,) = rows_for(1, 0, {"label": "label"}, ("load",), is_single_target=True)
     assert set(row) == {"text", "load", "label"} and row["label"] in ("yes", "no")
-    (row,) = rows_for(1, 0, {kind: kind for kind in FACTS}, (), alone=False)
+    (row,) = rows_for(1, 0, {kind: kind for kind in FACTS}, (), is_single_target=False)
     assert set(row) == {"text", *FACTS}
 
 

@@ -1,4 +1,4 @@
-"""From rows to stored features: encoded once, cached by content, with a ledger of every token."""
+"""Encode rows to stored examples: once, cached by content, with a ledger that counts every token."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from llmstage.data.encoding.store import FORMAT, ExampleStore, FeatureWriter
+from llmstage.data.encoding.store import FORMAT, ExampleStore, ExampleWriter
 from llmstage.data.quarantine import BadRows, parse_location
 from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Row
 from llmstage.errors import DataError
 
 BATCH_CHARACTERS = 4_000_000
-"""Text tokenised in one call: keeps every core busy and memory flat."""
-
+"""Characters that are tokenized in one call: enough for all cores, with constant memory."""
 
 Encode = Callable[[list[Row]], list[list[Any]]]
 
@@ -33,58 +32,61 @@ def encode_split(
     cache: Path | None,
     key: dict[str, Any],
 ) -> ExampleStore:
-    """All rows of `source` as a ExampleStore.
+    """Encode all rows of `source` to an ExampleStore, or open the cached one.
 
-    `refs_of_rows`: references are kept for the first so many rows (None: all); a training split needs few of them.
-    `key`: everything that decides the features beside the rows' content. A cached store is opened, not made anew.
+    `refs_of_rows`: number of rows whose references are stored (None: all); a training split needs few of them.
+    `key`: everything except the content of the rows that decides the examples.
     """
     folder = None
     if cache is not None:
-        whole = json.dumps([FORMAT, source.digest(), vocab_size, refs_of_rows, key], sort_keys=True, ensure_ascii=False)
-        name = hashlib.sha256(whole.encode()).hexdigest()
+        parts = [FORMAT, source.digest(), vocab_size, refs_of_rows, key]
+        cache_key = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+        name = hashlib.sha256(cache_key.encode()).hexdigest()
         folder = cache / "features" / name[:2] / name
         if (folder / "meta.json").is_file():
             return ExampleStore.open(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-    writer = FeatureWriter(folder, "uint16" if vocab_size <= 2**16 else "uint32")
+    writer = ExampleWriter(folder, "uint16" if vocab_size <= 2**16 else "uint32")
     ledger, number = writer.ledger, 0
     for batch in encoded(source, encode_many, on_row_error):
-        for made in batch:
-            if made is None:
+        for examples in batch:
+            if examples is None:  # the row could not be encoded
                 ledger.refused += 1
                 continue
             ledger.rows += 1
-            for features in made:
-                targets = num_targets(features)
-                tokens = len(features.arrays["input_ids"])
+            for example in examples:
+                targets = num_targets(example)
+                tokens = len(example.arrays["input_ids"])
                 ledger.features += 1
                 ledger.tokens += tokens
                 ledger.target_tokens += targets
                 ledger.masked_tokens += max(0, tokens - targets)
-                ledger.cut_tokens += features.cut
-                ledger.lost_targets += features.cut_targets
-                ledger.lost_ends += int(features.lost_end)
-                writer.add(features.arrays, number)
+                ledger.cut_tokens += example.cut
+                ledger.lost_targets += example.cut_targets
+                ledger.lost_ends += int(example.lost_end)
+                writer.add(example.arrays, number)
                 if refs_of_rows is None or number < refs_of_rows:
-                    writer.refs.append(plain(features.ref))
+                    writer.refs.append(plain(example.ref))
             number += 1
     if not ledger.features:
         path = getattr(bad_rows_of(source), "path", None)
-        told = f" See {path} for the reasons." if path and ledger.refused else ""
-        raise DataError(f"data.{source.split}: no row of {source.description} could be encoded.{told}")
+        hint = f" See {path} for the reasons." if path and ledger.refused else ""
+        raise DataError(f"data.{source.split}: no row of {source.description} could be encoded.{hint}")
     return writer.finish()
 
 
 def plain(ref: Any) -> Any:
-    """As JSON has it: a task may leave ids as the tokenizer's arrays, and most refs of a training split are never kept."""
+    """Return a reference as JSON data. Tasks may leave arrays in it, since most references of training are not stored."""
     if not isinstance(ref, dict):
         return ref
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in ref.items()}
 
 
 def encoded(source: RowSource, encode_many: Encode, on_row_error: type[Exception]) -> Iterator[list[list[Any] | None]]:
-    """Features of each batch of rows, while the next one is read: reading holds Python's lock, tokenising mostly does not.
-    Where bad rows are noted rather than refused, one after the other, as their file is written by both."""
+    """Yield the examples of each batch of rows while the next batch is read: tokenizing releases the GIL, reading does not.
+
+    With a quarantine, reading and encoding alternate: both write its file.
+    """
     bad_rows, before = bad_rows_of(source), 0
     if bad_rows is not None and bad_rows.policy != "error":
         for rows in batches_of(source):
@@ -106,8 +108,8 @@ def encoded(source: RowSource, encode_many: Encode, on_row_error: type[Exception
 def batches_of(source: RowSource) -> Iterator[list[tuple[Row, str]]]:
     batch: list[tuple[Row, str]] = []
     size = 0
-    for row, place in source:
-        batch.append((row, place))
+    for row, location in source:
+        batch.append((row, location))
         size += sum(len(value) if isinstance(value, str) else 500 for value in row.values())
         if size >= BATCH_CHARACTERS:
             yield batch
@@ -119,36 +121,38 @@ def batches_of(source: RowSource) -> Iterator[list[tuple[Row, str]]]:
 def encode_rows(
     rows: list[tuple[Row, str]], encode_many: Encode, on_row_error: type[Exception], source: RowSource, before: int
 ) -> list[list[Any] | None]:
-    """Features of each row; a row that cannot be encoded is named with its place, or quarantined. `before`: rows of the
-    split that came before these."""
+    """Return the examples of each row. A row that cannot be encoded raises DataError with its location, or is quarantined.
+
+    `before`: number of rows of the split before these.
+    """
     try:
         return list(encode_many([row for row, _ in rows]))
     except on_row_error:
-        pass  # one of them: find it
+        pass  # one of the rows: encode them one by one to find it
     out: list[list[Any] | None] = []
-    for number, (row, place) in enumerate(rows, before):
+    for number, (row, location) in enumerate(rows, before):
         try:
             out.append(encode_many([row])[0])
         except on_row_error as error:
             bad_rows = bad_rows_of(source)
             if bad_rows is None:
-                raise DataError(f"{place}: {error}.") from None
-            shown, line = parse_location(place)
-            # Several splits may be cut from one file: what tells two bad rows apart is the split and the place in it.
-            told = json.dumps(row, ensure_ascii=False)[:500]
-            bad_rows.report(shown, f"{source.split} {number}", line, str(error), told, number)
+                raise DataError(f"{location}: {error}.") from None
+            file, line = parse_location(location)
+            # Several splits may be cut from one file, so split and number identify a bad row.
+            raw = json.dumps(row, ensure_ascii=False)[:500]
+            bad_rows.report(file, f"{source.split} {number}", line, str(error), raw, number)
             out.append(None)
     return out
 
 
 def bad_rows_of(source: RowSource) -> BadRows | None:
-    """What is done with bad rows of a split; None where its rows are in memory."""
-    found = getattr(source, "bad_rows", None) or getattr(getattr(source, "base", None), "bad_rows", None)
-    return found if isinstance(found, BadRows) else None
+    """Return the BadRows of a split; None where its rows are in memory."""
+    bad_rows = getattr(source, "bad_rows", None) or getattr(getattr(source, "base", None), "bad_rows", None)
+    return bad_rows if isinstance(bad_rows, BadRows) else None
 
 
 def check_ledger(split: str, store: ExampleStore, max_lost: float, context: int) -> None:
-    """No split without targets, and none that loses more of them than it may."""
+    """Raise DataError for a split without targets, or one that loses more of them than data.max_lost."""
     ledger = store.ledger
     if ledger.target_tokens == 0:
         raise DataError(

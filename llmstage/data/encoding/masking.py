@@ -1,4 +1,4 @@
-"""Which tokens of a window are hidden, and what stands in their place (BERT, Devlin 2019)."""
+"""Choose the tokens of a window that are masked, and their replacements (BERT, Devlin 2019)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 SHOWN = ("mask", "random", "unchanged")
-"""What the model sees at a hidden place: the mask token, any token, the token itself."""
+"""Input at a masked position: the mask token, a random token, the token itself."""
 SHARES = (0.8, 0.9)
-"""Below the first: the mask token; below the second: a random token; else the token itself."""
+"""A random number below the first: the mask token; below the second: a random token; else the token itself."""
 
 
 def draw_mask(
@@ -22,43 +22,45 @@ def draw_mask(
     special: frozenset[int],
     rng: np.random.Generator,
 ) -> tuple[list[int], list[int]]:
-    """(what the model sees [T], chosen positions in rising order).
+    """Return (input ids [T], masked positions in ascending order).
 
-    round(share * candidates) tokens are chosen, one at least; a special token never. With `words` [T] (the number of the
-    word that a token belongs to) whole words are chosen, as long as they fit into that number. `plain`: the ids that a
-    random token is drawn from.
+    round(share * candidates) tokens are masked, at least one and never a special token. With `words` [T], the word number of
+    each token, complete words are masked as long as they fit into that number. `plain`: the ids of random tokens.
     """
-    candidates = [place for place, token in enumerate(ids) if token not in special]
-    chosen = choose(candidates, words, max(1, round(share * len(candidates))), rng) if candidates else []
-    shown = list(ids)
-    luck, others = rng.random(len(chosen)), rng.integers(0, len(plain), len(chosen))
-    for place, value, other in zip(chosen, luck.tolist(), others.tolist(), strict=True):
-        if value < SHARES[0]:
-            shown[place] = mask_id
-        elif value < SHARES[1]:
-            shown[place] = int(plain[other])
-    return shown, chosen
+    candidates = [position for position, token in enumerate(ids) if token not in special]
+    masked = choose_positions(candidates, words, max(1, round(share * len(candidates))), rng) if candidates else []
+    input_ids = list(ids)
+    draws, random_indices = rng.random(len(masked)), rng.integers(0, len(plain), len(masked))
+    for position, draw, index in zip(masked, draws.tolist(), random_indices.tolist(), strict=True):
+        if draw < SHARES[0]:
+            input_ids[position] = mask_id
+        elif draw < SHARES[1]:
+            input_ids[position] = int(plain[index])
+    return input_ids, masked
 
 
-def choose(candidates: list[int], words: Sequence[int] | None, most: int, rng: np.random.Generator) -> list[int]:
+def choose_positions(
+    candidates: list[int], words: Sequence[int] | None, count: int, rng: np.random.Generator
+) -> list[int]:
+    """Return at most `count` of the candidates in ascending order, complete words where `words` are given."""
     if words is None:
-        return sorted(candidates[index] for index in rng.permutation(len(candidates))[:most].tolist())
-    groups: dict[int, list[int]] = {}
-    for place in candidates:
-        groups.setdefault(words[place], []).append(place)
-    pieces = list(groups.values())
-    order = rng.permutation(len(pieces)).tolist()
+        return sorted(candidates[index] for index in rng.permutation(len(candidates))[:count].tolist())
+    by_word: dict[int, list[int]] = {}
+    for position in candidates:
+        by_word.setdefault(words[position], []).append(position)
+    groups = list(by_word.values())
+    order = rng.permutation(len(groups)).tolist()
     chosen: list[int] = []
     for index in order:
-        if len(chosen) + len(pieces[index]) <= most:
-            chosen += pieces[index]
-    return sorted(chosen or pieces[order[0]][:most])  # a word longer than the whole share is hidden in part
+        if len(chosen) + len(groups[index]) <= count:
+            chosen += groups[index]
+    return sorted(chosen or groups[order[0]][:count])  # a word longer than `count` is masked in part
 
 
 def word_numbers(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """The word of each token, by its place in the text (characters, [start, end)).
+    """Return the word number of each token from its offsets in the text (characters, [start, end)).
 
-    A word begins at white space; a CJK character is a word by itself, unless its token holds more than that character.
+    A word begins at white space. A CJK character is a word, unless its token has more characters.
     """
     numbers: list[int] = []
     number, reached = -1, 0
@@ -66,7 +68,7 @@ def word_numbers(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
         if not numbers or (start >= reached and begins_word(text, start)):
             number += 1
         numbers.append(number)
-        reached = max(reached, end)  # a character cut into bytes has several tokens with the same place
+        reached = max(reached, end)  # the bytes of one character are several tokens with the same offsets
     return numbers
 
 
@@ -74,10 +76,10 @@ def begins_word(text: str, start: int) -> bool:
     if start == 0 or start >= len(text):
         return True
     here, before = text[start], text[start - 1]
-    return here.isspace() or before.isspace() or stands_alone(here) or stands_alone(before)
+    return here.isspace() or before.isspace() or is_unspaced(here) or is_unspaced(before)
 
 
-def stands_alone(character: str) -> bool:
-    """Wide characters are written without spaces: Chinese, Japanese, their punctuation. Korean has spaces."""
+def is_unspaced(character: str) -> bool:
+    """Return whether a character belongs to a script without spaces: Chinese, Japanese, their punctuation; not Korean."""
     wide = unicodedata.east_asian_width(character) in "WF"
     return wide and not ("\u1100" <= character <= "\u11ff" or "\uac00" <= character <= "\ud7a3")

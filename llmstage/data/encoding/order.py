@@ -1,4 +1,4 @@
-"""Which features form which batch: a pure function of (seed, epoch), so a resumed run sees what it would have seen."""
+"""Form the batches of a split: a pure function of (seed, epoch), so that a resumed run continues with the same batches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from itertools import islice
 import numpy as np
 
 Rows = list[list[int]]
-"""Rows of a batch; each is the list of features that share it."""
+"""Rows of a batch; each row is the list of the indices of its examples."""
 
 CHUNK = 8192
-"""Features packed together: large enough to fill rows to the brim, small enough to start at once."""
+"""Examples that are packed together: enough to fill rows completely, few enough to start at once."""
 SORTED_BATCHES = 50
-"""Batches whose features are sorted by length together, so that a batch holds features of like length."""
+"""Batches whose examples are sorted by length together, so that the examples of a batch have similar length."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -29,12 +29,15 @@ class BatchOrder:
     batch_rows: int | None
     batch_tokens: int | None = None
     by_length: bool = True
-    """Rows of like length share a batch; not where the rows of a batch are each other's negatives: batches are then an
-    even draw, and all of one size (a pass leaves out the rest, another one each time)."""
+    """Whether examples of similar length share a batch.
+
+    False where the rows of a batch are each other's negatives. Batches are then random and of equal size; each epoch omits
+    a different remainder.
+    """
 
     def epoch(self, epoch: int) -> Iterator[Rows]:
-        """All batches of one pass, every feature exactly once; the last may be smaller (see by_length)."""
-        order = self.drawn(epoch)
+        """Yield the batches of one epoch, every example exactly once; the last may be smaller (see by_length)."""
+        order = self.shuffled(epoch)
         if self.packing:
             rows_per_batch = self.batch_rows or max(1, (self.batch_tokens or 0) // self.context)
             rows = self._packed_rows(order, epoch)
@@ -43,10 +46,10 @@ class BatchOrder:
         elif self.by_length:
             yield from self._bucketed(order, epoch)
         else:
-            yield from self._drawn(order)
+            yield from self._equal_size(order)
 
-    def drawn(self, epoch: int) -> np.ndarray:
-        """The features of a pass in random order, before they are brought together in batches."""
+    def shuffled(self, epoch: int) -> np.ndarray:
+        """Return the examples of an epoch in random order, before batches are formed."""
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.lengths))
 
     def _packed_rows(self, order: np.ndarray, epoch: int) -> Iterator[list[int]]:
@@ -57,23 +60,23 @@ class BatchOrder:
             yield from rows
 
     def _bucketed(self, order: np.ndarray, epoch: int) -> Iterator[Rows]:
-        """Neighbours in length share a batch; the batches come in random order."""
+        """Yield batches of examples of similar length, in random order."""
         mean = max(1.0, float(self.lengths.mean()))
         size = (self.batch_rows or max(1, int((self.batch_tokens or 0) / mean))) * SORTED_BATCHES
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             chosen = chosen[np.argsort(self.lengths[chosen], kind="stable")]
             batches = list(self._cut([int(index) for index in chosen]))
-            for which in np.random.default_rng((self.seed, epoch, start)).permutation(len(batches)):
-                yield batches[which]
+            for index in np.random.default_rng((self.seed, epoch, start)).permutation(len(batches)):
+                yield batches[index]
 
-    def _drawn(self, order: np.ndarray) -> Iterator[Rows]:
+    def _equal_size(self, order: np.ndarray) -> Iterator[Rows]:
         size = self.batch_rows or max(1, int((self.batch_tokens or 0) / max(1.0, float(self.lengths.mean()))))
         for start in range(0, max(1, len(order) - size + 1), size):
             yield [[int(index)] for index in order[start : start + size]]
 
     def _cut(self, chosen: Sequence[int]) -> Iterator[Rows]:
-        """Batches of so many rows, or of so many padded tokens; `chosen` is sorted by length."""
+        """Yield batches of `batch_rows` rows or `batch_tokens` padded tokens; `chosen` is sorted by length."""
         batch: Rows = []
         for index in chosen:
             full = (
@@ -89,37 +92,40 @@ class BatchOrder:
             yield batch
 
     def count(self, epoch: int = 0) -> int:
-        """Batches in one pass."""
+        """Return the number of batches in one epoch."""
         return sum(1 for _ in self.epoch(epoch))
 
 
 def best_fit(chosen: Sequence[int], lengths: np.ndarray, capacity: int) -> list[list[int]]:
-    """Best-fit decreasing bin packing (Johnson 1973): each feature goes where it leaves the least room."""
+    """Pack examples into rows by best-fit decreasing bin packing (Johnson 1973).
+
+    Each example is added to the row in which it leaves the least free space.
+    """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (room left, row), sorted
+    free: list[tuple[int, int]] = []  # (free space, row), sorted
     for index in sorted(chosen, key=lambda item: -int(lengths[item])):
         length = int(lengths[index])
-        place = bisect_left(room, (length, -1))
-        if place == len(room):
+        position = bisect_left(free, (length, -1))
+        if position == len(free):
             rows.append([index])
-            left, row = capacity - length, len(rows) - 1
+            space, row = capacity - length, len(rows) - 1
         else:
-            left, row = room.pop(place)
+            space, row = free.pop(position)
             rows[row].append(index)
-            left -= length
-        if left > 1:
-            insort(room, (left, row))
+            space -= length
+        if space > 1:
+            insort(free, (space, row))
     return rows
 
 
 def micro_batches(batch: Rows, size: int, lengths: np.ndarray) -> list[Rows]:
-    """The batch in parts of `size` rows, longest rows together."""
+    """Split a batch into parts of `size` rows, long rows with long rows."""
     ordered = sorted(batch, key=lambda row: -sum(int(lengths[index]) for index in row)) if len(batch) > size else batch
-    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def spread(rows: np.ndarray, count: int | None) -> np.ndarray:
-    """`count` of the rows at even distances; all where there are no more, or where it is None."""
+def evenly_spaced(rows: np.ndarray, count: int | None) -> np.ndarray:
+    """Return `count` rows at even distances; all rows where there are no more, or where `count` is None."""
     if count is None or count >= len(rows):
         return rows
     return rows[np.arange(count) * len(rows) // max(1, count)]
@@ -128,11 +134,11 @@ def spread(rows: np.ndarray, count: int | None) -> np.ndarray:
 def scoring_batches(
     lengths: np.ndarray, chosen: Sequence[int], budget: int, *, packing: bool, context: int
 ) -> list[Rows]:
-    """Batches for scoring: length-sorted, at most `budget` padded tokens each."""
+    """Return batches for scoring: sorted by length, at most `budget` padded tokens each."""
     if packing:
         rows = best_fit(chosen, lengths, context)
         size = max(1, budget // context)
-        return [rows[at : at + size] for at in range(0, len(rows), size)]
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
     ordered = sorted(chosen, key=lambda index: (-int(lengths[index]), index))
     batches: list[Rows] = []
     for index in ordered:
@@ -143,14 +149,17 @@ def scoring_batches(
     return batches
 
 
-def alike(batch: Rows, lengths: np.ndarray, call: int) -> list[Rows]:
-    """Rows of one feature each, longest first, in the parts that cost least together where each part is padded to its longest row
-    and calls cost as much as `call` tokens more: the shortest path over the places where a batch may be cut."""
+def split_by_length(batch: Rows, lengths: np.ndarray, call: int) -> list[Rows]:
+    """Split a batch into parts of similar length so that the total cost is minimal.
+
+    Rows have one example each, longest first. A part costs its padded tokens plus `call` tokens for the call. The minimum
+    is the shortest path over the positions at which the batch may be split.
+    """
     sizes = np.array([lengths[row[0]] for row in batch], dtype=np.int64)
     if len(batch) * sizes[0] - sizes.sum() <= call:
-        return [batch]  # no cut saves what it costs
-    cost = np.zeros(len(batch) + 1, dtype=np.int64)  # of the first so many rows
-    begin = np.zeros(len(batch) + 1, dtype=np.int64)  # of the part that ends there
+        return [batch]  # no split saves the cost of a call
+    cost = np.zeros(len(batch) + 1, dtype=np.int64)  # minimum cost of the first rows
+    begin = np.zeros(len(batch) + 1, dtype=np.int64)  # first row of the part that ends there
     for stop in range(1, len(batch) + 1):
         total = cost[:stop] + call + np.arange(stop, 0, -1) * sizes[:stop]
         begin[stop] = total.argmin()

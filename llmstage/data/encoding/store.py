@@ -1,4 +1,7 @@
-"""Encoded features: flat arrays and offsets, in memory or memory-mapped from a folder that is published whole."""
+"""Store encoded examples as flat arrays with offsets, in memory or memory-mapped from a folder.
+
+A folder is renamed to its final name after it is complete.
+"""
 
 from __future__ import annotations
 
@@ -14,41 +17,41 @@ from typing import Any
 import numpy as np
 
 FORMAT = 5
-"""Raised when the files below or any task's encode() change their meaning; part of every cache key."""
+"""Increased when these files or the encode() of a task change their meaning; part of every cache key."""
 
 
 @dataclass(slots=True)
 class Ledger:
-    """Where the tokens of a split went."""
+    """Counts of the tokens of a split: input, target, masked, cut."""
 
     rows: int = 0
     features: int = 0
     tokens: int = 0
-    """Kept: input tokens in features."""
+    """Input tokens in examples."""
     target_tokens: int = 0
-    """Items of the loss among them."""
+    """Target tokens among them."""
     masked_tokens: int = 0
-    """Kept as context only."""
+    """Input tokens that are context only."""
     cut_tokens: int = 0
-    """In no feature."""
+    """Tokens in no example, because the row is too long."""
     lost_targets: int = 0
-    """Target tokens among the cut ones."""
+    """Target tokens among the cut tokens."""
     lost_ends: int = 0
-    """Features whose target lost its end token."""
+    """Examples whose target lost its end token."""
     refused: int = 0
     """Rows that could not be encoded and were quarantined."""
 
     @property
     def lost_target_share(self) -> float:
-        whole = self.target_tokens + self.lost_targets
-        return self.lost_targets / whole if whole else 0.0
+        all_targets = self.target_tokens + self.lost_targets
+        return self.lost_targets / all_targets if all_targets else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "lost_target_share": self.lost_target_share}
 
 
 class ExampleStore:
-    """Features of one split. `arrays[name]` is flat; feature i is `arrays[name][offsets[name][i]:offsets[name][i + 1]]`."""
+    """Examples of one split. `arrays[name]` is flat; example i is `arrays[name][offsets[name][i]:offsets[name][i + 1]]`."""
 
     def __init__(
         self,
@@ -58,9 +61,9 @@ class ExampleStore:
         refs: list[Any],
         ledger: Ledger,
     ) -> None:
-        # Plain views of what is mapped from files: every slice of an np.memmap passes through Python.
+        # Plain views of memory maps: a slice of an np.memmap runs Python code and is slow.
         self.arrays, self.offsets = (
-            {name: np.asarray(one) for name, one in named.items()} for named in (arrays, offsets)
+            {name: np.asarray(values) for name, values in named.items()} for named in (arrays, offsets)
         )
         self.rows, self.refs, self.ledger = np.asarray(rows), refs, ledger
         self.lengths: np.ndarray = np.diff(offsets["input_ids"])
@@ -69,7 +72,7 @@ class ExampleStore:
         return len(self.rows)
 
     def get(self, index: int) -> tuple[dict[str, list[Any]], Any, int]:
-        """(arrays, ref, row) of one feature."""
+        """Return (arrays, ref, row) of one example."""
         arrays = {
             name: flat[self.offsets[name][index] : self.offsets[name][index + 1]].tolist()
             for name, flat in self.arrays.items()
@@ -78,7 +81,7 @@ class ExampleStore:
 
     @classmethod
     def open(cls, folder: Path) -> ExampleStore:
-        """Memory-map a published folder; takes milliseconds whatever its size."""
+        """Memory-map a folder; this takes milliseconds whatever its size."""
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         arrays = {
             name: np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r")
@@ -91,8 +94,8 @@ class ExampleStore:
         return cls(arrays, offsets, np.load(folder / "rows.npy", mmap_mode="r"), refs, Ledger(**meta["ledger"]))
 
 
-class FeatureWriter:
-    """Appends features; `finish` gives the store. With a folder, the data goes straight to disk and memory stays flat."""
+class ExampleWriter:
+    """Appends examples; `finish` returns the store. With a folder, data is written to disk at once and memory stays constant."""
 
     def __init__(self, folder: Path | None, id_type: str) -> None:
         self.folder = folder
@@ -103,8 +106,8 @@ class FeatureWriter:
         self.id_type = id_type
         self.files: dict[str, Any] = {}
         self.types: dict[str, str] = {}
-        """Decided by the first feature."""
-        # Eight bytes a feature: lists of Python's integers would take half a gigabyte for ten million features.
+        """Data type of each array; the first example decides it."""
+        # Eight bytes an example: a list of Python integers takes half a gigabyte for ten million examples.
         self.lengths: dict[str, array[int]] = {}
         self.rows: array[int] = array("q")
         self.refs: list[Any] = []
@@ -147,6 +150,6 @@ class FeatureWriter:
         (self.draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         try:
             self.draft.rename(self.folder)
-        except OSError:  # another run published the same content first: theirs is as good
+        except OSError:  # another run published the same content first
             shutil.rmtree(self.draft)
         return ExampleStore.open(self.folder)

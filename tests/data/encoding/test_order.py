@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from llmstage.data.encoding.order import BatchOrder, alike, best_fit, micro_batches, scoring_batches
+from llmstage.data.encoding.order import BatchOrder, best_fit, micro_batches, scoring_batches, split_by_length
 
 CONTEXT = 128
 LENGTHS = np.random.default_rng(7).integers(2, CONTEXT + 1, size=700)
@@ -131,6 +131,6 @@ def test_rows_of_unlike_length_are_parted_where_that_costs_least():
                 for count in range(len(batch))
                 for cuts in combinations(range(1, len(batch)), count)
             )
-            parts = alike(batch, lengths, call)
+            parts = split_by_length(batch, lengths, call)
             assert [row for part in parts for row in part] == batch
             assert cost(parts) == min(cost(found) for found in every)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llmstage.data.encoding.store import ExampleStore, FeatureWriter, Ledger
+from llmstage.data.encoding.store import ExampleStore, ExampleWriter, Ledger
 
 
 def fill(folder: Path | None, id_type: str = "uint16", top: int = 65535) -> tuple[ExampleStore, list[dict]]:
     draw = random.Random(1)
-    writer = FeatureWriter(folder, id_type)
+    writer = ExampleWriter(folder, id_type)
     given = []
     for row in range(50):
         length = draw.randint(1, 30)
@@ -52,7 +52,7 @@ def test_memory_disk_and_opening_again_are_equal(tmp_path):
 
 def test_a_folder_is_published_whole_and_the_second_writer_takes_the_first_ones(tmp_path):
     folder = tmp_path / "store"
-    one, two = FeatureWriter(folder, "uint16"), FeatureWriter(folder.with_name("other"), "uint16")
+    one, two = ExampleWriter(folder, "uint16"), ExampleWriter(folder.with_name("other"), "uint16")
     one.add({"input_ids": [1, 2]}, 0)
     assert not folder.exists()  # not before it is whole
     one.finish()
@@ -70,7 +70,7 @@ def test_the_share_of_lost_targets():
 
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_floats_stay_floats(tmp_path, on_disk):
-    writer = FeatureWriter(tmp_path / "store" if on_disk else None, "uint16")
+    writer = ExampleWriter(tmp_path / "store" if on_disk else None, "uint16")
     writer.add({"input_ids": [1, 2], "numbers": [0.5, -1.25]}, 0)
     writer.add({"input_ids": [3], "numbers": [2.0, 7.5]}, 1)
     store = writer.finish()
