@@ -101,7 +101,7 @@ def sentences(study: Study) -> Iterator[str]:
         names = ", ".join(broken[:NUM_SENTENCES]) + (", …" if len(broken) > NUM_SENTENCES else "")
         conclusive = set(count) - {"undecided", "below_resolution"}
         yield sentence(
-            "some_break" if broken else "none_breaks" if conclusive else "none_told", num=len(broken), names=names
+            "some_break" if broken else "none_breaks" if conclusive else "no_verdict", num=len(broken), names=names
         )
         yield sentence("counted", num=len(study.judged), counts=verdict_counts)
     yield from law_sentences(study)
@@ -236,7 +236,7 @@ def limits(study: Study) -> Iterator[str]:
         if any(item.table_curve.curve_type == "training" for item in study.judged):
             yield sentence("no_lens", axis=table.columns.get("step", ""))
     elif any(item.verdict.evidence.get("axis") == study.loss.label for item in study.judged):
-        yield sentence("own_tokens_lens", loss=study.loss.label)
+        yield sentence("model_tokens_lens", loss=study.loss.label)
     # Scores whose errors are unknown or rest on few items, and the chance levels that were assumed.
     few = {
         item.curve.metric: item.curve.items

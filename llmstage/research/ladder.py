@@ -145,7 +145,7 @@ def explore_ladder(cfg: RunConfig, out_dir: Path, machine: Machine, about: dict[
         )
     axis, limits = choose_axis(scored.checkpoints, ladder.x)
     if ladder.kind == "auto" and axis.startswith("lm_loss"):
-        limits.append(sentence("own_axis"))
+        limits.append(sentence("answer_loss_axis"))
     # One verdict for each curve, corrected for the number of curves.
     rules = Rules.of(stage.stats, cfg.seed)
     judged = judge_all_curves(scored, axis, rules)
