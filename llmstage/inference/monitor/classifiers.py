@@ -112,10 +112,10 @@ def load_classifier(name: str, path: str, cfg: RunConfig, machine: Machine) -> C
     except ModelError as error:  # its message names model.path, a key that the user did not set
         raise ModelError(str(error).replace(f"model.path={path}", key)) from None
     heads = getattr(session.task, "heads", [])
-    if len(heads) != 1 or heads[0].kind not in TARGET_TYPES:
-        targets = ", ".join(f"{head.word} ({head.kind})" for head in heads)
+    if len(heads) != 1 or heads[0].target_type not in TARGET_TYPES:
+        targets = ", ".join(f"{head.column} ({head.target_type})" for head in heads)
         raise ModelError(f"{key} predicts {targets}; the monitor takes one target of labels, levels or several labels.")
-    return Classifier(name, path, session, list(map(str, heads[0].labels)), heads[0].kind)
+    return Classifier(name, path, session, list(map(str, heads[0].labels)), heads[0].target_type)
 
 
 @dataclass(slots=True)
