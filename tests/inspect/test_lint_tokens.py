@@ -20,7 +20,7 @@ def stored(features: list[dict[str, list[int]]], cut: int = 0) -> ExampleStore:
     writer = ExampleWriter(None, "uint16")
     for number, arrays in enumerate(features):
         writer.add(arrays, number)
-        writer.ledger.num_tokens += len(arrays["input_ids"])
+        writer.ledger.tokens += len(arrays["input_ids"])
     writer.ledger.cut_tokens = cut
     return writer.finish()
 
