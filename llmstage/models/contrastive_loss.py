@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIGMOID_BIAS = -10.0
-"""Where SigLIP's bias starts (Zhai 2023): most pairs of a batch are wrong, and the first loss should already know it."""
+"""The initial bias of SigLIP (Zhai 2023): most pairs of a batch do not match, and the first loss accounts for that."""
 
 
 class PairBias(nn.Module):
@@ -27,7 +27,7 @@ class PairBias(nn.Module):
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """[n, D] of length 1, in fp32: ranks hang on differences that bf16 does not hold."""
+    """[n, D] of length 1, in fp32: rankings depend on differences that bf16 cannot represent."""
     with torch.autocast(vectors.device.type, enabled=False):
         return F.normalize(vectors.float(), dim=-1)
 
@@ -45,7 +45,7 @@ def text_vectors(model: Any, input_ids: Tensor) -> Tensor:
 class AllGather(torch.autograd.Function):
     """Rows of all ranks, in the order of ranks; the gradient of each row goes back to the rank it came from.
 
-    Every rank has a loss of its own that looks at all rows, so the gradients of a row are summed over ranks.
+    The loss of every rank reads all rows, so the gradients of a row are summed over ranks.
     """
 
     @staticmethod
@@ -80,27 +80,27 @@ class Pairs:
     all_texts: Tensor
     """[N, D]"""
     start: int
-    """Place of the first own pair among all."""
+    """Index of this process's first pair among all."""
     alike: Tensor
-    """bool [n, N]: not the pair itself, but its picture or its words again: right, and no negative."""
+    """bool [n, N]: another pair with the same image or the same text, which is no negative."""
 
     @property
     def right(self) -> Tensor:
-        """[n] place of each own pair among all."""
+        """[n] index of each pair of this process among all."""
         return torch.arange(self.start, self.start + len(self.images), device=self.images.device)
 
 
-def gather_pairs(images: Tensor, texts: Tensor, picture: Tensor, words: Tensor, *, mask: bool) -> Pairs:
-    """images, texts [n, D]; picture, words [n] numbers that are equal where image or text are. `mask`: find repeats."""
+def gather_pairs(images: Tensor, texts: Tensor, image_ids: Tensor, text_ids: Tensor, *, mask: bool) -> Pairs:
+    """images, texts [n, D]; image_ids, text_ids [n]: equal numbers for equal images or texts. `mask`: find repeats."""
     if ranks() == 1:
-        all_images, all_texts, start, known = images, texts, 0, torch.stack([picture, words])
+        all_images, all_texts, start, known = images, texts, 0, torch.stack([image_ids, text_ids])
     else:
-        own = torch.stack([picture, words], 1)  # [n, 2]
+        local = torch.stack([image_ids, text_ids], 1)  # [n, 2]
         sizes = all_sizes(len(images), images.device)
         all_images, all_texts = AllGather.apply(images, sizes), AllGather.apply(texts, sizes)
-        start, known = sum(sizes[: dist.get_rank()]), AllGather.apply(own, sizes).T
+        start, known = sum(sizes[: dist.get_rank()]), AllGather.apply(local, sizes).T
     pairs = Pairs(images, texts, all_images, all_texts, start, torch.zeros(0, dtype=torch.bool))
-    pairs.alike = (picture[:, None] == known[0]) | (words[:, None] == known[1])
+    pairs.alike = (image_ids[:, None] == known[0]) | (text_ids[:, None] == known[1])
     pairs.alike[torch.arange(len(images)), pairs.right] = False
     if not mask:
         pairs.alike = torch.zeros_like(pairs.alike)
@@ -108,10 +108,10 @@ def gather_pairs(images: Tensor, texts: Tensor, picture: Tensor, words: Tensor, 
 
 
 def all_sizes(size: int, device: torch.device) -> list[int]:
-    mine = torch.tensor([size], device=device)
-    found = [torch.empty_like(mine) for _ in range(ranks())]
-    dist.all_gather(found, mine)
-    return [int(one) for one in found]
+    local_size = torch.tensor([size], device=device)
+    sizes = [torch.empty_like(local_size) for _ in range(ranks())]
+    dist.all_gather(sizes, local_size)
+    return [int(rank_size) for rank_size in sizes]
 
 
 def infonce(pairs: Pairs, log_scale: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ def infonce(pairs: Pairs, log_scale: Tensor) -> Tensor:
     scale = log_scale.float().exp()
     per_image = (scale * pairs.images @ pairs.all_texts.T).masked_fill(pairs.alike, -torch.inf)  # [n, N]
     per_text = (scale * pairs.texts @ pairs.all_images.T).masked_fill(pairs.alike, -torch.inf)
-    found: Tensor = F.cross_entropy(per_image, pairs.right, reduction="sum")
-    return (found + F.cross_entropy(per_text, pairs.right, reduction="sum")) / 2
+    image_loss: Tensor = F.cross_entropy(per_image, pairs.right, reduction="sum")
+    return (image_loss + F.cross_entropy(per_text, pairs.right, reduction="sum")) / 2
 
 
 def sigmoid_loss(pairs: Pairs, log_scale: Tensor, bias: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Deeper models that compute the same at first: new blocks whose outputs are zero.
+"""Add layers to a trained model without changing what it computes: new blocks whose outputs are zero.
 
-In a pre-norm block both halves are added to what passes by, `x + attention(norm(x))` and `x + mlp(norm(x))`; with their last
-matrices at zero the block hands x on unchanged, while gradients reach those matrices from the first step (Chen 2016,
+A pre-norm block adds both halves to its input, `x + attention(norm(x))` and `x + mlp(norm(x))`. With their last
+matrices at zero the block returns x unchanged, while gradients reach those matrices from the first step (Chen 2016,
 Net2Net, arXiv 1511.05641; zero-initialised residual branches: Goyal 2017, arXiv 1706.02677).
 """
 
@@ -21,18 +21,18 @@ SEQUENTIAL = {
     "gpt_neox": ("layers", ("attention.dense", "mlp.dense_4h_to_h")),
     "modernbert": ("layers", ("attn.Wo", "mlp.Wo")),
 }
-"""Model type to (its list of blocks, the matrices that write to the residual stream). Post-norm models (BERT, RoBERTa) are not
-here: they normalise after adding, so that no block hands its input on unchanged."""
+"""Model type to (its list of blocks, the matrices that write to the residual stream). Post-norm models (BERT, RoBERTa) are
+missing: they normalise after the addition, so that no block returns its input unchanged."""
 FIRST_NORM_MISSING = ("modernbert",)
-"""Families that normalise their embeddings, so that the first block has no norm before its attention. Nothing can be put below it: as
-the second block it would be given one when the model is loaded, and compute something else."""
+"""Model types that normalise their embeddings, so that the first block has no norm before its attention. No block can be added below
+it: as the second block it would get a norm when the model is loaded, and compute something else."""
 
 
 def deepen(model: Any) -> str:
-    """Half as many blocks again, one at least, in place: `below` the only block of a decoder, else `behind` the last; returns which.
+    """Add half as many blocks again, at least one, in place; return where: `below` the only block of a decoder, else `behind` the last.
 
-    What a model of one layer lacks is a layer that writes of the tokens before for another to match with (induction heads: Olsson
-    2022, arXiv 2209.11895), and what it has learned reads the embeddings; a block behind it would be asked to do both anew.
+    A model of one layer lacks a layer that copies information about earlier tokens, which a later layer can match (induction heads:
+    Olsson 2022, arXiv 2209.11895). What its layer has learned reads the embeddings, so the new block goes below it.
     """
     num = model.config.num_hidden_layers
     below = num == 1 and model.config.model_type not in FIRST_NORM_MISSING
@@ -41,19 +41,19 @@ def deepen(model: Any) -> str:
 
 
 def grow_depth(model: Any, extra: int, *, below: bool = False) -> Any:
-    """The same model with `extra` more blocks at its end, or `below` all others, logits unchanged; changed in place and returned.
+    """Add `extra` blocks at the end, or `below` all others, with unchanged logits; the model is changed in place and returned.
 
-    A new block is a copy of the one beside it, so that it starts from features that are in use, with its outputs at zero.
-    Raises ModelError for a family that is not known to allow it.
+    A new block is a copy of its neighbour, so that it starts from trained features, with its outputs at zero.
+    Raise ModelError for a model type for which this is not known to work.
     """
-    kind = model.config.model_type
-    if kind not in SEQUENTIAL or (below and kind in FIRST_NORM_MISSING):
+    model_type = model.config.model_type
+    if model_type not in SEQUENTIAL or (below and model_type in FIRST_NORM_MISSING):
         known = [name for name in SEQUENTIAL if not (below and name in FIRST_NORM_MISSING)]
         raise ModelError(
-            f"Blocks cannot be added {'below' if below else 'to'} a model of type {kind} without changing what it computes; that is "
+            f"Blocks cannot be added {'below' if below else 'to'} a model of type {model_type} without changing what it computes; that is "
             f"known for {', '.join(known)}. Set stage.improve.structure=suggest, or train a larger model from scratch."
         )
-    name, writers = SEQUENTIAL[kind]
+    name, writers = SEQUENTIAL[model_type]
     blocks: nn.ModuleList = getattr(model.base_model, name)
     for _ in range(extra):
         block = copy.deepcopy(blocks[0 if below else -1])

@@ -1,7 +1,7 @@
-"""A model in other people's runtimes: a plain Hugging Face directory (also for transformers 4), ONNX, and 8-bit ONNX.
+"""Export a model: a plain Hugging Face directory (also for transformers 4), ONNX, or 8-bit ONNX; and compare it with the model.
 
-8-bit weights are made by onnxruntime's quantize_dynamic and not by torchao: its file is run by onnxruntime alone, in any
-language and without torch, and its integer kernels are compiled for the CPUs that such files are made for.
+onnxruntime's quantize_dynamic makes the 8-bit weights, and not torchao: onnxruntime alone runs its file, in any language and
+without torch, and its integer kernels are compiled for the CPUs on which such files run.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from llmstage.models.build import save_model
 from llmstage.tokenization.tokenizer import Processor
 
 Outputs = list[Tensor]
-"""Logits of one batch; two tensors where the head points at a start and an end."""
+"""Logits of one batch; two tensors, start and end, for question answering."""
 
 TEXTS = (
     "Where is my order 3051? It was due on 12 March.", "退款要等多久？订单号是 8842。", "Yes.", "The pump failed again at 40 bar.",
     "Shares of the company fell by 3.5 % after the report, which nobody had expected so soon.", "谢谢，我明天再来。",
     "Dr. Smith moved from Berlin to New York in 2019.", "how do i reset my card pin when i am abroad",
 )  # fmt: skip
-"""What an export and its model are asked to compare them."""
+"""Texts for which the export and its model are compared."""
 
 
-class Plain(nn.Module):
-    """A model as two inputs and its logits, for tracing."""
+class LogitsModule(nn.Module):
+    """A model from two inputs to its logits, for tracing."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -45,14 +45,15 @@ class Plain(nn.Module):
 
 
 def outputs_of(model: Any, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-    more: dict[str, Any] = {"use_cache": False} if hasattr(model, "generation_config") else {}
+    """The model's logits, or its start and end logits."""
+    options: dict[str, Any] = {"use_cache": False} if hasattr(model, "generation_config") else {}
     if model.config.is_encoder_decoder:
-        more["decoder_input_ids"] = input_ids
-    out = model(input_ids=input_ids, attention_mask=attention_mask, **more)
+        options["decoder_input_ids"] = input_ids
+    out = model(input_ids=input_ids, attention_mask=attention_mask, **options)
     return (out.logits,) if "logits" in out else (out.start_logits, out.end_logits)
 
 
-def questions(processor: Processor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def comparison_prompts(processor: Processor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """`count` prompts as (ids, mask) [1, T], of different lengths."""
     before, after = processor.special_ids()
     for number in range(count):
@@ -61,52 +62,52 @@ def questions(processor: Processor, count: int) -> Iterator[tuple[Tensor, Tensor
         yield ids, torch.ones_like(ids)
 
 
-def difference(wanted: list[Outputs], got: list[Outputs]) -> float:
-    """Root mean square of what differs, as a share of that of the wanted logits around their mean."""
+def difference(expected: list[Outputs], actual: list[Outputs]) -> float:
+    """Root mean square of the difference, as a share of the standard deviation of the expected logits."""
     errors = torch.cat(
         [
             (a - b).double().flatten()
-            for one, two in zip(wanted, got, strict=True)
-            for a, b in zip(one, two, strict=True)
+            for outputs in zip(expected, actual, strict=True)
+            for a, b in zip(*outputs, strict=True)
         ]
     )
-    spread = torch.cat([(a - a.mean(-1, keepdim=True)).double().flatten() for one in wanted for a in one])
+    spread = torch.cat([(a - a.mean(-1, keepdim=True)).double().flatten() for outputs in expected for a in outputs])
     return float(errors.pow(2).mean().sqrt() / spread.pow(2).mean().sqrt().clamp(min=1e-12))
 
 
 @torch.no_grad()
-def answers(model: Any, prompts: list[tuple[Tensor, Tensor]]) -> list[Outputs]:
+def plain_outputs(model: Any, prompts: list[tuple[Tensor, Tensor]]) -> list[Outputs]:
     return [[part.float() for part in outputs_of(model, *prompt)] for prompt in prompts]
 
 
 def export_hf(
     model: Any, processor: Processor, folder: Path, *, v4: bool
 ) -> Callable[[list[tuple[Tensor, Tensor]]], list[Outputs]]:
-    """Weights, config and tokenizer, with an adapter merged; returns what asks the directory through transformers alone."""
+    """Weights, config and tokenizer, with an adapter merged; return a function that predicts from the directory by transformers alone."""
     if has_adapter(model):
         merge_adapter(model)
     save_model(model, processor, folder)
     if v4:
         write_v4(folder)
-    kind = type(model)
+    model_class = type(model)
 
-    def ask(prompts: list[tuple[Tensor, Tensor]]) -> list[Outputs]:
-        return answers(kind.from_pretrained(folder, dtype=torch.float32).eval(), prompts)
+    def predict(prompts: list[tuple[Tensor, Tensor]]) -> list[Outputs]:
+        return plain_outputs(model_class.from_pretrained(folder, dtype=torch.float32).eval(), prompts)
 
-    return ask
+    return predict
 
 
 def export_onnx(
     model: Any, processor: Processor, folder: Path, *, int8: bool
 ) -> Callable[[list[tuple[Tensor, Tensor]]], list[Outputs]]:
-    """model.onnx (input_ids, attention_mask -> logits) with config and tokenizer; returns what asks it through onnxruntime."""
+    """model.onnx (input_ids, attention_mask -> logits) with config and tokenizer; return a function that predicts by onnxruntime."""
     onnxruntime = runtime()
     if has_adapter(model):
         merge_adapter(model)
     if model.config.is_encoder_decoder or getattr(model, "extra", None) is not None or processor.images is not None:
         raise ModelError(
-            f"{type(model).__name__} cannot be one graph from text to logits: it reads pictures, has a decoder beside its encoder, "
-            f"or weights of the task's own. Encoders and decoders of text can; for others stage.format=hf."
+            f"{type(model).__name__} cannot be one graph from text to logits: it reads images, has both an encoder and a decoder, "
+            f"or has weights of the task's own. Encoders and decoders of text can be one; use stage.format=hf for others."
         )
     names = ["input_ids", "attention_mask"]
     ids = torch.randint(0, len(processor), (2, 7), generator=torch.Generator().manual_seed(0))
@@ -116,7 +117,7 @@ def export_onnx(
             ["logits"] if len(outputs_of(model, ids, torch.ones_like(ids))) == 1 else ["start_logits", "end_logits"]
         )
         program: Any = torch.onnx.export(
-            Plain(model), (ids, torch.ones_like(ids)), dynamo=True, dynamic_shapes=(free, free), input_names=names,
+            LogitsModule(model), (ids, torch.ones_like(ids)), dynamo=True, dynamic_shapes=(free, free), input_names=names,
             output_names=outputs, verbose=False,
         )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,23 +127,26 @@ def export_onnx(
         if int8:
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
-            whole = path.rename(folder / "whole.onnx")
+            full_precision = path.rename(folder / "whole.onnx")
             # 7 of 8 bits: AVX2 without VNNI adds two products in 16 bits, which 8-bit weights overflow.
-            quantize_dynamic(str(whole), str(path), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+            quantize_dynamic(
+                str(full_precision), str(path), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+            )
             for part in folder.glob("whole.onnx*"):
                 part.unlink()
     model.config.save_pretrained(folder)
     processor.save(folder)
 
-    def ask(prompts: list[tuple[Tensor, Tensor]]) -> list[Outputs]:
+    def predict(prompts: list[tuple[Tensor, Tensor]]) -> list[Outputs]:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         feeds = [dict(zip(names, (part.numpy() for part in prompt), strict=True)) for prompt in prompts]
         return [[torch.from_numpy(part) for part in session.run(outputs, feed)] for feed in feeds]
 
-    return ask
+    return predict
 
 
 def runtime() -> Any:
+    """The package onnxruntime. Raise UserError where one of the packages of ONNX is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -156,7 +160,7 @@ def runtime() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """torch.onnx and the quantizer speak of their own inner matters."""
+    """Silence torch.onnx and the quantizer, whose messages concern their own internals."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -168,35 +172,37 @@ def quiet() -> Iterator[None]:
 
 
 def write_v4(folder: Path) -> None:
-    """Files that transformers 4 reads as well: the names that it knows, beside those of version 5."""
+    """Add the names that transformers 4 reads to the files of version 5."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["torch_dtype"] = config.get("dtype", "float32")
     ropes = config.get("rope_parameters") or {}
     if "rope_theta" in ropes:
         config["rope_theta"] = ropes["rope_theta"]
-        kind = ropes.get("rope_type", "default")
-        config["rope_scaling"] = None if kind == "default" else {k: v for k, v in ropes.items() if k != "rope_theta"}
+        rope_type = ropes.get("rope_type", "default")
+        config["rope_scaling"] = (
+            None if rope_type == "default" else {k: v for k, v in ropes.items() if k != "rope_theta"}
+        )
     for name, key in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
         if isinstance(ropes.get(name), dict):  # ModernBERT
             config[key] = ropes[name]["rope_theta"]
     layers = config.get("layer_types") or []
     if config["model_type"] == "modernbert" and layers:
-        full = [place for place, kind in enumerate(layers) if kind == "full_attention"]
+        full = [index for index, attention in enumerate(layers) if attention == "full_attention"]
         config["global_attn_every_n_layers"] = full[1] if len(full) > 1 else len(layers)
     write(path, config)
     path = folder / "tokenizer_config.json"
-    told = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
     for key in ("backend", "is_local", "local_files_only"):
-        told.pop(key, None)
-    told["tokenizer_class"] = "PreTrainedTokenizerFast"
-    extra = told.get("extra_special_tokens")
+        tokenizer.pop(key, None)
+    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    extra = tokenizer.get("extra_special_tokens")
     if isinstance(extra, list):
-        told["additional_special_tokens"] = told.pop("extra_special_tokens")
+        tokenizer["additional_special_tokens"] = tokenizer.pop("extra_special_tokens")
     template = folder / "chat_template.jinja"
     if template.is_file():
-        told["chat_template"] = template.read_text(encoding="utf-8")
-    write(path, told)
+        tokenizer["chat_template"] = template.read_text(encoding="utf-8")
+    write(path, tokenizer)
     names = (
         "bos_token",
         "eos_token",
@@ -207,9 +213,12 @@ def write_v4(folder: Path) -> None:
         "mask_token",
         "additional_special_tokens",
     )
-    write(folder / "special_tokens_map.json", {name: told[name] for name in names if told.get(name) is not None})
+    write(
+        folder / "special_tokens_map.json", {name: tokenizer[name] for name in names if tokenizer.get(name) is not None}
+    )
 
 
-def write(path: Path, told: dict[str, Any]) -> None:
-    path.write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that everybody can read."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     path.chmod(0o644)

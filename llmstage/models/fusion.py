@@ -1,4 +1,4 @@
-"""What is added to a text head's logits: a late fusion with number and category columns, and hashed token n-grams."""
+"""Corrections that are added to the logits of a text classifier: number and category columns, and hashed token n-grams."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Fusion(nn.Module):
         super().__init__()
         tables = [nn.Embedding(size, min(16, size)) for size in sizes]
         for table in tables:
-            # The first two stand for an unseen and a missing category: training may meet neither, and what it never
-            # meets must say nothing rather than noise.
+            # The first two entries are an unseen and a missing category. Training may contain neither, and an untrained
+            # entry must add zero and not noise.
             nn.init.normal_(table.weight, std=0.5)
             with torch.no_grad():
                 table.weight[:2] = 0
@@ -44,7 +44,7 @@ class Fusion(nn.Module):
 
     def forward(self, pooled: Tensor, numbers: Tensor, categories: Tensor) -> Tensor:
         """`pooled` [B, H], `numbers` [B, 2N] (values, then missing flags), `categories` [B, C] -> [B, W]."""
-        parts = [numbers, *(table(categories[:, place]) for place, table in enumerate(self.embeddings))]
+        parts = [numbers, *(table(categories[:, index]) for index, table in enumerate(self.embeddings))]
         columns = torch.cat(parts, dim=-1)
         out: Tensor = self.wide(columns) + self.deep(torch.cat([self.text(pooled), columns], dim=-1))
         return out
@@ -53,8 +53,8 @@ class Fusion(nn.Module):
 class NgramPath(nn.Module):
     """A correction [B, W] from a bag of hashed token n-grams (1, 2 and 3 tokens) through one hidden layer.
 
-    Joulin et al. (2017), Bag of Tricks for Efficient Text Classification (fastText): what n-grams say about a label is
-    found in a few epochs, where a transformer from scratch needs many more.
+    Joulin et al. (2017), Bag of Tricks for Efficient Text Classification (fastText): it learns from n-grams in a
+    few epochs, where a transformer from scratch needs many more.
     """
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -77,20 +77,20 @@ class NgramPath(nn.Module):
 def ngrams(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(bucket of each n-gram [B, 3T], 1.0 where all its tokens are real [B, 3T])."""
     real = mask.bool()
-    grams, kept, rolled, whole = [ids], [real], ids, real
+    grams, valid, rolled, complete = [ids], [real], ids, real
     for shift, prime in enumerate(PRIMES, start=1):
         following = F.pad(ids, (0, shift))[:, shift:]
         rolled = (rolled + 1) * prime + following
-        whole = whole & F.pad(real, (0, shift))[:, shift:]
+        complete = complete & F.pad(real, (0, shift))[:, shift:]
         grams.append(rolled)
-        kept.append(whole)
+        valid.append(complete)
     mixed = torch.cat(grams, dim=1)
     mixed = (mixed ^ (mixed >> 15)) * 0x2C1B3C6D
-    return (mixed ^ (mixed >> 12)).remainder(BUCKETS), torch.cat(kept, dim=1).float()
+    return (mixed ^ (mixed >> 12)).remainder(BUCKETS), torch.cat(valid, dim=1).float()
 
 
 class Extra(nn.Module):
-    """The task's own weights beside those of the transformers class; saved as `extra.*`."""
+    """The task's own weights, in addition to those of the transformers class; saved as `extra.*`."""
 
     def __init__(self, fusion: Fusion | None, grams: NgramPath | None) -> None:
         super().__init__()

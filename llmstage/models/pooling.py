@@ -15,13 +15,13 @@ CHUNK_TOKENS = 16_384
 
 
 def text_vectors(model: nn.Module, texts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
-    """[N, D] of N texts given as token ids, in their order; texts of like length are encoded together."""
+    """[N, D] of N texts given as token ids, in their order; texts of similar length are encoded together."""
     device = next(model.parameters()).device
     if not texts:  # a batch of users without history
         config: Any = model.config
         return torch.zeros(0, config.hidden_size, device=device)
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-    made: list[Tensor] = []
+    vectors: list[Tensor] = []
     start = 0
     while start < len(order):
         stop = start + 1
@@ -30,12 +30,12 @@ def text_vectors(model: nn.Module, texts: Sequence[Sequence[int]], pad_id: int) 
         chosen = [texts[at] for at in order[start:stop]]
         lengths = torch.tensor([len(text) for text in chosen])
         ids = pad(chosen, pad_id)
-        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()  # padding told by position, not by id
-        made.append(pooled(model, ids.to(device), mask.to(device)))
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()  # padding is marked by position, not by id
+        vectors.append(pooled(model, ids.to(device), mask.to(device)))
         start = stop
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return torch.cat(made)[back.to(device)]
+    return torch.cat(vectors)[back.to(device)]
 
 
 def pooled(model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:

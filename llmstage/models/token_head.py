@@ -1,4 +1,4 @@
-"""Class scores of single tokens, with the head run only where they are wanted; and the best legal sequence of classes."""
+"""Token classification: logits of chosen tokens, with the head applied to these only, and the best legal sequence of classes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def token_logits(model: Any, inputs: dict[str, Tensor], where: Tensor) -> Tensor
         return logits.reshape(-1, logits.shape[-1]).index_select(0, where)
     hidden = model.base_model(**inputs).last_hidden_state
     chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, where)  # [N, D]
-    made: Tensor = head_of(model)(chosen)
-    return made
+    chosen_logits: Tensor = head_of(model)(chosen)
+    return chosen_logits
 
 
 def check_encoder(model: nn.Module) -> None:
-    """ModelError for a model whose tokens cannot see what follows: half of what tells an entity stands there."""
+    """Raise ModelError for a causal model: a token needs the context on both sides to be classified."""
     if any(getattr(module, "is_causal", False) for module in model.modules()):
         raise ModelError(
             f"{type(model).__name__} reads from left to right, and this task needs both sides of a word. "
@@ -44,11 +44,11 @@ def head_of(model: Any) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def head_is_plain(model: Any, device: torch.device) -> bool:
-    """Whether `head_of` after the body gives what the model gives; otherwise the model goes its own way."""
+    """Whether head_of() applied to the body's output gives the model's logits; if not, the model's own forward is used."""
     ids = (torch.arange(1, 9, device=device) % model.get_input_embeddings().weight.shape[0])[None]
     was_training = model.training
     model.eval()
-    # Weights that were rounded once are meant to be used under autocast.
+    # Weights that were cast to bf16 are for use under autocast.
     rounded = any(weight.dtype == torch.bfloat16 for weight in model.parameters())
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=rounded), torch.compiler.set_stance("force_eager"):
@@ -65,11 +65,11 @@ def best_path(log_p: NDArray[np.float64], step: NDArray[np.float64], edges: NDAr
     `edges` [2, C] at both ends, 0 where allowed and -inf where not."""
     score = log_p[0] + edges[0]
     back = np.zeros(log_p.shape, dtype=np.int64)
-    for place in range(1, len(log_p)):
+    for index in range(1, len(log_p)):
         reached = score[:, None] + step  # [from, to]
-        back[place] = reached.argmax(0)
-        score = reached.max(0) + log_p[place]
+        back[index] = reached.argmax(0)
+        score = reached.max(0) + log_p[index]
     path = [int((score + edges[1]).argmax())]
-    for place in range(len(log_p) - 1, 0, -1):
-        path.append(int(back[place, path[-1]]))
+    for index in range(len(log_p) - 1, 0, -1):
+        path.append(int(back[index, path[-1]]))
     return path[::-1]

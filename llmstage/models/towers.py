@@ -1,4 +1,4 @@
-"""The two halves of models that see: which weights they are, taken from another model, or left as they are."""
+"""The vision and text towers of CLIP and LLaVA: which modules they are, how they are frozen, and loading a vision tower."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ def modules_of(model: nn.Module, tower: str) -> Iterator[nn.Module]:
 
 
 def freeze_towers(model: nn.Module, towers: Iterable[str]) -> None:
-    """Training leaves these as they are."""
+    """Exclude these towers from training."""
     for tower in towers:
         for module in modules_of(model, tower):
             module.requires_grad_(False)
 
 
 def count_vision(model: nn.Module) -> int:
-    """Parameters of the tower that sees."""
+    """The number of parameters of the vision tower."""
     return sum(parameter.numel() for module in modules_of(model, "vision") for parameter in module.parameters())
 
 
 def take_tower(model: nn.Module, cfg: VisionConfig) -> None:
-    """The weights of the tower at `model.vision.path`, into a model built with that tower's config."""
-    mine = next(modules_of(model, "vision"))
+    """Load the weights of the tower at `model.vision.path` into a model built with that tower's config. Raise ModelError."""
+    tower = next(modules_of(model, "vision"))
     folder = tower_source(cfg).model_dir
     assert folder is not None
-    found = tower_weights(folder)
-    wanted = mine.state_dict()
-    wrong = [name for name, value in wanted.items() if name not in found or found[name].shape != value.shape]
+    weights = tower_weights(folder)
+    expected = tower.state_dict()
+    wrong = [name for name, value in expected.items() if name not in weights or weights[name].shape != value.shape]
     if wrong:
         raise ModelError(
             f"model.vision.path={cfg.path} lacks weights of a CLIP vision tower, or has them in another size: {', '.join(wrong[:3])}."
         )
-    mine.load_state_dict({name: found[name] for name in wanted})
+    tower.load_state_dict({name: weights[name] for name in expected})
 
 
 def tower_weights(folder: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-"""Conversations as ids: the model's own chat template, with every message's content encoded as plain text.
+"""Encode conversations with the model's own chat template, and every message's content as plain text.
 
-Text such as `<|assistant|>` inside a message must not become a control token (RELIABILITY P16), in training as in use,
-so the template is rendered around marks, cut at them, and the contents are spliced in.
+Text such as `<|assistant|>` inside a message must not become a control token, in training or in use. So the template is rendered
+around placeholders and split at them, and the ids of the contents are inserted.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from jinja2 import TemplateError
 from llmstage.tokenization.tokenizer import Processor
 
 MARK = "\ue000{}\ue001"
-"""A private-use mark that stands for the content of message number {} while the template is rendered."""
+"""The placeholder of the content of message number {} while the template is rendered; private-use characters."""
 
 FRAMES = 10_000
-"""Sequences of roles whose frames are kept."""
+"""Sequences of roles whose frames are cached."""
 
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
-"""For base models that come without a template; needs no new tokens."""
+"""The template of base models that come without one; it needs no new tokens."""
 
 
 class TemplateRefused(ValueError):
@@ -95,29 +95,32 @@ def frames_of(processor: Processor, marked: list[dict[str, Any]]) -> list[tuple[
 
 
 def reply_prompt(processor: Processor, messages: list[dict[str, Any]], room: int) -> tuple[list[int], list[int]]:
-    """(ids after which the assistant's next reply begins, ids that would end it). Of a conversation longer than `room` ids the
-    system message and the latest turns are kept; of a last turn that is too long by itself, its end."""
-    turns = conversation(processor, [*messages, {"role": "assistant", "content": "a"}])
-    *said, reply = turns
-    front = said[0].before + said[0].content + said[0].after if said and said[0].role == "system" else []
-    rest = said[1:] if front else said
+    """(ids after which the assistant's next reply begins, ids that would end it).
+
+    Of a conversation longer than `room` ids, the system message and the latest turns are used; of a last turn that alone is too
+    long, its end.
+    """
+    *turns, reply = conversation(processor, [*messages, {"role": "assistant", "content": "a"}])
+    front = turns[0].before + turns[0].content + turns[0].after if turns and turns[0].role == "system" else []
+    rest = turns[1:] if front else turns
     start = rest[0].before[:1] if rest and not front and rest[0].before[:1] == [processor.bos_id] else []
-    left = room - len(front) - len(reply.before)
-    kept: list[int] = []
+    available = room - len(front) - len(reply.before)
+    latest: list[int] = []
     for number, turn in reversed(list(enumerate(rest))):
         ids = turn.before + turn.content + turn.after
         ids = ids[1:] if number == 0 and start else ids
-        if len(start) + len(kept) + len(ids) > left:
-            if not kept:  # the question itself: better its end than nothing
+        if len(start) + len(latest) + len(ids) > available:
+            if not latest:  # the last message alone is too long: its end is used
                 frame = len(turn.before) + len(turn.after)
-                content = turn.content[max(0, len(turn.content) - max(0, left - frame)) :]
-                kept = [token for token in turn.before if [token] != start] + content + turn.after
+                content = turn.content[max(0, len(turn.content) - max(0, available - frame)) :]
+                latest = [token for token in turn.before if [token] != start] + content + turn.after
             break
-        kept = ids + kept
-    return front + start + kept + reply.before, reply.after
+        latest = ids + latest
+    return front + start + latest + reply.before, reply.after
 
 
 def text_of(content: Any) -> str:
+    """The text of a message's content."""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 

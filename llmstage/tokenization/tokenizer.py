@@ -1,4 +1,4 @@
-"""The tokenizer: taken from a model's folder, or trained on the training split as a byte-level BPE."""
+"""The tokenizer of a run: loaded from a model's folder, or trained on the training split as a byte-level BPE."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmstage.errors import ModelError
-from llmstage.tokenization.cached_encoding import GPT2, CachedEncoder, splits_at_spaces, is_large
-from llmstage.tokenization.vision import VisionSpec, load_image_processor, combined_processor
+from llmstage.tokenization.cached_encoding import GPT2, CachedEncoder, is_large, splits_at_spaces
+from llmstage.tokenization.vision import VisionSpec, combined_processor, load_image_processor
 
 BOS, EOS, PAD, MASK = "<|bos|>", "<|eos|>", "<|pad|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
 IMAGE = "<image>"
-"""Stands where a picture's patches go; LLaVA's own spelling."""
+"""The token in whose place the patches of an image go, as LLaVA spells it."""
 SPECIAL = (PAD, BOS, EOS, MASK, SYSTEM, USER, ASSISTANT, END)
 
 CHAT_TEMPLATE = (
@@ -41,22 +41,22 @@ IMAGE_TEMPLATE = CHAT_TEMPLATE.replace(
 """The same with content that may be a list of texts and images, as transformers' processors take it."""
 
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""GPT-2's pattern (Radford 2019) with one change: each digit is a piece of its own, so numbers are read digit by digit."""
+"""GPT-2's pattern (Radford 2019) with one change: each digit is a token of its own, so that numbers are read digit by digit."""
 
 CHARACTERS = r"\p{Han}\p{Hiragana}\p{Katakana}"
 SPLIT_CHARACTERS = rf"[{CHARACTERS}]|" + SPLIT.replace(r"\p{L}+", rf"[\p{{L}}&&[^{CHARACTERS}]]+")
-"""The same with each Chinese character and kana a piece of its own, so that a span can begin and end at any of them, and so
-that an encoder-decoder that sees few sentences can put words together anew (with pieces of several words, a toy grammar stayed
-at perplexity 3.5 instead of 1)."""
+"""The same, with each Chinese character and kana a token of its own. A span can then begin and end at any of them, and an
+encoder-decoder that trains on few sentences can combine words in new ways (with tokens of several words, a toy grammar stayed at
+perplexity 3.5 instead of 1)."""
 
 SAMPLE_BYTES = 100_000_000
 """A tokenizer is trained on at most this much text."""
 
 
 class Processor:
-    """A tokenizer with the two things training needs: plain text stays plain, and ids come as lists.
+    """A tokenizer for training: text of users never becomes a control token, and ids come as lists.
 
-    For models that see, `images` is the transformers image processor that is saved with the model.
+    For models that read images, `images` is the transformers image processor that is saved with the model.
     """
 
     def __init__(self, tokenizer: Any, images: Any = None) -> None:
@@ -68,60 +68,61 @@ class Processor:
                 f"{type(tokenizer).__name__} has no fast tokenizer. Save the model with its tokenizer.json."
             )
         self.tokenizer = tokenizer
-        # A copy that reads special-token text inside users' content as plain text (RELIABILITY P16).
+        # A copy that reads the text of a special token inside a user's content as plain text.
         self._plain: Tokenizer = copy.deepcopy(backend)
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
         self.frames: dict[str, list[tuple[list[int], list[int]]]] = {}
-        """What models.chat has rendered of the chat template."""
-        self._pieces: CachedEncoder | None = None
-        self._by_pieces: bool | None = None
+        """Frames of messages that tokenization/chat_template.py has rendered, by template and roles."""
+        self._cached_encoder: CachedEncoder | None = None
+        self._is_cacheable: bool | None = None
 
     def __len__(self) -> int:
         return len(self.tokenizer)
 
     def plain_ids(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text; nothing is added, and no text becomes a control token."""
-        found = self.cached_ids(texts)
-        return self.whole_ids(texts) if found is None else [ids.tolist() for ids in found]
+        arrays = self.cached_ids(texts)
+        return self.uncached_ids(texts) if arrays is None else [ids.tolist() for ids in arrays]
 
     def batch_plain_ids(self, texts: list[str]) -> Sequence[Sequence[int]]:
-        """plain_ids(), as arrays where texts are many: making and cutting lists would be a third of the work."""
-        found: Any = self.cached_ids(texts)
-        return self.whole_ids(texts) if found is None else found
+        """plain_ids(), as arrays where texts are many: lists would take a third of the time."""
+        arrays: Any = self.cached_ids(texts)
+        return self.uncached_ids(texts) if arrays is None else arrays
 
-    def whole_ids(self, texts: list[str]) -> list[list[int]]:
+    def uncached_ids(self, texts: list[str]) -> list[list[int]]:
+        """plain_ids() by one call of the tokenizer."""
         return [encoding.ids for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)]
 
     def cached_ids(self, texts: list[str]) -> list[np.ndarray] | None:
-        """None where texts are few, or the tokenizer cannot be asked part by part."""
+        """plain_ids() by CachedEncoder; None where texts are few, or the ids of a text are not those of its parts."""
         if not is_large(texts):
             return None
-        if self._by_pieces is None:
-            self._by_pieces = splits_at_spaces(self._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
-            self._pieces = CachedEncoder(self._plain) if self._by_pieces else None
-        return self._pieces(texts) if self._pieces is not None else None
+        if self._is_cacheable is None:
+            self._is_cacheable = splits_at_spaces(self._plain, (SPLIT, SPLIT_CHARACTERS, GPT2))
+            self._cached_encoder = CachedEncoder(self._plain) if self._is_cacheable else None
+        return self._cached_encoder(texts) if self._cached_encoder is not None else None
 
     def plain_offsets(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """(ids, characters [start, end) of each) of every text, as plain_ids() cuts it."""
+        """(ids, characters [start, end) of each id) of every text, with the ids of plain_ids()."""
         coded = self._plain.encode_batch(texts, add_special_tokens=False)
         return [(encoding.ids, encoding.offsets) for encoding in coded]
 
     def special_ids(self) -> tuple[list[int], list[int]]:
-        """(ids before, ids after) a single text, as the tokenizer marks one for an encoder."""
+        """(ids before, ids after) a single text: the special tokens that the tokenizer adds for an encoder."""
         marked = self._plain.post_process(self._plain.encode("a", add_special_tokens=False))
-        inner = [place for place, special in enumerate(marked.special_tokens_mask) if not special]
+        inner = [index for index, special in enumerate(marked.special_tokens_mask) if not special]
         return list(marked.ids[: inner[0]]), list(marked.ids[inner[-1] + 1 :])
 
     def markup_ids(self, text: str) -> list[int]:
-        """Ids of template text, in which special tokens are meant."""
+        """Ids of template text, in which special tokens are control tokens."""
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
     def marked_ids(self, text: str, pair: str | None, context: int) -> tuple[list[int], list[int], int]:
-        """(ids, segment ids, tokens cut) of a text or a pair as the tokenizer marks them for an encoder.
+        """(ids, segment ids, tokens cut) of a text or a pair, with the special tokens of an encoder.
 
-        The longer of the two gives way where both do not fit.
+        Where both do not fit, the longer of the two is cut.
         """
         first = self._plain.encode(text, add_special_tokens=False)
         second = self._plain.encode(pair, add_special_tokens=False) if pair else None
@@ -132,15 +133,15 @@ class Processor:
         first.truncate(keep_a)
         if second is not None:
             second.truncate(min(b, room - keep_a))
-        whole = self._plain.post_process(first, second)
-        return list(whole.ids), list(whole.type_ids), cut
+        encoding = self._plain.post_process(first, second)
+        return list(encoding.ids), list(encoding.type_ids), cut
 
     def pair_windows(self, first: str, second: str, context: int, stride: int) -> tuple[list[Any], int]:
         """(encodings, tokens cut) of a pair whose second text is cut into windows that share `stride` tokens.
 
         Each encoding has `ids`, `type_ids`, `offsets` (characters of the text a token comes from) and `sequence_ids`
-        (0 first text, 1 second, None a mark). Windows share at most half of their room; only where the first text would
-        take more than half of the context is it cut.
+        (0 first text, 1 second, None a special token). Windows share at most half of their length. The first text is cut only
+        where it would take more than half of the context.
         """
         head = self._plain.encode(first, add_special_tokens=False)
         room = context - self.tokenizer.num_special_tokens_to_add(pair=True)
@@ -156,15 +157,15 @@ class Processor:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def digest(self) -> str:
-        """sha256 of everything that decides ids."""
-        told = self.tokenizer.backend_tokenizer.to_str() + str(self.tokenizer.chat_template)
+        """sha256 of everything that determines ids."""
+        content = self.tokenizer.backend_tokenizer.to_str() + str(self.tokenizer.chat_template)
         if self.images is not None:
-            told += json.dumps(self.images.to_dict(), sort_keys=True, default=str)
-        return hashlib.sha256(told.encode()).hexdigest()
+            content += json.dumps(self.images.to_dict(), sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def pad_id(self) -> int:
-        """Padding is told by position, never by this id, so a model without a pad token lends its end token."""
+        """The id that fills padding. Masks mark padding by position, so a model without a pad token uses its end token."""
         for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0):
             if candidate is not None:
                 return int(candidate)
@@ -184,11 +185,11 @@ class Processor:
 
     @property
     def image_id(self) -> int:
-        """The token that stands where a picture's patches go."""
+        """The token in whose place the patches of an image go."""
         return int(self.tokenizer.convert_tokens_to_ids(IMAGE))
 
     def save(self, folder: Path) -> None:
-        """The tokenizer; of a model that sees, the whole transformers processor."""
+        """Write the tokenizer; for a model that reads images, the full transformers processor."""
         if self.images is None:
             self.tokenizer.save_pretrained(folder)
         else:
@@ -196,21 +197,25 @@ class Processor:
 
 
 def train_processor(
-    texts: Iterable[str], vocab_size: int, kind: str, context: int, *, by_character: bool = False
+    texts: Iterable[str], vocab_size: int, model_family: str, context: int, *, by_character: bool = False
 ) -> Processor:
-    """A byte-level BPE with `vocab_size` entries at most; the same texts give the same tokenizer. `by_character`: no
-    entry holds more than one Chinese character."""
+    """A byte-level BPE with at most `vocab_size` entries; the same texts give the same tokenizer.
+
+    `by_character`: no entry has more than one Chinese character.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT_CHARACTERS if by_character or kind == "t5" else SPLIT), "isolated"),
+            pre_tokenizers.Split(
+                Regex(SPLIT_CHARACTERS if by_character or model_family == "t5" else SPLIT), "isolated"
+            ),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=special_tokens(kind),
+        special_tokens=special_tokens(model_family),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -222,12 +227,12 @@ def train_processor(
         "t5": (f"$A {EOS}", f"$A {EOS} $B {EOS}"),
         "clip": (f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B {EOS}"),
         "vlm": (f"{BOS} $A", f"{BOS} $A $B"),
-    }[kind]
+    }[model_family]
     bpe.post_processor = processors.TemplateProcessing(single, pair, [(BOS, bos), (EOS, eos)])
     named: dict[str, Any] = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "mask_token": MASK}
-    if kind == "bert":
+    if model_family == "bert":
         named |= {"cls_token": BOS, "sep_token": EOS}
-    if kind == "vlm":
+    if model_family == "vlm":
         named["extra_special_tokens"] = {"image_token": IMAGE}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -237,16 +242,16 @@ def train_processor(
         additional_special_tokens=[SYSTEM, USER, ASSISTANT, END],
         **named,
     )
-    if kind in ("gpt", "vlm"):
-        tokenizer.chat_template = IMAGE_TEMPLATE if kind == "vlm" else CHAT_TEMPLATE
+    if model_family in ("gpt", "vlm"):
+        tokenizer.chat_template = IMAGE_TEMPLATE if model_family == "vlm" else CHAT_TEMPLATE
     return Processor(tokenizer)
 
 
-def special_tokens(kind: str) -> list[str]:
+def special_tokens(model_family: str) -> list[str]:
     """The first entries of a vocabulary."""
-    if kind == "vlm":
+    if model_family == "vlm":
         return [*SPECIAL, IMAGE]
-    if kind == "clip":
+    if model_family == "clip":
         # transformers' CLIP takes an end token of id 2 for a sign of old checkpoints, and then reads a text at its
         # largest id instead, which only in OpenAI's vocabulary is the end. Here it would be some rare word.
         return [PAD, BOS, MASK, EOS, SYSTEM, USER, ASSISTANT, END]
@@ -254,8 +259,10 @@ def special_tokens(kind: str) -> list[str]:
 
 
 def load_processor(path: str, *, local: bool, sees: bool = False) -> Processor:
-    """The tokenizer of a model folder or hub id, with its image processor where the model `sees`; never runs code that came
-    with it."""
+    """The tokenizer of a model folder or hub id, with its image processor where the model reads images (`sees`).
+
+    Code that comes with a model never runs. Raise ModelError.
+    """
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)

@@ -1,4 +1,4 @@
-"""How a model sees: the transformers image processor that is saved with it, and how many tokens an image takes in a prompt."""
+"""Image input of a model: the transformers image processor that is saved with it, and the tokens of an image in a prompt."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class VisionSpec:
-    """How a vision-language model reads an image."""
+    """How a vision-language model turns an image into tokens."""
 
     patch: int
     """Pixels of a side of one patch."""
     tokens: int
-    """Places in the prompt that the patches of one image take."""
+    """Tokens of the prompt that the patches of one image take."""
     strategy: str
-    """LLaVA's word: `default` leaves the class token out, `full` keeps it."""
+    """LLaVA's vision_feature_select_strategy: `default` leaves the class token out, `full` includes it."""
 
 
 def preset_image_processor(cfg: VisionConfig) -> Any:
     """The image processor of a preset: CLIP's, with the preset's size. Pillow does the resizing."""
-    from transformers import CLIPImageProcessorPil  # here and below: models that read text alone do not wait for it
+    from transformers import CLIPImageProcessorPil  # here and below: models of text do not wait for this import
 
     square = {"height": cfg.size, "width": cfg.size}
     if cfg.fit == "squash":
@@ -63,7 +63,7 @@ def tower_image_processor(cfg: VisionConfig) -> Any:
 
 
 def vision_spec_of(config: Any) -> VisionSpec | None:
-    """Of a LLaVA config; None for a model that puts no image into its prompt."""
+    """The VisionSpec of a LLaVA config; None for a model that takes no image in its prompt."""
     if config.model_type != "llava":
         return None
     vision, strategy = config.vision_config, config.vision_feature_select_strategy

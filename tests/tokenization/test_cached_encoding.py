@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from llmstage.tokenization import cached_encoding
-from llmstage.tokenization.cached_encoding import FEWEST, GPT2, CachedEncoder, splits_at_spaces
+from llmstage.tokenization.cached_encoding import MIN_TEXTS, GPT2, CachedEncoder, splits_at_spaces
 from llmstage.tokenization.tokenizer import SPLIT, SPLIT_CHARACTERS, Processor, train_processor
 
 ATOMS = [
@@ -25,7 +25,7 @@ def texts(number: int, seed: int = 0) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def few_are_much(monkeypatch) -> None:
-    monkeypatch.setattr(cached_encoding, "LEAST", 0)
+    monkeypatch.setattr(cached_encoding, "MIN_CHARACTERS", 0)
 
 
 @pytest.fixture(scope="module", params=["gpt", "t5"])
@@ -47,35 +47,35 @@ def test_ids_are_the_tokenizers_own(processor: Processor) -> None:
     for seed in range(20):  # parts that are known come back among new ones
         given = texts(500, seed)
         assert processor.plain_ids(given) == own(processor, given)
-    assert processor._pieces is not None and len(processor._pieces.places) > 100
+    assert processor._cached_encoder is not None and len(processor._cached_encoder.part_numbers) > 100
     odd = [text for text in texts(500) if "\u3000" in text]
     assert processor.plain_ids(odd) == own(processor, odd), "only texts that cannot be cut"
-    assert processor.plain_ids([""] * FEWEST) == [[]] * FEWEST
-    assert processor.plain_ids(["", *["the cat"] * FEWEST])[0] == []
+    assert processor.plain_ids([""] * MIN_TEXTS) == [[]] * MIN_TEXTS
+    assert processor.plain_ids(["", *["the cat"] * MIN_TEXTS])[0] == []
 
 
 def test_each_part_is_encoded_once_and_few_are_kept(processor: Processor, monkeypatch) -> None:
     asked: list[str] = []
     ids = CachedEncoder(processor._plain)
-    monkeypatch.setattr(ids, "whole", lambda given: asked.extend(given) or CachedEncoder.whole(ids, given))
-    given = ["the cat sat. the cat sat", " the cat"] * FEWEST
+    monkeypatch.setattr(ids, "uncached", lambda given: asked.extend(given) or CachedEncoder.uncached(ids, given))
+    given = ["the cat sat. the cat sat", " the cat"] * MIN_TEXTS
     want = own(processor, given)
     assert lists(ids(given)) == want
     assert asked == [" cat sat. the sat", "the", ""], "each part once, those that a text may be cut before in one"
     asked.clear()
     assert lists(ids(given)) == want and not asked
-    long = ["x" * 60 + " the"] * FEWEST
-    assert lists(ids(long)) == own(processor, long) and "x" * 60 not in ids.places
-    monkeypatch.setattr(cached_encoding, "MOST", len(ids.places) + 1)
+    long = ["x" * 60 + " the"] * MIN_TEXTS
+    assert lists(ids(long)) == own(processor, long) and "x" * 60 not in ids.part_numbers
+    monkeypatch.setattr(cached_encoding, "MAX_CACHED_PARTS", len(ids.part_numbers) + 1)
     for _ in range(2):
-        more = ["a b c d the"] * FEWEST
+        more = ["a b c d the"] * MIN_TEXTS
         assert lists(ids(more)) == own(processor, more)
-        assert len(ids.places) == cached_encoding.MOST
+        assert len(ids.part_numbers) == cached_encoding.MAX_CACHED_PARTS
 
 
 @pytest.mark.parametrize("most", [1, 40, 4_000])
 def test_new_parts_are_encoded_in_texts_of_any_length(processor: Processor, monkeypatch, most: int) -> None:
-    monkeypatch.setattr(cached_encoding, "JOINED", most)
+    monkeypatch.setattr(cached_encoding, "JOINED_BYTES", most)
     given = texts(300, 11)
     assert lists(CachedEncoder(processor._plain)(given)) == own(processor, given)
 
@@ -86,18 +86,18 @@ def test_a_vocabulary_without_some_byte_is_asked_for_each_part_alone() -> None:
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.train_from_iterator(["the cat sat"], trainers.BpeTrainer(show_progress=False))
     lacking = Processor(PreTrainedTokenizerFast(tokenizer_object=made))
-    given = ["the cat sat on the mat", "a cat", "the\nzoo sat"] * FEWEST
-    assert lacking.plain_ids(given) == own(lacking, given) and lacking._pieces is not None
+    given = ["the cat sat on the mat", "a cat", "the\nzoo sat"] * MIN_TEXTS
+    assert lacking.plain_ids(given) == own(lacking, given) and lacking._cached_encoder is not None
     assert sum(map(len, own(lacking, given[:1]))) < len(given[0])
 
 
 def test_few_texts_do_not_load_arrow(processor: Processor, monkeypatch) -> None:
     given = texts(200, 5)
-    monkeypatch.setattr(cached_encoding, "LEAST", sum(map(len, given)) + 1)
+    monkeypatch.setattr(cached_encoding, "MIN_CHARACTERS", sum(map(len, given)) + 1)
     fresh = Processor(processor.tokenizer)
-    assert fresh.plain_ids(given) == own(processor, given) and fresh._pieces is None
-    monkeypatch.setattr(cached_encoding, "LEAST", sum(map(len, given)))
-    assert fresh.plain_ids(given) == own(processor, given) and fresh._pieces is not None
+    assert fresh.plain_ids(given) == own(processor, given) and fresh._cached_encoder is None
+    monkeypatch.setattr(cached_encoding, "MIN_CHARACTERS", sum(map(len, given)))
+    assert fresh.plain_ids(given) == own(processor, given) and fresh._cached_encoder is not None
 
 
 def byte_level(before: pre_tokenizers.PreTokenizer) -> Tokenizer:
@@ -119,7 +119,7 @@ def test_tokenizers_that_are_known_to_cut_at_spaces() -> None:
     assert splits_at_spaces(gpt2, ())
     given = texts(2000, 3)
     processor = Processor(PreTrainedTokenizerFast(tokenizer_object=gpt2))
-    assert processor.plain_ids(given) == own(processor, given) and processor._pieces is not None
+    assert processor.plain_ids(given) == own(processor, given) and processor._cached_encoder is not None
     assert not splits_at_spaces(byte_level(level(add_prefix_space=True)), ())
     split = pre_tokenizers.Split(Regex(r"\S+ \S+|\s+"), "isolated")
     over = byte_level(pre_tokenizers.Sequence([split, level(add_prefix_space=False, use_regex=False)]))
@@ -130,4 +130,4 @@ def test_tokenizers_that_are_known_to_cut_at_spaces() -> None:
     gpt2.add_tokens([AddedToken("the cat", special=False)])
     assert not splits_at_spaces(gpt2, ()), "looked for in the whole text"
     other = Processor(PreTrainedTokenizerFast(tokenizer_object=gpt2))
-    assert other.plain_ids(["the cat"] * FEWEST) == own(other, ["the cat"] * FEWEST)
+    assert other.plain_ids(["the cat"] * MIN_TEXTS) == own(other, ["the cat"] * MIN_TEXTS)
