@@ -87,7 +87,7 @@ def locate_model(path: str) -> ModelSource:
     if not (folder / "config.json").is_file():
         names = sorted(item.name for item in folder.iterdir())[:5] if folder.is_dir() else ["it is a file"]
         raise ModelError(
-            f"model.path={path} is not a model: it has no config.json ({', '.join(names) or 'it is empty'}). "
+            f"model.path={path} is not a model: there is no config.json in it ({', '.join(names) or 'it is empty'}). "
             f"Give a Hugging Face directory, a run folder of llmstage, or a hub id."
         )
     for parent in list(folder.parents)[:2]:  # <run>/model and <run>/checkpoints/step_NNNNNN
