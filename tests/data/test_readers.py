@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import inspect
 import json
 import random
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 
 from llmstage.config.data import DataConfig
-from llmstage.data.formats import reader_names
+from llmstage.data.formats import DETECTED_BY_CONTENT, load_reader, reader_names
+from llmstage.data.readers import conll
 from llmstage.data.readers.text import BLOCK
+from llmstage.data.records import FileHead
 from llmstage.data.row_source import RowSource
 from llmstage.data.rows import Columns
 from llmstage.data.splits import open_splits
-from llmstage.errors import DataError, UserError
+from llmstage.errors import DataError, Refused, UserError
 
 PAIR = Columns(("text", "label"), content=("text",))
 TEXT = Columns(("text",))
@@ -259,3 +262,31 @@ def test_a_folder_saved_by_datasets(tmp_path: Path) -> None:
             open_splits(DataConfig(path="someone/set"), PAIR, lambda row: None, None)
     with pytest.raises(DataError, match=r"data\.train="):
         open_splits(DataConfig(path=str(tmp_path)), PAIR, lambda row: None, None)
+
+
+def test_a_reader_outside_the_package_is_named_by_its_dotted_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader of docs/extend.md, from the page itself."""
+    page = (Path(__file__).parents[2] / "docs" / "extend.md").read_text("utf-8")
+    code = page.partition('title="my_readers/pipes.py"\n')[2].partition("```")[0]
+    (tmp_path / "my_readers").mkdir()
+    (tmp_path / "my_readers" / "pipes.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "reviews.pipe"
+    path.write_text("good | pos\nbad | neg\n", encoding="utf-8")
+    expected = [{"text": "good", "label": "pos"}, {"text": "bad", "label": "neg"}]
+    assert rows(PAIR, test=str(path), format="my_readers.pipes") == expected
+    with pytest.raises(Refused, match="names code outside llmstage"):
+        open_splits(DataConfig(test=str(path), format="my_readers.pipes"), PAIR, lambda row: None, None, trusted=False)
+    path.write_text("good | pos\nno bar\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"pipe:2: there is no ' \| ' in the line"):
+        rows(PAIR, test=str(path), format="my_readers.pipes")
+
+
+def test_readers_that_are_detected_share_one_signature() -> None:
+    modules = [load_reader(name) for name in reader_names()]
+    detected = {module for module in modules if hasattr(module, "matches")}
+    assert detected == {*DETECTED_BY_CONTENT, conll}
+    assert {str(inspect.signature(module.matches)) for module in detected} == {"(head: 'FileHead') -> 'bool'"}
+    assert not any(module.matches(FileHead(Path("/nowhere"), "plain text\n" * 9, True)) for module in detected)
