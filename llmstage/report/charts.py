@@ -149,9 +149,9 @@ def bar_chart(chart: Mapping[str, Any]) -> str:
     labels, values = [str(label) for label in chart["labels"]], [finite(value) for value in chart["values"]]
     blank = [None] * len(labels)
     lows, highs = chart.get("lows") or blank, chart.get("highs") or blank
-    conditions_of = [finite(mark) for mark in chart.get("marks") or blank]
+    marks = [finite(mark) for mark in chart.get("marks") or blank]
     # The axis covers every number and zero.
-    drawn = [v for group in (values, lows, highs, conditions_of) for v in map(finite, group) if v is not None]
+    drawn = [v for group in (values, lows, highs, marks) for v in map(finite, group) if v is not None]
     if not drawn:
         return empty_chart(WIDTH, 80)
     drawn += [top for top in [finite(chart.get("top"))] if top is not None]
@@ -159,7 +159,7 @@ def bar_chart(chart: Mapping[str, Any]) -> str:
     row_height, tall = 26, 26 * len(labels) + 10
     axis = Axis(min(0.0, *drawn), max(0.0, *drawn) or 1.0, left, WIDTH - 90)
     parts, zero = [open_svg(WIDTH, tall, chart.get("title", ""))], axis.pixel(0)
-    bars = zip(labels, values, lows, highs, conditions_of, strict=True)
+    bars = zip(labels, values, lows, highs, marks, strict=True)
     for number, (label, value, low, high, mark) in enumerate(bars):
         top, middle = 6 + number * row_height, 6 + number * row_height + 9
         parts.append(svg_text(left - 10, middle + 4, cut(label, left - 10), "word", "end", tooltip=label))

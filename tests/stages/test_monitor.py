@@ -183,8 +183,8 @@ def test_no_socket_is_opened_offline_not_even_for_a_webhook(
 @pytest.mark.parametrize(
     ("more", "status", "told"),
     [
-        (["stage.negative=auto"], 2, "No label says what is negative (sentiment:"),
-        (["stage.negative=nothing"], 2, "No label says what is negative"),
+        (["stage.negative=auto"], 2, "No label is known to be negative (sentiment:"),
+        (["stage.negative=nothing"], 2, "No label is known to be negative"),
         (["stage.input=gone.jsonl"], 3, "stage.input=gone.jsonl: there is no such file"),
         (["data.columns.time=when"], 3, "there is no column 'when'"),
         (["stage.command=[/bin/true]"], 8, "export LLMSTAGE_COMMANDS=/bin/true"),
@@ -215,13 +215,13 @@ def test_what_cannot_be_watched_is_told(
     assert told in said and "Traceback" not in said
 
 
-def classifier(name: str, *labels: str, kind: str = "label") -> Any:
-    return SimpleNamespace(name=name, labels=list(labels), kind=kind)
+def classifier(name: str, *labels: str, target_type: str = "label") -> Any:
+    return SimpleNamespace(name=name, labels=list(labels), target_type=target_type)
 
 
 def test_who_says_what_is_negative() -> None:
     mood, zh = classifier("mood", "negative", "positive"), classifier("sentiment", "负面", "正面")
-    topic, many = classifier("topic", "oil", "banks"), classifier("about", "公司", "政策", kind="multilabel")
+    topic, many = classifier("topic", "oil", "banks"), classifier("about", "公司", "政策", target_type="multilabel")
     alone = assign_roles([mood], "auto")
     assert (alone.sentiment, alone.negative, alone.topics) == ("mood", ["negative"], ["all"])
     both = assign_roles([topic, mood], "auto")
@@ -229,12 +229,12 @@ def test_who_says_what_is_negative() -> None:
     three = assign_roles([many, zh, topic], "auto")
     assert three.topics == ["about=公司", "about=政策", "about=none", "topic=oil", "topic=banks"]
     assert assign_roles([mood, zh], "auto").sentiment == "sentiment"
-    stars = classifier("stars", "1", "2", "3", kind="ordinal")
+    stars = classifier("stars", "1", "2", "3", target_type="ordinal")
     assert assign_roles([stars], ["1", "2"]).negative == ["1", "2"] and assign_roles([stars], "1").negative == ["1"]
     for found, negative, told in (
         ([mood, classifier("tone", "neg", "pos")], "auto", "Several classifiers have a negative label"),
-        ([topic], "auto", "No label says what is negative"),
-        ([classifier("sentiment", "negative", "x", kind="multilabel")], "auto", "No label says what is negative"),
+        ([topic], "auto", "No label is known to be negative"),
+        ([classifier("sentiment", "negative", "x", target_type="multilabel")], "auto", "No label is known to be negative"),
         ([stars], ["1", "4"], "stage.negative=4 is no label of stars"),
         ([stars], ["1", "2", "3"], "names every label of stars"),
     ):
