@@ -14,8 +14,8 @@ Setup (training/task_setup.py, training/setup.py); every stage that uses a task:
 | `set_model_family`  | first                                | once            | `cfg`, `generation`                            |
 | `check_row`         | while rows are read                  | each row        | `cfg`; not yet the labels                      |
 | `check_table_row`   | while side tables are read           | each table row  | `cfg`                                          |
-| `build_splits`      | after all rows are opened            | once            | rows that passed the checks                    |
-| `prepare_inference` | instead of it, for rows without      | once            | rows that passed the checks                    |
+| `build_splits`      | after the rows are opened            | once            | the rows, each checked when it is read         |
+| `prepare_inference` | instead of it, for rows without      | once            | the rows, each checked when it is read         |
 |                     | targets                              |                 |                                                |
 | `fit_labels`        | for a new model                      | once            | the training rows                              |
 | `load_config`       | instead of it, for a trained model   | once            | the config of the model                        |
@@ -54,15 +54,18 @@ Scoring (evaluation/eval_loop.py, evaluation/scoring.py):
 | `merge`             | after all batches                    | each split      | predictions and refs in the order of the split |
 | `report_items`      | only for the final scores            | each split      | what `merge` returns                           |
 | `score`             | after that                           | each split      | what `merge` returns                           |
-| `baselines`         | only for the final scores            | once            | training rows, refs of the headline split      |
-| `warnings`,         | only for the final scores            | once            | what `merge` returns                           |
-| `records`           |                                      | each prediction |                                                |
+| `records`           | for predictions.jsonl                | each prediction | what `merge` returns                           |
+| `baselines`         | if the run has training rows         | once            | training rows, refs of the split in the report |
+| `warnings`          | only for the final scores            | each split      | what `merge` returns                           |
 
 Inference (inference/inference_session.py), for rows without targets:
 
 | method              | when                                 | how often       | available to it                                |
 |---------------------|--------------------------------------|-----------------|------------------------------------------------|
-| `encode_unlabeled`  | calls `dummy_target`, `encode_many`  | each chunk      | `load_config`, `attach_tokenizer` are done     |
+| `dummy_target`,     | while rows are read, after the model | each row        | `load_config`, `attach_tokenizer` are done     |
+| `check_row`         | is built; `check_row` gets the row   |                 |                                                |
+|                     | with the placeholder target          |                 |                                                |
+| `encode_unlabeled`  | calls `dummy_target`, `encode_many`  | each chunk      | the same                                       |
 | `collate`, `predict`| with `generate=True`                 | each batch      | the model in evaluation mode                   |
 | `to_response`       | calls `merge`, `records`             | each row        | predictions and refs of the row's examples     |
 """

@@ -86,7 +86,7 @@ class Classification(Task):
             )
         if self.single_target and not self.table and self.options.target in ("label", "ordinal"):
             return (classification_rows if self.options.target == "label" else grading_rows)(num_rows, seed)
-        return rows_for(num_rows, seed, self.target_types, self.table.names, alone=self.single_target)
+        return rows_for(num_rows, seed, self.target_types, self.table.names, is_single_target=self.single_target)
 
     def check_row(self, row: Row) -> str | None:
         for column in ("text", "text_pair"):
