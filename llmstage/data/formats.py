@@ -111,7 +111,7 @@ def detect(file: DataFile, *, with_images: bool = False) -> str:
 
 
 def read_head(file: DataFile, start: bytes, *, with_images: bool) -> FileHead:
-    """Return the beginning of a file as text, with the format that its ending stands for."""
+    """Return the beginning of a file as text, with the format that its ending suggests."""
     text = start.decode("utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
     by_ending = {ending: name for name in BY_ENDING for ending in load_reader(name).ENDINGS}
     return FileHead(file.path, text, len(start) < HEAD_SIZE, by_ending.get(file.ending()), with_images)

@@ -36,7 +36,7 @@ class FileHead:
     is_complete: bool = False
     """Whether `text` is the full file."""
     ending_format: str | None = None
-    """The reader of general formats that the ending of the file stands for."""
+    """The reader of general formats that the ending of the file suggests."""
     with_images: bool = False
     """Whether the task reads images."""
 
