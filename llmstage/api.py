@@ -301,14 +301,14 @@ class LoadedModel:
 
     def _prompt_ids(self, prompt: str | Sequence[Message], index: int, max_new_tokens: int) -> list[int]:
         """Return the ids that the model reads for a prompt."""
-        from llmstage.data.row_checks import half_character
+        from llmstage.data.row_checks import lone_surrogate
         from llmstage.tokenization.chat_template import TemplateRefused, reply_prompt
 
         session, processor = self._session, self._session.components.processor
         is_encoder_decoder = session.model.config.is_encoder_decoder
         max_length = session.max_length - (0 if is_encoder_decoder else max_new_tokens)
         if isinstance(prompt, str):
-            if reason := half_character(prompt):
+            if reason := lone_surrogate(prompt):
                 raise DataError(f"prompts[{index}]: {reason}.")
             if is_encoder_decoder:
                 ids = processor.marked_ids(prompt, None, session.max_length)[0]

@@ -276,7 +276,7 @@ def has_letters(text: str) -> bool:
 def is_ambiguous(row: dict[str, Any]) -> bool:
     """Whether an answer occurs several times in its context without a given position."""
     try:
-        return any(answer.places > 1 for answer in answers_of(row))
+        return any(answer.occurrences > 1 for answer in answers_of(row))
     except BadAnswer:
         return False
 
