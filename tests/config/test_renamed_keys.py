@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from llmstage.cli.command import main
+from llmstage.cli.command import compose_run, main
 from llmstage.cli.hydra_runs import HydraRuns, compose_overrides, plain_config, separate_hydra
 from llmstage.cli.overrides import read_words
 from llmstage.cli.plans import with_plan
 from llmstage.config import RunConfig, build_run, stage_config, task_config
 from llmstage.config.renamed_keys import RENAMED_KEYS, hint, present_key, present_override, rename_keys
 from llmstage.config.typed import walk_fields
+from llmstage.errors import UserError
 from llmstage.paths import read_run_yaml
 
 BASE = ["stage=pretrain", "task=causal_lm"]
@@ -191,3 +192,10 @@ def test_the_saved_config_of_a_run_of_this_version_is_unchanged():
 
     data = config_dict(replace(RunConfig(), stage=stage_config("explore")()))
     assert rename_keys(data) == data
+
+
+def test_the_keys_of_a_renamed_group_are_used_by_the_run():
+    words = ["stage=explore", "task=causal_lm", "model.path=x", "stage.collect.logs=a.txt", "stage.collect.clusters=5"]
+    assert compose_run(words).stage.novelty.clusters == 5
+    with pytest.raises(UserError, match=r"stage\.novelty\.clusters is not read here"):
+        compose_run([*words[:3], words[4]])
