@@ -33,11 +33,17 @@ PREFIX = "base_model.model."
 
 
 def peft() -> Any:
-    """The package peft. Raise UserError where it is missing."""
+    """The package peft. Raise UserError where it is missing, or too old for the installed transformers."""
     try:
         import peft
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "peft":
+            raise
         raise UserError("adapter=lora needs the package peft: pip install 'llmstage[lora]'") from None
+    except ImportError as error:
+        raise UserError(
+            f"The installed peft does not work with the installed transformers ({error}). pip install -U peft"
+        ) from None
     return peft
 
 

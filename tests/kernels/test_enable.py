@@ -28,6 +28,8 @@ from llmstage.kernels import (
 )
 from llmstage.models.packing import read_packed_rows
 
+pytestmark = pytest.mark.lowest
+
 CPU = SimpleNamespace(device=torch.device("cpu"), precision="bf16")
 SLOW = SimpleNamespace(device=torch.device("cpu"), precision="fp32")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

@@ -23,6 +23,8 @@ from llmstage.models.adapter import (
 )
 from llmstage.models.build import count_parameters, save_model
 
+pytestmark = pytest.mark.lowest
+
 LORA = AdapterConfig(name="lora", rank=4)
 CASES = [("causal_lm", "gpt"), ("dialogue", "gpt"), ("classification", "gpt"), ("classification", "bert"), ("masked_lm", "bert")]  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES, ids="-".join)

@@ -23,6 +23,8 @@ from llmstage.models.lm_loss import start_id, token_losses
 from llmstage.tasks.base import IGNORE_INDEX
 from llmstage.tokenization.tokenizer import train_processor
 
+pytestmark = pytest.mark.lowest
+
 HEAD = {"gpt": "AutoModelForCausalLM", "t5": "AutoModelForSeq2SeqLM"}
 SMALL = {"d_model": 32, "vocab_size": 300, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 

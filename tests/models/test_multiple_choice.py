@@ -9,6 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from llmstage.models import loglikelihood, multiple_choice
 from llmstage.models.multiple_choice import AnswerTree, ChoicePrompt, answer_log_probs, batches, score_choices
 
+pytestmark = pytest.mark.lowest
+
 ANSWERS = [[45, 2], [45, 46, 2], [45, 46, 47, 2], [48, 2], [49, 49, 49, 2], [46, 2, 43], [2]]
 """Beginnings shared, one token and several, an end of two tokens, and nothing but the end."""
 
