@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 __all__ = [
     "BODY_EXCLUDED", "TASK_HEADS", "Conv1D", "GradientCheckpointingLayer", "attention_implementation", "cache_arguments",
-    "cache_parameter", "has_cache", "masked_lm_model_types", "register_attention", "repeat_groups", "sdpa_attention",
+    "cache_parameter", "has_cache", "masked_model_types", "register_attention", "repeat_groups", "sdpa_attention",
     "tied_weight_names", "use_attention",
 ]  # fmt: skip
 
@@ -112,7 +112,7 @@ def use_attention(model: Any, name: str, instead_of: str = "sdpa") -> bool:
     return True
 
 
-def masked_lm_model_types() -> set[str]:
+def masked_model_types() -> set[str]:
     """Model types that transformers loads by AutoModelForMaskedLM."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 

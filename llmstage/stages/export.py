@@ -14,7 +14,7 @@ from llmstage.config.stage import Export
 from llmstage.data.quarantine import BadRows
 from llmstage.errors import ModelError, UserError
 from llmstage.inference.inference_session import InferenceSession, load_session
-from llmstage.models.export import answers, difference, export_hf, export_onnx, questions
+from llmstage.models.export import comparison_prompts, difference, export_hf, export_onnx, plain_outputs
 from llmstage.report.files import write_json
 from llmstage.training.finalize import link_latest
 from llmstage.training.machine import environment, resolve_machine
@@ -79,8 +79,8 @@ def export_model(model_session: InferenceSession, stage: Export, target: Path) -
         # Models without logits (two towers, the body of a recommender) and models of images have no prompts: the export functions
         # load such an export again and compare the weights.
         has_prompts = processor.images is None and model_session.task.auto_model != "AutoModel"
-        prompts = list(questions(processor, stage.prompts)) if has_prompts else []
-        model_logits = answers(model, prompts)
+        prompts = list(comparison_prompts(processor, stage.prompts)) if has_prompts else []
+        model_logits = plain_outputs(model, prompts)
         if stage.format == "hf":
             run_export = export_hf(model, processor, draft, v4=stage.compat == "v4")
         else:

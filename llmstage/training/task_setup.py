@@ -18,7 +18,7 @@ from llmstage.config.checks import DECODERS, ENCODERS, SEEING, TWO_TOWERS
 from llmstage.data.quality.split_leakage import Leaks
 from llmstage.data.row_source import RowSource
 from llmstage.errors import ModelError
-from llmstage.kernels.transformers_internals import masked_lm_model_types
+from llmstage.kernels.transformers_internals import masked_model_types
 from llmstage.models.presets import preset_vision_spec
 from llmstage.naming import load_module
 from llmstage.paths import ModelSource, cache_dir, locate_model
@@ -110,7 +110,7 @@ def model_family(config: Any) -> Literal["gpt", "bert", "t5", "clip", "vlm"]:
     if getattr(config, "is_encoder_decoder", False):
         return "t5"
     # transformers registers many models for both objectives, as BERT; the common decoders among them are listed by name.
-    masked = config.model_type in masked_lm_model_types() and config.model_type not in DECODERS
+    masked = config.model_type in masked_model_types() and config.model_type not in DECODERS
     return "bert" if config.model_type in ENCODERS or masked else "gpt"
 
 
