@@ -1,13 +1,13 @@
-"""Does pretraining help? Visual reasoning that starts from a contrastively pretrained tower against from scratch, at equal steps.
+"""Does pretraining help? Compare visual reasoning with a contrastively pretrained tower and from scratch, at equal steps.
 
-python benchmarks/chain.py run --seeds 0 1 2              # pretrain, then both arms for each seed, into outputs/chain
+python benchmarks/chain.py run --seeds 0 1 2              # pretrain, then train both arms for each seed, in outputs/chain
 python benchmarks/chain.py run -- trainer.threads=1       # words after -- go to the arms
 python benchmarks/chain.py table                          # score them, write the page docs/recipes/shapes_reasoning.md
 
-Both arms have the same rows, seed, steps and model; they differ in where the vision tower's weights begin. A run's own test
-split has 200 rows, too few to tell the arms apart, so every model is scored on the same 2,000 rows that no run drew. The
-difference is paired by seed and by row, and both are resampled (bootstrap): the interval tells how far other seeds and other
-rows might change it.
+Both arms have the same rows, seed, steps and model. They differ only in the initial weights of the vision tower. The test split of
+a run has 200 rows, too few to distinguish the arms. The script therefore scores every model on the same 2,000 rows, which no run
+uses. The difference is paired by seed and by row, and the bootstrap resamples both: the interval shows how much other seeds and
+other rows might change it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESULTS = REPOSITORY / "docs" / "recipes" / "chain.json"
 BEGIN, END = "<!-- chain: written by benchmarks/chain.py -->", "<!-- end of chain -->"
 ARMS = ("pretrained", "scratch")
 ROWS, ROWS_SEED = 2000, 1234
-"""Rows on which the arms are compared, and the seed that draws them."""
+"""Number of rows for the comparison of the arms, and the seed that generates them."""
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("what", choices=["run", "table"])
     parser.add_argument("--runs", type=Path, default=REPOSITORY / "outputs" / "chain")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tower", type=Path, help="a finished contrastive run, instead of pretraining one")
+    parser.add_argument("--tower", type=Path, help="a finished contrastive run; without it, the script pretrains one")
     run_words, _, extra = " ".join(sys.argv[1:]).partition(" -- ")
     args = parser.parse_args(run_words.split())
     if args.what == "table":
@@ -72,7 +72,7 @@ def start(words: list[str]) -> None:
 
 
 def scored(run: Path) -> list[dict[str, Any]]:
-    """The model of a run asked the common rows; done once a run. In the order of the rows."""
+    """Return the predictions of a run's model on the common rows, in their order. Evaluates each run once."""
     folder = run.parent / "scores" / run.name
     if not (folder / "report.json").is_file():
         rows = folder.parent / "rows.jsonl"
@@ -85,7 +85,7 @@ def scored(run: Path) -> list[dict[str, Any]]:
 
 
 def table(runs: Path) -> int:
-    """The two arms side by side, and what the difference is."""
+    """Compare the two arms, and write the table and their difference into the page."""
     seeds = sorted(
         int(path.name.rpartition("_")[2]) for path in runs.glob("scratch_*") if (path / "report.json").is_file()
     )
@@ -128,7 +128,7 @@ def table(runs: Path) -> int:
 
 
 def difference(paired: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """Mean of [seeds, rows] differences in {-1, 0, 1}, with the 95 % interval of resampled seeds and rows: both are a sample."""
+    """Return the mean of [seeds, rows] differences in {-1, 0, 1}. The 95 % interval resamples seeds and rows, since both are samples."""
     rng = np.random.default_rng(seed)
     many, rows = paired.shape
     means = []
@@ -140,7 +140,7 @@ def difference(paired: np.ndarray, seed: int = 0) -> dict[str, float]:
 
 
 def mean_curve(folders: list[Path]) -> dict[str, list[float]]:
-    """Validation accuracy over steps, the mean of the seeds."""
+    """Return the validation accuracy over steps, averaged over the seeds."""
     by_step: dict[int, list[float]] = {}
     for folder in folders:
         for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
@@ -152,7 +152,7 @@ def mean_curve(folders: list[Path]) -> dict[str, list[float]]:
 
 
 def render(results: dict[str, Any]) -> str:
-    """Table, curve and verdict in Markdown."""
+    """Return table, curve and verdict in Markdown."""
     seeds = results["seeds"]
     lines = ["| vision tower starts | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
     lines.append("|---|" + "---|" * (len(seeds) + 1))
@@ -170,7 +170,7 @@ def render(results: dict[str, Any]) -> str:
     elif gap["high"] < 0:
         verdict = "**From scratch is better**"
     else:
-        verdict = "**No difference that these runs can show**"
+        verdict = "**These runs show no clear difference**"
     lines += [
         "",
         f"{verdict}: accuracy {gap['value']:+.3f} (95 % {gap['low']:+.3f} to {gap['high']:+.3f}, seeds and {results['rows']:,} test rows "
@@ -184,7 +184,7 @@ def render(results: dict[str, Any]) -> str:
             for name, scores in results["by_composition"].items()
         ),
         "",
-        "Validation accuracy on the way (mean of the seeds):",
+        "Validation accuracy during training (mean of the seeds):",
         "",
         "| step | " + " | ".join(f"{step:.0f}" for step in results["curves"]["scratch"]["steps"]) + " |",
         "|---|" + "---|" * len(results["curves"]["scratch"]["steps"]),
@@ -195,7 +195,7 @@ def render(results: dict[str, Any]) -> str:
     if spent:
         lines += [
             "",
-            f"The steps of pretraining ({spent['steps']}, {spent['seconds'] / 60:.0f} min) come on top for the first arm; one tower served all seeds. Machine: {results['machine']}.",
+            f"The first arm also needs the steps of pretraining ({spent['steps']}, {spent['seconds'] / 60:.0f} min). All seeds share one tower. Machine: {results['machine']}.",
         ]
     return "\n".join(lines)
 

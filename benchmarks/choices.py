@@ -1,12 +1,12 @@
-"""Multiple choice: the log-likelihood of four choices for many questions, against lm-evaluation-harness, item by item.
+"""Measure multiple choice: the log-likelihoods of four choices for many questions, item by item, against lm-evaluation-harness.
 
-python benchmarks/choices.py                                   # the harness goes into an environment made for it
-python benchmarks/choices.py --peer-python /path/to/python     # or is there already
+python benchmarks/choices.py                                   # installs the harness into an environment of its own
+python benchmarks/choices.py --peer-python /path/to/python     # uses an interpreter that has the harness
 
-All score the same items with the same weights (gpt_small, untrained unless --model is given) from a local folder, in
-processes of their own that take turns: the harness with its `hf` model, `batch_size=auto` and the precision that is its
-default for this folder, fp32; llmstage in fp32 and in bf16. In fp32 the answers (which choice, and log-likelihoods to a
-tolerance) must be equal. Loading is left out of all times: what is timed is from questions to answers, tokenising included.
+All sides score the same items with the same weights (gpt_small, untrained unless --model is given) from a local folder. They run in
+turn, each in a process of its own. The harness uses its `hf` model, `batch_size=auto` and fp32, its default precision for this
+folder. llmstage runs in fp32 and in bf16. In fp32 the answers must be equal: the same choice, and log-likelihoods within a
+tolerance. Times do not include loading. They run from questions to answers, with tokenising.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDES = {
     "llmstage, bf16": ("llmstage_choices.py", "bf16"),
 }
 TOLERANCE = {"fp32": 1e-2, "bf16": 0.5}
-"""nats between two log-likelihoods of one answer"""
+"""Largest difference, in nats, between two log-likelihoods of one answer."""
 WORDS = (
     "river", "stone", "garden", "winter", "music", "letter", "window", "market", "bridge", "forest", "silver", "morning",
     "paper", "doctor", "engine", "island",
@@ -47,8 +47,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--model", type=Path, help="a Hugging Face directory; default: gpt_small with random weights")
     parser.add_argument("--peer-python", help="a Python that has lm_eval and this torch")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    parser.add_argument("--quick", action="store_true", help="few items, once: that it works, not how fast")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument(
+        "--quick", action="store_true", help="few items, one round: a smoke test without a meaningful speed"
+    )
     args = parser.parse_args()
     if args.quick:
         args.items, args.rounds = 40, 1
@@ -62,7 +64,7 @@ def main() -> int:
 
 
 def race(args: argparse.Namespace, work: Path, model: Path, python: str, failed: dict[str, str]) -> int:
-    """All in turn; prints ratios, returns 1 where answers differ, 2 where a side could not be run."""
+    """Run all sides in turn and print the ratios. Return 1 if answers differ, 2 if a side failed."""
     seconds: dict[str, list[float]] = {}
     answers: dict[str, list[list[float]]] = {}
     for _ in range(args.rounds):
@@ -94,7 +96,7 @@ def race(args: argparse.Namespace, work: Path, model: Path, python: str, failed:
         same, worst = compare(answers[PEER_NAME], answers[side])
         differ |= worst > TOLERANCE[precision] or (precision == "fp32" and same < args.items)
         ratio = statistics.median(seconds[PEER_NAME]) / statistics.median(seconds[side])
-        notes.append(f"{side}: same choice {same:,}/{args.items:,}, log-likelihoods apart by {worst:.2g} nats at most")
+        notes.append(f"{side}: same choice {same:,}/{args.items:,}, log-likelihoods differ by at most {worst:.2g} nats")
         print(f"{notes[-1]}; {ratio:.2f} times as fast")
     if differ:
         print("ANSWERS DIFFER")
@@ -114,14 +116,14 @@ def race(args: argparse.Namespace, work: Path, model: Path, python: str, failed:
 
 
 def compare(theirs: list[list[float]], ours: list[list[float]]) -> tuple[int, float]:
-    """(questions with the same best choice, largest difference of two log-likelihoods in nats)."""
+    """Return how many questions have the same best choice, and the largest difference of two log-likelihoods in nats."""
     pairs = list(zip(theirs, ours, strict=True))
     same = sum(first.index(max(first)) == second.index(max(second)) for first, second in pairs)
     return same, max(abs(a - b) for first, second in pairs for a, b in zip(first, second, strict=True))
 
 
 def questions(number: int) -> list[dict[str, Any]]:
-    """Questions of 30 to 90 words with four answers of 1 to 6, seeded."""
+    """Return questions of 30 to 90 words with four answers of 1 to 6 words, from a fixed seed."""
     rng = random.Random(0)
 
     def text(low: int, high: int) -> str:
@@ -140,7 +142,7 @@ def questions(number: int) -> list[dict[str, Any]]:
 
 
 def write_tiny_model(folder: Path, items: list[dict[str, Any]]) -> Path:
-    """gpt_small with the sizes of its preset, and a tokenizer of these texts and of English."""
+    """Write gpt_small with the sizes of its preset, and a tokenizer trained on these questions and on English text."""
     import torch
 
     from llmstage.config import ModelConfig
@@ -162,7 +164,7 @@ def write_tiny_model(folder: Path, items: list[dict[str, Any]]) -> Path:
     model = build_model(cfg, "AutoModelForCausalLM", processor, 1024, {}, None, offline=True)
     save_model(model, processor, folder)
     print(
-        f"gpt_small: {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters, {len(processor)} pieces"
+        f"gpt_small: {sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M parameters, {len(processor)} tokens"
     )
     return folder
 

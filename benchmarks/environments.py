@@ -1,4 +1,4 @@
-"""Python environments for the peers: made once in a cache folder, from the package registries, apart from llmstage's own."""
+"""Create Python environments for the peers, once, in a cache folder. They are separate from llmstage's environment."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PACKAGES = {
     "transformers": ("transformers=={transformers}", "accelerate", "datasets", "trl", "lm-eval"),
     "litgpt": ("litgpt",),
 }
-"""What is installed beside torch. torch has llmstage's own version, so that both multiply with the same kernels, and so has
-transformers; litgpt asks for another one."""
+"""Packages of each environment, besides torch. torch and transformers have llmstage's versions, so that both sides multiply with the
+same kernels. litgpt requires another version of transformers."""
 DONE = "installed"
 
 
@@ -29,7 +29,7 @@ def requirements(name: str) -> list[str]:
 
 
 def environment(name: str, folder: Path | None = None) -> tuple[str, str]:
-    """(the interpreter of the environment `name`, why there is none); one of them is empty."""
+    """Return the interpreter of the environment `name`, and the reason if there is none. One of the two is empty."""
     environment_dir = (folder or cache_folder()) / name
     python = environment_dir / "bin" / "python"
     requirement_lines = "\n".join(requirements(name))

@@ -1,7 +1,7 @@
 """Write the tables of docs/benchmarks.md and benchmarks/README.md from benchmarks/results/*.json.
 
 python benchmarks/figures.py          # write them
-python benchmarks/figures.py --check  # status 1 where they are not what the results say
+python benchmarks/figures.py --check  # status 1 if a page differs from the results
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MISSED = {
     "causal LM, 110 M, context 256 / HF Trainer": SLOW_PRODUCTS,
     "dialogue, 14 M, context 512 / TRL SFTTrainer, packed": "6 % below the goal; not investigated",
     "classification, SST-2 lengths / HF Trainer, padded to the longest": "6 % below the goal; not investigated",
-    "masked LM, 12 M, context 128 / HF Trainer": "full rows have no padding to save, so that bf16 against fp32 is what differs",
-    "tokenising to disk / run_clm's map, then group": "the tokenizer itself takes 8 of 16 seconds of processor time, reading the file 3",
-    "generation, 14 M, batches of 16 / generate(), fp32": "products of 16 rows run at the speed of memory",
-    "generation, 14 M, batches of 16 / generate(), bf16": "products of 16 rows run at the speed of memory",
+    "masked LM, 12 M, context 128 / HF Trainer": "full rows have no padding to save; the only difference is bf16 against fp32",
+    "tokenising to disk / run_clm's map, then group": "the tokenizer itself takes 8 of 16 seconds of processor time, and reading the file takes 3",
+    "generation, 14 M, batches of 16 / generate(), fp32": "memory bandwidth limits products of 16 rows",
+    "generation, 14 M, batches of 16 / generate(), bf16": "memory bandwidth limits products of 16 rows",
     "start-up to the first step / –": "importing torch and transformers takes 8 seconds of processor time on this machine",
 }
-"""`work / against`: why the row lies below its goal."""
+"""`work / against` -> why the row misses its goal."""
 LONG = (
     "work", "sides", "llmstage", "peer", "ratio (pairs)", "mark", "", "loss", "share of bf16 peak", "bf16 peak then, TFLOP/s", "peak MB", "first step, s",
 )  # fmt: skip
@@ -45,12 +45,12 @@ NONE_YET = "There are no results yet: run `python benchmarks/run.py`."
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page is out of date")
     args = parser.parse_args()
     stale = [path for path, text in pages() if path.read_text("utf-8") != text]
     if args.check:
         for path in stale:
-            print(f"{path} is not what benchmarks/results says: python benchmarks/figures.py")
+            print(f"{path} differs from benchmarks/results. Update it: python benchmarks/figures.py")
         return 1 if stale else 0
     for path, text in pages():
         path.write_text(text, "utf-8")
@@ -58,11 +58,13 @@ def main() -> int:
 
 
 def pages(root: Path = HERE.parent) -> Iterator[tuple[Path, str]]:
-    """(page, its text as it should be)"""
+    """Yield each page with its up-to-date text."""
     from results import load_results
 
     files = sorted((root / "benchmarks" / "results").glob("*.json"))
-    all_results = [load_results(path) for path in files if not path.name.startswith("growth-")]  # those are a picture
+    all_results = [
+        load_results(path) for path in files if not path.name.startswith("growth-")
+    ]  # those belong to the picture of growth
     fullest = max(all_results, key=lambda page: len(page["rows"]), default=None)
     yield root / "docs" / "benchmarks.md", placed(root / "docs" / "benchmarks.md", short_table(fullest))
     tables = "\n\n".join(f"{machine_line(page)}\n\n{long_table(page)}" for page in all_results) or NONE_YET
@@ -70,7 +72,7 @@ def pages(root: Path = HERE.parent) -> Iterator[tuple[Path, str]]:
 
 
 def placed(path: Path, table: str) -> str:
-    """The page with `table` between its marks."""
+    """Return the page with `table` between its markers."""
     text = path.read_text("utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -80,9 +82,9 @@ def placed(path: Path, table: str) -> str:
 
 
 def machine_line(results: dict[str, Any]) -> str:
-    """The machine, in a sentence."""
+    """Return one sentence about the machine."""
     about = results["machine"]
-    rates = ", ".join(f"{machine_line} TFLOP/s in {name}" for name, machine_line in peaks_of(results).items())
+    rates = ", ".join(f"{tflops} TFLOP/s in {name}" for name, tflops in peaks_of(results).items())
     return (
         f"**{about['cpu']} ({about['bf16']}), {about['threads']} threads**, {about['memory_gib']:.0f} GiB, torch "
         f"{about['torch']}, transformers {about['transformers']}; matrix product of 2048 x 2048: {rates}."
@@ -90,7 +92,7 @@ def machine_line(results: dict[str, Any]) -> str:
 
 
 def peaks_of(results: dict[str, Any]) -> dict[str, str]:
-    """TFLOP/s by kind of arithmetic, as measured before each row: one number, or lowest to highest."""
+    """Return TFLOP/s for each precision, as measured before each row: one number, or lowest to highest."""
     rows = [record.get("peaks") or results.get("peaks", {}) for record in results["rows"].values()]
     out = {}
     for name in results.get("peaks", {}):
@@ -101,7 +103,7 @@ def peaks_of(results: dict[str, Any]) -> dict[str, str]:
 
 
 def short_table(results: dict[str, Any] | None) -> str:
-    """One line a comparison: how much faster, the goal, and the reason where the goal is missed."""
+    """Return the table of docs/benchmarks.md: for each comparison the speed-up, the goal, and the reason if the goal is missed."""
     if results is None or not results["rows"]:
         return NONE_YET
     lines = [HEAD]
@@ -123,7 +125,7 @@ def short_table(results: dict[str, Any] | None) -> str:
 
 
 def reason(title: str, against: str, mark: dict[str, Any]) -> str:
-    """Why a row lies below its goal; empty where it does not."""
+    """Return why a row misses its goal; empty if it meets it."""
     if mark["met"] is None or mark["met"]:
         return ""
     return MISSED.get(f"{title} / {against}", "not investigated")

@@ -1,14 +1,14 @@
-"""The finance recipe: classifiers of real news, a replayed stream with a planted surge, twenty seeds, a kill in the middle.
+"""Run the finance recipe of docs/monitor.md: monitor a replayed stream of real news with a planted surge, over twenty seeds.
 
 python benchmarks/finance.py topics <run of experiment=financial_phrasebank>       # writes topic_train.jsonl
 python benchmarks/finance.py replay <run of experiment=financial_phrasebank> <seed>            # writes stream_<seed>.jsonl
 python benchmarks/finance.py posts <run of experiment=fincuge_finfe_zh> <seed>                 # writes posts_<seed>.csv, in Chinese
 python benchmarks/finance.py seeds <sentiment run> <topic run> [--seeds 20] [--loud 100]   # monitors them
 
-The stream is drawn from the test split of the sentiment run, so no model has seen its sentences: per hour so many sentences of
-each topic as a working day has, their mood drawn at random as it is in the data but for the hours of the surge, in which most
-sentences about results are negative ones. Topics are told by a list of words; the topic classifier learns them from the
-training sentences. docs/monitor.md shows what it printed.
+The stream samples sentences from the test split of the sentiment run, so no model has seen them. Each hour has as many sentences of
+each topic as in a working day. Their sentiment is random, as in the data. In the hours of the surge, most sentences about results
+are negative. A list of words defines the topics, and the topic classifier learns them from the training sentences. docs/monitor.md
+shows the output.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OTHER_TOPIC = "other"
 BEGIN, DAYS = datetime(2026, 9, 7, tzinfo=UTC), 21
 SURGE_DAY, SURGE_HOUR, SURGE_HOURS = 18, 14, 3
 LOUD = 100
-"""Negative sentences that a surge adds in an hour: a story that every paper has."""
+"""Negative sentences that a surge adds in an hour, as for a story in every newspaper."""
 VOLUME = {"results": 14.0, "orders": 9.0, "owners": 7.0, OTHER_TOPIC: 16.0}
 """Sentences of a topic in the busiest hour."""
 
@@ -45,14 +45,14 @@ def topic_of(text: str) -> str:
 
 
 def held_out(run: Path) -> list[dict[str, Any]]:
-    """Sentences of the test split with the mood that people gave them."""
+    """Return the sentences of the test split with their human sentiment labels."""
     lines = (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [{"text": row["text"], "mood": row["reference"]} for row in rows if row["split"] == "test"]
 
 
 def write_topics(run: Path, data: Path) -> None:
-    """Every sentence of the set that is not held out, with its topic."""
+    """Write every sentence of the data set that is not held out, with its topic."""
     held_out_texts = {row["text"] for row in held_out(run)}
     texts = [line.rpartition("@")[0] for line in data.read_text(encoding="utf-8").splitlines() if "@" in line]
     rows = [{"text": text, "label": topic_of(text)} for text in dict.fromkeys(texts) if text not in held_out_texts]
@@ -89,8 +89,8 @@ def replay(run: Path, seed: int, loud: int) -> Path:
 
 
 def posts(run: Path, seed: int) -> Path:
-    """Posts of a Chinese forum as a CSV file: about 40 in the busiest hour, and in the hours of the surge three hundred more
-    that people called negative (0), of which the model sees about seven in ten."""
+    """Write posts of a Chinese forum as a CSV file. The busiest hour has about 40. Each hour of the surge has three hundred more that
+    people labelled negative (0); the model classifies about seven in ten of them as negative."""
     rng, rows, zone = np.random.default_rng(seed), held_out(run), timezone(timedelta(hours=8))
     pool, bad = [row["text"] for row in rows], [row["text"] for row in rows if row["mood"] == "0"]
     path = Path(f"posts_{seed}.csv")
@@ -110,7 +110,7 @@ def posts(run: Path, seed: int) -> Path:
 
 
 def planted() -> tuple[str, str]:
-    """The first and the last moment of the surge."""
+    """Return the start and the end of the surge."""
     first = BEGIN + timedelta(days=SURGE_DAY, hours=SURGE_HOUR)
     return first.isoformat(), (first + timedelta(hours=SURGE_HOURS)).isoformat()
 
@@ -139,7 +139,7 @@ def seeds(sentiment: str, topic: str, count: int, loud: int) -> None:
         described = ", ".join(f"{burst['topic']} {burst['window'][:13]} p = {burst['p_value']:.1e}" for burst in bursts)
         print(f"seed {seed}: {described or 'nothing'}", flush=True)
     print(
-        f"{count} seeds of {DAYS} days: the planted surge was one alert in {once} of them; alerts elsewhere: {elsewhere}"
+        f"{count} seeds of {DAYS} days: the planted surge gave exactly one alert in {once} of them; other alerts: {elsewhere}"
     )
 
 

@@ -1,11 +1,11 @@
-"""Speed of writing: the project's generation loop against model.generate(), greedily, with the same weights, taking turns.
+"""Measure generation speed: llmstage's generation loop against model.generate(), greedy, with the same weights, in turn.
 
 python benchmarks/generate.py --model outputs/latest --data pairs.tsv --rows 500   # an encoder-decoder's translations
 python benchmarks/generate.py --family gpt                                         # a causal model's next 64 tokens
 
-t5: texts a second in fp32; generate() is called batch by batch in the order of the data. Without --model, a model is trained on
-the demo world first. gpt: tokens a second of batches of 16 prompts of like length, in fp32 and bf16 on both sides; no text ends
-early, so that all sides write equally much. How many texts of the fp32 sides agree is told.
+t5: texts a second in fp32. The peer calls generate() batch by batch in the order of the data. Without --model, the script first trains
+a model on the demo world. gpt: tokens a second of batches of 16 prompts of similar length, in fp32 and bf16 on both sides. No text
+ends early, so all sides generate equally many tokens. The script prints how many texts of the fp32 sides agree.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from llmstage.tokenization.tokenizer import Processor, load_processor
 
 BATCH = 16
 PROMPTS = range(33, 65)
-"""Tokens of a causal model's prompt."""
+"""Lengths of a causal model's prompts, in tokens."""
 TARGET_RATIO = 3.0
-"""What the loop is to be faster by, in fp32 for t5 and in bf16 against fp32 for gpt."""
+"""Required speed-up of the loop, in fp32 for t5 and in bf16 against fp32 for gpt."""
 Write = Callable[[], list[str]]
 
 
@@ -74,20 +74,18 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=["t5", "gpt"], default="t5")
     parser.add_argument("--model", type=Path, help="a run folder or a Hugging Face directory")
+    parser.add_argument("--size", choices=["tiny", "small", "base"], help="preset to train without --model; t5: tiny")
     parser.add_argument(
-        "--size", choices=["tiny", "small", "base"], help="preset to train where no --model is given; t5: tiny"
+        "--data", type=Path, help="t5: sources, one in each line; of tab-separated lines, the first column"
     )
-    parser.add_argument("--data", type=Path, help="t5: sources, one a line, the first column of tab-separated ones")
-    parser.add_argument("--rows", type=int, help="texts to write; default: 400 of t5, 64 of gpt")
-    parser.add_argument("--skip", type=int, default=1, help="take every so manieth line of --data")
-    parser.add_argument("--new", type=int, help="longest text, in tokens; default: 48 of t5, 64 of gpt")
+    parser.add_argument("--rows", type=int, help="texts to generate; default: 400 for t5, 64 for gpt")
+    parser.add_argument("--skip", type=int, default=1, help="use every SKIP-th line of --data")
+    parser.add_argument("--new", type=int, help="longest text, in tokens; default: 48 for t5, 64 for gpt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--steps", type=int, help="training steps where no --model is given; default: 300 of t5, 60 of gpt"
-    )
+    parser.add_argument("--steps", type=int, help="training steps without --model; default: 300 for t5, 60 for gpt")
     parser.add_argument("--write", action="store_true", help="t5: add a row to the table of benchmarks/README.md")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     defaults = (64, 64, 60, "small") if args.family == "gpt" else (400, 48, 300, "tiny")
     for name, value in zip(("rows", "new", "steps", "size"), defaults, strict=True):
@@ -135,11 +133,11 @@ def load(folder: Path, model_family: str) -> tuple[Any, Processor]:
     return model, load_processor(str(model_dir), local=True)
 
 
-# an encoder-decoder
+# Encoder-decoder
 
 
 def t5_sides(model: Any, processor: Processor, args: argparse.Namespace) -> tuple[dict[str, Write], float]:
-    """(what each side is, texts that each writes)"""
+    """Return the function of each side, and how many texts each generates."""
     texts = sources(args)
     args.rows = len(texts)
     return {
@@ -161,7 +159,7 @@ def ours(model: Any, processor: Processor, texts: list[str], new: int) -> list[s
 
 
 def theirs(model: Any, processor: Processor, texts: list[str], new: int) -> list[str]:
-    """As an example script does it: tokenize a batch, pad it, generate, decode."""
+    """Generate as an example script does: tokenize a batch, pad it, generate, decode."""
     tokenizer, out = processor.tokenizer, []
     for at in range(0, len(texts), BATCH):
         batch = tokenizer(texts[at : at + BATCH], return_tensors="pt", padding=True, truncation=True, max_length=512)
@@ -171,11 +169,11 @@ def theirs(model: Any, processor: Processor, texts: list[str], new: int) -> list
     return out
 
 
-# a causal model
+# Causal model
 
 
 def gpt_sides(model: Any, processor: Processor, args: argparse.Namespace) -> tuple[dict[str, Write], float]:
-    """(what each side is, tokens that each writes). Both sides get the same batches."""
+    """Return the function of each side, and how many tokens each generates. All sides get the same batches."""
     model.generation_config.eos_token_id = None
     half = copy.deepcopy(model).bfloat16()  # as from_pretrained(dtype=bfloat16) loads it
     documents = text_documents()[0]
@@ -197,7 +195,7 @@ def gpt_sides(model: Any, processor: Processor, args: argparse.Namespace) -> tup
 def our_texts(
     model: Any, processor: Processor, batches: list[list[list[int]]], new: int, *, rounded: bool
 ) -> list[str]:
-    """`rounded`: under autocast, as trainer.eval_precision=bf16 has it."""
+    """Generate with llmstage. `rounded`: under bf16 autocast, as with trainer.eval_precision=bf16."""
     cfg, out = GenerationConfig(max_new_tokens=new), []
     for batch in batches:
         with torch.autocast("cpu", torch.bfloat16, enabled=rounded):

@@ -1,10 +1,11 @@
-"""How rate and memory change as a run grows: bytes of text, context, size of the model, jobs of a sweep.
+"""Measure how rate and memory depend on the size of a run: bytes of text, context, size of the model, jobs of a sweep.
 
-python benchmarks/growth.py                       # all points, two hours on two cores; --only context for one of the four
-python benchmarks/growth.py --quick --out /tmp/g  # tiny points: that it works
+python benchmarks/growth.py                       # all points, two hours on two cores; --only context measures one of the four
+python benchmarks/growth.py --quick --out /tmp/g  # tiny points: a smoke test
 
-Each point is one command of llmstage in a process of its own. Points go to benchmarks/results/growth-<machine>.json as they
-are measured and to docs/concepts/growth.svg; a point that is there already is not measured again, unless --anew is given.
+Each point is one command of llmstage in a process of its own. After each point the script updates
+benchmarks/results/growth-<machine>.json. At the end it writes docs/concepts/growth.svg. It measures an existing point again only
+with --anew.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ SIZES = {
     ],
 }
 Point = tuple[str, list[str]]
-"""(what stands on the axis, words of the command)"""
+"""(label on the axis, words of the command)"""
 
 
 def main() -> int:
@@ -74,7 +75,9 @@ def main() -> int:
                     points[label] = {"failed": str(error)[-400:]}
                 print(f"{axis} {label}: {points[label]}", flush=True)
                 save_results(path, results)
-            results[axis] = {label: points[label] for label in labels}  # a point measured anew comes last
+            results[axis] = {
+                label: points[label] for label in labels
+            }  # keep the order of the axis; a repeated point would come last
     save_results(path, results)
     (args.out / "growth.svg" if args.out else PICTURE).write_text(picture(results), "utf-8")
     return 0
@@ -84,9 +87,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(AXES), default=list(AXES))
     parser.add_argument("--threads", type=int, default=cores())
-    parser.add_argument("--steps", type=int, default=20, help="of each run")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each run")
     parser.add_argument("--anew", action="store_true", help="measure points again")
-    parser.add_argument("--out", type=Path, help="a folder for figures and picture instead of the repository's")
+    parser.add_argument("--out", type=Path, help="a folder for results and picture, instead of the repository")
     parser.add_argument("--quick", action="store_true", help="two tiny points an axis, six steps")
     args = parser.parse_args()
     args.steps = 6 if args.quick else args.steps
@@ -95,7 +98,7 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-# axes
+# Axes
 
 
 def data_points(args: argparse.Namespace, folder: Path) -> Iterator[Point]:
@@ -134,7 +137,7 @@ def model(args: argparse.Namespace) -> list[str]:
 
 
 def documents(folder: Path) -> list[str]:
-    """Words of the real text that the races use, one document a line."""
+    """Return the keys that train on the real text of the races, one document in each line."""
     path = folder / "documents"
     if not path.is_file():
         path.write_text("".join(f"{row['text']}\n" for row in text_documents()[0]), "utf-8")
@@ -142,7 +145,7 @@ def documents(folder: Path) -> list[str]:
 
 
 def measured(args: argparse.Namespace, axis: str, words: list[str], folder: Path) -> dict[str, Any]:
-    """Tokens a second, peak memory and seconds of the command; of a sweep, seconds and memory for each job."""
+    """Run one point. Return tokens a second, peak memory and seconds of the command; for a sweep, seconds for each job."""
     out = folder / f"run-{time.monotonic_ns()}"
     fixed = [
         "stage=pretrain", "task=causal_lm", f"trainer.max_steps={args.steps}", f"trainer.threads={args.threads}",
@@ -159,24 +162,22 @@ def measured(args: argparse.Namespace, axis: str, words: list[str], folder: Path
     }  # fmt: skip
 
 
-# picture
+# Picture
 
 
 def picture(results: dict[str, Any]) -> str:
-    """A row of two charts for each axis: rate and memory; of jobs, seconds of each and memory."""
+    """Return an SVG with two charts for each axis: rate and memory; for jobs, seconds a job and memory."""
     from llmstage.report.charts import line_chart, svg_text
 
     parts: list[str] = []
     row = 0
     for axis in AXES:
-        points = {
-            label: machine_line for label, machine_line in results.get(axis, {}).items() if "failed" not in machine_line
-        }
+        points = {label: point for label, point in results.get(axis, {}).items() if "failed" not in point}
         if not points:
             continue
         first = ("seconds", "seconds a job") if axis == "jobs" else ("tokens_per_second", "tokens a second")
         for column, (name, title) in enumerate((first, ("peak_mb", "peak memory, MB"))):
-            series = {"name": title, "x": list(points), "y": [machine_line[name] for machine_line in points.values()]}
+            series = {"name": title, "x": list(points), "y": [point[name] for point in points.values()]}
             top = max(series["y"]) * 1.15
             chart = {
                 "series": [series],
@@ -192,7 +193,7 @@ def picture(results: dict[str, Any]) -> str:
             )
         row += 1
     machine = results["machine"]
-    wide, high = 2 * WIDE + 34, row * (HIGH + 30) + 24  # the last label of an axis stands out to the right
+    wide, high = 2 * WIDE + 34, row * (HIGH + 30) + 24  # the last label of an axis extends beyond the chart
     machine_line = f"{machine['cpu']} ({machine['bf16']}), {machine['threads']} threads, torch {machine['torch']}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" role="img" aria-label="growth">'
     return "".join([head, f"<style>{STYLE}</style>", *parts, svg_text(wide / 2, high - 6, machine_line), "</svg>\n"])

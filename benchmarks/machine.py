@@ -1,4 +1,4 @@
-"""The machine that is measured: its name, its load, and how fast it multiplies matrices."""
+"""Describe the machine: its name, its load, and the speed of its matrix products."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 PRODUCT = 2048
-"""Rows and columns of the product that gives the peak."""
+"""Rows and columns of the matrix product that measures the peak."""
 MEASURE = """
 import json, sys, time, torch
 threads, size = int(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(threads)
-found = {}
+rates = {}
 for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
     a = torch.randn(size, size).to(dtype)
     seconds = []
@@ -26,13 +26,13 @@ for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         started = time.perf_counter()
         a @ a
         seconds.append(time.perf_counter() - started)
-    found[name] = 2 * size**3 / min(seconds)
-print(json.dumps(found))
+    rates[name] = 2 * size**3 / min(seconds)
+print(json.dumps(rates))
 """
 
 
 def cpu() -> tuple[str, str]:
-    """(the processor's name, the unit that decides how fast bf16 is)."""
+    """Return the name of the processor, and the unit that determines the speed of bf16."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     fields: Iterator[tuple[str, str, str]] = (line.partition(":") for line in lines)
     fields_by_key = {key.strip(): value.strip() for key, _, value in fields}
@@ -50,7 +50,7 @@ def cores() -> int:
 
 
 def file_name() -> str:
-    """A name for the machine's file of results: intel-xeon-processor-amx-2-cores."""
+    """Return the name of the machine's results file: intel-xeon-processor-amx-2-cores."""
     model, unit = cpu()
     plain = re.sub(r"\((r|tm)\)", "", model, flags=re.IGNORECASE)
     words = re.findall(r"[a-z0-9]+", f"{plain} {unit.partition(',')[0]} {cores()} cores".lower())
@@ -58,12 +58,12 @@ def file_name() -> str:
 
 
 def load() -> str:
-    """Processes that wanted a core, mean of the last minute: a shared machine slows both sides, not always alike."""
+    """Return the mean number of runnable processes in the last minute. A shared machine slows both sides, not always equally."""
     return f"{os.getloadavg()[0]:.1f}"
 
 
 def peaks(threads: int, size: int = PRODUCT) -> dict[str, float]:
-    """FLOP/s of a matrix product in fp32 and bf16, the best of twelve, in a process of its own: what MFU is a share of."""
+    """Return FLOP/s of a matrix product in fp32 and bf16, the best of twelve, in a separate process. MFU is a share of this peak."""
     process = subprocess.run(
         [sys.executable, "-c", MEASURE, str(threads), str(size)], capture_output=True, text=True, check=True
     )
@@ -72,7 +72,7 @@ def peaks(threads: int, size: int = PRODUCT) -> dict[str, float]:
 
 
 def about(threads: int) -> dict[str, Any]:
-    """What a table of figures must say of the machine."""
+    """Return the description of the machine for a results file."""
     from importlib.metadata import version
 
     model, unit = cpu()

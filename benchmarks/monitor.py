@@ -1,9 +1,9 @@
-"""How many items a second the monitor handles beside the models: reading, counting, judging, saving.
+"""Measure how many items a second the monitor handles without its models: it reads, counts, tests and saves.
 
-python benchmarks/monitor.py [items]      # JSON lines of ten topics, about 200 items an hour; a stand-in answers at once
+python benchmarks/monitor.py [items]      # JSON lines of ten topics, about 200 items an hour; a dummy model answers at once
 
-Prints items a second for JSON lines and for CSV, with the default batch and with small ones. `report.json` of a real run says the
-same of it (`monitor.items_per_second_beside_models`).
+The script prints items a second for JSON lines and for CSV, with the default batch and with small batches. `report.json` of a real
+run has the same figure (`monitor.items_per_second_beside_models`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats  # noqa: F401 - its loading is no part of the rate
+import scipy.stats  # noqa: F401 - imported here, so that the rate does not include it
 
 from llmstage.config.data import DataConfig
 from llmstage.config.monitor import Monitor, seconds
@@ -37,7 +37,7 @@ AN_HOUR = 200
 
 
 class AtOnce:
-    """Labels that cost nothing: what the text says."""
+    """A dummy model: it reads the labels from the text, at no cost."""
 
     def label_rows(self, rows: Sequence[dict[str, Any]]) -> list[Any]:
         return [(row["text"][0] == "-", [int(row["text"][1])]) for row in rows]
@@ -66,7 +66,7 @@ def write(folder: Path, count: int) -> tuple[Path, Path]:
 
 
 def rates(source: Path, folder: Path, count: int, batch: int) -> tuple[float, float]:
-    """Items a second of wall time, and of this process's own time: other work on the machine slows the first only."""
+    """Return items a second of wall time, and of this process's CPU time. Other work on the machine slows only the first."""
     cfg = Monitor(name="monitor", input=str(source), batch=batch)
     spans = [seconds(getattr(cfg, key)) for key in ("window", "late", "history", "quiet")]
     windows = WindowCounts(len(TOPICS), *spans, cfg.alpha, cfg.min_items, UTC)

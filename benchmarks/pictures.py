@@ -1,4 +1,4 @@
-"""Pictures on the disk for the races in which a model sees: files as a user has them, drawn once and kept for later runs."""
+"""Write image files for the races of models with images. The files are like a user's files; later runs use them again."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import tempfile
 from pathlib import Path
 
 SIDE = 256
-"""Pixels of a side of a file, as data sets of pictures are often handed on."""
+"""Height and width of a file in pixels, a common size in image data sets."""
 DRAWN = 64
-"""Pixels of a side as a scene is drawn; it is then enlarged, which is faster than drawing it large."""
+"""Height and width at which a scene is drawn, in pixels. The scene is then enlarged, which is faster than drawing it large."""
 GRAIN = 8
-"""Standard deviation of the noise laid over a JPEG picture, of 255: flat areas would be unpacked faster than a photo is."""
+"""Standard deviation of the noise that is added to a JPEG (of 255). Without it, flat areas would decode faster than a photo."""
 EVERY_PNG = 4
-"""Every so manieth file is PNG, without grain, the others are JPEG."""
+"""Every EVERY_PNG-th file is PNG without noise; the others are JPEG."""
 
 
 def scene_files(count: int) -> list[dict[str, str]]:
-    """`count` rows of {"image": file, "caption"}: the scenes of the demo world."""
+    """Return `count` rows of {"image": file, "caption"}, scenes of the demo world."""
     import numpy as np
     from PIL import Image
 
@@ -40,9 +40,9 @@ def scene_files(count: int) -> list[dict[str, str]]:
 
 
 def logo_files(folder: Path) -> list[dict[str, str]]:
-    """Rows of {"image", "caption"} from pages of github/explore: front matter that names a logo and describes a topic.
+    """Return rows of {"image", "caption"} from pages of github/explore, whose front matter names a logo and describes a topic.
 
-    Logos are saved anew as RGB on white, as llmstage sees them: how a transparent part is shown is not what is raced.
+    The function saves logos again as RGB on white, as llmstage reads them: the race does not compare the handling of transparency.
     """
     import yaml
 

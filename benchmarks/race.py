@@ -1,4 +1,4 @@
-"""A race: several ways to train one model on the same rows, each in a process of its own, taking turns."""
+"""Run a race: several sides train one model on the same rows, in turn, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from works import REPOSITORY, WORKS, Work
 
 LOSS = re.compile(r"'loss': '?([0-9.e+-]+)")
 PEERS_DIR = Path(__file__).with_name("peers")
-"""Peers that are part of this repository; the others are where --peers says."""
+"""Peers of this repository. Further peers are in the folder of --peers."""
 PEERS = REPOSITORY.parent / "shared" / "peers"
 POLL = 0.02
-"""Seconds between looks for a first step."""
+"""Seconds between two checks for the first step."""
 
 
 class Failed(Exception):
-    """A side could not be run; the text says why."""
+    """A side failed; the message says why."""
 
 
 @dataclass(slots=True, frozen=True)
 class Side:
-    """One way to train."""
+    """One side of a race: a program that trains."""
 
     name: str
     script: str = ""
-    """A peer's script; empty: llmstage."""
+    """The peer's script; empty for llmstage."""
     words: tuple[str, ...] = ()
     """Further words of its command line."""
     packages: str = "transformers"
-    """Which environment of environments.py a peer runs in."""
+    """Name of the peer's environment in environments.py."""
     allocator: bool = False
-    """A peer is started with the allocator that llmstage finds on the machine, and with threads that wait as its do."""
+    """Whether the peer runs with llmstage's allocator and thread settings."""
 
 
 @dataclass(slots=True, frozen=True)
 class Settings:
-    """What is the same for all sides."""
+    """Settings that are the same for all sides."""
 
     work: str
     size: str
@@ -60,29 +60,29 @@ class Settings:
     lr: float
     threads: int
     warmup: int = 3
-    """Steps left out of the rate."""
+    """First steps that the rate leaves out."""
 
 
 @dataclass(slots=True)
 class Run:
-    """What one training run measured."""
+    """Measurements of one training run."""
 
     rate: float
     """Real tokens or rows a second, after the warm-up."""
     computed: float
-    """The same with padding counted; for rows, equal to `rate`."""
+    """The same rate with padding; for rows, equal to `rate`."""
     loss: float
-    """Mean over the last steps, as many as `last_pass` says."""
+    """Mean over the last steps; `last_pass` gives their number."""
     peak_mb: float
-    """Largest resident set of the process, from wait4: imports, data and training."""
+    """Largest resident set of the process (wait4), with imports, data and training."""
     wall: float
-    """Seconds of the whole command."""
+    """Seconds of the complete command."""
     fetch: float | None = None
-    """Share of the timed steps that went into getting batches; of the peer that reads pictures, into these, after the first pass."""
+    """Share of the timed steps for getting batches; for the peer with images, for reading them after the first pass."""
     first_step: float | None = None
     """Seconds from the start of the command to the end of the first optimizer step."""
     flops: float | None = None
-    """FLOP/s of the model's arithmetic, as llmstage counts it (6 a parameter and token, and attention), while it trained."""
+    """FLOP/s of training, as llmstage counts them (6 for each parameter and token, and attention)."""
 
 
 @dataclass(slots=True)
@@ -91,9 +91,9 @@ class Result:
 
     start: Start
     runs: dict[str, list[Run]] = field(default_factory=dict)
-    """By the name of the side."""
+    """Name of a side -> its runs."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Why a side has none."""
+    """Name of a side -> why it failed."""
 
 
 def run_race(
@@ -105,11 +105,11 @@ def run_race(
     peers: Path = PEERS,
     report: Callable[[str], None] = print,
 ) -> Result:
-    """Each side `runs` times, another one first each time. `pythons`: the interpreter for each set of packages."""
+    """Run each side `runs` times; the first side changes each time. `pythons`: the interpreter for each set of packages."""
     work = WORKS[settings.work]
     with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
         folder = Path(name)
-        # In a process of its own: wait4 would otherwise count this process's memory as the children's.
+        # In a separate process: otherwise wait4 would attribute this process's memory to the children.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             words = (folder, settings.work, settings.size, settings.length, settings.batch, settings.steps)
             start = pool.apply(prepare, words)
@@ -145,10 +145,10 @@ def run_side(
 
 
 def last_pass(rows: list[int], num_rows: int, work: Work) -> int:
-    """How many of the last steps give the compared loss: the last whole pass, or half of a run that is shorter.
+    """Return how many of the last steps give the compared loss: the last complete pass, or half of a shorter run.
 
-    In a whole pass both sides see the same rows, so how they were shuffled hardly matters. Documents are cut into windows,
-    a pass of which is longer than any run here. `rows`: of each step.
+    In a complete pass both sides see the same rows, so their order hardly matters. Documents are cut into windows, and a pass
+    over these is longer than any run here. `rows`: the rows of each step.
     """
     seen = 0
     for count, step in enumerate(reversed(rows), 1):
@@ -159,10 +159,10 @@ def last_pass(rows: list[int], num_rows: int, work: Work) -> int:
 
 
 def run_llmstage(settings: Settings, side: Side, start: Start, folder: Path, number: int) -> Run:
-    """As a user would start it; only what a fair race fixes is set, all else is the default."""
+    """Run llmstage as a user does. The command sets only what a fair race fixes; all other keys have their defaults."""
     work, out = WORKS[settings.work], folder / f"{''.join(filter(str.isalnum, side.name))}-{number}"
     form = ["data.format=text", "data.text_rows=line"] if work.is_text else ["data.format=jsonl"]
-    # Where short rows share one of --length tokens, so many of those as hold --batch of them: steps of the same size.
+    # If llmstage packs short rows into rows of --length tokens, use as many packed rows as contain --batch short ones.
     shared = start.packs and not work.counts_tokens
     batch = max(1, round(settings.batch * start.row_tokens / settings.length)) if shared else settings.batch
     words = [
@@ -172,7 +172,7 @@ def run_llmstage(settings: Settings, side: Side, start: Start, folder: Path, num
         f"data.test={folder / 'few'}", "data.split.validation=0", "data.max_lost=1", f"data.cache={folder / 'cache'}",
         f"trainer.max_steps={settings.steps}", f"trainer.batch_size={batch}", f"trainer.threads={settings.threads}",
         "trainer.device=cpu", "trainer.eval_every=0", "trainer.save_every=0", "trainer.train_rows_scored=0",
-        # transformers' defaults: linear to 0, no warm-up, no decay, betas (0.9, 0.999), clipping at 1.
+        # The defaults of transformers: linear to 0, no warm-up, no decay, betas (0.9, 0.999), clipping at 1.
         f"optim.lr={settings.lr}", "optim.schedule=linear", "optim.warmup_steps=0", "optim.min_lr_share=0",
         "optim.weight_decay=0", "optim.beta1=0.9", "optim.beta2=0.999", "optim.eps=1e-8", "optim.max_grad_norm=1",
         *work.words, f"seed={number}", f"hydra.run.dir={out}", *side.words,
@@ -184,24 +184,24 @@ def run_llmstage(settings: Settings, side: Side, start: Start, folder: Path, num
     report = json.loads((out / "report.json").read_text("utf-8"))["train"]
     timed = steps[settings.warmup :]
     seconds = steps[-1]["seconds"] - steps[settings.warmup - 1]["seconds"]
-    counted = "tokens" if work.counts_tokens else "rows"  # of each step, as it happened
+    counted = "tokens" if work.counts_tokens else "rows"  # the actual count of each step
     real = sum(line[counted] for line in timed) / seconds
     computed = real / report["real_share"] if work.counts_tokens else real
     busy = sum(line["tokens"] / line["tokens_per_second"] for line in timed)
     tail = last_pass([line["rows"] for line in steps], start.num_rows, work)
-    # Each row weighs the same: the last batch of a pass may hold few.
+    # Each row has the same weight, because the last batch of a pass may have few.
     loss = statistics.fmean((line["loss"] for line in steps[-tail:]), [line[counted] for line in steps[-tail:]])
     flops = report["plan"]["flops"] / report["plan"]["tokens"] * sum(line["tokens"] for line in timed) / seconds
     return Run(real, computed, loss, peak, wall, max(0.0, 1 - busy / seconds), seen.seconds, flops)
 
 
 def plain(value: object) -> str:
-    """A value as Hydra reads it."""
+    """Write a value in Hydra's syntax."""
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def peer_script(side: Side, peers: Path) -> Path:
-    """Where a peer's script lies: at --peers if it is there and need not know more than those do, else in this repository."""
+    """Return the path of a peer's script: in --peers if it exists there and bf16 is not needed, otherwise in this repository."""
     bundled, external = PEERS_DIR / side.script, peers / side.script
     if external.is_file() and (not bundled.is_file() or "--bf16" not in side.words):
         return external
@@ -216,7 +216,7 @@ def run_peer(settings: Settings, side: Side, start: Start, folder: Path, number:
     words += ["--warmup", settings.warmup, "--batch", settings.batch, "--length", settings.length]
     words += ["--lr", settings.lr, "--seed", number, *work.peer_words, *side.words]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(settings.threads))
-    # The file of rows may be any text: the peers must not ask a hub for anything.
+    # The file of rows may be any text. The peers must not connect to a hub.
     environment = {**os.environ, **threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
     environment |= {"PYTHONUNBUFFERED": "1", "HF_DATASETS_CACHE": str(folder / "peer"), "PYTHONPATH": ""}
     environment |= better_allocator() if side.allocator else {}
@@ -225,10 +225,10 @@ def run_peer(settings: Settings, side: Side, start: Start, folder: Path, number:
     result = json.loads(next((line for line in reversed(output.splitlines()) if line.startswith('{"')), "{}"))
     if "real_rate" not in result:
         raise Failed(f"{side.script} printed no line of figures:\n{output[-2000:]}")
-    # One printed by the Trainer for each step, where the script does not say by itself which are to be compared.
+    # The Trainer prints one loss for each step. Use these unless the script reports the losses to compare.
     losses = result.get("losses") or [float(value) for value in LOSS.findall(output)]
     if len(losses) != settings.steps:
-        raise Failed(f"{side.script} told {len(losses)} losses in {settings.steps} steps: they cannot be compared")
+        raise Failed(f"{side.script} printed {len(losses)} losses for {settings.steps} steps; they are not comparable")
     tail = last_pass([settings.batch] * settings.steps, start.num_rows, work)
     loss = statistics.fmean(losses[-tail:])
     first = result.get("first_step", seen.seconds)
@@ -236,14 +236,14 @@ def run_peer(settings: Settings, side: Side, start: Start, folder: Path, number:
 
 
 def better_allocator() -> dict[str, str]:
-    """The environment in which llmstage starts itself again."""
+    """Return the environment variables with which llmstage restarts itself."""
     from llmstage.allocator import preload_environment
 
     return preload_environment()
 
 
 class Watch:
-    """Looks for a first step in a file, or in what a process prints, while it runs."""
+    """Checks a file, or the output of a running process, for the first step."""
 
     def __init__(self, path: Path | None, mark: re.Pattern[str]) -> None:
         self.path, self.mark, self.started = path, mark, time.perf_counter()
@@ -258,7 +258,7 @@ class Watch:
 def child(
     command: list[str], environment: dict[str, str], folder: Path, watch: Watch | None = None
 ) -> tuple[str, float, float]:
-    """(standard output, peak resident MB, seconds) of one process."""
+    """Run a process. Return its standard output, peak resident MB and seconds."""
     started = time.perf_counter()
     with (
         tempfile.NamedTemporaryFile("w+", encoding="utf-8") as out,
@@ -293,6 +293,6 @@ def show(run: Run, work: Work) -> str:
 
 
 def spread(ours: list[Run], theirs: list[Run]) -> float:
-    """Standard error of the relative difference of the mean losses."""
+    """Return the standard error of the relative difference of the mean losses."""
     variances = [statistics.variance(run.loss for run in runs) / len(runs) for runs in (ours, theirs)]
     return math.sqrt(sum(variances)) / statistics.fmean(run.loss for run in theirs)

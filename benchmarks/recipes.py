@@ -1,4 +1,4 @@
-"""Recipes run one after another, and the table of their results in docs/recipes/README.md, made from their report.json.
+"""Run the recipes one after another, and write their results from report.json into the tables of docs/recipes.
 
 python benchmarks/recipes.py run --data-root ../shared/data              # every recipe, into outputs/recipes/<name>
 python benchmarks/recipes.py run banking77 sgd -- trainer.threads=1      # some of them, with words for llmstage
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # this checkout is run, installed or not
+sys.path.insert(0, str(REPOSITORY))  # import llmstage from this checkout, whether it is installed or not
 
 from llmstage.paths import conf_dir, options  # noqa: E402
 from llmstage.report import formatting  # noqa: E402
@@ -40,14 +40,14 @@ def main() -> int:
     args = parser.parse_args(run_words.split())
     unknown = set(args.names) - set(options("experiment"))
     if unknown:
-        parser.error(f"no such recipe: {', '.join(sorted(unknown))}. There are: {', '.join(options('experiment'))}")
+        parser.error(f"unknown recipe: {', '.join(sorted(unknown))}. Known: {', '.join(options('experiment'))}")
     if args.what == "table":
         return table(args.runs)
     return run(args.names or options("experiment"), args.runs, args.data_root, extra.split())
 
 
 def run(names: list[str], runs: Path, data_root: str, extra: list[str]) -> int:
-    """Each recipe in a process of its own; a failed one is told at the end and does not stop the others."""
+    """Run each recipe in a process of its own. A failed recipe does not stop the others; the end of the output names it."""
     failed = []
     for name in names:
         started = time.perf_counter()
@@ -63,12 +63,12 @@ def run(names: list[str], runs: Path, data_root: str, extra: list[str]) -> int:
 
 
 def reads_data(name: str) -> bool:
-    """False for a recipe on generated rows."""
+    """Return whether a recipe reads files. False for a recipe on generated rows."""
     return "${data_root}" in (conf_dir() / "experiment" / f"{name}.yaml").read_text("utf-8")
 
 
 def table(runs: Path) -> int:
-    """Rows of runs that are there replace those of the same key; all other rows stay as an earlier machine gave them."""
+    """Write all tables. Results in the folder of runs replace those with the same key; the other rows stay as they are."""
     known = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
     for path in sorted(runs.rglob("report.json")):
         report = json.loads(path.read_text("utf-8"))
@@ -85,16 +85,16 @@ def table(runs: Path) -> int:
 
 
 def fill(page: Path, text: str) -> None:
-    """The part of a page between the two marks, anew."""
+    """Replace the part of a page between the two markers."""
     before, marker, rest = page.read_text("utf-8").partition(BEGIN)
     _, closed, after = rest.partition(END)
     if not (marker and closed):
-        sys.exit(f"{page} lacks the lines '{BEGIN}' and '{END}': the result has no place.")
+        sys.exit(f"{page} needs the lines '{BEGIN}' and '{END}' around the result.")
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
 
 
 def row_of(report: dict[str, Any]) -> dict[str, Any]:
-    """What the table needs of one report."""
+    """Return the row of the table for one report."""
     beside = report.get("baselines")
     split = beside["split"] if beside else next(s for s in ("test", "validation", "train") if s in report["scores"])
     scores = report["scores"][split]
@@ -125,7 +125,7 @@ def row_of(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def render(results: dict[str, Any]) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
     for row in results.values():
         score, simple = row["score"], row["simple"]
@@ -159,7 +159,7 @@ def render(results: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Machine: {machines}. One run each, seed 0; the interval tells how far another sample of test rows might differ. Training is wall time; runs with one thread shared the two cores with others.",
+            f"Machine: {machines}. One run each, seed 0. The interval shows how much another sample of test rows might differ. Training is wall time. Runs with one thread shared the two cores with other runs.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Figures of a row as data: medians, ratios beside their marks. One JSON file a machine, written after every row."""
+"""Store the figures of each row: medians, and ratios with their marks. There is one JSON file for each machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rows import OURS, Row
 
 FOLDER = Path(__file__).with_name("results")
 TOLERANCE = 0.02
-"""Largest relative difference of the losses under which two rates may be compared."""
+"""Largest relative difference of the losses at which two rates are comparable."""
 ROOM = 1.02
-"""Peak memory may be so many times the peer's before it counts as above it: what two runs of one side differ by."""
+"""Peak memory counts as higher than the peer's above this ratio. Two runs of one side differ by as much."""
 
 
 def side_of(runs: Sequence[Run]) -> dict[str, Any]:
-    """One side of a race."""
+    """Return the figures of one side of a race."""
     middle = {
         name: [value for run in runs if (value := getattr(run, name)) is not None]
         for name in ("peak_mb", "first_step", "flops")
@@ -34,7 +34,7 @@ def side_of(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def raced(row: Row, result: Result, unit: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a race."""
+    """Return the record of a race."""
     sides = {name: side_of(runs) for name, runs in result.runs.items() if runs}
     return {
         "title": row.title, "title_zh": row.title_zh, "unit": unit, "about": result.start.about, "settings": dict(settings),
@@ -43,7 +43,7 @@ def raced(row: Row, result: Result, unit: str, settings: Mapping[str, Any]) -> d
 
 
 def judged(row: Row, record: dict[str, Any], peak: float | None) -> dict[str, Any]:
-    """The record with its marks. `peak`: FLOP/s of the machine's bf16 product."""
+    """Return the record with its marks. `peak`: FLOP/s of the machine's bf16 matrix product."""
     sides = record["sides"]
     marks = [judge(mark, sides, record["failed"]) for mark in map(asdict, row.marks)]
     record = {**record, "marks": marks}
@@ -59,7 +59,7 @@ def judged(row: Row, record: dict[str, Any], peak: float | None) -> dict[str, An
 
 
 def judge(mark: dict[str, Any], sides: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
-    """The mark with ratio, range of the pairs, distance of the losses, and whether it is met; or why there is none."""
+    """Return the mark with ratio, range of the pairs, difference of the losses, and whether it is met; or why there is no ratio."""
     for name in (mark["ours"], mark["against"]):
         if name not in sides:
             return {**mark, "ratio": None, "why": failed.get(name, "not run"), "met": None}
@@ -82,7 +82,7 @@ def load_results(path: Path) -> dict[str, Any]:
 
 
 def save_results(path: Path, results: Mapping[str, Any]) -> None:
-    """By rename: a run that is killed leaves the rows it has."""
+    """Write the file by rename, so that a killed run keeps the rows it has measured."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -1,12 +1,12 @@
-"""Retrieval beside plain BM25: recall@5 of questions made from public data sets, with 95 % intervals, and what is refused.
+"""Compare retrieval with plain BM25: recall@5 on questions from public data sets, with 95 % intervals, and the share refused.
 
 pip install rank_bm25 jieba
 python benchmarks/retrieval.py --data-root ../shared/data [--encoder outputs/recipes/banking77] [--questions 1000]
 
-Plain BM25 is rank_bm25's (Okapi, words cut at spaces; for Chinese, characters) and bm25s's with its own words and stop words
-(for Chinese, jieba's words). Ours is llmstage's index with the defaults of retrieval.*. The difference is ours minus the
-better of the two, paired by question, with a bootstrap interval. `--encoder`: a run on banking77 whose vectors are compared as
-well, for the set it was trained for.
+Plain BM25 is rank_bm25 (Okapi, words split at spaces; for Chinese, characters) and bm25s with its own words and stop words (for
+Chinese, jieba's words). Ours is llmstage's index with the defaults of retrieval.*. The difference is ours minus the better of the
+two, paired by question, with a bootstrap interval. `--encoder` names a run on banking77; the script also compares its vectors, on
+the data set it was trained on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # this checkout is run, installed or not
+sys.path.insert(0, str(REPOSITORY))  # import llmstage from this checkout, whether it is installed or not
 
 from llmstage.config.retrieval import RetrievalConfig  # noqa: E402
 from llmstage.evaluation.metrics.intervals import mean, proportion  # noqa: E402
@@ -34,13 +34,13 @@ from llmstage.inference.retrieval.index import Index, Method  # noqa: E402
 from llmstage.inference.retrieval.passages import Passage, row_passages  # noqa: E402
 
 Search = Callable[[str], list[int]]
-"""A question -> the rows of the passages found, best first."""
+"""A question -> the rows of the retrieved passages, best first."""
 CUT = 5
 
 
 @dataclass(slots=True)
 class Asked:
-    """Texts to be found, questions, and of each question the place of its text. `titles`: of the texts, with other ways to ask."""
+    """Texts, and questions with the index of their text. `titles`: for each text, its title and other phrasings of the question."""
 
     about: str
     texts: list[str]
@@ -103,7 +103,7 @@ def sets(root: Path, most: int) -> Iterator[tuple[str, Asked]]:
 
 
 def some(asked: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
-    """`most` of the questions, drawn with a seed."""
+    """Return at most `most` of the questions, sampled with a fixed seed."""
     return asked if len(asked) <= most else random.Random(0).sample(asked, most)
 
 
@@ -139,7 +139,7 @@ def plain_bm25s(asked: Asked) -> Search:
 
 
 def ours(asked: Asked, method: Method, encoder: Encoder | None, most: int) -> tuple[Search, Index]:
-    """`most`: words of a passage."""
+    """Index the texts with llmstage. `most`: the largest number of words of a passage."""
     passages: list[Passage] = []
     owners: list[int] = []
     for row, text in enumerate(asked.texts):
@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=REPOSITORY.parent / "shared" / "data")
     parser.add_argument("--encoder", help="a run on banking77")
-    parser.add_argument("--questions", type=int, default=1000, help="of a set at most")
+    parser.add_argument("--questions", type=int, default=1000, help="most questions of a data set")
     given = parser.parse_args()
     cfg = RetrievalConfig()
     indices: list[tuple[str, Index, Method, Encoder | None, Asked]] = []
@@ -205,12 +205,12 @@ def main() -> None:
 
 
 REFUSED = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
-"""Thresholds: the share of questions whose best passage scores less."""
+"""Thresholds. The table has the share of questions whose best passage scores less."""
 STRANGERS = (
     ("banking77", "medquad"), ("banking77", "xquad en"), ("medquad", "banking77"), ("xquad en", "banking77"),
     ("xquad zh", "csl_title_zh"), ("csl_title_zh", "xquad zh"),
 )  # fmt: skip
-"""(whose texts, whose questions), which have nothing to do with each other."""
+"""Pairs of (texts of, questions of) two unrelated data sets."""
 
 
 def is_in_top(search: Search, asked: Asked) -> np.ndarray:

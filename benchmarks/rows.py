@@ -1,4 +1,4 @@
-"""The rows of the table: what is raced against what, and what llmstage must reach (run.py runs them)."""
+"""Define the rows of the table: the sides of each race, and the speed that llmstage must reach. run.py runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAIN = Side("llmstage, plain malloc", words=("trainer.allocator=off",))
 
 @dataclass(slots=True, frozen=True)
 class Mark:
-    """How many times as fast llmstage must be, in medians of one invocation."""
+    """The required ratio of llmstage's median rate to that of another side, in one invocation."""
 
     against: str
     """Name of the other side."""
@@ -31,26 +31,26 @@ class Row:
     title: str
     title_zh: str
     sides: tuple[Side, ...] = ()
-    """Of a race of training, llmstage first; the other rows have a program of their own."""
+    """Sides of a training race, llmstage first. Other rows have a program instead."""
     marks: tuple[Mark, ...] = ()
     work: str = ""
-    """In works.py."""
+    """Name of the work in works.py."""
     size: str = "small"
     length: int = 0
-    """0: the work's."""
+    """0: the default of the work."""
     batch: int = 0
-    """0: the work's."""
+    """0: the default of the work."""
     steps: int = 40
     share: tuple[float, float] | None = None
-    """(least, aim) share of the machine's bf16 product rate."""
+    """(least, aim) share of the machine's bf16 matrix-product rate."""
     program: tuple[str, ...] = ()
-    """Script of this folder, with its words, that writes its figures to --json."""
+    """A script of this folder with its arguments. It writes its figures to --json."""
     quick: tuple[str, ...] = ()
-    """Further words of the program in a smoke run."""
+    """Further arguments of the program in a smoke run."""
     packages: tuple[str, ...] = ()
-    """Environments that the program's peers need."""
+    """Environments that the peers of the program need."""
     most: float | None = None
-    """Seconds that llmstage's first run may take, where that is the mark."""
+    """Limit for llmstage's first run in seconds, for rows with such a mark."""
 
 
 def hf(script: str, *words: str, name: str = "HF Trainer", **more: bool) -> Side:

@@ -1,12 +1,12 @@
-"""Every row of the speed table: llmstage and its peers in turn, on the same model, rows, steps and threads.
+"""Measure every row of the speed table: llmstage and its peers run in turn, with the same model, rows, steps and threads.
 
-python benchmarks/run.py                          # all of it, three times; about an hour and a half on two cores
-python benchmarks/run.py --only dialogue generate # some rows; the others keep what was measured before
-python benchmarks/run.py --quick                  # that it works, with tiny models; says nothing about speed
+python benchmarks/run.py                          # all rows, three times; about an hour and a half on two cores
+python benchmarks/run.py --only dialogue generate # some rows; the others keep their earlier figures
+python benchmarks/run.py --quick                  # a smoke test with tiny models; its speed means nothing
 
-Figures go to benchmarks/results/<machine>.json after every row, so that a run that is killed loses one row at most. The
-peers come from ../shared/peers where there is such a folder and from benchmarks/peers; their packages are installed once,
-each set in an environment of its own in the cache folder. A peer that cannot be installed or run is told with its reason.
+The script writes benchmarks/results/<machine>.json after every row, so a killed run loses at most one row. The peers come from
+../shared/peers, if this folder exists, and from benchmarks/peers. Their packages are installed once, each set in an environment of
+its own in the cache folder. If a peer cannot be installed or run, the output gives the reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
     )
     results = {"machine": {}, "rows": {}} if args.quick else load_results(path)
     results["machine"] = about(args.threads)
-    for record in results["rows"].values():  # of a file from before each row had its own
+    for record in results["rows"].values():  # of older files, in which rows have no peaks
         record.setdefault("peaks", results.get("peaks", {}))
     results["peaks"] = peaks(args.threads, 256 if args.quick else 2048)
     print(f"{machine_line(results)} Load {load()}. Figures: {path}", flush=True)
@@ -50,11 +50,11 @@ def main() -> int:
         if row.name not in args.only:
             continue
         if args.budget_minutes and time.monotonic() - started > 60 * args.budget_minutes:
-            print(f"{row.name}: left out, the {args.budget_minutes:g} minutes are used up", flush=True)
+            print(f"{row.name}: left out, because the {args.budget_minutes:g} minutes are over", flush=True)
             continue
         print(f"\n== {row.name}: {row.title}", flush=True)
         clock = time.monotonic()
-        rates = peaks(args.threads, 256 if args.quick else 2048)  # a shared machine is not always equally fast
+        rates = peaks(args.threads, 256 if args.quick else 2048)  # the speed of a shared machine changes
         record = race_row(row, args) if row.sides else program_row(row, args)
         record = judged(row, {**record, "peaks": rates}, rates["bf16"])
         record |= {"when": time.strftime("%Y-%m-%d %H:%M"), "load": load(), "commit": commit(), "runs": args.runs}
@@ -65,7 +65,7 @@ def main() -> int:
         print(f"{row.name} took {time.monotonic() - clock:.0f} s", flush=True)
     print(f"\n{machine_line(results)}\n\n{long_table(results)}")
     if args.quick:
-        print("\nA smoke run: all of it worked or is told below; rates and marks say nothing.")
+        print("\nThis was a smoke test: its rates and marks mean nothing. Failed rows, if any, follow.")
     for line in broken:
         print(f"\nnot run: {line}")
     return conclude(results, args)
@@ -73,15 +73,21 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="ROW", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--runs", type=int, default=3, help="of every side, in turn")
-    parser.add_argument("--steps", type=int, help="steps of every race of training; default: the row's, see rows.py")
-    parser.add_argument("--budget-minutes", type=float, help="no row is begun after so long")
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=NAMES, metavar="ROW", help=f"rows to run, of {', '.join(NAMES)}"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs of every side, in turn")
+    parser.add_argument(
+        "--steps", type=int, help="steps of every training race; default: those of the row, see rows.py"
+    )
+    parser.add_argument("--budget-minutes", type=float, help="start no row after this time")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--peers", type=Path, default=PEERS, help="a folder with further peers")
-    parser.add_argument("--peer-python", help="an interpreter that has the peers' packages; nothing is installed then")
-    parser.add_argument("--out", type=Path, help="the file of figures; default: benchmarks/results/<machine>.json")
-    parser.add_argument("--quick", action="store_true", help="tiny models, four steps, one run: a smoke run")
+    parser.add_argument(
+        "--peer-python", help="an interpreter with the peers' packages; the script then installs nothing"
+    )
+    parser.add_argument("--out", type=Path, help="the results file; default: benchmarks/results/<machine>.json")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: tiny models, four steps, one run")
     args = parser.parse_args()
     args.runs = 1 if args.quick else args.runs
     return args
@@ -104,23 +110,23 @@ def race_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     sides = [quick_side(side) for side in row.sides] if args.quick else row.sides
     pythons, missing = interpreters({side.packages for side in sides if side.script}, args)
     result = run_race(settings, sides, args.runs, pythons=pythons, peers=args.peers, report=print_line)
-    for side in row.sides:  # why there is no environment is the better reason
+    for side in row.sides:  # a missing environment explains more than the failed run
         if side.script and side.packages in missing:
             result.failed[side.name] = missing[side.packages]
     return raced(row, result, work.unit, asdict(settings))
 
 
 def quick_side(side: Side) -> Side:
-    """Without compiling, which takes a minute and tells nothing here."""
+    """Return the side without --compile, which takes a minute and is not needed in a smoke test."""
     return replace(side, words=tuple(word for word in side.words if word != "--compile"))
 
 
 def program_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
-    """A script of this folder, which writes {"unit", "sides": {name: {"rates", ...}}, "note"} to --json."""
+    """Run a script of this folder that writes {"unit", "sides": {name: {"rates", ...}}, "note"} to --json. Return its record."""
     record: dict[str, Any] = {"title": row.title, "title_zh": row.title_zh, "unit": "", "sides": {}, "failed": {}}
     script = Path(__file__).with_name(row.program[0])
     if not script.is_file():
-        record["failed"] = {row.program[0]: "there is no such script"}
+        record["failed"] = {row.program[0]: "the script does not exist"}
         return record
     pythons, missing = interpreters(set(row.packages), args)
     with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
@@ -142,7 +148,7 @@ def program_row(row: Row, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def interpreters(names: set[str], args: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
-    """(interpreter, reason why there is none) for each set of packages."""
+    """Return the interpreter of each set of packages, and the reason for each set without one."""
     if args.peer_python:
         return dict.fromkeys(names, args.peer_python), {}
     interpreters_by_name = {name: environment(name) for name in sorted(names)}
@@ -161,7 +167,7 @@ def commit() -> str:
 
 
 def conclude(results: dict[str, Any], args: argparse.Namespace) -> int:
-    """1 where losses are too far apart to compare rates, or in a smoke run where a row has no figures of llmstage."""
+    """Return 1 if losses differ too much to compare rates, or, in a smoke test, if a row has no figures of llmstage."""
     records = [(name, record) for name, record in results["rows"].items() if name in args.only]
     if args.quick:
         return 1 if any(not record["sides"] for _, record in records) else 0
@@ -177,7 +183,7 @@ def conclude(results: dict[str, Any], args: argparse.Namespace) -> int:
     if missed:
         print(f"\nbelow the mark: {'; '.join(missed)}")
     if unfair:
-        print(f"\n!!! LOSSES MORE THAN 2 % APART, SO THE RATES SAY NOTHING: {'; '.join(unfair)} !!!")
+        print(f"\n!!! LOSSES DIFFER BY MORE THAN 2 %, SO THE RATES ARE NOT COMPARABLE: {'; '.join(unfair)} !!!")
     return 1 if unfair else 0
 
 

@@ -1,12 +1,13 @@
-"""The server beside one-at-a-time generation: tokens per second of 16 clients, time to the first token of one, rows per second.
+"""Compare the server with one request at a time: tokens per second of 16 clients, time to the first token, rows per second.
 
 python benchmarks/serve.py <run of task=dialogue or -> <run of task=classification> [--threads 2]
 
-The peer is transformers' own `model.generate` (or one forward a text) on the same weights in this process, one request after
-another. Clients are the `openai` package against the running server, for labels the load tool wrk (apt-get install wrk) or, where
-there is none, httpx. Labels are asked for texts of one length and of many (2 to 100 words), and are also told in processor time a
-text, which other work on the machine changes less than rows a second. The peer of labels runs in fp32, as one runs it who changes
-nothing, and in bf16 under autocast; the server in fp32 and in what trainer.eval_precision=auto comes to on this machine.
+The peer is `model.generate` of transformers (or one forward pass for each text) on the same weights in this process, one request after
+another. For replies, the clients are the `openai` package against the running server. For labels, they are the load tool wrk
+(apt-get install wrk), or httpx without wrk. The script measures labels for texts of one length and for texts of 2 to 100 words. It
+also prints processor time for each text, which depends less on other work on the machine than rows a second. The peer of labels
+runs in fp32, the default, and in bf16 under autocast. The server runs in fp32 and in the precision that trainer.eval_precision=auto
+chooses on this machine.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 
 CLIENTS, REQUESTS, TOKENS = 16, 64, 48
 SECONDS = 20
-"""That wrk asks for labels."""
+"""Duration for which wrk requests labels, in seconds."""
 
 
 def started(path: str, threads: int, *more: str) -> tuple[subprocess.Popen[str], str]:
@@ -55,7 +56,7 @@ def prompts(count: int) -> list[list[dict[str, str]]]:
 
 
 def served(path: str, threads: int) -> tuple[float, float, float]:
-    """(tokens per second of all clients, median seconds to the first token of one client, tokens of a reply)"""
+    """Return tokens per second of all clients, median seconds to the first token of one client, and tokens of a reply."""
     import openai
 
     server, url = started(path, threads)
@@ -90,7 +91,7 @@ def served(path: str, threads: int) -> tuple[float, float, float]:
 
 
 def alone(path: str, threads: int) -> float:
-    """Tokens per second of model.generate, one prompt after another."""
+    """Return tokens per second of model.generate, one prompt after another."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -120,13 +121,13 @@ def texts(count: int, *, mixed: bool) -> list[str]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far (Linux)."""
+    """Return the processor time that a process has used (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def encode_unlabeled(url: str, bodies: list[str]) -> int:
-    """Send them over and over from 16 clients; the number of answers."""
+    """Send the bodies repeatedly from 16 clients. Return the number of answers."""
     if wrk := shutil.which("wrk"):
         lines = ",".join(json.dumps(body) for body in bodies)
         script = f'wrk.method="POST" wrk.headers["Content-Type"]="application/json" local bodies={{{lines}}} local n=0 request=function() n=n+1 return wrk.format(nil,nil,nil,bodies[n%#bodies+1]) end'
@@ -152,7 +153,9 @@ def classified(path: str, threads: int, precision: str, *, mixed: bool) -> tuple
     server, url = started(path, threads, f"trainer.eval_precision={precision}")
     try:
         bodies = [json.dumps({"input": text}) for text in texts(1000, mixed=mixed)]
-        with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as api:  # it listens a moment after it says so
+        with httpx.Client(
+            transport=httpx.HTTPTransport(retries=20)
+        ) as api:  # the server prints its address a moment before it listens
             api.post(f"{url}/v1/classify", json=json.loads(bodies[0])).raise_for_status()
         clock, cpu_clock = time.perf_counter(), cpu_seconds(server.pid)
         rows = encode_unlabeled(f"{url}/v1/classify", bodies)
@@ -163,7 +166,7 @@ def classified(path: str, threads: int, precision: str, *, mixed: bool) -> tuple
 
 
 def one_by_one(path: str, threads: int, precision: str, *, mixed: bool) -> tuple[float, float]:
-    """The same of one forward a text."""
+    """Return the same two figures for one forward pass for each text."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -188,7 +191,7 @@ def labels(path: str, threads: int) -> None:
     print(f"matrix product of 2048 x 2048: {peak_text}; {threads} threads, load {load()}")
     for mixed in (False, True):
         print("texts of 2 to 100 words" if mixed else "texts of one length")
-        # The peers are measured before and after, since a machine is seldom as busy twice.
+        # Measure the peers before and after the server, because the load of the machine changes.
         peers = {name: [one_by_one(path, threads, name, mixed=mixed)] for name in ("fp32", "bf16")}
         servers = {name: classified(path, threads, name, mixed=mixed) for name in ("auto", "fp32")}
         for name, rates in peers.items():

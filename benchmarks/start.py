@@ -1,4 +1,4 @@
-"""What both sides of a race start from: a file of rows, and a model directory with config, tokenizer and seeded weights."""
+"""Prepare a race: write the file of rows, and the model directory with config, tokenizer and seeded weights, for all sides."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import Any
 
 from works import REPOSITORY, WORKS, Row, Work
 
-sys.path.insert(0, str(REPOSITORY))  # this checkout is measured, installed or not
+sys.path.insert(0, str(REPOSITORY))  # measure this checkout, whether it is installed or not
 PASSES = 2
-"""Passes over JSON rows in a run, where there are enough rows: the last one gives the loss."""
+"""Passes over JSON rows in a run, if there are enough rows. The last pass gives the loss."""
 
 
 @dataclass(slots=True)
 class Start:
-    """What `prepare` made."""
+    """The result of `prepare`."""
 
     about: str
     num_rows: int
-    """Rows of the file as a model sees them: of a long context, each window."""
+    """Rows of the file as the model gets them: of a long context, each window."""
     row_tokens: float
-    """Mean tokens of one."""
+    """Mean number of tokens of a row."""
     packs: bool
-    """llmstage lets several share a row of the batch."""
+    """Whether llmstage packs several rows into one row of the batch."""
     options: dict[str, Any]
-    """Words under `task.`."""
+    """Keys under `task.`."""
 
 
 def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: int) -> Start:
@@ -55,7 +55,7 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
     processor.images = preset_image_processor(preset.vision) if sees else None
     processor.save(folder / "model")
     processor = load_processor(str(folder / "model"), local=True, sees=sees)
-    if sees:  # kept in no cache: what llmstage reads in the race, it reads itself
+    if sees:  # without a cache: in the race, llmstage must read the images itself
         task.image_store = ImageStore(processor.images)
         task.image_store.read(row["image"] for row in rows)
     task.attach_tokenizer(processor, length)
@@ -73,7 +73,7 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
         rows, ids = rows[:count], ids[:count]
     lines = [row["text"] if work.is_text else json.dumps(row, ensure_ascii=False) for row in rows]
     (folder / "rows").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    # llmstage ends a run by scoring something; so few rows cost it a moment, and no part of the timed steps.
+    # llmstage scores a split at the end of a run. So few rows take a moment, and are not part of the timed steps.
     (folder / "few").write_text("".join(f"{line}\n" for line in lines[:batch]), encoding="utf-8")
 
     config = preset_config(preset, processor, length, task.model_options())
@@ -88,7 +88,7 @@ def prepare(folder: Path, name: str, size: str, length: int, batch: int, steps: 
 
 
 def task_of(work: Work, name: str, size: str, options: dict[str, Any]) -> tuple[Any, Any, bool]:
-    """(llmstage's task, as `task=<name>` with these options makes it; the preset; whether its rows hold pictures)."""
+    """Return the task for `task=<name>` with these options, the preset, and whether the rows have images."""
     import yaml
 
     from llmstage.config import build_run
@@ -103,8 +103,8 @@ def task_of(work: Work, name: str, size: str, options: dict[str, Any]) -> tuple[
 
 
 def same_ids(work: Work, tokenizer: Any, row: Row, ours: list[list[int]], length: int) -> bool:
-    """Whether both sides make the same of a row. A row that does not fit is left out, where one side cuts it and the
-    other reads it in windows; any other difference ends the benchmark: the losses could not be compared."""
+    """Return whether both sides encode a row equally. False for a row that is too long: one side cuts it, the other reads it in
+    windows. Any other difference stops the benchmark, because the losses would not be comparable."""
     assert work.peer_ids is not None
     theirs = work.peer_ids(tokenizer, row, length)
     if theirs == ours:
@@ -115,6 +115,6 @@ def same_ids(work: Work, tokenizer: Any, row: Row, ours: list[list[int]], length
 
 
 def whole_batches(sizes: list[int], batch: int, most: int) -> tuple[int, int]:
-    """(rows as a model sees them, rows of the file): as many as make whole batches, and no more than `most`."""
+    """Return (rows as the model gets them, rows of the file) for as many rows as fill whole batches, at most `most`."""
     sums = enumerate(itertools.accumulate(sizes), 1)
     return max((seen, count) for count, seen in sums if seen % batch == 0 and seen <= max(most, batch))

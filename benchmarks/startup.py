@@ -1,4 +1,4 @@
-"""Seconds from the return key to an answer: the overview, the help, an error in the config, the first optimizer step.
+"""Measure the seconds from a command to its answer: the overview, the help, a config error, the first optimizer step.
 
 python benchmarks/startup.py --runs 5
 """
@@ -29,13 +29,13 @@ ANSWERS = {
     "llmstage --help stage=finetune task=dialogue": ([*LLMSTAGE, "--help", "stage=finetune", "task=dialogue"], 0),
     "an unknown key": ([*LLMSTAGE, "stage=pretrain", "task=causal_lm", "trainer.max_step=5"], 2),
 }
-"""What is run and the exit status it must end with; the first two are the floor that no program here can pass below."""
+"""Commands and their expected exit status. The first two are the lower bound for every program here."""
 FIRST_STEPS = {
     "first step of stage=pretrain task=causal_lm": ["stage=pretrain", "task=causal_lm"],
     "first step of stage=finetune task=classification": ["stage=finetune", "task=classification"],
 }
 POLL = 0.005
-"""Seconds between looks at metrics.jsonl."""
+"""Seconds between two checks of metrics.jsonl."""
 
 
 def main() -> int:
@@ -43,12 +43,12 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="add rows to the table of benchmarks/README.md")
     parser.add_argument("--first-step", action="store_true", help="only the first step of the default run")
-    parser.add_argument("--json", type=Path, help="with --first-step: write the figures there too")
+    parser.add_argument("--json", type=Path, help="with --first-step: also write the figures to this file")
     args = parser.parse_args()
     if args.first_step:
         return first_steps(args)
     seconds: dict[str, list[float]] = {name: [] for name in (*ANSWERS, *FIRST_STEPS)}
-    for number in range(args.runs + 1):  # the first round fills the file cache and is not counted
+    for number in range(args.runs + 1):  # the first round fills the file cache and does not count
         for name, (command, status) in ANSWERS.items():
             seconds[name].append(answer(command, status))
         for name, words in FIRST_STEPS.items():
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def first_steps(args: argparse.Namespace) -> int:
-    """The default run, the evaluation before training not counted. The first round comes first, also in the figures."""
+    """Time the default run to its first step, without the evaluation before training. The figures keep the order of the rounds."""
     measured = [first_step(["stage=finetune", "task=dialogue"]) for _ in range(args.runs)]
     for total, scoring in measured:
         print(
@@ -78,7 +78,7 @@ def first_steps(args: argparse.Namespace) -> int:
 
 
 def answer(command: list[str], status: int) -> float:
-    """Seconds until the process has ended; its exit status must be `status`."""
+    """Return the seconds until the process ends. Its exit status must be `status`."""
     started = time.perf_counter()
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     seconds = time.perf_counter() - started
@@ -88,9 +88,9 @@ def answer(command: list[str], status: int) -> float:
 
 
 def first_step(words: list[str]) -> tuple[float, float]:
-    """(seconds until the first training step is in metrics.jsonl, those of them that went into scoring the untrained model).
+    """Return the seconds until metrics.jsonl has the first training step, and how many of them scored the untrained model.
 
-    The run is then stopped as a scheduler would. Scoring lies between two files that a run writes: run.yaml and before.json."""
+    The function then stops the run with SIGTERM, as a scheduler does. Scoring starts after run.yaml and ends with before.json."""
     with tempfile.TemporaryDirectory(prefix="llmstage-bench-") as name:
         out, metrics = Path(name) / "log", Path(name) / "run" / "metrics.jsonl"
         with out.open("w") as log:

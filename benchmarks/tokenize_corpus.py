@@ -1,9 +1,9 @@
-"""A large text corpus through the project's own path: memory, speed, and what opening it again costs.
+"""Encode a large text corpus with llmstage: measure memory, speed, and the time to open it again.
 
 python benchmarks/tokenize_corpus.py --mb 1000
 python benchmarks/tokenize_corpus.py --mb 60 --peer    # against datasets' map() as run_clm.py calls it
 
-Rows, splits, tokenizer and features are made by llmstage.training.setup with default options, in a process of its own.
+llmstage.training.setup makes rows, splits, tokenizer and encoded examples with default options, in a separate process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from train import write_row
 from works import REPOSITORY
 
 LIMIT_MB = 1500
-"""Resident memory that a corpus of any size may take."""
+"""Limit of resident memory for a corpus of any size, in MB."""
 WORDS = 200_000
-"""Different words of the corpus; their frequencies follow Zipf's law, as those of a language do."""
+"""Different words of the corpus. Their frequencies follow Zipf's law, as in a natural language."""
 PEER = "run_clm's map, then group"
 PHASES = ("open_sources", "choose_processor", "encode", "find_leaks")
-"""Functions of llmstage.training.setup and task_setup that are timed."""
+"""Functions of llmstage.training.setup and task_setup that the script times."""
 
 
 def main() -> int:
@@ -40,12 +40,16 @@ def main() -> int:
     parser.add_argument("--vocab", type=int, default=8192)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--folder", type=Path, help="where the corpus and the features go; default: a temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the corpus and the encoded examples; default: a temporary folder"
+    )
     parser.add_argument("--write", action="store_true", help="add a row to the table of benchmarks/README.md")
-    parser.add_argument("--peer", action="store_true", help="also the run_clm way, in turn: datasets' map(), twice")
+    parser.add_argument(
+        "--peer", action="store_true", help="also measure the way of run_clm.py, in turn: datasets' map(), twice"
+    )
     parser.add_argument("--runs", type=int, default=3, help="with --peer: rounds of both")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peer's packages")
-    parser.add_argument("--json", type=Path, help="with --peer: write the figures there too")
+    parser.add_argument("--json", type=Path, help="with --peer: also write the figures to this file")
     parser.add_argument("--part", choices=["corpus", "encode", "open"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
@@ -58,11 +62,11 @@ def main() -> int:
 
 
 def compare(args: argparse.Namespace, folder: Path) -> int:
-    """Both ways in turn, on the same corpus with the tokenizer that llmstage trained on it."""
+    """Measure both ways in turn, on the same corpus, with the tokenizer that llmstage trained on it."""
     folder.mkdir(parents=True, exist_ok=True)
     corpus, _, _ = run_part("corpus", args, folder)
     size = corpus["bytes"] / 1e6
-    run_part("encode", args, folder)  # trains the tokenizer that both use
+    run_part("encode", args, folder)  # trains the tokenizer for both sides
     (tokenizer,) = (path.parent for path in (folder / "cache").glob("**/tokenizer.json"))
     sides: dict[str, dict[str, Any]] = {name: {"rates": [], "peaks": []} for name in ("llmstage", PEER)}
     for number in range(args.runs):
@@ -122,7 +126,7 @@ def measure(args: argparse.Namespace, folder: Path) -> int:
 
 
 def run_part(part: str, args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], float, float]:
-    """(what the part printed, peak resident MB, seconds), in a fresh process."""
+    """Run a part in a new process. Return its printed JSON, peak resident MB and seconds."""
     words = ["--mb", args.mb, "--vocab", args.vocab, "--context", args.context, "--folder", folder, "--part", part]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(args.threads))
     output, peak, wall = child([sys.executable, __file__, *map(str, words)], {**os.environ, **threads}, REPOSITORY)
@@ -134,7 +138,7 @@ def phases_text(phases: dict[str, float]) -> str:
 
 
 def corpus(args: argparse.Namespace) -> dict[str, Any]:
-    """Write folder/corpus.txt: paragraphs of made words, a tenth of them Chinese characters, with numbers and marks."""
+    """Write folder/corpus.txt: paragraphs of generated words with numbers and punctuation; a tenth is Chinese characters."""
     import numpy as np
 
     from llmstage.demo import words
@@ -162,7 +166,7 @@ def corpus(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
-    """(pieces, seconds of each phase, seconds in all) of what a training run does before it builds its model."""
+    """Do what a training run does before it builds its model. Return components, seconds of each phase, and total seconds."""
     import yaml
 
     from llmstage.config import RunConfig, build_run
@@ -215,7 +219,7 @@ def encode(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def reopen(args: argparse.Namespace) -> dict[str, Any]:
-    """The largest set of features opened by itself, then all that a second run on the same corpus does."""
+    """Open the largest store of encoded examples alone, then do everything that a second run on the same corpus does."""
     from llmstage.data.encoding.store import ExampleStore
 
     folders = [path.parent for path in (args.folder / "cache" / "features").glob("*/*/meta.json")]

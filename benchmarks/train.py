@@ -1,8 +1,8 @@
-"""Training speed against a peer's: both run in turn, on one model directory, one file of rows, one thread count.
+"""Compare training speed with a peer: both run in turn, with the same model directory, file of rows and number of threads.
 
 python benchmarks/train.py --work causal_lm --size small --length 256 --steps 40 --runs 3
 
-Works are records in works.py; the peers are scripts that print one JSON line last (see benchmarks/README.md).
+works.py defines the works. The peers are scripts that print one JSON line last (see benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ README = Path(__file__).with_name("README.md")
 LEAST = 20
 """Fewest steps of a run."""
 TOLERANCE = 0.02
-"""Largest relative difference of the losses under which two rates may be compared."""
+"""Largest relative difference of the losses at which two rates are comparable."""
 
 
 def main() -> int:
@@ -40,12 +40,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", choices=list(WORKS), default="causal_lm")
     parser.add_argument("--size", choices=["tiny", "small", "base"], default="small")
-    parser.add_argument("--length", type=int, help="tokens of a row; default: the work's, see works.py")
-    parser.add_argument("--padding", choices=["max", "dynamic"], help="the peer's; default: the work's")
+    parser.add_argument("--length", type=int, help="tokens of a row; default: that of the work, see works.py")
+    parser.add_argument("--padding", choices=["max", "dynamic"], help="padding of the peer; default: that of the work")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--batch", type=int, help="rows of a step; default: the work's")
+    parser.add_argument("--batch", type=int, help="rows of a step; default: that of the work")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--lr", type=float, help="default: the work's")
+    parser.add_argument("--lr", type=float, help="learning rate; default: that of the work")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--bf16-peer", action="store_true", help="bf16 for the peer too; not its default")
     parser.add_argument("--compile-peer", action="store_true", help="torch.compile for the peer; not its default")
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, default=PEERS)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peer's packages")
     parser.add_argument("--write", action="store_true", help="add a row to the table of benchmarks/README.md")
-    parser.add_argument("overrides", nargs="*", help="further llmstage words, e.g. trainer.precision=fp32")
+    parser.add_argument("overrides", nargs="*", help="further keys for llmstage, e.g. trainer.precision=fp32")
     args = parser.parse_args()
     work = WORKS[args.work]
     args.length = args.length or work.length
@@ -63,9 +63,11 @@ def arguments() -> argparse.Namespace:
     args.lr = args.lr or work.lr
     args.padding = args.padding or next(iter(work.padding), None)
     if args.padding not in (work.padding or (None,)):
-        parser.error(f"--padding {args.padding}: the peer of {args.work} knows {', '.join(work.padding) or 'none'}")
+        parser.error(f"--padding {args.padding}: the peer of {args.work} supports {', '.join(work.padding) or 'none'}")
     if args.steps < LEAST:
-        parser.error(f"--steps must be at least {LEAST}: {Settings.warmup} warm up, and the last half gives the loss")
+        parser.error(
+            f"--steps must be at least {LEAST}: {Settings.warmup} are warm-up, and the last half gives the loss"
+        )
     return args
 
 
@@ -85,7 +87,7 @@ def peer_name(args: argparse.Namespace) -> str:
 
 
 def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> int:
-    """Medians, ratios and the verdict on the loss; 1 where the losses are too far apart to compare rates."""
+    """Print medians, ratios and the verdict on the loss. Return 1 if the losses differ too much to compare rates."""
     work = WORKS[args.work]
     ratios = [mine.rate / peer.rate for mine, peer in zip(ours, theirs, strict=True)]
     mine, peer = (statistics.median(run.rate for run in runs) for runs in (ours, theirs))
@@ -95,12 +97,14 @@ def conclude(args: argparse.Namespace, ours: list[Run], theirs: list[Run]) -> in
     peaks = [statistics.median(run.peak_mb for run in runs) for runs in (ours, theirs)]
     print(f"\nmedian    llmstage {mine:,.1f}, peer {peer:,.1f} {work.unit}: {ratio:.2f} times")
     print(f"pairs     {min(ratios):.2f} to {max(ratios):.2f} times")
-    noise = "" if args.runs < 2 else f", ±{spread(ours, theirs):.2%} by the order of the data alone"
+    noise = "" if args.runs < 2 else f", ±{spread(ours, theirs):.2%} from the order of the data alone"
     print(f"loss      {losses[0]:.4f} and {losses[1]:.4f}: {apart:+.2%}{noise}")
     print(f"peak RSS  {peaks[0]:,.0f} and {peaks[1]:,.0f} MB")
     fair = abs(apart) <= TOLERANCE
     if not fair:
-        print(f"\n!!! THE LOSSES ARE {abs(apart):.1%} APART: MORE THAN {TOLERANCE:.0%}, SO THE RATES SAY NOTHING !!!")
+        print(
+            f"\n!!! THE LOSSES DIFFER BY {abs(apart):.1%}, MORE THAN {TOLERANCE:.0%}: THE RATES ARE NOT COMPARABLE !!!"
+        )
     if args.write:
         write_row("train.py", cells(args, work, (mine, peer), ratios, apart, peaks))
     return 0 if fair else 1
@@ -124,11 +128,11 @@ def cells(
 
 
 def write_row(script: str, row: list[str]) -> None:
-    """Add a row to the script's table in benchmarks/README.md, which ends at a comment that names the script."""
+    """Add a row to the script's table in benchmarks/README.md. A comment that names the script ends the table."""
     mark = f"<!-- rows of {script} end here -->"
     text = README.read_text("utf-8")
     if mark not in text:
-        sys.exit(f"{README} lacks the line '{mark}': the row has no place.")
+        sys.exit(f"{README} needs the line '{mark}' at the end of the table.")
     README.write_text(text.replace(mark, f"| {' | '.join(row)} |\n{mark}"), "utf-8")
 
 

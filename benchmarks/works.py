@@ -1,4 +1,4 @@
-"""What can be raced: one record a work, and the rows it trains on. `train.py` knows works by these fields, none by name."""
+"""Define the works of the races: one record for each training workload, with its rows. Other scripts use only these fields."""
 
 from __future__ import annotations
 
@@ -14,61 +14,61 @@ from pictures import logo_files, scene_files
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETS = REPOSITORY.parent / "shared" / "data"
-"""Where real data sets lie; without them each work takes rows of its demo world."""
+"""Folder of the real data sets. Without them, each work uses rows of its demo world."""
 DOCUMENT = 4000
-"""Characters of a document: about those of a block under llmstage's default data.text_rows=block."""
+"""Characters of a document, about as many as in a block with llmstage's default data.text_rows=block."""
 STRIDE = 128
-"""Tokens that neighbouring windows of a context share, on both sides: run_qa.py's default."""
+"""Tokens that neighbouring windows of a context share on both sides, the default of run_qa.py."""
 
 REVIEWS = 1200
-"""Long texts made for a race."""
+"""Number of long texts for a race."""
 DRAWN = 3000
-"""Pictures drawn for a race."""
+"""Number of images for a race."""
 
 Row = dict[str, Any]
 Rows = tuple[list[Row], str]
-"""(rows, where they come from)"""
+"""(rows, name of their source)"""
 
 
 @dataclass(slots=True, frozen=True)
 class Work:
-    """One training workload, as both sides know it."""
+    """One training workload."""
 
     model_family: str
     """Model family of the preset that both train: conf/model/<model_family>_<size>.yaml."""
     unit: str
-    """What a rate counts: tokens/s, where both sides fill the rows of a batch; else rows/s or images/s."""
+    """Unit of the rates: tokens/s if both sides fill the rows of a batch; otherwise rows/s or images/s."""
     peer: str
-    """The peer's script: in benchmarks/peers, or where --peers says."""
+    """The peer's script, in benchmarks/peers or in the folder of --peers."""
     rows: Callable[[], Rows]
     length: int
     """Default tokens of a row."""
     lr: float = 1e-4
     padding: tuple[str, ...] = ()
-    """Ways in which the peer can pad its rows; the first is the default. max: to --length; dynamic: to the batch's longest."""
+    """Paddings that the peer supports; the first is the default. max: to --length; dynamic: to the longest row of the batch."""
     peer_ids: Callable[[Any, Row, int], list[list[int]]] | None = None
-    """(tokenizer, row, length) -> ids of the rows that the peer makes of one; they must be llmstage's. None: running text."""
+    """(tokenizer, row, length) -> the peer's ids of a row, which must equal llmstage's. None: running text."""
     prepare: Callable[[Any], None] = lambda tokenizer: None
-    """What must be changed in the tokenizer so that both sides see the same ids."""
+    """Changes the tokenizer so that both sides get the same ids."""
     options: Callable[[list[Row]], dict[str, Any]] = lambda rows: {}
-    """Words under `task.` on llmstage's side."""
+    """Keys under `task.` of llmstage."""
     peer_words: tuple[str, ...] = ()
-    """The same for the peer's command line."""
+    """Further words of the peer's command line."""
     task: str = ""
-    """llmstage's task, where the work is not called so."""
+    """llmstage's task, if its name is not that of the work."""
     batch: int = 16
     """Default rows of a step."""
     words: tuple[str, ...] = ()
-    """Further words of llmstage's command line."""
+    """Further keys of llmstage's command line."""
 
     @property
     def is_text(self) -> bool:
-        """Rows are running text, one document a line; others are JSON."""
+        """Whether rows are running text, one document in each line. Other rows are JSON."""
         return self.peer_ids is None
 
     @property
     def counts_tokens(self) -> bool:
-        """Rows of the batch are full of tokens on both sides: text in blocks, or dialogues packed by both."""
+        """Whether both sides fill the rows of the batch with tokens: text in blocks, or packed dialogues."""
         return self.unit == "tokens/s"
 
     @property
@@ -76,13 +76,13 @@ class Work:
         return "pretrain" if self.is_text else "finetune"
 
 
-# rows
+# Rows
 
 
 def text_documents() -> Rows:
-    """Documents of about DOCUMENT characters, one a line: real text where it is at hand, else the prose world.
+    """Return documents of about DOCUMENT characters: real text if available, otherwise the prose demo world.
 
-    Sentences are shuffled, so that batches are alike and the losses of two orders can be compared after few steps.
+    The sentences are shuffled, so that batches are similar and the losses of two orders are comparable after few steps.
     """
     files = [SETS / "wikitext2" / f"{name}.txt" for name in ("test", "valid")]
     if files[0].is_file():
@@ -105,7 +105,7 @@ def text_documents() -> Rows:
 
 
 def labelled_rows() -> Rows:
-    """Sentences of two classes: SST-2 where it is at hand, else the demo world cut to two labels."""
+    """Return sentences of two classes: SST-2 if available, otherwise the demo world with two labels."""
     path = SETS / "sst2" / "train.tsv"
     if path.is_file():
         lines = (line.rstrip("\n").rpartition("\t") for line in path.open(encoding="utf-8"))
@@ -118,8 +118,8 @@ def labelled_rows() -> Rows:
 
 
 def review_rows() -> Rows:
-    """Texts as long as IMDb's reviews: sentences of one label joined until a length is reached that is drawn from a
-    log-normal distribution with that set's median and mean, 174 and 234 words (Maas 2011). No reviews are at hand."""
+    """Return texts as long as IMDb's reviews, because no reviews are available. The function joins sentences of one label up to a
+    length from a log-normal distribution with the median and mean of IMDb, 174 and 234 words (Maas 2011)."""
     sentences, source = labelled_rows()
     rng = random.Random(0)
     texts = {label: [row["text"] for row in sentences if row["label"] == label] for label in (0, 1)}
@@ -134,7 +134,7 @@ def review_rows() -> Rows:
 
 
 def dialogue_rows() -> Rows:
-    """Conversations in several turns, shuffled: the Schema-Guided Dialogues where they are at hand, else the demo world."""
+    """Return shuffled conversations of several turns: the Schema-Guided Dialogues if available, otherwise the demo world."""
     files = sorted((SETS / "sgd").glob("*/dialogues_*.json"))
     if files:
         all_turns = [record["turns"] for file in files for record in json.loads(file.read_text("utf-8"))]
@@ -154,7 +154,7 @@ def dialogue_rows() -> Rows:
 
 
 def tagged_rows() -> Rows:
-    """Sentences with tags as numbers, which `tag_names` explains: WNUT-17 where it is at hand, else the demo world."""
+    """Return sentences with tags as numbers (see `tag_names`): WNUT-17 if available, otherwise the demo world."""
     path = SETS / "wnut17" / "wnut17train.conll"
     if path.is_file():
         blocks = [[line.split("\t") for line in block.splitlines()] for block in path.read_text("utf-8").split("\n\n")]
@@ -165,18 +165,18 @@ def tagged_rows() -> Rows:
 
         rows, source = entity_rows(3000, 0), "the demo world"
     random.Random(0).shuffle(rows)
-    # llmstage's order of labels (O, then by type): with another one the two sides' seeded heads would differ.
+    # llmstage's order of labels (O, then by type). With another order the seeded heads of the two sides would differ.
     names = sorted({tag for row in rows for tag in row["tags"]}, key=lambda tag: (tag != "O", tag[2:], tag))
     for row in rows:
         row["tags"] = [names.index(tag) for tag in row["tags"]]
         row["names"] = names
-    # The peer counts labels by the highest tag in its file, of which this may be the beginning.
+    # The peer derives the number of labels from the highest tag, and may read only the beginning of the file.
     rows.insert(0, rows.pop(next(at for at, row in enumerate(rows) if len(names) - 1 in row["tags"])))
     return rows, source
 
 
 def question_rows() -> Rows:
-    """Questions with one answer in a context, shuffled: XQuAD (en) where it is at hand, else the demo world."""
+    """Return shuffled questions with one answer in a context: XQuAD (en) if available, otherwise the demo world."""
     path = SETS / "xquad" / "xquad.en.json"
     if path.is_file():
         articles = json.loads(path.read_text("utf-8"))["data"]
@@ -196,17 +196,17 @@ def question_rows() -> Rows:
 
 
 def drawn_rows() -> Rows:
-    """Captions of scenes, with 256 x 256 files."""
+    """Return captions of scenes with image files of 256 x 256 pixels."""
     return scene_files(DRAWN), "drawn scenes, 256 x 256 files"
 
 
 def logo_rows() -> Rows:
-    """Logos of GitHub's topics with what is said of them: where they are at hand; else the drawn scenes."""
+    """Return logos of GitHub's topics with their descriptions if available, otherwise the generated scenes."""
     folder = SETS / "github_topics" / "topics"
     return (logo_files(folder), "GitHub topics") if folder.is_dir() else drawn_rows()
 
 
-# the same ids on both sides
+# The same ids on both sides
 
 
 def text_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
@@ -231,7 +231,7 @@ def window_ids(tokenizer: Any, row: Row, length: int) -> list[list[int]]:
 
 
 def begin_words(tokenizer: Any) -> None:
-    """One space before each word, whether it is handed over with one, as llmstage does, or without, as run_ner.py does."""
+    """Make the tokenizer put one space before each word. llmstage passes words with a space, run_ner.py without."""
     from tokenizers import normalizers
 
     one_space = [normalizers.Strip(left=True, right=False), normalizers.Prepend(" ")]
@@ -239,7 +239,7 @@ def begin_words(tokenizer: Any) -> None:
 
 
 def mark_answers(tokenizer: Any) -> None:
-    """The same template, in which transformers can see what the assistant says: TRL learns that only, as llmstage does."""
+    """Set the same chat template with marks around the assistant's text, so that TRL learns only that, as llmstage does."""
     tokenizer.chat_template = (
         "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
         "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
@@ -249,7 +249,7 @@ def mark_answers(tokenizer: Any) -> None:
 
 
 def all_pairs(rows: list[Row]) -> dict[str, Any]:
-    """transformers' loss takes a pair with the same caption for a wrong one; llmstage leaves such pairs out by default."""
+    """Keep pairs with the same caption as negatives, as the loss of transformers does. By default llmstage leaves them out."""
     return {"repeats": "keep"}
 
 
@@ -263,7 +263,7 @@ WORKS = {
     "classification": Work(
         "bert", "rows/s", "hf_classify.py", labelled_rows, 128, padding=("max", "dynamic"), peer_ids=text_ids
     ),
-    # Sentences of one label in a row tell it so plainly that at higher rates the loss falls within a pass, and when is chance.
+    # Joined sentences of one label are easy. At higher rates the loss falls within one pass, at a random step.
     "classification_long": Work(
         "bert", "rows/s", "hf_classify.py", review_rows, 512, 5e-6, padding=("dynamic", "max"), peer_ids=text_ids,
         task="classification",
@@ -272,7 +272,7 @@ WORKS = {
         "gpt", "tokens/s", "trl_sft.py", dialogue_rows, 512, 3e-4, peer_ids=chat_ids, prepare=mark_answers,
         peer_words=("--packing", "--assistant_only"), batch=8, words=("generation.max_new_tokens=1",),
     ),
-    # run_ner.py keeps the Trainer's default rate; at it, the order of the data moves the loss least.
+    # run_ner.py keeps the Trainer's default rate. At this rate the order of the data changes the loss least.
     "token_classification": Work(
         "bert", "rows/s", "hf_tag.py", tagged_rows, 128, 5e-5, padding=("dynamic",), peer_ids=word_ids, prepare=begin_words,
         options=tag_names,

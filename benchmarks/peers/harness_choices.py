@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on local items: `hf` model of a local folder, batch_size=auto, a task file of its own.
+"""Run lm-evaluation-harness on local items: `hf` model from a local folder, batch_size=auto, a generated task file.
 
 python harness_choices.py MODEL ITEMS OUT PRECISION THREADS
 """
@@ -32,7 +32,7 @@ metric_list:
 def main() -> None:
     model, items, out, precision, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    # "the same precision": fp32; otherwise the harness's default, which is what the folder says.
+    # For fp32 set the dtype. Otherwise the harness uses its default, the dtype of the folder.
     dtype = {"dtype": "float32"} if precision == "fp32" else {}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "local.yaml").write_text(TASK.format(items=items))

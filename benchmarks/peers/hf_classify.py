@@ -1,5 +1,5 @@
-"""Classification with transformers' Trainer, set up as its example script run_glue.py does. --data is JSON lines of
-{"text", "label"}; rows are padded to --length, or with --padding dynamic to the batch's longest. Prints one JSON line last."""
+"""Train a classifier with transformers' Trainer, as its example script run_glue.py does. --data is JSON lines of {"text", "label"}.
+Rows are padded to --length, or with --padding dynamic to the longest row of the batch. Prints one JSON line last."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Images and texts with transformers' Trainer, set up as its example script run_clip.py does: fp32, each picture opened,
-resized and normalised whenever its row is fetched, by the data loader's default of no workers; captions padded to --length
-or to the batch's longest. Pillow stands for torchvision. --data is JSON lines of {"image": file, "caption"}.
+"""Train on images and texts with transformers' Trainer, as its example script run_clip.py does, in fp32.
 
-Prints one JSON line last; `fetch_share` is the share of time after the first pass that goes into pictures.
+The script opens, resizes and normalises each image whenever its row is fetched, without workers (the default of the data loader). It
+uses Pillow instead of torchvision. Captions are padded to --length or to the longest of the batch. --data is JSON lines of
+{"image": file, "caption"}. Prints one JSON line last; `fetch_share` is the share of time after the first pass for reading images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from transformers import (
 
 
 class ImageStore:
-    """run_clip.py's transforms: resize, scale to 0..1, normalise. Counts the seconds they take."""
+    """The transforms of run_clip.py: resize, scale to 0..1, normalise. It counts their seconds."""
 
     def __init__(self, model: str) -> None:
         shape = CLIPImageProcessorPil.from_pretrained(model)
@@ -55,7 +55,7 @@ class ImageStore:
 
 
 class Clock(TrainerCallback):
-    """Wall time of the steps after the warm-up, of those after the first pass, and of the pictures in the latter."""
+    """Measures wall time of the steps after the warm-up, of those after the first pass, and of the images in the latter."""
 
     def __init__(self, warmup: int, image_store: ImageStore) -> None:
         self.warmup, self.image_store = warmup, image_store
@@ -110,7 +110,7 @@ def main() -> None:
             learning_rate=args.lr,
             seed=args.seed,
             bf16=args.bf16,
-            use_cpu=not torch.cuda.is_available(),  # without it, bf16 on a CPU is refused
+            use_cpu=not torch.cuda.is_available(),  # otherwise transformers refuses bf16 on a CPU
             torch_compile=args.compile,
             dataloader_num_workers=args.workers,
             remove_unused_columns=False,  # the transform needs `image`
@@ -133,7 +133,7 @@ def main() -> None:
         "seconds": round(clock.seconds, 3),
         "loss": round(sum(losses[-10:]) / len(losses[-10:]), 5),
         "losses": losses,
-        # With workers the pictures are read in other processes, whose seconds are not this one's.
+        # Workers read the images in other processes, and this process cannot count their seconds.
         "fetch_share": None if args.workers or clock.share is None else round(clock.share, 4),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "settings": vars(args),
@@ -146,7 +146,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="Hugging Face directory: config, processor, weights")
     parser.add_argument("--data", required=True)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--warmup", type=int, default=3, help="steps left out of the rate")
+    parser.add_argument("--warmup", type=int, default=3, help="first steps that the rate leaves out")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--length", type=int, default=77)
     parser.add_argument("--padding", choices=["max", "dynamic"], default="max")

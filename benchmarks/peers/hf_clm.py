@@ -1,4 +1,4 @@
-"""Causal LM with transformers' Trainer, set up as its example script run_clm.py does: all texts joined and cut into blocks.
+"""Train a causal LM with transformers' Trainer, as its example script run_clm.py does: join all texts and cut them into blocks.
 Prints one JSON line last."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Masked LM with transformers' Trainer, set up as its example script run_mlm.py does: all texts joined and cut into blocks,
-masks drawn by DataCollatorForLanguageModeling in each batch. Prints one JSON line last."""
+"""Train a masked LM with transformers' Trainer, as its example script run_mlm.py does: join all texts and cut them into blocks.
+DataCollatorForLanguageModeling masks each batch. Prints one JSON line last."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def main() -> None:
             learning_rate=args.lr,
             seed=args.seed,
             bf16=args.bf16,
-            use_cpu=not torch.cuda.is_available(),  # without it, bf16 on a CPU is refused
+            use_cpu=not torch.cuda.is_available(),  # otherwise transformers refuses bf16 on a CPU
             torch_compile=args.compile,
             report_to="none",
             save_strategy="no",
@@ -84,9 +84,9 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="Hugging Face directory: config, tokenizer, weights")
-    parser.add_argument("--data", required=True, help="one document a line")
+    parser.add_argument("--data", required=True, help="a text file with one document in each line")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--warmup", type=int, default=3, help="steps left out of the rate")
+    parser.add_argument("--warmup", type=int, default=3, help="first steps that the rate leaves out")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--lr", type=float, default=3e-4)

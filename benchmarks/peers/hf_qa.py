@@ -1,9 +1,9 @@
-"""Extractive question answering with transformers' Trainer, set up as its example script run_qa.py does: every window
-padded to --length, --stride tokens shared, fp32. --data is JSON lines of {"question", "context", "answers"}.
+"""Train extractive question answering with transformers' Trainer, as its example script run_qa.py does: every window is padded to
+--length, windows share --stride tokens, fp32. --data is JSON lines of {"question", "context", "answers"}.
 
-It trains on the loss of transformers, a softmax over all positions. The losses it tells are those of the same logits over
-the positions where a span may stand, the context and the first mark, which is what llmstage trains on and tells. Prints one
-line of JSON last; see benchmarks/README.md for its words.
+Training uses the loss of transformers, a softmax over all positions. The printed losses use the same logits over the legal positions
+of a span: the context and the first special token. llmstage trains on that loss and reports it. Prints one JSON line last;
+benchmarks/README.md explains its keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from transformers import (
 
 
 class Clock(TrainerCallback):
-    """Wall time from the end of the warm-up to the end of training."""
+    """Measures wall time from the end of the warm-up to the end of training."""
 
     def __init__(self, warmup: int) -> None:
         self.warmup, self.started, self.seconds = warmup, 0.0, 0.0
@@ -44,7 +44,7 @@ class Clock(TrainerCallback):
 
 
 class SpanTrainer(Trainer):
-    """Also notes the loss among legal positions of each step; training takes no notice of it."""
+    """A Trainer that also records the loss over legal positions of each step. Training does not use it."""
 
     losses: list[float]
 
@@ -90,7 +90,7 @@ def main() -> None:
     trainer.losses = []
     trainer.train()
     losses = trainer.losses[-10:]
-    rate = round((args.steps - args.warmup) * args.batch / clock.seconds, 2)  # windows: one is one row of the model
+    rate = round((args.steps - args.warmup) * args.batch / clock.seconds, 2)  # a window is a row of the batch
     result = {
         "peer": "transformers.Trainer", "unit": "rows/s", "rate": rate, "real_rate": rate, "seconds": round(clock.seconds, 3),
         "loss": round(sum(losses) / len(losses), 5), "losses": trainer.losses,
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def windows(rows: list[dict[str, Any]], tokenizer: Any, length: int, stride: int) -> dict[str, list[Any]]:
-    """Padded windows with the first and last token of the answer, or the first mark where it does not stand in them."""
+    """Return padded windows with the first and last token of the answer, or the first special token if a window lacks it."""
     coded = tokenizer(
         [row["question"].lstrip() for row in rows], [row["context"] for row in rows], truncation="only_second",
         max_length=length, stride=stride, return_overflowing_tokens=True, return_offsets_mapping=True, padding="max_length",

@@ -1,5 +1,5 @@
-"""Tokenising to disk with datasets, as run_clm.py does it: the text file loaded, map() that tokenizes, map() that joins and
-cuts into blocks. Prints one JSON line last: seconds of loading and both maps, and tokens."""
+"""Tokenise a corpus to disk with datasets, as run_clm.py does: load the text file, tokenize it with map(), then join it and cut it
+into blocks with map(). Prints one JSON line last: seconds of loading and both maps, and tokens."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Causal LM with litgpt's own pretraining loop, as `litgpt pretrain` runs it: bf16 mixed, compiled, blocks of joined texts. The
-rate of learning falls linearly to 0 instead of by a cosine, so that the losses can be compared, and nothing is saved. Prints
-one JSON line last."""
+"""Train a causal LM with litgpt's own pretraining loop, as `litgpt pretrain` does: bf16 mixed, compiled, blocks of joined texts.
+The learning rate falls linearly to 0, not by a cosine, so that the losses are comparable. The script saves nothing. Prints one JSON
+line last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 
 class Blocks(DataModule):
-    """Texts joined and cut into blocks; the last token of each is the first of the next, as litgpt shifts them itself."""
+    """Joined texts, cut into blocks. The last token of a block is the first of the next, because litgpt shifts the targets itself."""
 
     def __init__(self, path: Path, tokenizer: Path, length: int, batch: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def litgpt_config(hf_config: dict[str, Any], length: int) -> Config:
-    """The same Llama in litgpt's words."""
+    """Return litgpt's config of the same Llama."""
     rope = hf_config.get("rope_parameters") or hf_config
     return Config(
         name="race",
@@ -131,9 +131,9 @@ def litgpt_config(hf_config: dict[str, Any], length: int) -> Config:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="Hugging Face directory of a Llama: config, tokenizer, weights")
-    parser.add_argument("--data", required=True, help="one document a line")
+    parser.add_argument("--data", required=True, help="a text file with one document in each line")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--warmup", type=int, default=3, help="steps left out of the rate")
+    parser.add_argument("--warmup", type=int, default=3, help="first steps that the rate leaves out")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--lr", type=float, default=3e-4)

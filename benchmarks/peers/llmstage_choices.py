@@ -1,4 +1,4 @@
-"""The same items through llmstage's own scoring.
+"""Score the same items with llmstage.
 
 python llmstage_choices.py MODEL ITEMS OUT PRECISION THREADS
 """

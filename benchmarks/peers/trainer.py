@@ -1,4 +1,4 @@
-"""What the scripts of this folder that train with transformers' Trainer, or a child of it, have in common."""
+"""Functions that the scripts of this folder share if they train with transformers' Trainer or a subclass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parser(description: str | None, *, length: int, lr: float, batch: int = 16) 
     words.add_argument("--model", required=True, help="Hugging Face directory: config, tokenizer, weights")
     words.add_argument("--data", required=True)
     words.add_argument("--steps", type=int, default=30)
-    words.add_argument("--warmup", type=int, default=3, help="steps left out of the rate")
+    words.add_argument("--warmup", type=int, default=3, help="first steps that the rate leaves out")
     words.add_argument("--batch", type=int, default=batch)
     words.add_argument("--length", type=int, default=length)
     words.add_argument("--lr", type=float, default=lr)
@@ -32,7 +32,7 @@ def parser(description: str | None, *, length: int, lr: float, batch: int = 16) 
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of TrainingArguments; whatever is not named here stays at the library's default."""
+    """Return keyword arguments of TrainingArguments. All other arguments have the library's defaults."""
     return {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": args.batch,
@@ -40,7 +40,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "learning_rate": args.lr,
         "seed": args.seed,
         "bf16": args.bf16,
-        "use_cpu": not torch.cuda.is_available(),  # without it, bf16 on a CPU is refused
+        "use_cpu": not torch.cuda.is_available(),  # otherwise transformers refuses bf16 on a CPU
         "torch_compile": args.compile,
         "report_to": "none",
         "save_strategy": "no",
@@ -49,7 +49,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 class Clock(TrainerCallback):
-    """Times the steps after the warm-up, and counts what their batches hold."""
+    """Measures the time of the steps after the warm-up, and counts the tokens of their batches."""
 
     def __init__(self, warmup: int) -> None:
         self.warmup, self.started, self.seconds = warmup, 0.0, 0.0
@@ -63,7 +63,7 @@ class Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.started
 
     def counted(self, collate: Callable[[Rows], Any], count: Callable[[Any], tuple[int, int]]) -> Callable[[Rows], Any]:
-        """The collator; `count` gives (computed, real) of a batch. Batches are made in order, in this process."""
+        """Wrap the collator; `count` returns (computed, real) of a batch. The collator runs in order, in this process."""
 
         def wrapped(rows: Rows) -> Any:
             batch = collate(rows)
@@ -74,7 +74,7 @@ class Clock(TrainerCallback):
 
 
 def report(peer: str, unit: str, args: argparse.Namespace, clock: Clock, trainer: Any) -> None:
-    """The line of figures."""
+    """Print the JSON line of figures."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     timed = clock.batches[args.warmup : args.steps]  # one batch is one step
     computed, real = (sum(batch[which] for batch in timed) / clock.seconds for which in (0, 1))
@@ -93,7 +93,7 @@ def report(peer: str, unit: str, args: argparse.Namespace, clock: Clock, trainer
 
 
 def tokens_of(batch: Any) -> tuple[int, int]:
-    """(computed, real) tokens of a batch."""
+    """Return (computed, real) tokens of a batch."""
     count = batch["input_ids"].numel()
     mask = batch.get("attention_mask")
     return count, count if mask is None else int(mask.sum())

@@ -1,5 +1,7 @@
-"""Dialogue finetuning with TRL's SFTTrainer. --data is JSON lines of {"messages": [{"role", "content"}]}. TRL's defaults are
-bf16 (here --bf16, as a CPU needs a word more for it) and gradient checkpointing; --packing and --assistant_only are not. Prints one JSON line last."""
+"""Finetune on dialogues with TRL's SFTTrainer. --data is JSON lines of {"messages": [{"role", "content"}]}.
+
+TRL's defaults are bf16 and gradient checkpointing; here --bf16 sets bf16, because a CPU needs a further argument for it. --packing
+and --assistant_only are not defaults. Prints one JSON line last."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 def main() -> None:
     words = parser(__doc__, length=512, lr=3e-4, batch=8)
     words.add_argument("--packing", action="store_true")
-    words.add_argument("--assistant_only", action="store_true", help="only what the assistant says is learned")
+    words.add_argument("--assistant_only", action="store_true", help="learn only the messages of the assistant")
     args = words.parse_args()
     set_seed(args.seed)
     chosen = {

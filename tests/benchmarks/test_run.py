@@ -74,7 +74,7 @@ def test_losses_that_are_apart_end_with_status_1(
 ) -> None:
     monkeypatch.setattr(run, "run_race", fake(100.0, lose="llmstage"))
     status, _ = command("--only", "masked_lm")
-    assert status == 1 and "RATES SAY NOTHING: masked_lm, HF Trainer" in capsys.readouterr().out
+    assert status == 1 and "RATES ARE NOT COMPARABLE: masked_lm, HF Trainer" in capsys.readouterr().out
     monkeypatch.setattr(run, "run_race", fake(100.0))
     status, _ = command("--only", "masked_lm")
     assert status == 0 and "below the mark: masked_lm, HF Trainer" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_a_script_that_is_not_there_or_breaks_is_told(command, monkeypatch: pyte
     monkeypatch.setattr(run, "ROWS", (missing, broken))
     monkeypatch.setattr(run, "NAMES", ["gone", "broken"])
     _, found = command("--only", "gone", "broken")
-    assert found["rows"]["gone"]["failed"] == {"no_such_script.py": "there is no such script"}
+    assert found["rows"]["gone"]["failed"] == {"no_such_script.py": "the script does not exist"}
     assert "--no-such-word" in found["rows"]["broken"]["failed"]["train.py"]
 
 
