@@ -95,10 +95,12 @@ def fill(page: Path, text: str) -> None:
 
 def row_of(report: dict[str, Any]) -> dict[str, Any]:
     """Return the row of the table for one report."""
-    beside = report.get("baselines")
-    split = beside["split"] if beside else next(s for s in ("test", "validation", "train") if s in report["scores"])
+    baselines = report.get("baselines")
+    split = (
+        baselines["split"] if baselines else next(s for s in ("test", "validation", "train") if s in report["scores"])
+    )
     scores = report["scores"][split]
-    metric = beside["metric"] if beside else next(iter(scores))
+    metric = baselines["metric"] if baselines else next(iter(scores))
     start = report["model"].get("path")
     counts = {name: part["rows"] for name, part in report["data"]["splits"].items()}
     return {
@@ -112,11 +114,11 @@ def row_of(report: dict[str, Any]) -> dict[str, Any]:
         "split": split,
         "metric": metric,
         "score": {key: scores[metric][key] for key in ("value", "low", "high", "count")},
-        "simple": {"name": beside["best"], "value": beside["methods"][beside["best"]][metric]["value"]}
-        if beside
+        "simple": {"name": baselines["best"], "value": baselines["methods"][baselines["best"]][metric]["value"]}
+        if baselines
         else None,
-        "beaten": beside["beaten"] if beside else None,
-        "clearly": beside["clearly"] if beside else None,
+        "beaten": baselines["beaten"] if baselines else None,
+        "clearly": baselines["clearly"] if baselines else None,
         "train_seconds": report["train"]["seconds"] if report.get("train") else None,
         "seconds": report["seconds"],
         "machine": f"{report['machine']['cpu']} ({report['machine']['bf16'] or 'no fast bf16'})",

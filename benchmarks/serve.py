@@ -197,13 +197,13 @@ def labels(path: str, threads: int) -> None:
         for name, rates in peers.items():
             rates.append(one_by_one(path, threads, name, mixed=mixed))
             rate, cost = mean(rates)
-            print(f"one forward a text, {name}    {rate:8.0f} rows/s   {cost:8.2f} ms of processor time a text")
+            print(f"one forward pass a text, {name}    {rate:8.0f} rows/s   {cost:8.2f} ms of processor time a text")
         for name, (rate, cost) in servers.items():
             print(f"server, {CLIENTS} clients, {name}    {rate:8.0f} rows/s   {cost:8.2f} ms")
             for peer, rates in peers.items():
                 their_rate, their_cost = mean(rates)
                 print(
-                    f"    beside one forward in {peer} {rate / their_rate:8.1f} times    {their_cost / cost:8.1f} times",
+                    f"    compared with one forward pass in {peer} {rate / their_rate:8.1f} times    {their_cost / cost:8.1f} times",
                     flush=True,
                 )
 
