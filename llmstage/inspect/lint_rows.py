@@ -307,7 +307,7 @@ def check_click_times(run: RunConfig, sources: Mapping[str, RowSource]) -> Itera
     for split, source in sources.items():
         log: Any = getattr(source, "log", None)
         if log is not None and log.has_time:
-            spans[split] = log.time[source.chosen]  # type: ignore[attr-defined]
+            spans[split] = log.time[source.positions]  # type: ignore[attr-defined]
     if "train" not in spans or not len(spans["train"]):
         return
     last = float(spans["train"].max())

@@ -22,7 +22,7 @@ def keys_of(name):
     return loaded.get("task") or loaded
 
 
-CASES = [(name, model_family) for name in options("task") for model_family in keys_of(name).kinds]
+CASES = [(name, model_family) for name in options("task") for model_family in keys_of(name).model_families]
 each_task = pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case))
 CPU = Machine(torch.device("cpu"), 1, "fp32", "")
 

@@ -298,4 +298,4 @@ def test_a_table_that_allows_no_verdict_claims_none(workplace: Path, capsys: pyt
         == 0
     )
     message = capsys.readouterr().out
-    assert "Nothing can be said here" in message and "No ability appears abruptly" not in message
+    assert "no curve allows a verdict" in message and "No ability appears abruptly" not in message

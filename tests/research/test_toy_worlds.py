@@ -107,7 +107,7 @@ def test_verdicts_on_constructed_runs():
     unseen = [start, line(200, 1, 0.02, 3.9, 0.5), line(2000, 1, 1.0, 4.1, 0.96)]
     assert judge_delay(unseen).verdict == "delayed_generalisation" and "no progress before" in judge_delay(unseen).text
     prompt = [start, line(200, 1, 0.5, 5, 0.5), line(300, 1, 1.0, 9, 0.96)]
-    assert "no delay" in judge_delay(prompt).text
+    assert "no clear delay" in judge_delay(prompt).text
     control = [start, line(200, 1, 0.01, 5, 0.46), line(1000, 1, 0.01, 9, 0.5), line(3000, 1, 0.01, 12, 0.505)]
     assert judge_delay(control).verdict == "no_generalisation"
     assert "still gain" not in judge_delay(control).text

@@ -189,7 +189,7 @@ def test_no_socket_is_opened_offline_not_even_for_a_webhook(
         (["data.columns.time=when"], 3, "there is no column 'when'"),
         (["stage.command=[/bin/true]"], 8, "export LLMSTAGE_COMMANDS=/bin/true"),
         (["stage.models.topic=other"], 4, "is a run of task=translation"),
-        (["stage.models.topic=own"], 8, "a task of its own"),
+        (["stage.models.topic=own"], 8, "a task from a Python module"),
         (["stage.models.topic=empty"], 4, "is not a model"),
     ],
 )

@@ -22,10 +22,10 @@ def test_the_verdict_on_an_exact_run(workplace: Path, children_here: Any, capsys
     """One process is killed, and this one goes on. That each run is a process of its own is seen by .ci/run."""
     children_here()
     assert main([*WORDS, "task=causal_lm", "stage.kill_at=[4]", "stage.train_stage=finetune"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "resume is exact: 6 steps, killed after 4" in told
-        and "a cold start (weights only) differs in model.safetensors" in told
+        "resume is exact: 6 steps, killed after 4" in output
+        and "a cold start (weights only) differs in model.safetensors" in output
     )
     report = json.loads(Path("proof/report.json").read_text())
     assert (
@@ -44,12 +44,16 @@ def test_the_first_difference_is_named(workplace: Path) -> None:
         assert main(["stage=pretrain", "task=causal_lm", *small, f"seed={seed}", f"hydra.run.dir={folder}"]) == 0
     a, b = (prove_resume.final(Path(folder)) for folder in "ab")
     assert prove_resume.compare(a, a) is None
-    found = prove_resume.compare(a, b)
-    assert found is not None and found.part == "model.safetensors" and found.detail.startswith(("lm_head", "model."))
+    difference = prove_resume.compare(a, b)
+    assert (
+        difference is not None
+        and difference.part == "model.safetensors"
+        and difference.detail.startswith(("lm_head", "model."))
+    )
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "output"),
     [
         ("stage.kill_at=[6]", "not before the end"),
         ("trainer.max_steps=2", "too short"),
@@ -57,8 +61,8 @@ def test_the_first_difference_is_named(workplace: Path) -> None:
     ],
 )
 def test_what_it_cannot_prove_it_says(
-    word: str, told: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+    word: str, output: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [item for item in WORDS if not (word.startswith("trainer.") and item.startswith("trainer.max_steps"))]
     assert main([*words, "task=causal_lm", word]) == 2
-    assert told in capsys.readouterr().err
+    assert output in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_exhibits_show_pictures_with_right_and_wrong_marked(it):
     grid = shown["images"]["items"]
     assert [item["good"] for item in grid] == [True, *[False] * 5]
     assert all(item["src"].startswith("data:image/png;base64,") for item in grid)
-    assert grid[0]["lines"][0] == texts[0] and grid[1]["lines"][:1] == ["written: nonsense"]
+    assert grid[0]["lines"][0] == texts[0] and grid[1]["lines"][:1] == ["generated: nonsense"]
     assert "seen against unseen" in shown["bars"]["title"] and shown["bars"]["values"][1] == 0
     assert it.task.report_items([{"nll": 1.0, "correct": 1, "tokens": 2}], refs[:1]) == []
     for one in refs:
