@@ -310,3 +310,39 @@ def test_names_are_the_words_of_the_field():
     assert not wrong, f"{len(wrong)} names:\n" + "\n".join(f"{line} ({count})" for line, count in counts.items())
     assert len(NAME_EXCEPTIONS) < 20 and all(NAME_EXCEPTIONS.values())
     assert used == NAME_EXCEPTIONS.keys(), "an exception that is no longer needed"
+
+
+INTERNALS = {
+    "torch": "llmstage/kernels/torch_internals.py",
+    "transformers": "llmstage/kernels/transformers_internals.py",
+    "peft": "llmstage/models/adapter.py",
+    "hydra": "llmstage/cli/hydra_runs.py",
+    "omegaconf": "llmstage/cli/hydra_runs.py",
+    "uvicorn": "llmstage/inference/server/uvicorn_internals.py",
+}
+"""The one file of each library that may use its private names, with a fallback where a release changes them."""
+
+
+def private_names(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of a library that have a private part: imported, or read as an attribute of the library."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = imported(ast.Module([node], []))
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] in INTERNALS and any(re.match(r"_[A-Za-z]", part) for part in parts[1:]):
+                yield name
+
+
+def test_private_names_of_a_library_are_in_one_file():
+    assert list(private_names(ast.parse("import torch\ntorch._C.f()\nfrom hydra._internal.utils import x"))) != []
+    wrong = {
+        f"{relative(path)}: {name}"
+        for path in FILES
+        for name in private_names(parse(path))
+        if relative(path) != INTERNALS[name.split(".")[0]]
+    }
+    assert not wrong, "\n".join(sorted(wrong))
