@@ -15,6 +15,11 @@ NOT_AT_THE_FLOOR = {"torch"}
 """No CPU wheel of the floor is at hand where this runs: the newest is tested instead."""
 
 
+def major_minor(version: Version) -> tuple[int, int]:
+    """Return the first two numbers of a version; patch releases of a floor are as low as the floor."""
+    return version.major, version.minor
+
+
 def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
@@ -23,7 +28,9 @@ def main() -> int:
         requirement = Requirement(line)
         floors = [Version(item.version) for item in requirement.specifier if item.operator in (">=", "==")]
         installed = Version(version(requirement.name))
-        if requirement.name not in NOT_AT_THE_FLOOR and (not floors or installed.release[:2] != max(floors).release[:2]):
+        if requirement.name not in NOT_AT_THE_FLOOR and (
+            not floors or major_minor(installed) != major_minor(max(floors))
+        ):
             wrong.append(f"{requirement.name}: {installed} is installed, pyproject.toml says {requirement.specifier}")
     print("\n".join(wrong) or "every version is the floor of pyproject.toml")
     return 1 if wrong else 0
