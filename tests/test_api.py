@@ -16,6 +16,8 @@ import torch
 import llmstage
 from llmstage.cli.command import main
 
+pytestmark = pytest.mark.lowest
+
 ROWS = [
     {"text": text, "label": label}
     for number in range(40)

@@ -61,6 +61,7 @@ def here(folder: Path, kind: str) -> Any:
         return model(**tokenizer(TEXT, return_tensors="pt")).logits.numpy()
 
 
+@pytest.mark.lowest
 def test_a_directory_with_its_adapter_merged_loads_without_us(runs: Path, workplace: Path, without_us: Any) -> None:
     assert main(["stage=export", f"model.path={runs / 'lora'}", "stage.output=out"]) == 0
     assert not list(Path("out").glob("adapter*")) and Path("out/config.json").is_file()

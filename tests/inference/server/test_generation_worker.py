@@ -13,6 +13,8 @@ import torch
 from llmstage.inference.server.generation_worker import GenerationWorker, Job, TextDelta
 from llmstage.models.continuous_batching import PaddedBatch, SlotBatch, sample_tokens, start_batch
 
+pytestmark = pytest.mark.lowest
+
 
 def alone(model: Any, prompt: list[int], count: int) -> list[int]:
     """By transformers' own generate()."""
