@@ -44,7 +44,11 @@ def option_sections(group: str, config_of: Any) -> list[str]:
     parts = [f"## {group}\n"]
     for name in options(group):
         rows = key_rows(config_of(name), group)
-        parts += [f"### {group}={name}\n", f"{about(group, name)}\n" if about(group, name) else "", table(rows) if rows else ""]
+        parts += [
+            f"### {group}={name}\n",
+            f"{about(group, name)}\n" if about(group, name) else "",
+            table(rows) if rows else "",
+        ]
     return parts
 
 

@@ -108,7 +108,12 @@ class StepDisplay:
 
     def __enter__(self) -> StepDisplay:
         if shows_live_bars(self.console):
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # 30 ms, not needed on a pipe
+            from rich.progress import (  # 30 ms, not needed on a pipe
+                BarColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
 
             columns = (
                 TextColumn("step {task.completed}/{task.total}"),

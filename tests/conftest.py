@@ -277,7 +277,7 @@ def without_us() -> Iterator[Callable[..., Any]]:
             return json.loads(said)
 
         yield ask
-        asked.stdin.close()
+        asked.kill()  # a data worker forked meanwhile may hold the other end of its pipe, so that it would wait for ever
 
 
 @pytest.fixture

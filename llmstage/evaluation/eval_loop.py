@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from llmstage.data.encoding.order import scoring_batches, evenly_spaced
+from llmstage.data.encoding.order import evenly_spaced, scoring_batches
 from llmstage.data.encoding.store import ExampleStore
 from llmstage.evaluation.metrics.score import Score
 from llmstage.tasks.base import UNSCORED, Batch, Example, ReportItem, Task

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llmstage.config import RunConfig
-from llmstage.data.encoding.order import Rows, split_by_length, scoring_batches
+from llmstage.data.encoding.order import Rows, scoring_batches, split_by_length
 from llmstage.data.file_source import open_side_tables
 from llmstage.data.image_store import ImageStore
 from llmstage.data.inference_rows import InferenceSource, open_inference_source

@@ -44,7 +44,11 @@ class Predicted:
 
 
 def predict(
-    session: InferenceSession, output: ResumableOutput | StdoutOutput, stop: StopFlag, bad_rows: BadRows, chunk_rows: int
+    session: InferenceSession,
+    output: ResumableOutput | StdoutOutput,
+    stop: StopFlag,
+    bad_rows: BadRows,
+    chunk_rows: int,
 ) -> Predicted:
     """Write a line for every row.
 

@@ -282,7 +282,9 @@ def validate(training: Training, display: console.StepDisplay) -> bool:
     if result is None:
         return False
     name, score = result
-    display.print_line(f"step {state.step:>5}/{training.schedule.steps}  validation {name} {console.number(score.value)}")
+    display.print_line(
+        f"step {state.step:>5}/{training.schedule.steps}  validation {name} {console.number(score.value)}"
+    )
     better = state.best is None or (score.value > state.best if score.higher_is_better else score.value < state.best)
     if not better or not math.isfinite(score.value):
         state.stale += 1

@@ -13,7 +13,13 @@ from PIL import Image, ImageDraw
 from llmstage.cli.command import main
 
 COLOURS = ("red", "green", "blue", "yellow")
-SMALL = ("model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=64", "model.vocab_size=300")
+SMALL = (
+    "model.num_hidden_layers=1",
+    "model.hidden_size=32",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=64",
+    "model.vocab_size=300",
+)
 TOWER = ("size=16", "patch=8", "layers=1", "width=32", "heads=2", "mlp_width=64")
 WORDS = (
     *("stage=pretrain", "task=contrastive", "trainer=smoke", "trainer.max_steps=2", "data.train=train"),

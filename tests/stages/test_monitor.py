@@ -234,7 +234,11 @@ def test_who_says_what_is_negative() -> None:
     for found, negative, told in (
         ([mood, classifier("tone", "neg", "pos")], "auto", "Several classifiers have a negative label"),
         ([topic], "auto", "No label is known to be negative"),
-        ([classifier("sentiment", "negative", "x", target_type="multilabel")], "auto", "No label is known to be negative"),
+        (
+            [classifier("sentiment", "negative", "x", target_type="multilabel")],
+            "auto",
+            "No label is known to be negative",
+        ),
         ([stars], ["1", "4"], "stage.negative=4 is no label of stars"),
         ([stars], ["1", "2", "3"], "names every label of stars"),
     ):

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from llmstage.tokenization import cached_encoding
-from llmstage.tokenization.cached_encoding import MIN_TEXTS, GPT2, CachedEncoder, splits_at_spaces
+from llmstage.tokenization.cached_encoding import GPT2, MIN_TEXTS, CachedEncoder, splits_at_spaces
 from llmstage.tokenization.tokenizer import SPLIT, SPLIT_CHARACTERS, Processor, train_processor
 
 ATOMS = [

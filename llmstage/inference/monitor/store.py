@@ -35,7 +35,9 @@ def user_errors(path: Path, action: str = "written") -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         remedy = (
-            "Free space; the same command then continues." if action == "written" else "Check that the folder may be read."
+            "Free space; the same command then continues."
+            if action == "written"
+            else "Check that the folder may be read."
         )
         raise DiskError(f"{path} cannot be {action} ({error}). {remedy}") from None
     except sqlite3.DatabaseError as error:
