@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,8 @@ def test_an_application_that_raises_before_its_reply_is_answered_500(capsys: pyt
 
     limits = RequestLimits(app, token=None, public_paths=set(), hosts=None, max_body_bytes=100, read_seconds=5)
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    asyncio.run(limits(scope, receive, send))
+    with ThreadPoolExecutor(1) as pool:  # a browser of another test may have left an event loop in this thread
+        pool.submit(asyncio.run, limits(scope, receive, send)).result()
     assert sent[0]["status"] == 500 and json.loads(sent[1]["body"])["error"]["type"] == "server_error"
     check_log(capsys.readouterr().err)
 

@@ -239,7 +239,7 @@ def test_clicks_to_be_scored_that_are_older_than_what_was_learned():
     from llmstage.inspect.lint_rows import check_click_times
 
     log = SimpleNamespace(has_time=True, time=np.array([1e9, 2e9, 1.5e9, 3e9]))
-    train, test = (SimpleNamespace(log=log, chosen=np.array(at)) for at in ([0, 1], [2, 3]))
+    train, test = (SimpleNamespace(log=log, positions=np.array(at)) for at in ([0, 1], [2, 3]))
     cut = SimpleNamespace(data=SimpleNamespace(test=None))
     given = SimpleNamespace(data=SimpleNamespace(test="file.csv"))
     (by_check,) = check_click_times(cut, {"train": train, "test": test})  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def test_a_label_alone_is_a_caption_by_the_first_template(it):
     assert some.features[1].ref["captions"] == ["one b here"]
     assert some.task.cache_key() != it.task.cache_key()
     batch = some.batch()
-    assert batch.inputs["words"][0] == batch.inputs["words"][4] != batch.inputs["words"][1]
+    assert batch.inputs["text_hash"][0] == batch.inputs["text_hash"][4] != batch.inputs["text_hash"][1]
 
 
 def test_a_class_is_the_mean_of_its_templates_and_is_computed_once_for_the_same_weights(it, monkeypatch):
@@ -246,14 +246,14 @@ def test_transformers_alone_gives_the_same_logits_from_a_picture_and_texts(it, t
 
 
 def test_products_attend_as_sdpa_does_in_both_towers(it):
-    """The text tower is causal and the image tower is not; one function serves both (models/attention.py)."""
+    """The text tower is causal and the image tower is not; one function serves both (kernels/attention.py)."""
     found = []
     for faster in (False, True):
         model = it.model().train()
         if faster:
             use_matmul_attention(model)
-            assert model.text_model.config._attn_implementation == "llmstage_products"
-            assert model.vision_model.config._attn_implementation == "llmstage_products"
+            assert model.text_model.config._attn_implementation == "llmstage_matmul"
+            assert model.vision_model.config._attn_implementation == "llmstage_matmul"
         with torch.autocast("cpu", torch.bfloat16):
             part = it.task.loss(model, it.batch())
         part.total.backward()
@@ -285,10 +285,10 @@ def test_auto_micro_batches_are_as_large_as_memory_allows_and_count_patches(it, 
     model = it.model()
     assert image_tokens(model) == 17 and bytes_per_token(model) == 40 * 2 * 32
     assert resolve_micro_batch_size(run, machine, 256, 100.0) == 40  # where parts simply add up
-    assert resolve_micro_batch_size(run, machine, 256, 100.0, at_once=bytes_per_token(model)) == 256
-    assert resolve_micro_batch_size(run, machine, 256, 300.0, at_once=40.0 * 12 * 768) == 19
+    assert resolve_micro_batch_size(run, machine, 256, 100.0, token_bytes=bytes_per_token(model)) == 256
+    assert resolve_micro_batch_size(run, machine, 256, 300.0, token_bytes=40.0 * 12 * 768) == 19
     typed = compose_run(["stage=pretrain", "task=contrastive", "trainer.micro_batch_size=8"])
-    assert resolve_micro_batch_size(typed, machine, 256, 100.0, at_once=1.0) == 8
+    assert resolve_micro_batch_size(typed, machine, 256, 100.0, token_bytes=1.0) == 8
 
 
 # from end to end

@@ -249,7 +249,7 @@ def test_replies_taken_over_from_teacher_forcing_are_those_of_full_generation(it
 
     monkeypatch.setattr("llmstage.tasks.dialogue.generate_replies", counting)
     short = it.task.predict(half_learned, batch, generate=True)
-    monkeypatch.setattr("llmstage.tasks.dialogue.right_places", lambda losses, segments, count: [set()] * count)
+    monkeypatch.setattr("llmstage.tasks.dialogue.correct_positions", lambda losses, segments, count: [set()] * count)
     full = it.task.predict(half_learned, batch, generate=True)
     assert [item["replies"] for item in short] == [item["replies"] for item in full]
     assert [item["ended"] for item in short] == [item["ended"] for item in full]
@@ -309,7 +309,7 @@ def test_recall_is_scored_by_kind_and_shown_by_distance(it):
     [
         ([], "not a list"),
         ("hello", "not a list"),
-        ([{"role": "user", "content": "x"}], "nothing to learn"),
+        ([{"role": "user", "content": "x"}], "there is no target"),
         ([{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}], "empty"),
         ([{"role": "judge", "content": "x"}], "role 'judge'"),
         ([{"role": "user", "content": None}], "message 1 has no text"),

@@ -70,7 +70,7 @@ def test_how_it_answers_follows_from_the_training_answers(answers, words, mode, 
     task.fit_labels(rows_with(*answers))
     assert (task.answer_mode, task.answers) == (mode, vocabulary)
     console_text = capsys.readouterr().err
-    assert ("the answers of 1 training rows are not" in console_text) is (vocabulary == ["b", "c"])
+    assert ("without the answers of 1 training rows" in console_text) is (vocabulary == ["b", "c"])
     assert (f"task.answer=auto: {mode}" in console_text) is not any(word.startswith("task.answer") for word in words)
     saved = task.model_options()["llmstage"]
     again = made()
@@ -123,7 +123,7 @@ def test_truth_values_are_one_word_and_others_are_refused(yes_and_no):
         made = it.task.encode({**row, "answer": answer})[0]
         assert made.ref["answer"] == told and made.ref["known"]
         assert it.processor.decode(written_ids(made)).startswith(told)
-    with pytest.raises(RowError, match="'ture' is no truth value"):
+    with pytest.raises(RowError, match="'ture' is not a truth value"):
         it.task.encode({**row, "answer": "ture"})
 
 
@@ -268,7 +268,7 @@ def test_files_of_chinese_questions_from_end_to_end(workplace, capsys):
     again = ["stage=evaluate", "model.path=run", f"data.test={strange}", "hydra.run.dir=again"]
     assert main(again) != 0
     console_text = capsys.readouterr().err
-    assert "strange.jsonl:1" in console_text and "'也许' is no truth value" in console_text
+    assert "strange.jsonl:1" in console_text and "'也许' is not a truth value" in console_text
 
 
 def test_an_answer_outside_the_vocabulary_at_evaluation_is_told_in_the_report(workplace, capsys):
