@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmstage.cli.command import compose_run, run_words
-from llmstage.errors import DataError, UserError
+from llmstage.errors import DataError, DiskError, UserError
 from llmstage.evaluation.metrics.score import Score
 
 if TYPE_CHECKING:
@@ -66,7 +66,12 @@ def run(*overrides: str) -> Result:
     """
     if "-m" in overrides or "--multirun" in overrides:
         raise UserError("llmstage.run() runs one job. Call it in a loop, or type the sweep in a shell: llmstage -m …")
-    (job,) = run_words(overrides)
+    try:
+        (job,) = run_words(overrides)
+    except OSError as error:
+        raise DiskError(f"{error}. Check that hydra.run.dir can be written and has space left.") from error
+    if isinstance(job.error, OSError):
+        raise DiskError(f"{job.error}. Check that {job.out_dir} can be written and has space left.") from job.error
     if job.error is not None:
         raise job.error
     path = job.out_dir / "report.json"

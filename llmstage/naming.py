@@ -48,5 +48,6 @@ def load_module(package: str, name: str, *, trusted: bool) -> ModuleType:
         if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
             raise  # the module exists; one of ITS imports is missing
         raise UserError(
-            f"There is no module '{path}'. Check the spelling and that it can be imported from here."
+            f"There is no module '{path}'. Check the spelling. A module of your own is named by its dotted path, such as "
+            f"my_tasks.shouting, and its folder must be in PYTHONPATH."
         ) from None

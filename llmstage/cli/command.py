@@ -21,9 +21,10 @@ from llmstage.cli.inherit import choose_task
 from llmstage.cli.jobs import CommandLine, JobResult, explain_bug, run_stage, stop_for, typed_run
 from llmstage.cli.overrides import Words, read_words
 from llmstage.cli.plans import with_plan
-from llmstage.config import RunConfig
+from llmstage.config import RunConfig, stage_config
 from llmstage.config.renamed_keys import hint
 from llmstage.errors import DiskError, UserError
+from llmstage.naming import did_you_mean
 from llmstage.paths import options
 
 ONLY_IN_A_SHELL = ("cfg", "info", "hydra_help", "shell_completion", "help", "resolve", "package", "experimental_rerun")
@@ -184,14 +185,34 @@ def require_choices(words: Words, config_dirs: tuple[Path, ...]) -> Words:
     """Add a complaint for a missing stage or task; return the words."""
     for group in ("stage", "task"):
         if group not in words.typed and not (group == "task" and words.without_task):
-            words.wrong.append(f"{group}= is missing. Known: {', '.join(options(group, config_dirs))}.")
+            known = f"Known: {', '.join(options(group, config_dirs))}."
+            words.wrong.append(explain_missing_task(words) or f"{group}= is missing. {known}")
     return words
+
+
+def explain_missing_task(words: Words) -> str | None:
+    """Return why a stage that uses a trained model does not know its task; None where the user must name one."""
+    stage = words.choice("stage")
+    if "stage" not in words.typed or "task" in words.typed or not stage_config(stage).inherits:
+        return None
+    typed = str((words.typed.get("model.path") or [""])[0] or "")
+    if not typed:
+        return f"stage={stage} needs a model: model.path=<run folder, Hugging Face directory or hub id>."
+    path = Path(typed).expanduser()
+    if path.exists() or (typed.count("/") == 1 and not path.parent.exists()):
+        return None  # a model that is not in a run folder, or a hub id: its task must be typed
+    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    return (
+        f"model.path={typed}: there is no such folder.{did_you_mean(path.name, siblings)} "
+        f"(For a hub id give the task too: task=…)"
+    )
 
 
 def compose_single(runs: HydraRuns, words: Words) -> tuple[DictConfig, RunConfig] | None:
     """Compose and type the config of a single run; complaints go to `words.wrong`. None where it cannot be composed."""
     unreadable = ("Unknown stage", "Unknown task", "Unknown model", "stage= is", "task= is", "'")
-    if any(line.startswith(unreadable) for line in words.wrong):
+    is_missing = "stage" not in words.typed or ("task" not in words.typed and not words.without_task)
+    if is_missing or any(line.startswith(unreadable) for line in words.wrong):
         return None
     try:
         config = runs.compose([line for line in words.for_hydra if not is_refused(line, words.wrong)])

@@ -37,7 +37,8 @@ def choose_task(words: Words) -> None:
         name = str(read_run_yaml(run_dir).get("task", {}).get("name", ""))
         if "." in name:
             raise Refused(
-                f"The run {run_dir} used a task outside llmstage, '{name}'. Name it on the command line: task=…"
+                f"The run {run_dir} used a task outside llmstage, '{name}'. Name it again: --config-dir <folder with "
+                f"task/<option>.yaml> task=<option>"
             )
         if name:
             words.typed["task"] = [name]

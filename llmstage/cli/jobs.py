@@ -70,6 +70,7 @@ def typed_run(data: dict[str, Any], words: Words) -> tuple[RunConfig, list[str]]
     complaints: list[str] = []
     data = inherit(dict(data), words)
     run = build_run(data, complaints)
+    complaints += check_task_yaml(run, words)
     if "${" in str(data.get("data")) or not run.stage.name:
         return run, complaints
     if not complaints:
@@ -78,6 +79,18 @@ def typed_run(data: dict[str, Any], words: Words) -> tuple[RunConfig, list[str]]
         typed = [key for key in words.typed if "." in key or (key == "data_root" and check_data_root)]
         complaints += check_run(run, typed)
     return run, complaints
+
+
+def check_task_yaml(run: RunConfig, words: Words) -> list[str]:
+    """Return a complaint about each key that the YAML of a task lacks; tasks of the user's own are found here."""
+    if "task" not in words.typed or not all(words.typed["task"]):
+        return []
+    facts = {"name": run.task.name, "stages": run.task.stages, "model_families": run.task.model_families}
+    return [
+        f"task={words.choice('task')}: its YAML has no `{key}:`. It needs name, stages, model_families and select."
+        for key, value in facts.items()
+        if not value
+    ]
 
 
 def run_stage(config: DictConfig, command: CommandLine, run: RunConfig | None = None) -> float | None:

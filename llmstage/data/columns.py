@@ -134,4 +134,6 @@ def list_columns(samples: dict[str, Any]) -> str:
     for column, value in samples.items():
         sample = repr(value)
         lines.append(f"  {column}: {sample if len(sample) <= 60 else sample[:57] + '...'}")
+    if samples and all(column.isdigit() for column in samples):
+        lines.append("If these values are the names of the columns, set data.header=true.")
     return "Columns found, with a value each:\n" + "\n".join(lines)

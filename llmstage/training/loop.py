@@ -98,7 +98,8 @@ def train(training: Training) -> TrainState:
                 return state
             if stop.name:
                 raise Interrupted(
-                    f"stopped by {stop.name} after step {state.step}; saved. The same command with hydra.run.dir=<this folder> goes on."
+                    f"stopped by {stop.name} after step {state.step}; saved. Continue with the same command and "
+                    f"hydra.run.dir={training.checkpoints.folder.parent}"
                 )
 
             # Step.

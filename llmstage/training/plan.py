@@ -261,7 +261,7 @@ def plan_line(
             if plan.micro_batch_size < plan.batch_rows
             else ""
         ),
-        f"{plan.epochs:.2g} epochs",
+        f"{plan.epochs:,.0f} epochs" if plan.epochs >= 100 else f"{plan.epochs:.2g} epochs",
         f"lr {plan.lr:.2g}",
         machine.description,
         f"{'packed' if packing else 'length buckets' if by_length else 'drawn evenly'}, {plan.real_share:.0%} real tokens",

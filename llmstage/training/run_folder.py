@@ -75,10 +75,13 @@ def check_same_run(run: RunConfig, saved: dict[str, Any], checkpoint: Path) -> N
     changed = [
         key
         for key in sorted(now.keys() | then.keys())
-        if now.get(key) != then.get(key) and not key.startswith(MAY_CHANGE)
+        if (now.get(key) or None) != (then.get(key) or None) and not key.startswith(MAY_CHANGE)
     ]
+    # What the run is comes first: another task changes many keys.
+    changed.sort(key=lambda key: not key.startswith(("stage.name", "task.name", "model.name", "model.path")))
     if changed:
         listed = ", ".join(f"{key}: {then.get(key)} -> {now.get(key)}" for key in changed[:8])
+        listed += f" and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise ModelError(
             f"{checkpoint} was written by a run with another config ({listed}). Repeat the old command, "
             f"or start anew in another folder (trainer.resume=never begins again in this one and sets its checkpoints aside)."
