@@ -130,10 +130,13 @@ def test_mistakes_are_errors_with_the_exit_status(classifier: llmstage.Result, w
     with pytest.raises(llmstage.DataError) as missing:
         llmstage.run("stage=finetune", "task=classification", "data.train=nowhere.csv")
     assert missing.value.status == 3
+    with pytest.raises(llmstage.DiskError) as unwritable:
+        llmstage.run("stage=finetune", "task=classification", "hydra.run.dir=/dev/null/run")
+    assert unwritable.value.status == 7
     with pytest.raises(llmstage.UserError, match="one job"):
         llmstage.run("-m", "stage=finetune", "task=classification", "seed=1,2")
-    with pytest.raises(llmstage.UserError, match="task= is missing"):
-        llmstage.load(classifier.model_dir.parent.parent / "nothing_of_ours")
+    with pytest.raises(llmstage.UserError, match="there is no such folder"):
+        llmstage.load(classifier.folder.parent / "nothing_of_ours")
     loaded = llmstage.load(classifier.folder)
     with pytest.raises(llmstage.DataError, match=r"rows\[1\]"):
         loaded.predict([{"text": "fine"}, {"texxt": 1}])

@@ -284,6 +284,15 @@ def test_keys_are_checked_even_when_stage_and_task_are_missing(cli):
     assert "optim.lr=-1" in err and "Did you mean 'trainer.save_total_limit'?" in err
 
 
+def test_a_missing_model_is_told_and_not_a_missing_task(cli):
+    Path("outputs/finetune/latest").mkdir(parents=True)
+    status, _, err = cli("stage=evaluate", "model.path=outputs/finetune/latset")
+    assert status == 2 and "there is no such folder. Did you mean 'latest'?" in err and "task= is missing" not in err
+    status, _, err = cli("stage=chat")
+    assert status == 2 and "stage=chat needs a model" in err and len(err.splitlines()) == 2
+    assert "task= is missing" in cli("stage=chat", "model.path=an/id")[2], "it may be a hub id"
+
+
 @pytest.mark.parametrize(
     "word",
     [

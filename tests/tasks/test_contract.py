@@ -583,6 +583,15 @@ def test_stages_call_the_methods_in_the_documented_order(workplace, calls, capsy
     assert not {"build_splits", "fit_labels", "texts", "loss", "score", "tune"} & set(calls)
 
 
+@pytest.mark.parametrize("key", ["name", "stages", "model_families"])
+def test_a_task_yaml_that_lacks_a_key_is_named(key, outside, capsys):
+    path = outside / "task" / "water_or_fire.yaml"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(f"{key}:")]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert main(["--config-dir", str(outside), "task=water_or_fire", "stage=finetune"]) == 2
+    assert f"task=water_or_fire: its YAML has no `{key}:`" in capsys.readouterr().err
+
+
 def test_code_that_a_run_folder_names_is_not_run(outside, capsys):
     words = ["--config-dir", str(outside), "task=water_or_fire", "stage=finetune", "trainer=smoke"]
     assert main([*words, "trainer.max_steps=1", "hydra.run.dir=run"]) == 0, capsys.readouterr().err
