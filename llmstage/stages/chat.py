@@ -29,7 +29,10 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         with session(cfg.seed, machine.threads, deterministic=False):
             model_session = load_session(cfg, machine, BadRows("error", out_dir))
             if model_session.task.auto_model != "AutoModelForCausalLM":
-                raise ModelError(f"task={cfg.task.name} does not converse: stage=chat needs a causal language model.")
+                raise ModelError(
+                    f"task={cfg.task.name} does not converse: stage=chat needs a causal language model, such as a finetuned "
+                    f"chat model. Use this one with stage=predict or stage=serve."
+                )
             grounding = make_grounding(model_session)
             processor = model_session.components.processor
             worker = GenerationWorker(
