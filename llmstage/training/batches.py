@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -67,7 +67,7 @@ class StepDataset(Dataset[StepBatch]):
 
 def load_batches(
     dataset: StepDataset, keys: Iterator[BatchKey], *, workers: int, pin_memory: bool
-) -> Iterator[StepBatch]:
+) -> Generator[StepBatch, None, None]:
     """Yield the batches of `keys` in their order, collated by `workers` processes where there are any."""
     yield from DataLoader(
         dataset,

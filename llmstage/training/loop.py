@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,45 +81,48 @@ def train(training: Training) -> TrainState:
     scaler = build_scaler(training)
     batches = build_batches(training)
     training.model.train()
-    with console.StepDisplay(training.schedule.steps, training.trainer.log_every, state.step) as display:
-        while True:
-            # Evaluate, also before the first step: the scores that training starts from.
-            done = training.is_done
-            improved = is_due(plan.eval_every, state.step, last=done) and validate(training, display)
-            out_of_patience = training.trainer.patience is not None and state.stale >= training.trainer.patience
+    try:
+        with console.StepDisplay(training.schedule.steps, training.trainer.log_every, state.step) as display:
+            while True:
+                # Evaluate, also before the first step: the scores that training starts from.
+                done = training.is_done
+                improved = is_due(plan.eval_every, state.step, last=done) and validate(training, display)
+                out_of_patience = training.trainer.patience is not None and state.stale >= training.trainer.patience
 
-            # Save. The best state must be on disk when training ends.
-            must_save = improved or done or out_of_patience or state.step in training.save_at
-            if (is_due(plan.save_every, state.step, last=must_save) and state.step > 0) or stop.name:
-                training.checkpoints.save(state, training.optimizer, training.model)
+                # Save. The best state must be on disk when training ends.
+                must_save = improved or done or out_of_patience or state.step in training.save_at
+                if (is_due(plan.save_every, state.step, last=must_save) and state.step > 0) or stop.name:
+                    training.checkpoints.save(state, training.optimizer, training.model)
 
-            # Stop?
-            if done or out_of_patience:
-                return state
-            if stop.name:
-                raise Interrupted(
-                    f"stopped by {stop.name} after step {state.step}; saved. Continue with the same command and "
-                    f"hydra.run.dir={training.checkpoints.folder.parent}"
-                )
+                # Stop?
+                if done or out_of_patience:
+                    return state
+                if stop.name:
+                    raise Interrupted(
+                        f"stopped by {stop.name} after step {state.step}; saved. Continue with the same command and "
+                        f"hydra.run.dir={training.checkpoints.folder.parent}"
+                    )
 
-            # Step.
-            started = time.perf_counter()
-            batch = next(batches)
-            micro_batch_size = training.micro_batch_size
-            line = take_step(training, batch, scaler)
-            seconds = time.perf_counter() - started
-            inject_fault("step")
-            if (line["loss"] is None and must_roll_back(state)) or line.get("spike") == "rollback":
-                roll_back(training, batch)
-                batches = build_batches(training)
-                continue
-            if training.micro_batch_size != micro_batch_size:  # memory ran out in this step
-                batches = build_batches(training)
+                # Step.
+                started = time.perf_counter()
+                batch = next(batches)
+                micro_batch_size = training.micro_batch_size
+                line = take_step(training, batch, scaler)
+                seconds = time.perf_counter() - started
+                inject_fault("step")
+                if (line["loss"] is None and must_roll_back(state)) or line.get("spike") == "rollback":
+                    roll_back(training, batch)
+                    batches = build_batches(training)
+                    continue
+                if training.micro_batch_size != micro_batch_size:  # memory ran out in this step
+                    batches = build_batches(training)
 
-            # Log.
-            count_step(state, line, seconds)
-            training.log({**line, "seconds": round(state.seconds, 3)})
-            display.show(state.step, progress_figures(line))
+                # Log.
+                count_step(state, line, seconds)
+                training.log({**line, "seconds": round(state.seconds, 3)})
+                display.show(state.step, progress_figures(line))
+    finally:
+        batches.close()  # end the data workers now: an error that is kept would keep them alive
 
 
 def is_due(every: int, step: int, *, last: bool) -> bool:
@@ -264,7 +267,7 @@ def step_dataset(training: Training) -> StepDataset:
     )
 
 
-def build_batches(training: Training) -> Iterator[StepBatch]:
+def build_batches(training: Training) -> Generator[StepBatch, None, None]:
     """Return the batches from the state's position in the data on, without those that a rollback excluded."""
     state = training.state
     keys = batch_keys(training.order, state.epoch, state.batch, {(pair[0], pair[1]) for pair in state.excluded})

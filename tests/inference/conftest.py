@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import threading
@@ -99,6 +100,7 @@ def browser() -> Iterator[Any]:
         more = ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=more)
         yield opened
+        gc.collect()  # data workers that an error keeps alive hold the driver's pipe, and it would wait for ever
         opened.close()
 
 
