@@ -149,8 +149,8 @@ class MaskedLM(Task):
         for segment, nll, predicted, token, target in zip(
             segments, losses.nll.double().tolist(), losses.best.tolist(), input_tokens, targets, strict=True
         ):
-            shown = 0 if token == self.mask_id else 2 if token == target else 1  # index in SHOWN
-            for key, value in (("nll", nll), ("predicted", predicted), ("target", target), ("shown", shown)):
+            replacement = 0 if token == self.mask_id else 2 if token == target else 1  # index in SHOWN
+            for key, value in (("nll", nll), ("predicted", predicted), ("target", target), ("shown", replacement)):
                 items[segment][key].append(value)
         return items
 
