@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from llmstage.demo.scene_questions import question_rows  # noqa: E402
-from llmstage.evaluation.metrics.intervals import RESAMPLES  # noqa: E402
+from llmstage.evaluation.metrics.score import RESAMPLES  # noqa: E402
 
 PAGE = REPOSITORY / "docs" / "recipes" / "shapes_reasoning.md"
 RESULTS = REPOSITORY / "docs" / "recipes" / "chain.json"

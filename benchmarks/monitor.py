@@ -24,7 +24,7 @@ import scipy.stats  # noqa: F401 - imported here, so that the rate does not incl
 from llmstage.config.data import DataConfig
 from llmstage.config.monitor import Monitor, seconds
 from llmstage.data.columns import Columns
-from llmstage.data.quarantine import BadRows
+from llmstage.data.rows import BadRows
 from llmstage.inference.monitor.aggregation import WindowCounts
 from llmstage.inference.monitor.alerts import Delivery
 from llmstage.inference.monitor.records import InputState, RecordReader

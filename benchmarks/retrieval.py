@@ -27,8 +27,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # import llmstage from this checkout, whether it is installed or not
 
 from llmstage.config.retrieval import RetrievalConfig  # noqa: E402
-from llmstage.evaluation.metrics.intervals import mean, proportion  # noqa: E402
-from llmstage.evaluation.metrics.score import Score  # noqa: E402
+from llmstage.evaluation.metrics.score import (  # noqa: E402
+    Score,
+    mean,
+    proportion,
+)
 from llmstage.inference.retrieval.encoder import Encoder  # noqa: E402
 from llmstage.inference.retrieval.index import Index, Method  # noqa: E402
 from llmstage.inference.retrieval.passages import Passage, row_passages  # noqa: E402

@@ -31,7 +31,7 @@ WORDS = 200_000
 """Different words of the corpus. Their frequencies follow Zipf's law, as in a natural language."""
 PEER = "run_clm's map, then group"
 PHASES = ("open_sources", "choose_processor", "encode", "find_leaks")
-"""Functions of llmstage.training.setup and task_setup that the script times."""
+"""Functions of llmstage.training.setup that the script times."""
 
 
 def main() -> int:
@@ -171,8 +171,7 @@ def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
 
     from llmstage.config import RunConfig, build_run
     from llmstage.paths import conf_dir
-    from llmstage.training import setup as setup_run
-    from llmstage.training import task_setup
+    from llmstage.training import setup
 
     task, model = (
         yaml.safe_load((conf_dir() / name).read_text("utf-8"))
@@ -185,10 +184,9 @@ def assembled(args: argparse.Namespace) -> tuple[Any, dict[str, float], float]:
     assert not wrong, wrong
     phases = dict.fromkeys(PHASES, 0.0)
     for name in PHASES:
-        module = task_setup if hasattr(task_setup, name) else setup_run
-        setattr(module, name, timed(getattr(module, name), name, phases))
+        setattr(setup, name, timed(getattr(setup, name), name, phases))
     started = time.perf_counter()
-    components = setup_run.setup_run(run, args.folder, training=True)
+    components = setup.setup_run(run, args.folder, training=True)
     return components, phases, time.perf_counter() - started
 
 

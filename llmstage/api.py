@@ -100,7 +100,7 @@ def load(path: str | Path, *overrides: str) -> LoadedModel:
     """
     config = compose_run(["stage=predict", "data.test=-", f"model.path={path}", *overrides])
 
-    from llmstage.data.quarantine import BadRows
+    from llmstage.data.rows import BadRows
     from llmstage.inference.inference_session import load_session
     from llmstage.training.machine import resolve_machine
 

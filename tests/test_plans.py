@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from llmstage.cli.command import main
+from llmstage.cli.inherit import in_words, with_plan
 from llmstage.cli.overrides import parse, read_words, values_of
-from llmstage.cli.plans import in_words, with_plan
 from llmstage.errors import Refused, UserError
 
 

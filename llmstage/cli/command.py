@@ -17,10 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from llmstage import allocator, console
 from llmstage.cli.help import help_text, print_text, quick_answer
 from llmstage.cli.hydra_runs import HydraRuns, parse_flags, plain_config, separate_hydra
-from llmstage.cli.inherit import choose_task
+from llmstage.cli.inherit import choose_task, with_plan
 from llmstage.cli.jobs import CommandLine, JobResult, explain_bug, run_stage, stop_for, typed_run
 from llmstage.cli.overrides import Words, read_words
-from llmstage.cli.plans import with_plan
 from llmstage.config import RunConfig, stage_config
 from llmstage.config.renamed_keys import hint
 from llmstage.errors import DiskError, UserError

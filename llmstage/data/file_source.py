@@ -16,12 +16,20 @@ from llmstage.data.chat_formats import PAIR_COLUMNS, to_messages
 from llmstage.data.columns import check_named, map_columns
 from llmstage.data.files import DataFile, NamingFile, expand
 from llmstage.data.formats import detect, known_endings, load_reader
-from llmstage.data.quarantine import BadRows, format_location
-from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.row_checks import check_numbers, complaint, sample_columns, shorten
 from llmstage.data.row_source import RowSource
 from llmstage.data.row_times import Clock
-from llmstage.data.rows import Columns, ImageLocation, Row, digest_of
+from llmstage.data.rows import (
+    Bad,
+    BadRows,
+    Columns,
+    ImageLocation,
+    ReadOptions,
+    Records,
+    Row,
+    digest_of,
+    format_location,
+)
 from llmstage.data.split_keys import NO_KEYS, SplitKeyReader, SplitKeys, TimeRange
 from llmstage.data.text_lines import check_encoding
 from llmstage.errors import DataError

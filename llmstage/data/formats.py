@@ -15,7 +15,7 @@ from llmstage.data import readers
 from llmstage.data.files import HEAD_SIZE, DataFile
 from llmstage.data.readers import conll, datasets, image_folder, json, squad, webdataset
 from llmstage.data.readers.datasets import crosswoz, github_topics, medquad, nlvr, phrasebank, sgd
-from llmstage.data.records import FileHead
+from llmstage.data.rows import FileHead
 from llmstage.errors import DataError, UserError
 from llmstage.naming import load_module, unknown
 

@@ -12,11 +12,9 @@ from llmstage.config.data import DataConfig
 from llmstage.data.file_source import CheckedSource, options_of
 from llmstage.data.files import DataFile
 from llmstage.data.image_containers import INSIDE, arrow_table, holds_images
-from llmstage.data.quarantine import BadRows
 from llmstage.data.readers.parquet import with_class_names
-from llmstage.data.records import Records
 from llmstage.data.row_source import RowSource
-from llmstage.data.rows import Columns, ImageLocation, Row, digest_of
+from llmstage.data.rows import BadRows, Columns, ImageLocation, Records, Row, digest_of
 from llmstage.errors import DataError
 
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}

@@ -14,9 +14,7 @@ from llmstage.data.columns import check_named
 from llmstage.data.file_source import FileSource
 from llmstage.data.files import DataFile, expand
 from llmstage.data.formats import find_images, known_endings, load_reader
-from llmstage.data.quarantine import BadRows
-from llmstage.data.records import Bad, Records
-from llmstage.data.rows import Columns, Row
+from llmstage.data.rows import Bad, BadRows, Columns, Records, Row
 from llmstage.data.split_keys import SplitKeys
 from llmstage.errors import DataError
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmstage.data.columns import list_columns
-from llmstage.data.records import Bad
-from llmstage.data.rows import Columns, Row
+from llmstage.data.rows import Bad, Columns, Row
 from llmstage.data.text_lines import too_large
 from llmstage.errors import DataError
 

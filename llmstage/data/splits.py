@@ -23,10 +23,9 @@ from llmstage.data.file_source import CheckedSource, CheckRow, FileSource
 from llmstage.data.files import expand
 from llmstage.data.formats import find_images, known_endings, load_reader
 from llmstage.data.hf_datasets import open_tables
-from llmstage.data.quarantine import BadRows
 from llmstage.data.row_source import PartSource, RowSource, Sides
 from llmstage.data.row_times import Clock, check_time_format
-from llmstage.data.rows import Columns, Row, digest_of
+from llmstage.data.rows import BadRows, Columns, Row, digest_of
 from llmstage.data.split_keys import NO_KEYS, Cut, RankedCut, SplitKeys, rank_of, row_hash
 from llmstage.data.text_lines import check_encoding
 from llmstage.errors import DataError, UserError

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import BinaryIO, cast
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad
+from llmstage.data.rows import Bad
 from llmstage.errors import DataError, UserError
 from llmstage.naming import did_you_mean
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from llmstage import console
 from llmstage.config import RunConfig
-from llmstage.evaluation.eval_loop import Scored
 from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.scoring import Scored
 from llmstage.training.components import RunComponents
 
 

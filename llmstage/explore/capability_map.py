@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmstage.evaluation.metrics.intervals import mean
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, mean
 from llmstage.explore.chance import Chance, chance_of
 from llmstage.explore.items import Item
 from llmstage.explore.probes import families, load

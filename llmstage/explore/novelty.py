@@ -19,8 +19,7 @@ from llmstage.data.file_source import OTHER_COLUMNS, FileSource
 from llmstage.data.files import expand
 from llmstage.data.formats import known_endings
 from llmstage.data.quality.near_duplicates import distinct_texts, in_pool
-from llmstage.data.quarantine import BadRows
-from llmstage.data.rows import Columns, Row
+from llmstage.data.rows import BadRows, Columns, Row
 from llmstage.errors import DataError
 from llmstage.evaluation.metrics.generation import split_words
 from llmstage.explore.findings import Findings

@@ -15,7 +15,7 @@ from llmstage.models.build import build_model
 from llmstage.paths import locate_model, read_run_yaml
 from llmstage.tokenization.tokenizer import Processor, load_processor
 from llmstage.tokenization.vision import vision_spec_of
-from llmstage.training.task_setup import load_model_config, model_family, quiet_libraries
+from llmstage.training.setup import load_model_config, model_family, quiet_libraries
 
 AUTO_CLASSES = {
     "gpt": "AutoModelForCausalLM",

@@ -14,8 +14,7 @@ from llmstage.data.row_source import PartSource, RowSource
 from llmstage.data.rows import Row
 from llmstage.data.split_keys import row_hash
 from llmstage.errors import DataError
-from llmstage.evaluation.eval_loop import Scored
-from llmstage.evaluation.scoring import headline_split
+from llmstage.evaluation.scoring import Scored, headline_split
 from llmstage.explore.slice_search import Numbers
 from llmstage.tasks.base import RowError
 from llmstage.tasks.base_errors import ExampleErrors

@@ -1,4 +1,4 @@
-"""Statistics of stage=explore that evaluation/metrics/intervals.py lacks: exact intervals and tests, paired and nested
+"""Statistics of stage=explore that evaluation/metrics/score.py lacks: exact intervals and tests, paired and nested
 bootstraps, corrections for many tests, and the number of items that a claim needs. scipy computes the distributions."""
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from llmstage.evaluation.metrics.intervals import wilson
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, wilson
 from llmstage.explore.wording import sentence
 
 RESAMPLES = 2000

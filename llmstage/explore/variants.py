@@ -30,11 +30,10 @@ from llmstage.models.depth_expansion import deepen
 from llmstage.paths import locate_model, read_run_yaml
 from llmstage.report.files import write_json
 from llmstage.tasks.base import Task
-from llmstage.training.components import RunComponents
+from llmstage.training.components import RunComponents, Variant
 from llmstage.training.fit import fit
 from llmstage.training.machine import Machine, resolve_machine
 from llmstage.training.run_folder import write_run_yaml
-from llmstage.training.variant import Variant
 
 ADDED = "added_blocks.json"
 TAKEN = ("batch_size", "batch_tokens")

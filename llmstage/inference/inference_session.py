@@ -15,14 +15,13 @@ from llmstage.data.encoding.order import Rows, scoring_batches, split_by_length
 from llmstage.data.file_source import open_side_tables
 from llmstage.data.image_store import ImageStore
 from llmstage.data.inference_rows import InferenceSource, open_inference_source
-from llmstage.data.quarantine import BadRows
 from llmstage.data.row_source import ListSource, RowSource
-from llmstage.data.rows import Row
+from llmstage.data.rows import BadRows, Row
 from llmstage.kernels.modernbert_encoder import supported_body, use_fast_encoder
 from llmstage.tasks.base import Example, RowError, Task
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import DTYPES, Machine, fast_bf16, scoring_precision
-from llmstage.training.task_setup import prepare_task
+from llmstage.training.setup import prepare_task
 
 CALL_TOKENS = 40
 """Tokens whose computation on a CPU costs as much as one more call of the model."""

@@ -13,9 +13,8 @@ from typing import Any
 from llmstage import console
 from llmstage.data.file_source import options_of
 from llmstage.data.inference_rows import InferenceRow, StandardInput
-from llmstage.data.quarantine import BadRows, parse_location
 from llmstage.data.resumable_output import ResumableOutput, StdoutOutput
-from llmstage.data.rows import Row
+from llmstage.data.rows import BadRows, Row, parse_location
 from llmstage.errors import DataError, Interrupted
 from llmstage.inference.inference_session import InferenceSession
 from llmstage.training.session import StopFlag

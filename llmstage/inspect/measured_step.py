@@ -15,7 +15,7 @@ import torch
 
 from llmstage.config import RunConfig
 from llmstage.tasks.base import Batch, Task
-from llmstage.training.gradient_cache import backward_parts
+from llmstage.training.batches import backward_parts
 from llmstage.training.machine import Machine
 from llmstage.training.optimizers import build_optimizer, scale_gradients
 

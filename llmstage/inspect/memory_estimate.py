@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llmstage.kernels.torch_internals import FakeTensor, FakeTensorMode, TorchDispatchMode, tree_iter
 from llmstage.tasks.base import Batch, Task
-from llmstage.training.gradient_cache import backward_parts
+from llmstage.training.batches import backward_parts
 from llmstage.training.machine import Machine
 
 ADAM_BYTES = 8

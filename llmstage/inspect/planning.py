@@ -50,7 +50,7 @@ def plan_run(
     run: RunConfig, components: RunComponents, machine: Machine, language: str, *, measure: bool
 ) -> PlanReport:
     """Plan the run and report it. `measure`: run one step on the longest batch and time it."""
-    from llmstage.training.summary import describe_model
+    from llmstage.training.components import describe_model
 
     # The plan of the run, made as training makes it.
     store, task = components.stores["train"], components.task

@@ -24,8 +24,7 @@ from llmstage.kernels.transformers_internals import tied_weight_names
 from llmstage.models.adapter import CONFIG, adapter_base, load_adapter
 from llmstage.models.lm_loss import last_hidden, masked_head
 from llmstage.models.packing import read_packed_rows
-from llmstage.models.presets import preset_config
-from llmstage.models.towers import freeze_towers, take_tower
+from llmstage.models.presets import freeze_towers, preset_config, take_tower
 from llmstage.paths import ModelSource
 from llmstage.tokenization.tokenizer import ASSISTANT, END, Processor
 

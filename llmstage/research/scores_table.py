@@ -12,7 +12,7 @@ import numpy as np
 
 from llmstage.data.files import DataFile, expand_path
 from llmstage.data.readers import csv
-from llmstage.data.records import Bad, ReadOptions
+from llmstage.data.rows import Bad, ReadOptions
 from llmstage.errors import DataError, UserError
 from llmstage.naming import did_you_mean
 from llmstage.research.curves import Numbers

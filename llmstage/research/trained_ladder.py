@@ -22,9 +22,9 @@ from llmstage.explore.probes import generate, select_cells
 from llmstage.paths import conf_dir
 from llmstage.research.checkpoints import Checkpoint, HeldOut, checkpoints_of_runs
 from llmstage.training.checkpoint import find_checkpoint, list_checkpoints, read_state
+from llmstage.training.components import Variant
 from llmstage.training.fit import fit
 from llmstage.training.run_folder import check_same_run
-from llmstage.training.variant import Variant
 
 SIZES = {"xs": (1, 32, 2, 64), "s": (2, 64, 4, 128), "m": (4, 128, 4, 344), "l": (6, 256, 8, 688)}
 """layers, width, heads, inner width"""

@@ -16,14 +16,20 @@ from llmstage.evaluation.scoring import headline_split, report_values, score_all
 from llmstage.report.files import plain, write_json
 from llmstage.report.lm_eval import command, write_results
 from llmstage.training.checkpoint import TrainState
-from llmstage.training.components import RunComponents, token_ledger
+from llmstage.training.components import (
+    RunComponents,
+    column_mapping,
+    describe_data,
+    describe_model,
+    header,
+    token_ledger,
+)
 from llmstage.training.control_runs import score_controls
-from llmstage.training.finalize import finish
+from llmstage.training.finalize import finish, warnings
 from llmstage.training.machine import environment, resolve_machine, scoring_precision
 from llmstage.training.run_folder import write_run_yaml
 from llmstage.training.session import run_lock, session
 from llmstage.training.setup import setup_run
-from llmstage.training.summary import column_mapping, describe_data, describe_model, header, warnings
 
 
 def run(cfg: RunConfig, out_dir: Path, metadata: dict[str, str]) -> float | None:

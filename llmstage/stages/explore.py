@@ -146,8 +146,8 @@ def explore_rows(cfg: RunConfig, out_dir: Path, machine: Machine) -> tuple[list[
         return [], None
     from llmstage.explore.novelty import find_novel_texts
     from llmstage.explore.weak_slices import weak_slices
+    from llmstage.training.components import header
     from llmstage.training.setup import setup_run
-    from llmstage.training.summary import header
 
     components = setup_run(cfg, out_dir, training=False)
     model = components.build(cfg, machine.device, training=False)

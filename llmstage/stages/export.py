@@ -11,7 +11,7 @@ from typing import Any
 from llmstage import console
 from llmstage.config import RunConfig
 from llmstage.config.stage import Export
-from llmstage.data.quarantine import BadRows
+from llmstage.data.rows import BadRows
 from llmstage.errors import ModelError, UserError
 from llmstage.inference.inference_session import InferenceSession, load_session
 from llmstage.models.export import comparison_prompts, difference, export_hf, export_onnx, plain_outputs

@@ -27,13 +27,12 @@ from llmstage.paths import locate_model
 from llmstage.report import formatting
 from llmstage.report.files import write_json
 from llmstage.report.html import ledger as ledger_table
-from llmstage.training.components import RunComponents, token_ledger
+from llmstage.training.components import RunComponents, column_mapping, describe_data, header, token_ledger
 from llmstage.training.finalize import finish
 from llmstage.training.machine import environment, resolve_machine
 from llmstage.training.run_folder import resolve_model_path, write_run_yaml
 from llmstage.training.session import run_lock, session
 from llmstage.training.setup import setup_run
-from llmstage.training.summary import column_mapping, describe_data, header
 
 ORDER = {"major": 0, "minor": 1, "ok": 2}
 

@@ -10,7 +10,7 @@ from typing import Any
 from llmstage import console
 from llmstage.config import RunConfig
 from llmstage.config.monitor import Monitor, seconds, zone
-from llmstage.data.quarantine import BadRows
+from llmstage.data.rows import BadRows
 from llmstage.errors import Interrupted, ModelError
 from llmstage.inference.monitor.aggregation import WindowCounts
 from llmstage.inference.monitor.alerts import Delivery, redacted_url

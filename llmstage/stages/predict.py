@@ -9,8 +9,8 @@ from pathlib import Path
 from llmstage import console
 from llmstage.config import RunConfig
 from llmstage.config.stage import Predict
-from llmstage.data.quarantine import BadRows
 from llmstage.data.resumable_output import ResumableOutput, StdoutOutput
+from llmstage.data.rows import BadRows
 from llmstage.inference.inference_session import load_session
 from llmstage.inference.predict import output_fingerprint, predict, reads_standard_input
 from llmstage.report.files import write_json

@@ -7,7 +7,7 @@ from pathlib import Path
 from llmstage import console
 from llmstage.config import RunConfig
 from llmstage.config.stage import Serve
-from llmstage.data.quarantine import BadRows
+from llmstage.data.rows import BadRows
 from llmstage.errors import UserError
 from llmstage.inference.inference_session import load_session
 from llmstage.report.files import write_json

@@ -7,7 +7,7 @@ Order of the calls
 ------------------
 tests/tasks/test_contract.py checks this order with a task that records its calls. "Once" is once for each run.
 
-Setup (training/task_setup.py, training/setup.py); every stage that uses a task:
+Setup (training/setup.py); every stage that uses a task:
 
 | method              | when                                 | how often       | available to it                                |
 |---------------------|--------------------------------------|-----------------|------------------------------------------------|
@@ -46,7 +46,7 @@ Training (training/loop.py):
 | `tune`              | after training, if `needs_tuning`;   | once            | predictions of the validation split            |
 |                     | `model_options` is then read again   |                 |                                                |
 
-Scoring (evaluation/eval_loop.py, evaluation/scoring.py):
+Scoring (evaluation/scoring.py):
 
 | method              | when                                 | how often       | available to it                                |
 |---------------------|--------------------------------------|-----------------|------------------------------------------------|

@@ -12,9 +12,8 @@ import numpy as np
 from llmstage.data.encoding.order import evenly_spaced
 from llmstage.data.rows import Row
 from llmstage.evaluation.metrics.generation import exact_match, length_ratio, references_of, split_words
-from llmstage.evaluation.metrics.intervals import mean
 from llmstage.evaluation.metrics.language_model import language_model_scores
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, mean
 from llmstage.tasks.base import ReportItem
 from llmstage.tasks.base_errors import ExampleErrors, errors_by_loss, errors_by_text, token_nats
 from llmstage.tasks.base_generation import GenerationTask

@@ -1,6 +1,6 @@
 """Contrastive image-text training (CLIP, SigLIP): image and caption of a pair get similar embeddings.
 
-The other pairs of the batch are the negatives (models/contrastive_loss.py, training/gradient_cache.py).
+The other pairs of the batch are the negatives (models/contrastive_loss.py, training/batches.py).
 """
 
 from __future__ import annotations

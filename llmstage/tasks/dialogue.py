@@ -17,9 +17,8 @@ from llmstage.data.encoding.order import evenly_spaced
 from llmstage.data.rows import Columns, Row
 from llmstage.demo.dialogue import dialogue_rows
 from llmstage.evaluation.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
-from llmstage.evaluation.metrics.intervals import proportion
 from llmstage.evaluation.metrics.language_model import Unigram, language_model_scores
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, proportion
 from llmstage.models.generation import generate_replies
 from llmstage.models.lm_loss import correct_positions, sum_by_segment, token_losses
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task

@@ -32,8 +32,7 @@ from llmstage.data.token_spans import Offsets, align_spans, word_windows
 from llmstage.demo.token_classification import entity_rows
 from llmstage.errors import DataError, ModelError
 from llmstage.evaluation.metrics.entity_tags import tag_scores, type_scores
-from llmstage.evaluation.metrics.intervals import ratio
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, ratio
 from llmstage.models.token_head import best_path, token_logits
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import ExampleErrors

@@ -22,9 +22,8 @@ from llmstage.errors import DataError, ModelError
 from llmstage.evaluation.metrics.calibration import reliability
 from llmstage.evaluation.metrics.classification import calibration_error, classification_scores, confusion
 from llmstage.evaluation.metrics.composition import composition_item, group_scores
-from llmstage.evaluation.metrics.intervals import proportion
 from llmstage.evaluation.metrics.language_model import language_model_scores
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, proportion
 from llmstage.evaluation.metrics.sklearn_baselines import (
     logistic,
     most_frequent,

@@ -15,11 +15,11 @@ import torch
 from llmstage.config import RunConfig
 from llmstage.data.encoding.order import BatchOrder, Rows
 from llmstage.data.encoding.store import ExampleStore
-from llmstage.evaluation.eval_loop import make_batch
+from llmstage.evaluation.scoring import make_batch
 from llmstage.kernels.varlen_attention import uses_cu_seqlens, with_cu_seqlens
 from llmstage.models.build import count_parameters
 from llmstage.tasks.base import Task
-from llmstage.training.gradient_cache import RandomState, backward_parts
+from llmstage.training.batches import RandomState, backward_parts
 from llmstage.training.machine import Machine
 
 USABLE_SHARE = 0.85

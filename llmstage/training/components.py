@@ -1,23 +1,31 @@
-"""The parts of a run that training, scoring and inference share: task, processor, rows, encoded examples."""
+"""The parts of a run that training, scoring and inference share: task, processor, rows, encoded examples.
+
+Also what the header line and report.json say of them, and how a training run may differ from its config (Variant).
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from llmstage.config import RunConfig
+from llmstage.data.encoding.order import BatchOrder
 from llmstage.data.encoding.store import ExampleStore
 from llmstage.data.quality.split_leakage import Leaks
 from llmstage.data.row_source import RowSource
 from llmstage.errors import ModelError
 from llmstage.models.adapter import add_adapter, has_adapter, merge_adapter, quantization
-from llmstage.models.build import build_model
+from llmstage.models.build import build_model, count_parameters
 from llmstage.paths import ModelSource
 from llmstage.tasks.base import Task
 from llmstage.tokenization.tokenizer import Processor
+from llmstage.training.machine import Machine
 
 
 @dataclass(slots=True)
@@ -96,3 +104,65 @@ def data_digest(components: RunComponents) -> str:
     pixels = f"|{images.digest}" if images is not None else ""
     train = components.sources["train"].digest()
     return hashlib.sha256(f"{train}|{components.processor.digest()}|{components.context}{pixels}".encode()).hexdigest()
+
+
+def header(run: RunConfig, components: RunComponents, out_dir: Path) -> str:
+    """Return the line that a run begins with: stage, task, data, model, seed, folder."""
+    counts = ", ".join(f"{store.ledger.rows:,} {split}" for split, store in components.stores.items())
+    mapping = column_mapping(components)
+    columns = "" if run.data.is_demo else " | " + ", ".join(f"{name}={column}" for name, column in mapping.items())
+    data = f"{run.task.name} on {describe_data(components)} ({counts}{columns})"
+    return f"llmstage {run.stage.name} | {data} | {run.model.path or run.model.name} | seed {run.seed} | {out_dir}"
+
+
+def describe_data(components: RunComponents) -> str:
+    """Return where the rows come from, each source once; for splits by time or group, by what, and the time of each split."""
+    sources = components.sources.values()
+    parts = list(dict.fromkeys(source.description.partition(", cut")[0].partition(", less")[0] for source in sources))
+    parts += [f"cut by {key}" for key in {source.cut_by for source in sources} - {"", "content"}]
+    spans = [f"{split} {' to '.join(dict.fromkeys(ends))}" for split, ends in components.leaks.time_ranges.items()]
+    return "; ".join([*parts, *([", ".join(spans)] if spans else [])])
+
+
+def column_mapping(components: RunComponents) -> dict[str, str]:
+    """Return the column of the file for each column of the task."""
+    return dict(next(iter(components.sources.values())).mapping)
+
+
+def describe_model(run: RunConfig, components: RunComponents, model: nn.Module) -> dict[str, Any]:
+    """Return the `model` entry of report.json."""
+    config: Any = model.config
+    extra: nn.Module | None = getattr(model, "extra", None)
+    return {
+        "name": run.model.path or run.model.name,
+        "kind": run.model.family,
+        "architecture": type(model).__name__,
+        "parameters": count_parameters(model),
+        "context": components.context,
+        "vocab_size": config.get_text_config().vocab_size,
+        "path": run.model.path,
+        "pipeline_tag": components.task.pipeline_tag,
+        "auto_class": components.task.auto_model,
+        "own_weights": 0 if extra is None else count_parameters(extra),
+    }
+
+
+@dataclass(slots=True, frozen=True)
+class Variant:
+    """What control runs, the models that stage=explore trains and ladders of models change about a run.
+
+    Everything else, such as checkpoints and resume, is as in any run. The defaults change nothing.
+    """
+
+    rows: dict[str, RowSource] | None = None
+    """Splits that replace those of the config; `train` at least. A resumed run must get the same rows again."""
+    order: Callable[[BatchOrder, ExampleStore], BatchOrder] | None = None
+    """Returns the batches to train on, given the run's default order; a pure function of (seed, epoch), as that one is."""
+    objective: Callable[[RunComponents, Machine], Task] | None = None
+    """Returns the task as the training loop sees it, where the loss has further terms."""
+    save_at: frozenset[int] = frozenset()
+    """Steps after which a checkpoint is written, besides those of trainer.save_every."""
+    by_character: bool = False
+    """Whether a tokenizer that is trained here joins no Chinese characters, whatever the task."""
+    updates_latest: bool = True
+    """Whether outputs/latest names this run when it is completed."""

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from llmstage import console
 from llmstage.config import RunConfig
-from llmstage.evaluation.eval_loop import Scored
 from llmstage.evaluation.metrics.score import Score
-from llmstage.evaluation.scoring import score
+from llmstage.evaluation.scoring import Scored, score
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import Machine
 from llmstage.training.setup import setup_run

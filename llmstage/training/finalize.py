@@ -9,11 +9,14 @@ from typing import Any
 
 from llmstage import console
 from llmstage.config import RunConfig
+from llmstage.evaluation.scoring import Scored
 from llmstage.report.console_table import baseline_lines, finding_lines, score_table
 from llmstage.report.files import write_json
 from llmstage.report.html import write_html
 from llmstage.report.model_card import write_card
 from llmstage.report.thumbnails import without_pixels
+from llmstage.training.checkpoint import TrainState
+from llmstage.training.components import RunComponents
 from llmstage.training.machine import environment
 
 
@@ -60,3 +63,22 @@ def link_latest(out_dir: Path, stage: str) -> None:
             draft.unlink(missing_ok=True)
             draft.symlink_to(os.path.relpath(out_dir.resolve(), link.parent.resolve()), target_is_directory=True)
             draft.replace(link)
+
+
+def warnings(
+    components: RunComponents, state: TrainState, comparison: dict[str, Any] | None, scored: dict[str, Scored]
+) -> list[str]:
+    """Return what a reader of the report must know. `comparison`: of baselines()."""
+    lines = [comparison["verdict"]] if comparison and not comparison["beaten"] else []
+    lines += components.leaks.warnings
+    lines += dict.fromkeys(note for source in components.sources.values() for note in source.notes)
+    if state.skipped:
+        lines.append(f"{state.skipped} of {state.step} steps were skipped: loss or gradient not finite, or a spike.")
+    for split, store in components.stores.items():
+        if store.ledger.lost_targets:
+            lines.append(
+                f"{split}: {store.ledger.lost_targets} target tokens ({store.ledger.lost_target_share:.2%}) were cut, {store.ledger.lost_ends} answers lost their end."
+            )
+    for split, result in scored.items():
+        lines += [f"{split}: {line}" for line in components.task.warnings(result.predictions, result.refs)]
+    return lines

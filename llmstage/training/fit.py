@@ -14,8 +14,8 @@ from llmstage import console
 from llmstage.config import RunConfig
 from llmstage.errors import ModelError
 from llmstage.evaluation.baselines import baselines
-from llmstage.evaluation.eval_loop import Scored
 from llmstage.evaluation.scoring import (
+    Scored,
     headline_split,
     report_values,
     score,
@@ -28,15 +28,20 @@ from llmstage.models.adapter import has_adapter, merge_adapter, save_adapter
 from llmstage.models.build import save_model
 from llmstage.paths import ModelSource
 from llmstage.training.checkpoint import Checkpoints, TrainState, find_resume_point, set_aside
-from llmstage.training.components import RunComponents, token_ledger
+from llmstage.training.components import (
+    RunComponents,
+    Variant,
+    column_mapping,
+    describe_data,
+    describe_model,
+    token_ledger,
+)
 from llmstage.training.control_runs import train_controls
-from llmstage.training.finalize import finish
+from llmstage.training.finalize import finish, warnings
 from llmstage.training.loop import train
 from llmstage.training.loop_setup import TrainingSetup, set_up_training
 from llmstage.training.machine import Machine, peak_memory, resolve_machine
 from llmstage.training.session import run_lock, session
-from llmstage.training.summary import column_mapping, describe_data, describe_model, warnings
-from llmstage.training.variant import Variant
 
 
 @dataclass(slots=True)

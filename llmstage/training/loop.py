@@ -20,10 +20,9 @@ from llmstage.errors import Diverged, Interrupted, OutOfMemory
 from llmstage.evaluation.metrics.score import Score
 from llmstage.kernels.varlen_attention import uses_cu_seqlens
 from llmstage.tasks.base import Task
-from llmstage.training.batches import StepBatch, StepDataset, batch_keys, load_batches
+from llmstage.training.batches import RandomState, StepBatch, StepDataset, backward_parts, batch_keys, load_batches
 from llmstage.training.checkpoint import Checkpoints, TrainState, find_checkpoint, load_tensors, read_state
 from llmstage.training.fault_injection import inject_fault
-from llmstage.training.gradient_cache import RandomState, backward_parts
 from llmstage.training.machine import Machine, peak_memory
 from llmstage.training.optimizers import Schedule, scale_gradients
 from llmstage.training.plan import Plan

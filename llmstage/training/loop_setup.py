@@ -12,9 +12,9 @@ from torch import nn
 
 from llmstage import console
 from llmstage.allocator import allocator_name
-from llmstage.config import RunConfig
+from llmstage.config import RunConfig, TrackerConfig
 from llmstage.data.encoding.order import BatchOrder
-from llmstage.errors import ModelError
+from llmstage.errors import ModelError, UserError
 from llmstage.evaluation.metrics.score import Score
 from llmstage.evaluation.scoring import headline_split, score, select
 from llmstage.kernels.enable import compile_body, enable
@@ -24,7 +24,7 @@ from llmstage.report.files import write_json
 from llmstage.tokenization.tokenizer import Processor
 from llmstage.training.batch_size_finder import find_micro_batch_size, searches_micro_batch_size
 from llmstage.training.checkpoint import Checkpoints, ResumePoint, load_tensors
-from llmstage.training.components import RunComponents, data_digest
+from llmstage.training.components import RunComponents, Variant, data_digest, header
 from llmstage.training.loop import Training
 from llmstage.training.machine import Machine, environment, matmul_rate
 from llmstage.training.optimizers import build_optimizer, build_schedule
@@ -32,9 +32,6 @@ from llmstage.training.plan import Plan, check_budget, check_disk, make_order, m
 from llmstage.training.run_folder import check_same_run, config_dict, write_run_yaml
 from llmstage.training.session import StopFlag
 from llmstage.training.setup import setup_run
-from llmstage.training.summary import header
-from llmstage.training.tracker import Tracker
-from llmstage.training.variant import Variant
 
 
 @dataclass(slots=True)
@@ -221,3 +218,55 @@ def spike_policy(run: RunConfig) -> str:
 def num_workers(run: RunConfig, machine: Machine) -> int:
     """Return the number of processes that collate batches: what trainer.workers resolves to."""
     return (2 if machine.device.type == "cuda" else 0) if run.trainer.workers == "auto" else int(run.trainer.workers)
+
+
+class Tracker:
+    """Appends one JSON object a line. A resumed run first removes the lines after its checkpoint."""
+
+    def __init__(self, run_dir: Path, cfg: TrackerConfig, resumed_step: int | None) -> None:
+        self.path = run_dir / "metrics.jsonl"
+        self.failed = False
+        if resumed_step is not None and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            earlier = [line for line in lines if is_up_to(line, resumed_step)]
+            self.path.write_text("".join(f"{line}\n" for line in earlier), encoding="utf-8")
+        elif self.path.exists():
+            self.path.unlink()
+        self.board = open_board(run_dir, resumed_step) if cfg.name == "tensorboard" else None
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:  # a full disk must not end the training; the checkpoint will say so if it lasts
+            if not self.failed:
+                console.warn(f"{self.path} cannot be written ({error}); training goes on without it")
+            self.failed = True
+        if self.board is not None:
+            prefix = "train" if line["kind"] == "train" else f"eval/{line['split']}"
+            for name, value in line.items():
+                if isinstance(value, (int, float)) and name not in ("step", "tokens"):
+                    self.board.add_scalar(f"{prefix}/{name}", value, line["step"])
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
+
+
+def is_up_to(line: str, step: int) -> bool:
+    """Return whether a line belongs to a step up to `step`."""
+    try:
+        return int(json.loads(line)["step"]) <= step
+    except (ValueError, KeyError):
+        return False  # the line that was being written when the run died
+
+
+def open_board(run_dir: Path, resumed_step: int | None) -> Any:
+    """Return a TensorBoard writer. Raise UserError where the package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "tracker=tensorboard needs the package tensorboard: pip install 'llmstage[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(run_dir / "tb"), purge_step=resumed_step)

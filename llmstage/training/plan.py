@@ -21,7 +21,7 @@ from llmstage.data.encoding.order import BatchOrder
 from llmstage.data.encoding.store import ExampleStore
 from llmstage.errors import DiskError, UserError
 from llmstage.models.build import count_parameters
-from llmstage.models.towers import count_vision
+from llmstage.models.presets import count_vision
 from llmstage.training.machine import Machine
 from llmstage.training.optimizers import auto_lr
 

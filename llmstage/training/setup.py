@@ -1,25 +1,38 @@
-"""Set up a run: open the rows of its splits, prepare the task, encode the rows, look for leaks between the splits."""
+"""Set up a run: open the rows of its splits, prepare the task, encode the rows, look for leaks between the splits.
+
+prepare_task() is the one path by which training, scoring and inference prepare task, labels, tokenizer and context.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, cast
+
+from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
 
 from llmstage import console
 from llmstage.config import RunConfig
-from llmstage.data.encoding.encode import check_ledger, encode_split
-from llmstage.data.encoding.store import ExampleStore
-from llmstage.data.file_source import open_side_tables
+from llmstage.config.checks import DECODERS, ENCODERS, SEEING, TWO_TOWERS
+from llmstage.data.encoding.store import ExampleStore, check_ledger, encode_split
 from llmstage.data.quality.split_leakage import Leaks, find_leaks
-from llmstage.data.quarantine import BadRows
 from llmstage.data.row_source import ListSource, RowSource
+from llmstage.data.rows import BadRows
 from llmstage.data.split_keys import row_hash
-from llmstage.data.splits import open_splits
 from llmstage.errors import DataError, ModelError
-from llmstage.paths import cache_dir
+from llmstage.kernels.transformers_internals import masked_model_types
+from llmstage.models.presets import preset_vision_spec
+from llmstage.naming import load_module
+from llmstage.paths import ModelSource, cache_dir, locate_model
 from llmstage.tasks.base import RowError, Task
+from llmstage.tokenization.tokenizer import SAMPLE_BYTES, Processor, load_processor, train_processor
+from llmstage.tokenization.vision import tower_image_processor, vision_spec_of
 from llmstage.training.components import RunComponents
-from llmstage.training.task_setup import is_encoded, prepare_task
 
 DEMO_HELD_OUT = 200
 """Rows of the demo world's validation and test splits, at most."""
@@ -76,6 +89,10 @@ def open_sources(run: RunConfig, task: Task, out_dir: Path) -> dict[str, RowSour
     """Return the rows of each split, from the files of the config or from the demo world."""
     if run.data.is_demo:
         return open_demo(run, task)
+    # These load every reader (0.1 s), which a run on the demo world does not need.
+    from llmstage.data.file_source import open_side_tables
+    from llmstage.data.splits import open_splits
+
     bad_rows = BadRows(run.data.on_bad_row, out_dir)
     data, tables = open_side_tables(run.data, task.columns, task.tables, task.check_table_row, bad_rows)
     if task.custom_splits:  # the task itself limits the rows and cuts the missing splits
@@ -134,3 +151,192 @@ def image_leaks(task: Task, sources: dict[str, RowSource]) -> list[str]:
     for line in warnings:
         console.warn(line)
     return warnings
+
+
+DEFAULT_CONTEXT = {"gpt": 256, "bert": 128, "t5": 256, "clip": 77, "vlm": 256}
+
+
+def prepare_task(
+    run: RunConfig,
+    open_rows: Callable[[Task], dict[str, RowSource]],
+    *,
+    training: bool,
+    keep_labels: bool,
+    context: int | None = None,
+    processor_dir: Path | None = None,
+    by_character: bool = False,
+) -> RunComponents:
+    """Return a task that is ready to encode rows, with its processor and its rows.
+
+    The order of the steps is that of the table in tasks/base.py. `open_rows` opens the rows of each split. `keep_labels`: a
+    trained model keeps the labels of its config; otherwise the task fits them to the training rows. `context` and
+    `processor_dir`: those of the checkpoint from which a run is resumed. `by_character`: a tokenizer that is trained here
+    joins no Chinese characters. Raise ModelError, DataError.
+    """
+    quiet_libraries(offline=run.offline)
+    task = cast(Task, load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation))
+    task.by_character = task.by_character or by_character
+
+    # 1. The model's family. The checks before the run know the families of common local models only.
+    model_source = locate_model(run.model.path) if run.model.path else None
+    config = load_model_config(model_source, offline=run.offline) if model_source else None
+    family_name = run.model.family if config is None else model_family(config)
+    if family_name not in run.task.takes():
+        raise ModelError(
+            f"task={run.task.name} does not fit model.path={run.model.path} (family {family_name}). "
+            f"It takes: {', '.join(run.task.takes())}."
+        )
+    task.set_model_family(family_name)
+
+    # 2. The rows, as the task splits or joins them.
+    sources = open_rows(task)
+    context = context or resolve_context(run, config)
+
+    # 3. What encode() must know beforehand, such as labels: from the trained model, or from the training rows.
+    if config is not None and keep_labels:
+        task.load_config(config)
+    elif "train" in sources:
+        task.fit_labels(row for row, _ in sources["train"].unlimited())
+
+    # 4. The tokenizer, which is trained on the texts of the rows where there is none yet; then the images of the rows.
+    processor = choose_processor(run, task, sources, model_source, context, processor_dir)
+    if run.task.reads_images and sources:
+        read_images(run, task, processor, sources, training=training)
+    task.attach_tokenizer(processor, context)
+    packing = task.packs and run.trainer.packing != "off"
+    return RunComponents(task, processor, sources, {}, model_source, context, packing, Leaks())
+
+
+def quiet_libraries(*, offline: bool) -> None:
+    """Switch off the progress bars and hints of libraries, which would interrupt ours; with `offline`, their downloads too."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def load_model_config(model_source: ModelSource, *, offline: bool) -> Any:
+    """Return the transformers config of a model. Raise ModelError where there is none."""
+    path = str(model_source.model_dir or model_source.hub_id)
+    is_local = model_source.model_dir is not None
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=offline or is_local)
+    except (OSError, ValueError, KeyError) as error:
+        reason = "" if is_local else " There is no such folder here, and as a hub id it cannot be reached."
+        raise ModelError(f"model.path={path} is no model.{reason} {str(error).strip().splitlines()[0]}") from error
+
+
+def model_family(config: Any) -> Literal["gpt", "bert", "t5", "clip", "vlm"]:
+    """Return the family of the model that a transformers config describes."""
+    if config.model_type in TWO_TOWERS:
+        return "clip"
+    if config.model_type in SEEING:
+        return "vlm"
+    if getattr(config, "is_encoder_decoder", False):
+        return "t5"
+    # transformers registers many models for both objectives, as BERT; the common decoders among them are listed by name.
+    masked = config.model_type in masked_model_types() and config.model_type not in DECODERS
+    return "bert" if config.model_type in ENCODERS or masked else "gpt"
+
+
+def resolve_context(run: RunConfig, config: Any | None) -> int:
+    """Return data.context in tokens. `config`: of a model that is loaded; `auto` is then at most what it was made for."""
+    limit = None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)
+    if run.data.context != "auto":
+        if limit and int(run.data.context) > limit:
+            raise ModelError(
+                f"data.context={run.data.context} is more than the {limit} positions of {run.model.path}. Set data.context={limit}."
+            )
+        return int(run.data.context)
+    default = DEFAULT_CONTEXT[run.model.family if config is None else model_family(config)]
+    return min(default, limit or default)
+
+
+def choose_processor(
+    run: RunConfig,
+    task: Task,
+    sources: dict[str, RowSource],
+    model_source: ModelSource | None,
+    context: int,
+    processor_dir: Path | None,
+) -> Processor:
+    """Return the tokenizer of the checkpoint or of the model, or one that is trained on the training rows."""
+    with_images = run.task.reads_images
+    if processor_dir is not None or model_source is not None:
+        origin = ModelSource(processor_dir) if processor_dir is not None else model_source
+        assert origin is not None
+        local = run.offline or origin.model_dir is not None
+        processor = load_processor(str(origin.model_dir or origin.hub_id), local=local, sees=with_images)
+        if with_images:
+            processor.vision = vision_spec_of(load_model_config(origin, offline=run.offline))
+        return processor
+    processor = cached_tokenizer(run, task, sources["train"], context)
+    if with_images:
+        processor.images = tower_image_processor(run.model.vision)
+        processor.vision = preset_vision_spec(run.model) if run.model.family == "vlm" else None
+    return processor
+
+
+def cached_tokenizer(run: RunConfig, task: Task, train_source: RowSource, context: int) -> Processor:
+    """Train a tokenizer on the training rows, or load the one that was trained on the same rows with the same options."""
+    cache = cache_dir(run.data.cache) if not run.data.is_demo else None
+    key = hashlib.sha256(
+        f"4|{train_source.digest()}|{run.model.vocab_size}|{run.model.family}|{context}|{run.task.name}|{task.by_character}".encode()
+    ).hexdigest()
+    folder = cache / "tokenizers" / key if cache else None
+    if folder and (folder / "tokenizer_config.json").is_file():
+        return load_processor(str(folder), local=True)
+    console.note(f"training a tokenizer of {run.model.vocab_size} entries on the training split")
+    processor = train_processor(
+        sample_texts(task, train_source),
+        run.model.vocab_size,
+        run.model.family,
+        context,
+        by_character=task.by_character,
+    )
+    if folder:
+        draft = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+        processor.save(draft)
+        if not folder.exists():  # another process may have trained the same one meanwhile
+            draft.rename(folder)
+    return processor
+
+
+def sample_texts(task: Task, source: RowSource) -> Iterator[str]:
+    """Yield the texts of the training split; of a large one, a seeded sample of about SAMPLE_BYTES."""
+    files = getattr(source, "files", None) or getattr(getattr(source, "base", None), "files", None) or []
+    total_bytes = sum(file.path.stat().st_size for file, _ in files)
+    # The size of files with images says nothing about the size of their texts.
+    share = min(1.0, SAMPLE_BYTES / total_bytes) if total_bytes and not task.columns.images else 1.0
+    generator = random.Random(0)
+    bytes_left = SAMPLE_BYTES
+    for row, _ in source:
+        if share < 1 and generator.random() >= share:
+            continue
+        for text in task.texts(row):
+            bytes_left -= len(text.encode(errors="replace"))
+            if bytes_left < 0:
+                return
+            yield text
+
+
+def read_images(
+    run: RunConfig, task: Task, processor: Processor, sources: dict[str, RowSource], *, training: bool
+) -> None:
+    """Decode and resize every image once, before training; encode() later reports the rows whose image is bad."""
+    from llmstage.data.image_store import ImageStore
+    from llmstage.data.quality.image_duplicates import unusable_images
+
+    encoded = [source for split, source in sources.items() if is_encoded(split, sources, training=training)]
+    task.image_store = ImageStore(processor.images, None if run.data.is_demo else cache_dir(run.data.cache))
+    task.image_store.read(path for source in encoded for row, _ in source for path in task.images(row))
+    if warning := unusable_images(task.image_store):
+        console.warn(warning)
+    if run.stage.name != "evaluate":
+        task.augment = run.data.augment
+
+
+def is_encoded(split: str, sources: dict[str, RowSource], *, training: bool) -> bool:
+    """Return whether the run encodes a split; a run that only scores leaves `train` out unless there is nothing else."""
+    return split != "train" or training or len(sources) == 1

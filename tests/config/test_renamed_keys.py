@@ -11,8 +11,8 @@ import yaml
 
 from llmstage.cli.command import compose_run, main
 from llmstage.cli.hydra_runs import HydraRuns, compose_overrides, plain_config, separate_hydra
+from llmstage.cli.inherit import with_plan
 from llmstage.cli.overrides import read_words
-from llmstage.cli.plans import with_plan
 from llmstage.config import RunConfig, build_run, stage_config, task_config
 from llmstage.config.renamed_keys import RENAMED_KEYS, hint, present_key, present_override, rename_keys
 from llmstage.config.typed import walk_fields

@@ -13,8 +13,7 @@ from PIL import Image
 
 from llmstage.config.data import DataConfig, SplitConfig
 from llmstage.config.run import VisionConfig
-from llmstage.data.encoding.encode import encode_split
-from llmstage.data.encoding.store import ExampleStore
+from llmstage.data.encoding.store import ExampleStore, encode_split
 from llmstage.data.image_store import ImageStore
 from llmstage.data.row_source import RowSource
 from llmstage.data.splits import open_splits

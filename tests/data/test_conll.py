@@ -10,7 +10,7 @@ import pytest
 from llmstage.data.files import DataFile
 from llmstage.data.formats import detect
 from llmstage.data.readers import conll
-from llmstage.data.records import Bad, ReadOptions
+from llmstage.data.rows import Bad, ReadOptions
 
 
 def write(folder: Path, text: str, name: str = "a.conll") -> DataFile:

@@ -16,9 +16,8 @@ from llmstage.config.data import DataConfig
 from llmstage.data.formats import DETECTED_BY_CONTENT, load_reader, reader_names
 from llmstage.data.readers import conll
 from llmstage.data.readers.text import BLOCK
-from llmstage.data.records import FileHead
 from llmstage.data.row_source import RowSource
-from llmstage.data.rows import Columns
+from llmstage.data.rows import Columns, FileHead
 from llmstage.data.splits import open_splits
 from llmstage.errors import DataError, Refused, UserError
 

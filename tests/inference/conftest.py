@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from llmstage.cli.command import main
-from llmstage.data.quarantine import BadRows
+from llmstage.data.rows import BadRows
 from llmstage.inference.inference_session import load_session
 from llmstage.training.machine import resolve_machine
 

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from llmstage.inspect.memory_estimate import estimate_memory
 from llmstage.kernels.enable import enable
-from llmstage.training.gradient_cache import backward_parts
+from llmstage.training.batches import backward_parts
 from llmstage.training.machine import resolve_machine
 
 

@@ -14,7 +14,7 @@ from llmstage.cli.command import main
 from llmstage.config.run import ModelConfig, VisionConfig
 from llmstage.errors import ModelError
 from llmstage.models.build import build_model, count_parameters, save_model
-from llmstage.models.towers import count_vision, modules_of, take_tower
+from llmstage.models.presets import count_vision, modules_of, take_tower
 from llmstage.tokenization.tokenizer import train_processor
 from llmstage.tokenization.vision import preset_image_processor
 

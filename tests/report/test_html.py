@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmstage.evaluation.metrics.intervals import proportion
+from llmstage.evaluation.metrics.score import proportion
 from llmstage.report import formatting
 from llmstage.report.console_table import score_lines, score_table
 from llmstage.report.files import append_line

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, matthews_corrcoe
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import AutoConfig
 
-from llmstage.data.encoding.encode import encode_split
+from llmstage.data.encoding.store import encode_split
 from llmstage.data.row_source import ListSource
 from llmstage.errors import DataError, ModelError
 from llmstage.tasks.base import RowError

@@ -28,7 +28,7 @@ from llmstage.paths import conf_dir, locate_model, options
 from llmstage.tasks.base import IGNORE_INDEX, UNSCORED
 from llmstage.tasks.classification import Classification
 from llmstage.tokenization.vision import vision_spec_of
-from llmstage.training.gradient_cache import backward_parts
+from llmstage.training.batches import backward_parts
 
 
 def keys_of(name: str) -> Any:

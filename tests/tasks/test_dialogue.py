@@ -211,7 +211,7 @@ def test_an_answer_longer_than_the_context_is_cut_and_counted(it):
     assert len(features.input_ids) == it.context
     assert features.lost_end and sum(features.arrays["target"]) + features.cut_targets == num_tokens
     assert features.cut >= features.cut_targets > 0
-    from llmstage.data.encoding.encode import check_ledger, encode_split
+    from llmstage.data.encoding.store import check_ledger, encode_split
     from llmstage.data.row_source import ListSource
 
     store = encode_split(

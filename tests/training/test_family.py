@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmstage.cli.command import main
-from llmstage.training.task_setup import model_family
+from llmstage.training.setup import model_family
 
 
 @pytest.mark.parametrize(

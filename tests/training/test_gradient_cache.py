@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from llmstage.training.gradient_cache import backward_parts, cached_backward
+from llmstage.training.batches import backward_parts, cached_backward
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 ROWS = 8

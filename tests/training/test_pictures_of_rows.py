@@ -15,8 +15,7 @@ from PIL import Image
 from llmstage.config.run import VisionConfig
 from llmstage.data.encoding.store import ExampleStore, ExampleWriter
 from llmstage.data.image_store import ImageStore
-from llmstage.evaluation.eval_loop import Scored
-from llmstage.evaluation.scoring import SAMPLES, image_indices, write_predictions
+from llmstage.evaluation.scoring import SAMPLES, Scored, image_indices, write_predictions
 from llmstage.tasks.base import Example, Task
 from llmstage.tasks.base_image import ImageTask
 from llmstage.tokenization.vision import preset_image_processor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmstage.data.chat_formats import to_messages
 from llmstage.data.files import DataFile
 from llmstage.data.formats import detect, load_reader
-from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.rows import Bad, ReadOptions, Records
 
 ENDINGS = (".jsonl", ".json", ".ndjson")
 

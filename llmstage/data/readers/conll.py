@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad, FileHead, ReadOptions, Records
+from llmstage.data.rows import Bad, FileHead, ReadOptions, Records
 from llmstage.data.text_lines import lines
 
 ENDINGS = (".conll", ".annotated", ".bmes", ".bio", ".iob", ".iob2", ".bioes", ".iobes", ".conll2003")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from llmstage.data.columns import WELL_KNOWN
 from llmstage.data.files import HEAD_SIZE, DataFile
-from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.rows import Bad, ReadOptions, Records
 from llmstage.data.text_lines import lines, open_text
 from llmstage.errors import DataError, UserError
 

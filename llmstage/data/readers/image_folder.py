@@ -12,7 +12,7 @@ from typing import Any
 
 from llmstage.data.files import NOTICES, DataFile, walk
 from llmstage.data.readers import csv, jsonl, parquet
-from llmstage.data.records import Bad, FileRecord, ReadOptions, Records
+from llmstage.data.rows import Bad, FileRecord, ReadOptions, Records
 from llmstage.errors import DataError
 
 ENDINGS = ()

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers.jsonl import json_type
-from llmstage.data.records import Bad, FileHead, ReadOptions, Records
+from llmstage.data.rows import Bad, FileHead, ReadOptions, Records
 from llmstage.data.text_lines import decode, likely_encoding, open_text, too_large
 from llmstage.errors import DataError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.rows import Bad, ReadOptions, Records
 from llmstage.data.text_lines import lines
 
 ENDINGS = (".jsonl", ".ndjson")

@@ -7,8 +7,7 @@ from typing import Any
 
 from llmstage.data.files import DataFile
 from llmstage.data.image_containers import INSIDE, holds_images
-from llmstage.data.records import ReadOptions, Records
-from llmstage.data.rows import ImageLocation
+from llmstage.data.rows import ImageLocation, ReadOptions, Records
 from llmstage.errors import DataError
 
 ENDINGS = (".parquet", ".pq")

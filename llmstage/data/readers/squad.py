@@ -12,7 +12,7 @@ from typing import Any
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers.json import array_start, is_document, items, load_text
-from llmstage.data.records import Bad, FileHead, ReadOptions, Record, Records
+from llmstage.data.rows import Bad, FileHead, ReadOptions, Record, Records
 
 ENDINGS = (".json",)
 PARAGRAPHS = re.compile(r'"paragraphs"\s*:\s*\[')

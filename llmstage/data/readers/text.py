@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad, ReadOptions, Records
+from llmstage.data.rows import Bad, ReadOptions, Records
 from llmstage.data.text_lines import chunks, decode, lines, open_text, too_large
 
 ENDINGS = (".txt", ".text", ".md")

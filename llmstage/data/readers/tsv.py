@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers.csv import describe_layout, find_layout, read_layout
-from llmstage.data.records import ReadOptions, Records
+from llmstage.data.rows import ReadOptions, Records
 
 ENDINGS = (".tsv", ".tab")
 

@@ -13,8 +13,7 @@ from typing import Any
 from llmstage.data.files import DataFile
 from llmstage.data.image_containers import INSIDE, read_at, tar_index
 from llmstage.data.readers.image_folder import IMAGE_ENDINGS
-from llmstage.data.records import Bad, FileRecord, ReadOptions, Records
-from llmstage.data.rows import ImageLocation
+from llmstage.data.rows import Bad, FileRecord, ImageLocation, ReadOptions, Records
 from llmstage.data.text_lines import too_large
 from llmstage.errors import DataError
 

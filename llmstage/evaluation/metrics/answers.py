@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmstage.evaluation.metrics.generation import CJK
-from llmstage.evaluation.metrics.intervals import mean, proportion
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, mean, proportion
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 HAS_CJK = re.compile(f"[{CJK}]")

@@ -7,8 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstage.evaluation.metrics.intervals import CHUNK, RESAMPLES, SEED, bootstrap_score
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import CHUNK, RESAMPLES, SEED, Score, bootstrap_score
 
 Floats = NDArray[np.float64]
 MAX_POINTS = 200

@@ -17,8 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from llmstage.evaluation.metrics.generation import References, check_pairs, references_of, split_words
-from llmstage.evaluation.metrics.intervals import mean
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, mean
 
 MAX_N = 4
 SIGMA = 6.0

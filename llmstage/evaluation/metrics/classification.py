@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmstage.errors import DataError
-from llmstage.evaluation.metrics.intervals import CHUNK, RESAMPLES, SEED, bootstrap_score, mean, proportion, ratio
 from llmstage.evaluation.metrics.regression import spearman
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import CHUNK, RESAMPLES, SEED, Score, bootstrap_score, mean, proportion, ratio
 
 NUM_BINS = 15
 

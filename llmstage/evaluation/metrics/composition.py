@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstage.evaluation.metrics.intervals import mean, proportion, resampled_sums, wilson
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, mean, proportion, resampled_sums, wilson
 from llmstage.report.formatting import label
 
 SEEN, UNSEEN = "seen", "unseen"

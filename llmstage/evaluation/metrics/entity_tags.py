@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmstage.data.tag_schemes import output_scheme, spans_of
-from llmstage.evaluation.metrics.intervals import bootstrap_score, ratio, resampled_sums
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, bootstrap_score, ratio, resampled_sums
 
 NAMES = ("precision", "recall", "f1", "macro_f1", "weighted_f1")
 MEANS = {"micro avg": "micro", "macro avg": "macro", "weighted avg": "weighted"}

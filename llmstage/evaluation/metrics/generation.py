@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmstage.evaluation.metrics.intervals import bootstrap_score, mean, proportion, ratio, resampled_sums
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, bootstrap_score, mean, proportion, ratio, resampled_sums
 
 # Each Chinese character and Japanese kana is a word; any other run of letters and digits is a word.
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

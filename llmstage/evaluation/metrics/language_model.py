@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from llmstage.evaluation.metrics.intervals import ratio
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, ratio
 
 SMOOTHING = 1.0
 """Laplace smoothing: one more occurrence of every vocabulary entry, so that no probability is 0."""

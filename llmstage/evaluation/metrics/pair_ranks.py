@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from llmstage.evaluation.metrics.classification import classification_scores
 from llmstage.evaluation.metrics.composition import group_scores
-from llmstage.evaluation.metrics.intervals import proportion
 from llmstage.evaluation.metrics.retrieval import Pool, make_pools, ranks, retrieval_scores
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, proportion
 
 HEAT_MAP_IMAGES = 24
 """Images of the first pool whose similarities the report shows as a heat map."""

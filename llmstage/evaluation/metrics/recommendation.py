@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstage.evaluation.metrics.intervals import RESAMPLES, SEED, bootstrap_score, ratio
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import RESAMPLES, SEED, Score, bootstrap_score, ratio
 
 HITS = (1, 5, 10)
 DEPTH = 10

@@ -7,8 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstage.evaluation.metrics.intervals import Z95, bootstrap_score, mean, ratio, resampled_sums
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Z95, Score, bootstrap_score, mean, ratio, resampled_sums
 
 Floats = NDArray[np.float64]
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmstage.evaluation.metrics.intervals import Z95, bootstrap_score, resampled_sums
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Z95, Score, bootstrap_score, resampled_sums
 
 Floats = NDArray[np.float64]
 CUTS = (1, 5, 10)

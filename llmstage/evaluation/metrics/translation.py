@@ -14,8 +14,7 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
 from llmstage.evaluation.metrics.generation import References, check_pairs, reference_streams_of, references_of
-from llmstage.evaluation.metrics.intervals import bootstrap_score, ratio, resampled_sums
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, bootstrap_score, ratio, resampled_sums
 
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 KANA = re.compile("[\u3040-\u30ff]")

@@ -12,8 +12,7 @@ import numpy as np
 from llmstage.evaluation.metrics.answers import is_punctuation
 from llmstage.evaluation.metrics.composition import group_score, question_type_items, split_rows
 from llmstage.evaluation.metrics.generation import split_words
-from llmstage.evaluation.metrics.intervals import bootstrap_score, mean, resampled_sums
-from llmstage.evaluation.metrics.score import Score
+from llmstage.evaluation.metrics.score import Score, bootstrap_score, mean, resampled_sums
 
 ReportItem = dict[str, Any]
 

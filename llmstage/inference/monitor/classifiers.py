@@ -14,8 +14,7 @@ import yaml
 
 from llmstage.config import RunConfig, TrainerConfig, build_run
 from llmstage.config.stage import StageConfig
-from llmstage.data.quarantine import BadRows
-from llmstage.data.rows import Columns, Row
+from llmstage.data.rows import BadRows, Columns, Row
 from llmstage.errors import ModelError, Refused, UserError
 from llmstage.inference.failures import log_failure
 from llmstage.inference.inference_session import InferenceSession, load_session

@@ -14,12 +14,10 @@ from llmstage.config.data import DataConfig
 from llmstage.data.columns import check_named, map_columns
 from llmstage.data.files import DataFile
 from llmstage.data.formats import load_reader
-from llmstage.data.quarantine import BadRows
 from llmstage.data.readers.csv import Layout, find_layout, read_layout
-from llmstage.data.records import Bad, ReadOptions, Record
 from llmstage.data.row_checks import complaint, sample_columns, shorten
 from llmstage.data.row_times import KEY, UNITS, TimeError, microseconds, parse_date_text
-from llmstage.data.rows import Columns, Row
+from llmstage.data.rows import Bad, BadRows, Columns, ReadOptions, Record, Row
 from llmstage.data.text_lines import check_encoding, open_text
 from llmstage.errors import DataError, UserError
 from llmstage.inference.monitor.tail import LineTail, Position

@@ -18,7 +18,7 @@ from llmstage.models.build import load_model
 from llmstage.models.pooling import text_vectors
 from llmstage.paths import locate_model
 from llmstage.tokenization.tokenizer import Processor, load_processor
-from llmstage.training.task_setup import load_model_config, model_family, quiet_libraries
+from llmstage.training.setup import load_model_config, model_family, quiet_libraries
 
 Floats = NDArray[np.float32]
 BATCH_SIZE = 64

@@ -12,8 +12,8 @@ from typing import Any
 from llmstage.config.retrieval import RetrievalConfig
 from llmstage.data.files import DataFile, NamingFile, expand, walk
 from llmstage.data.formats import load_reader
-from llmstage.data.records import Bad, ReadOptions
 from llmstage.data.row_checks import lone_surrogate
+from llmstage.data.rows import Bad, ReadOptions
 from llmstage.data.text_lines import check_encoding
 from llmstage.errors import DataError, UserError
 from llmstage.inference.retrieval.bm25_terms import count_words

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from llmstage.data.encoding import encode
-from llmstage.data.encoding.encode import check_ledger, encode_split
-from llmstage.data.quarantine import BadRows
+from llmstage.data.encoding import store as store_module
+from llmstage.data.encoding.store import check_ledger, encode_split
 from llmstage.data.row_source import ListSource
+from llmstage.data.rows import BadRows
 from llmstage.errors import DataError
 
 
@@ -124,7 +124,7 @@ def test_a_split_without_targets_or_with_too_many_lost_ones_is_refused():
 
 
 def test_batches_come_in_order_while_the_next_is_read(monkeypatch):
-    monkeypatch.setattr(encode, "BATCH_CHARACTERS", 8)
+    monkeypatch.setattr(store_module, "BATCH_CHARACTERS", 8)
     rows = [{"text": f"{number:04d}"} for number in range(41)]
     toy, threads = Toy(), set()
 

@@ -14,7 +14,7 @@ import numpy as np
 from llmstage.config.data import DataConfig
 from llmstage.config.monitor import Monitor, seconds, zone
 from llmstage.data.columns import Columns
-from llmstage.data.quarantine import BadRows
+from llmstage.data.rows import BadRows
 from llmstage.inference.monitor.aggregation import WindowCounts
 from llmstage.inference.monitor.alerts import Delivery
 from llmstage.inference.monitor.records import InputState, RecordReader

@@ -11,8 +11,8 @@ import pytest
 
 from llmstage.config.data import DataConfig
 from llmstage.data.columns import Columns
-from llmstage.data.quarantine import BadRows
 from llmstage.data.row_times import TimeError
+from llmstage.data.rows import BadRows
 from llmstage.errors import DataError, UserError
 from llmstage.inference.monitor.records import InputState, RecordReader, seconds_of
 from llmstage.inference.monitor.tail import LineTail, Position

@@ -6,7 +6,7 @@ import re
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers.json import is_document, load_text, members, skip_space, syntax_error
-from llmstage.data.records import Bad, FileHead, ReadOptions, Records
+from llmstage.data.rows import Bad, FileHead, ReadOptions, Records
 
 ENDINGS = (".json",)
 KEYED_BY_ID = re.compile(r'\s*\{\s*"[^"]+"\s*:\s*\{')

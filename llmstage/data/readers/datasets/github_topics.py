@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad, FileHead, FileRecord, ReadOptions, Records
+from llmstage.data.rows import Bad, FileHead, FileRecord, ReadOptions, Records
 from llmstage.errors import DataError
 
 ENDINGS = ()

@@ -10,7 +10,7 @@ from typing import Any
 from xml.parsers import expat
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad, FileHead, ReadOptions, Record, Records
+from llmstage.data.rows import Bad, FileHead, ReadOptions, Record, Records
 from llmstage.data.text_lines import too_large
 from llmstage.errors import DataError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers import csv
-from llmstage.data.records import ReadOptions, Records
+from llmstage.data.rows import ReadOptions, Records
 
 ENDINGS = (".csv",)
 SKIP = ("movies.csv", "tags.csv", "links.csv", "genome-scores.csv", "genome-tags.csv")

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers import json, jsonl
-from llmstage.data.records import Bad, FileHead, ReadOptions, Records
+from llmstage.data.rows import Bad, FileHead, ReadOptions, Records
 
 ENDINGS = (".json",)
 KEYS = ("sentence", "identifier", "directory", "label")

@@ -6,7 +6,7 @@ import re
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers import json
-from llmstage.data.records import Bad, FileHead, ReadOptions, Records
+from llmstage.data.rows import Bad, FileHead, ReadOptions, Records
 from llmstage.data.text_lines import lines
 
 ENDINGS = (".txt",)

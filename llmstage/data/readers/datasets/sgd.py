@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmstage.data.files import DataFile
 from llmstage.data.readers import json
-from llmstage.data.records import Bad, FileHead, ReadOptions, Records
+from llmstage.data.rows import Bad, FileHead, ReadOptions, Records
 
 ENDINGS = (".json",)
 SKIP = ("schema.json",)

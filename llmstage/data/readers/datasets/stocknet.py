@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.data.files import DataFile
-from llmstage.data.records import Bad, ReadOptions, Records
 from llmstage.data.row_times import TimeError, parse_date_text
+from llmstage.data.rows import Bad, ReadOptions, Records
 from llmstage.data.text_lines import lines
 from llmstage.errors import DataError
 

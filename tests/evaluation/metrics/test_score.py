@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from llmstage.evaluation.metrics.intervals import bootstrap_score, mean, proportion, ratio, resampled_sums
+from llmstage.evaluation.metrics.score import bootstrap_score, mean, proportion, ratio, resampled_sums
 
 
 @pytest.mark.parametrize(

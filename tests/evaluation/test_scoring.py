@@ -7,7 +7,7 @@ import torch
 
 from llmstage.data.encoding.order import evenly_spaced
 from llmstage.data.encoding.store import ExampleWriter
-from llmstage.evaluation.eval_loop import score_split
+from llmstage.evaluation.scoring import score_split
 from llmstage.training.machine import Machine
 
 
