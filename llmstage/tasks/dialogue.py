@@ -25,7 +25,7 @@ from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportIte
 from llmstage.tasks.base_errors import ExampleErrors, errors_by_loss
 from llmstage.tokenization.chat_template import TemplateRefused, Turn, conversation, reply_prompt
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class Dialogue(Task):
@@ -48,6 +48,8 @@ class Dialogue(Task):
         if not isinstance(messages, list) or not messages:
             return "messages is not a list of {role, content}"
         for number, message in enumerate(messages, 1):
+            if isinstance(message, dict) and isinstance(message.get("content"), list):
+                return f"message {number} has parts that are no text (an image?), which task=dialogue does not read"
             if not isinstance(message, dict) or not isinstance(message.get("content"), str):
                 return f"message {number} has no text in content"
             if message.get("role") not in ROLES:
@@ -55,7 +57,7 @@ class Dialogue(Task):
         answers = [message for message in messages if message["role"] == "assistant"]
         if not answers:
             return "no message has the role assistant: there is no target"
-        return None if any(message["content"].strip() for message in answers) else "every assistant message is empty"
+        return None if any(map(has_answer, answers)) else "every assistant message is empty"
 
     def texts(self, row: Row) -> list[str]:
         return [message["content"] for message in row["messages"]]
@@ -361,6 +363,11 @@ class Dialogue(Task):
     @property
     def generate_rows(self) -> int:
         return self.cfg.generate_rows
+
+
+def has_answer(message: dict[str, Any]) -> bool:
+    """Return whether an assistant message says something: text, reasoning or a tool call."""
+    return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
 def recalled(reply: str, recall: dict[str, Any]) -> bool:
