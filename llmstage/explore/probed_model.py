@@ -12,6 +12,7 @@ import torch
 from llmstage.config import ModelConfig
 from llmstage.errors import ModelError
 from llmstage.models.build import build_model
+from llmstage.models.loading import max_positions
 from llmstage.paths import locate_model, read_run_yaml
 from llmstage.tokenization.tokenizer import Processor, load_processor
 from llmstage.tokenization.vision import vision_spec_of
@@ -60,7 +61,7 @@ def load_probed_model(
     processor = load_processor(str(source.model_dir or source.hub_id), local=local, sees=sees)
     if family_of_model == "vlm":
         processor.vision = vision_spec_of(config)
-    context = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 512)
+    context = max_positions(config) or 512
     auto_class = AUTO_CLASSES[family_of_model]
     model = build_model(ModelConfig(path=path), auto_class, processor, context, {}, source, offline=offline)
     if model.new_weights:

@@ -18,6 +18,7 @@ from llmstage.data.inference_rows import InferenceSource, open_inference_source
 from llmstage.data.row_source import ListSource, RowSource
 from llmstage.data.rows import BadRows, Row
 from llmstage.kernels.modernbert_encoder import supported_body, use_fast_encoder
+from llmstage.models.loading import max_positions
 from llmstage.tasks.base import Example, RowError, Task
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import DTYPES, Machine, fast_bf16, scoring_precision
@@ -49,8 +50,7 @@ class InferenceSession:
     @property
     def max_length(self) -> int:
         """Tokens of prompt and answer together, at most."""
-        config: Any = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or self.components.context)
+        return max_positions(self.model.config) or self.components.context
 
     @torch.no_grad()
     def predict(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[dict[str, Any] | str]:

@@ -5,22 +5,18 @@ Weights are read from safetensors alone, and code that comes with a model never 
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig
 
 from llmstage.config import ModelConfig
 from llmstage.errors import ModelError
 from llmstage.kernels.transformers_internals import tied_weight_names
+from llmstage.models.loading import load_extra, load_model
 from llmstage.models.adapter import CONFIG, adapter_base, load_adapter
 from llmstage.models.lm_loss import last_hidden, masked_head
 from llmstage.models.packing import read_packed_rows
@@ -86,97 +82,6 @@ def vocabulary_rows(model: Any) -> int:
     """Entries of the input embedding; that of CLIP is in its text tower."""
     body = getattr(model, "text_model", model)
     return int(body.get_input_embeddings().weight.shape[0])
-
-
-def load_model(
-    auto: Any,
-    model_source: ModelSource,
-    options: dict[str, Any],
-    dropout: float,
-    *,
-    offline: bool,
-    quantized: dict[str, Any],
-) -> Any:
-    """The model with loaded weights, its adapter included. `model.new_weights` lists what starts untrained. Raise ModelError."""
-    source = str(model_source.model_dir) if model_source.model_dir is not None else str(model_source.hub_id)
-    adapter = (
-        model_source.model_dir
-        if model_source.model_dir is not None and (model_source.model_dir / CONFIG).is_file()
-        else None
-    )
-    base = adapter_base(adapter) if adapter else source
-    local = Path(base).is_dir() or offline
-    keys = {**options, **({name: dropout for name in ("attention_dropout", "dropout_rate") if dropout})}
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local, **keys)
-        with quiet():
-            model, report = auto.from_pretrained(
-                base,
-                config=config,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=local,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=bool(options) or adapter is not None,
-                output_loading_info=True,
-                **quantized,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(explain(source, model_source, str(error), offline=offline)) from None
-    missing = [name for name in report["missing_keys"] if not name.startswith(HEADS)]
-    if missing:
-        raise ModelError(
-            f"{source} lacks weights of {auto.__name__}: {', '.join(sorted(missing)[:4])}. Is it a model for another task?"
-        )
-    # With options, a head of another size may start untrained; a body of another size means damaged files.
-    misfit = [str(name[0]) for name in report["mismatched_keys"] if not str(name[0]).startswith(HEADS)]
-    if misfit:
-        raise ModelError(
-            f"{source}: weights and config.json disagree about the size of {', '.join(sorted(misfit)[:4])}. Save the model again."
-        )
-    tied = tied_weight_names(model)
-    untrained = [name for name in report["missing_keys"] if name not in tied]
-    model.new_weights = sorted({*untrained, *(str(name[0]) for name in report["mismatched_keys"])})
-    if adapter:
-        load_adapter(model, adapter)
-    return model
-
-
-def load_extra(model: Any, model_source: ModelSource) -> None:
-    """Load the task's own weights, which are saved with the model's as `extra.*`; where there are none, they start untrained."""
-    files = sorted(model_source.model_dir.glob("*.safetensors")) if model_source.model_dir is not None else []
-    saved = {name: value for file in files for name, value in load_file(file).items() if name.startswith("extra.")}
-    expected = model.extra.state_dict(prefix="extra.")
-    shapes = [{name: value.shape for name, value in weights.items()} for weights in (saved, expected)]
-    if saved and shapes[0] == shapes[1]:
-        model.extra.load_state_dict({name.removeprefix("extra."): value for name, value in saved.items()})
-    else:
-        model.new_weights = sorted({*model.new_weights, *(expected or ["extra"])})
-
-
-HEADS = ("classifier", "score", "head", "qa_outputs", "lm_head", "cls", "decoder")
-"""Weights that may start untrained on a pretrained body."""
-
-
-def explain(source: str, model_source: ModelSource, error: str, *, offline: bool) -> str:
-    """The message for a model that could not be loaded."""
-    first = error.strip().splitlines()[0] if error.strip() else "unknown reason"
-    if model_source.model_dir is not None:
-        return f"No model can be loaded from {source}: {first}"
-    why = "offline=true forbids asking a hub" if offline else "and as a hub id it could not be fetched"
-    return f"model.path={source} is no folder here, {why}: {first}"
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """Silence transformers, which reports untrained heads on standard error; the plan line says it here."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def set_generation(model: Any, processor: Processor) -> None:

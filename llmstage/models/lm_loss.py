@@ -70,8 +70,8 @@ def last_hidden(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 def start_id(model: Any) -> int:
     """The token with which a decoder starts."""
     config = model.config
-    candidates = (config.decoder_start_token_id, config.bos_token_id, config.pad_token_id)
-    return next((int(token) for token in candidates if token is not None), 0)
+    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")  # which of them a config has depends on the model
+    return next((int(token) for name in names if (token := getattr(config, name, None)) is not None), 0)
 
 
 def decoder_inputs(model: Any, labels: Tensor, ignore: int) -> Tensor:

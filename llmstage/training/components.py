@@ -147,6 +147,7 @@ def describe_model(run: RunConfig, components: RunComponents, model: nn.Module) 
     }
 
 
+        "started_untrained": list(getattr(model, "new_weights", [])),
 @dataclass(slots=True, frozen=True)
 class Variant:
     """What control runs, the models that stage=explore trains and ladders of models change about a run.

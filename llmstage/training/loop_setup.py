@@ -20,6 +20,7 @@ from llmstage.evaluation.scoring import headline_split, score, select
 from llmstage.kernels.enable import compile_body, enable
 from llmstage.models.adapter import has_adapter, save_checkpoint
 from llmstage.models.build import save_model
+from llmstage.models.loading import new_modules
 from llmstage.report.files import write_json
 from llmstage.tokenization.tokenizer import Processor
 from llmstage.training.batch_size_finder import find_micro_batch_size, searches_micro_batch_size
@@ -70,6 +71,7 @@ def set_up_training(
     # 1. The model. Seeded here, its weights do not depend on whether the rows came from a cache.
     torch.manual_seed(run.seed)
     model = components.build(run, machine.device, training=True)
+    components.packing = saved_packing(resume, packing=components.packing)
     kernels = enable(model, run.trainer, machine, resume.auto_values)
 
     # 2. The batches and the objective.
@@ -80,7 +82,7 @@ def set_up_training(
 
     # 3. The plan, which the run announces before it starts.
     plan, auto_values = plan_training(run, out_dir, machine, resume, components, model, order, kernels)
-    plan_text = announce(run, out_dir, machine, resume, components, plan, auto_values)
+    plan_text = announce(run, out_dir, machine, resume, components, model, plan, auto_values)
 
     # 4. The optimizer, and the scores that training starts from.
     optimizer = build_optimizer(model, run.optim, plan.lr)
@@ -109,6 +111,17 @@ def set_up_training(
     return TrainingSetup(
         run, out_dir, machine, components, model, order, plan, plan_text, auto_values, untrained, tracker, training
     )
+
+
+def saved_packing(resume: ResumePoint, *, packing: bool) -> bool:
+    """Return whether rows are packed: a resumed run keeps what it did. `packing`: what the proof allows. Raise ModelError."""
+    saved = bool(resume.auto_values.get("packing", packing))
+    if saved and not packing:
+        raise ModelError(
+            f"{resume.checkpoint} was trained on packed rows, and this model does not keep the documents of a row apart (see the "
+            f"warning above). Start anew in another folder with trainer.resume=never."
+        )
+    return saved
 
 
 def plan_training(
@@ -152,8 +165,8 @@ def plan_training(
 
 
 def announce(
-    run: RunConfig, out_dir: Path, machine: Machine, resume: ResumePoint, components: RunComponents, plan: Plan,
-    auto_values: dict[str, Any],
+    run: RunConfig, out_dir: Path, machine: Machine, resume: ResumePoint, components: RunComponents, model: nn.Module,
+    plan: Plan, auto_values: dict[str, Any],
 ) -> str:  # fmt: skip
     """Print what runs on what, the plan, and where the run is resumed; return the line of the plan."""
     task = components.task
@@ -162,6 +175,8 @@ def announce(
         recomputed=auto_values["checkpointing"], by_length=task.by_length,
         chance=task.chance_loss(plan.batch_rows),
     )  # fmt: skip
+    if parts := new_modules(model):
+        text += f" · starts untrained: {', '.join(parts[:4])}{f' and {len(parts) - 4} more' if len(parts) > 4 else ''}"
     console.note(header(run, components, out_dir), text)
     if resume.checkpoint:
         console.note(f"resumed from step {resume.state.step} ({resume.checkpoint})")

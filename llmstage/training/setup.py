@@ -26,6 +26,7 @@ from llmstage.data.rows import BadRows
 from llmstage.data.split_keys import row_hash
 from llmstage.errors import DataError, ModelError
 from llmstage.kernels.transformers_internals import masked_model_types
+from llmstage.models.loading import max_positions
 from llmstage.models.presets import preset_vision_spec
 from llmstage.naming import load_module
 from llmstage.paths import ModelSource, cache_dir, locate_model
@@ -242,7 +243,7 @@ def model_family(config: Any) -> Literal["gpt", "bert", "t5", "clip", "vlm"]:
 
 def resolve_context(run: RunConfig, config: Any | None) -> int:
     """Return data.context in tokens. `config`: of a model that is loaded; `auto` is then at most what it was made for."""
-    limit = None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = None if config is None else max_positions(config)
     if run.data.context != "auto":
         if limit and int(run.data.context) > limit:
             raise ModelError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmstage.data.files import DataFile
 from llmstage.errors import ModelError
-from llmstage.models.build import load_model
+from llmstage.models.loading import load_model, max_positions
 from llmstage.models.pooling import text_vectors
 from llmstage.paths import locate_model
 from llmstage.tokenization.tokenizer import Processor, load_processor
@@ -44,7 +44,7 @@ class Encoder:
         except ModelError as error:
             reason = str(error).replace("model.path=", "")
             raise ModelError(f"retrieval.encoder={path}: {reason}") from None
-        self.max_length = int(getattr(config, "max_position_embeddings", None) or 512)
+        self.max_length = max_positions(config) or 512
         weights = sorted(source.model_dir.glob("*.safetensors")) if source.model_dir is not None else []
         weight_digests = [DataFile(file, file.name).digest() for file in weights] or [tokenizer_path]
         self.digest = hashlib.sha256("|".join([*weight_digests, self.processor.digest()]).encode()).hexdigest()
