@@ -15,10 +15,8 @@ from torch import nn
 
 from llmstage.config import ModelConfig
 from llmstage.errors import ModelError
-from llmstage.kernels.transformers_internals import tied_weight_names
-from llmstage.models.loading import load_extra, load_model
-from llmstage.models.adapter import CONFIG, adapter_base, load_adapter
 from llmstage.models.lm_loss import last_hidden, masked_head
+from llmstage.models.loading import load_extra, load_model
 from llmstage.models.packing import read_packed_rows
 from llmstage.models.presets import freeze_towers, preset_config, take_tower
 from llmstage.paths import ModelSource
