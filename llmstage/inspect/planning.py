@@ -55,10 +55,10 @@ def plan_run(
     # The plan of the run, made as training makes it.
     store, task = components.stores["train"], components.task
     check_budget(run, store)
-    order = make_order(run, store, components.context, packing=components.packing, by_length=task.by_length)
     rate = matmul_rate(machine)
     torch.manual_seed(run.seed)
     model = components.build(run, machine.device, training=True)
+    order = make_order(run, store, components.context, packing=components.packing, by_length=task.by_length)
     kernels = enable(model, run.trainer, machine, {})
     fixed: dict[str, Any] = {}
     if measure and searches_micro_batch_size(run, machine, {}, additive=task.additive_loss):

@@ -26,6 +26,7 @@ from llmstage.paths import ModelSource
 from llmstage.tasks.base import Task
 from llmstage.tokenization.tokenizer import Processor
 from llmstage.training.machine import Machine
+from llmstage.training.packing import decide_packing
 
 
 @dataclass(slots=True)
@@ -75,7 +76,9 @@ class RunComponents:
         if training and run.adapter.name == "lora" and self.model_source is not None:
             base = self.model_source.model_dir
             add_adapter(model, run.adapter, self.task.auto_model, str(base or self.model_source.hub_id))
-        return model if quantized else model.to(device)  # quantized weights are on the device already
+        model = model if quantized else model.to(device)  # quantized weights are on the device already
+        self.packing = decide_packing(run, self.task, model, self.context, packs=self.packing)
+        return model
 
 
 def token_ledger(components: RunComponents) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import transformers
 from llmstage.cli.command import main
 from llmstage.models.lm_loss import masked_losses
 from llmstage.models.packing import read_packed_rows
+from llmstage.models.packing_proof import prove_packing
 from llmstage.tasks.base import IGNORE_INDEX
 
 SMALL = [
@@ -138,6 +139,7 @@ def test_packed_rows_equal_single_ones_also_in_local_layers(kind, it):
     torch.manual_seed(0)
     model = transformers.AutoModelForMaskedLM.from_config(CONFIGS[kind](len(it.processor))).eval()
     read_packed_rows(model)
+    prove_packing(model, causal=False, context=it.task.context, pad_id=it.processor.pad_id)
     features = [item for item in it.features if len(item.input_ids) > 30][:4]
     packed = it.task.collate([features[:2], features[2:]])
     alone = it.task.collate([[item] for item in features])
