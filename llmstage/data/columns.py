@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmstage.data.chat_formats import PAIR_COLUMNS, find_form
+from llmstage.data.chat_formats import PAIR_COLUMNS, find_layout
+from llmstage.data.chat_messages import BadChat
 from llmstage.data.rows import Columns
 from llmstage.errors import DataError, UserError
 from llmstage.naming import did_you_mean
@@ -66,8 +67,8 @@ def check_named(named: dict[str, str], columns: Columns) -> None:
         for name in named
         if name not in names
     ]
-    only_half = ("prompt" in named) != ("completion" in named) and columns.replies
-    if only_half and "prompt" in names and "prompt" not in columns.required:
+    only_prompt = "prompt" in named and "completion" not in named and columns.replies
+    if only_prompt and "prompt" in names and "prompt" not in columns.required:
         wrong.append("data.columns.prompt and data.columns.completion go together: name both columns.")
     if wrong:
         raise UserError("\n".join(wrong))
@@ -83,8 +84,8 @@ def map_columns(samples: dict[str, Any], named: dict[str, str], columns: Columns
     for name, column in named.items():
         if column not in samples:
             raise DataError(
-                f"{file}: there is no column '{column}' (data.columns.{name}={column}).{did_you_mean(column, samples)}\n"
-                f"{list_columns(samples)}"
+                f"{display_name(file)}: there is no column '{column}' (data.columns.{name}={column}).{did_you_mean(column, samples)} "
+                f"Name another: data.columns.{name}={one_of(samples)}\n{list_columns(samples)}"
             )
         mapping[name] = column
 
@@ -94,11 +95,13 @@ def map_columns(samples: dict[str, Any], named: dict[str, str], columns: Columns
         if name in mapping:
             continue
         if name == "messages":
-            if "prompt" in mapping and ("completion" in mapping or not columns.replies):
-                continue
-            form = find_form(list(samples), replies=columns.replies)
-            if form:
-                mapping[name] = " + ".join(form)
+            try:
+                layout = find_layout(samples, named, replies=columns.replies)
+            except BadChat as error:
+                raise DataError(f"{file}: {error}.") from None
+            if layout is not None:
+                mapping[name] = " + ".join(layout.columns)
+                free = {key: column for key, column in free.items() if column not in layout.columns}
                 continue
         # A name of another column of the task is no synonym: `title` stays free for a task that has a title.
         reserved = {column.casefold() for column in (*columns.required, *columns.optional)} - {name.casefold()}
@@ -118,14 +121,27 @@ def check_complete(mapping: dict[str, str], samples: dict[str, Any], columns: Co
     needed = (*columns.required, *columns.present)
     missing = [name for name in needed if name not in mapping and name not in composed]
     if missing:
-        keys = " ".join(f"data.columns.{name}=<column>" for name in missing)
+        keys = " ".join(f"data.columns.{name}={one_of(samples)}" for name in missing)
         extra = " (or data.columns.prompt=<column> data.columns.completion=<column>)" if "messages" in missing else ""
         names = ", ".join(repr(name) for name in missing)
-        raise DataError(f"{file}: no column fits {names}. Name it: {keys}{extra}\n{list_columns(samples)}")
+        raise DataError(
+            f"{display_name(file)}: no column fits {names}. Name it: {keys}{extra}\n{list_columns(samples)}"
+        )
     if columns.either and not any(all(name in mapping for name in group) for group in columns.either):
         groups = ", or ".join(" and ".join(f"'{name}'" for name in group) for group in columns.either)
-        keys = " ".join(f"data.columns.{name}=<column>" for name in columns.either[0])
+        keys = " ".join(f"data.columns.{name}={one_of(samples)}" for name in columns.either[0])
         raise DataError(f"{file}: no columns fit {groups}. Name them: {keys}\n{list_columns(samples)}")
+
+
+def display_name(file: str) -> str:
+    """Return the name of a file in a message; `-` is standard input."""
+    return "standard input" if file == "-" else file
+
+
+def one_of(samples: dict[str, Any]) -> str:
+    """Return the columns of a file as what may be typed for a key: `<one of: a, b>`."""
+    names = list(samples)
+    return f"<one of: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}>"
 
 
 def list_columns(samples: dict[str, Any]) -> str:

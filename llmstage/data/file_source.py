@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.config.data import DataConfig, Paths
-from llmstage.data.chat_formats import PAIR_COLUMNS, to_messages
+from llmstage.data.chat_formats import PAIR_COLUMNS, has_target, to_messages
 from llmstage.data.columns import check_named, map_columns
 from llmstage.data.files import DataFile, NamingFile, expand
 from llmstage.data.formats import detect, known_endings, load_reader
@@ -24,6 +25,7 @@ from llmstage.data.rows import (
     BadRows,
     Columns,
     ImageLocation,
+    LeftOut,
     ReadOptions,
     Records,
     Row,
@@ -38,6 +40,8 @@ CheckRow = Callable[[Row], str | None]
 CheckTableRow = Callable[[str, Row], str | None]
 OTHER_COLUMNS = "other columns"
 """Key under which a row keeps the columns of its file that are not columns of the task."""
+CHAT_LAYOUTS = 2
+"""Version of what chat_formats.py reads of a row; it is part of the digest, so that older cached examples are not used."""
 NUM_PEEKED = 64
 """Records that are read ahead to find the columns of a file."""
 
@@ -51,6 +55,8 @@ class CheckedSource(RowSource):
         self.mapping = {}
         self.key_reader = SplitKeyReader(split, cfg.split, Clock(cfg.split.time_format))
         self._bad: set[tuple[str, int]] = set()
+        self._unread: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
 
     keep_columns: bool = False
     """Whether a row also gets the other columns of its file, under OTHER_COLUMNS."""
@@ -67,21 +73,46 @@ class CheckedSource(RowSource):
 
     def with_keys(self) -> Iterator[tuple[Row, str, SplitKeys]]:
         num_good, time_range = 0, TimeRange()
+        self._unread, self._left_out = Counter(), Counter()
         for name, records in self.opened():
             for row, location, keys in self._rows_of(name, records, num_good, self.folder_of(name)):
                 num_good += 1
                 time_range.add(keys)
                 yield row, location, keys
         self.num_rows, self.times = num_good, time_range.ends
+        self.unread, self.left_out = dict(self._unread), dict(self._left_out)
+        if num_good == 0 and self._left_out:
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in self._left_out.items())
+            raise DataError(
+                f"data.{self.split}: every row is left out or bad: {reasons}. Give rows that can be learned."
+            )
         if num_good == 0 and self._bad:
             where = self.bad_rows.path or "data.on_bad_row=error, which names the first"
             raise DataError(f"data.{self.split}: every one of its {len(self._bad)} rows is bad; see {where}.")
         if num_good == 0:
             raise DataError(f"data.{self.split}: no row in {self.description}. Give a file with rows.")
 
+    def _read_elsewhere(self) -> set[str]:
+        """Return the columns beside a conversation that are read: those of the task, and those that cut the splits."""
+        split = self.cfg.split
+        return {*self.columns.optional, *self.columns.images, "id", *filter(None, (split.time, split.group))}
+
     def folder_of(self, name: str) -> Path | None:
         """Return the folder from which the images of a file are named; None where the rows come from no file."""
         return None
+
+    def reading(self) -> dict[str, Any]:
+        return {
+            "num_rows": self.num_rows, "mapping": self.mapping, "notes": self.notes, "unread": dict(self.unread),
+            "left_out": dict(self.left_out),
+        }  # fmt: skip
+
+    def restore_reading(self, saved: dict[str, Any]) -> None:
+        super().restore_reading(saved)
+        self.mapping = self.mapping or dict(saved.get("mapping", {}))
+        self.notes = self.notes or tuple(saved.get("notes", ()))
+        self.unread = self.unread or dict(saved.get("unread", {}))
+        self.left_out = self.left_out or dict(saved.get("left_out", {}))
 
     def _rows_of(
         self, name: str, records: Records, num_good: int, folder: Path | None
@@ -102,6 +133,10 @@ class CheckedSource(RowSource):
             location = format_location(file, line)
             row = record if isinstance(record, Bad) else self._row(record, mapping, folder)
             keys = NO_KEYS
+            if isinstance(row, LeftOut):
+                self._left_out[row.reason] += 1
+                last_location = location
+                continue
             if isinstance(record, dict) and not isinstance(row, Bad):
                 keys_or_reason = self.key_reader.read(record, key_columns)
                 if isinstance(keys_or_reason, str):
@@ -119,15 +154,19 @@ class CheckedSource(RowSource):
                 yield row, location, keys
             last_location = location
 
-    def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad:
+    def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad | LeftOut:
         """Return the record with the columns of the task, or what is wrong with it. `folder`: the folder of its images."""
         if not mapping:  # all of the first records were bad, so the columns are not known yet
             mapping = map_columns(record, self.cfg.columns, self.columns, f"data.{self.split}")
         if "messages" in self.columns.required:
             named = {column: mapping[column] for column in ("messages", *PAIR_COLUMNS) if column in self.cfg.columns}
-            chat = to_messages(record, named, replies=self.columns.replies)
+            unread: Counter[str] = Counter()
+            chat = to_messages(record, named, replies=self.columns.replies, unread=unread)
             if isinstance(chat, str):
                 return Bad(chat, shorten(record))
+            if self.columns.replies and not has_target(chat):
+                return LeftOut("no answer is to be learned (label, weight or train)")
+            self._unread.update({key: count for key, count in unread.items() if key not in self._read_elsewhere()})
             row: Row = chat
         else:
             row = {name: record[column] for name, column in mapping.items() if column in record}
@@ -276,4 +315,5 @@ def options_of(cfg: DataConfig, columns: Columns) -> dict[str, Any]:
         "text_rows": cfg.text_rows, "on_bad_row": cfg.on_bad_row, "max_row_mb": cfg.max_row_mb,
         "marks": [cfg.split.time, cfg.split.time_format, cfg.split.group],
         "words": [columns.required, columns.optional, columns.identity],
+        **({"chat_layouts": CHAT_LAYOUTS} if "messages" in columns.required else {}),
     }  # fmt: skip

@@ -14,7 +14,7 @@ from llmstage.data.columns import check_named
 from llmstage.data.file_source import FileSource
 from llmstage.data.files import DataFile, expand
 from llmstage.data.formats import find_images, known_endings, load_reader
-from llmstage.data.rows import Bad, BadRows, Columns, Records, Row
+from llmstage.data.rows import Bad, BadRows, Columns, LeftOut, Records, Row
 from llmstage.data.split_keys import SplitKeys
 from llmstage.errors import DataError
 
@@ -89,9 +89,9 @@ class InferenceSource(FileSource):
             self.count += 1
             yield line, record
 
-    def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad:
+    def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad | LeftOut:
         checked = super()._row(record, mapping, folder)
-        if isinstance(checked, Bad):
+        if isinstance(checked, (Bad, LeftOut)):
             return checked
         row = InferenceRow(checked)
         row.record, row.number = dict(record), cast(NumberedRecord, record).number

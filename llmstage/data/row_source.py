@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from llmstage.data.rows import Row, digest_of
@@ -38,6 +39,11 @@ class RowSource(ABC):
     """For a split that is exactly one side of a cut: the source that was cut, and the thresholds."""
     notes: tuple[str, ...] = ()
     """Sentences for the report about unusual content."""
+    unread: Mapping[str, int] = MappingProxyType({})
+    """Keys of conversations (and `messages[].key`) that are not read, with the number of times they occur; known after a
+    full pass."""
+    left_out: Mapping[str, int] = MappingProxyType({})
+    """Number of rows that are left out though they are not bad, by the reason; known after a full pass."""
 
     @property
     @abstractmethod
@@ -58,6 +64,14 @@ class RowSource(ABC):
 
     def format_time(self, time: float) -> str:
         return str(time)
+
+    def reading(self) -> dict[str, Any]:
+        """Return what a full pass has shown, as JSON data: it is stored beside cached examples, whose rows are not read again."""
+        return {"num_rows": self.num_rows}
+
+    def restore_reading(self, saved: dict[str, Any]) -> None:
+        """Take over reading() of an earlier run with the same rows."""
+        self.num_rows = self.num_rows or saved.get("num_rows")
 
     @abstractmethod
     def digest(self) -> str:
@@ -145,6 +159,14 @@ class PartSource(RowSource):
         return self.base.notes
 
     @property
+    def unread(self) -> Mapping[str, int]:  # type: ignore[override]
+        return self.base.unread
+
+    @property
+    def left_out(self) -> Mapping[str, int]:  # type: ignore[override]
+        return self.base.left_out
+
+    @property
     def cut_from(self) -> tuple[RowSource, Cut | RankedCut] | None:  # type: ignore[override]
         return (self.base, self.thresholds) if self.thresholds is not None and self.limit is None else None
 
@@ -154,6 +176,13 @@ class PartSource(RowSource):
     @property
     def mapping(self) -> dict[str, str]:  # type: ignore[override]
         return self.base.mapping
+
+    def reading(self) -> dict[str, Any]:
+        return {"num_rows": self.num_rows, "base": self.base.reading()}
+
+    def restore_reading(self, saved: dict[str, Any]) -> None:
+        super().restore_reading(saved)
+        self.base.restore_reading(saved.get("base", {}))
 
     @property
     def quarantined(self) -> int:  # type: ignore[override]

@@ -108,6 +108,13 @@ class Bad:
     """The file of the record, if it is not the file that is read."""
 
 
+@dataclass(slots=True, frozen=True)
+class LeftOut:
+    """A record that is fine and that says itself that it is not to be used: the reason."""
+
+    reason: str
+
+
 class FileRecord(dict[str, Any]):
     """A record from a file of its own, e.g. an image of a folder. Complaints name that file."""
 
