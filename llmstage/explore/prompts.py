@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from llmstage.data.images import BadImage
 from llmstage.explore.items import Item, as_text
 from llmstage.explore.probed_model import ProbedModel
 from llmstage.explore.wording import sentence
-from llmstage.tokenization.chat_template import conversation
+from llmstage.tokenization.chat_template import TurnFrame, turn_frame
 
 
 @dataclass(slots=True)
@@ -48,8 +47,8 @@ class ItemEncoder:
         last = [] if ids.eos_id is None else [ids.eos_id]
         # The tokens around a prompt: those of a user's turn, of an encoder's input, or a start token.
         if probed.chat:
-            user_turn, reply = self.turns(with_image=False)
-            self.before, self.after, turn_end = user_turn.before, [*user_turn.after, *reply.before], reply.after
+            frame = self.frame(with_image=False)
+            self.before, self.after, turn_end = frame.before, frame.between, frame.after
         elif probed.model_family == "t5":
             self.after = last
         elif probed.model_family == "bert":
@@ -66,14 +65,9 @@ class ItemEncoder:
         self.unknown = ids.tokenizer.unk_token_id
         self.image_store: ImageStore | None = None
 
-    def turns(self, *, with_image: bool) -> Any:
-        """Return the token ids around the user's turn and around the reply, from the chat template."""
-        content: list[dict[str, Any]] = [{"type": "image"}] if with_image else []
-        text = "a" if self.probed.model_family != "vlm" else [*content, {"type": "text", "text": "a"}]
-        answer = "b" if self.probed.model_family != "vlm" else [{"type": "text", "text": "b"}]
-        return conversation(
-            self.processor, [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-        )
+    def frame(self, *, with_image: bool) -> TurnFrame:
+        """Return the token ids around the question and the reply, from the chat template."""
+        return turn_frame(self.processor, image=with_image if self.probed.model_family == "vlm" else None)
 
     def encode(self, items: Sequence[Item]) -> list[EncodedItem]:
         """Encode all items; the tokenizer runs once on all distinct texts."""
@@ -118,15 +112,13 @@ class ItemEncoder:
             if not str(item.image).startswith("demo:"):
                 result.unscored = sentence("item_has_picture")
             return
-        user_turn, reply = self.turns(with_image=True)
+        frame = self.frame(with_image=True)
         assert self.image_store is not None and self.processor.vision is not None
         marks = [self.processor.image_id] * self.processor.vision.tokens
         # The template writes one image token; the model needs one for each patch vector.
-        before = [
-            part for token in user_turn.before for part in (marks if token == self.processor.image_id else [token])
-        ]
+        before = [part for token in frame.before for part in (marks if token == self.processor.image_id else [token])]
         plain = result.prompt[len(self.before) : len(result.prompt) - len(self.after)]
-        result.prompt = [*before, *plain, *user_turn.after, *reply.before]
+        result.prompt = [*before, *plain, *frame.between]
         try:
             number = self.image_store.index(str(item.image))
         except BadImage as error:

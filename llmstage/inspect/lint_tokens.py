@@ -13,8 +13,8 @@ from llmstage.data.encoding.store import ExampleStore
 from llmstage.errors import DataError
 from llmstage.inspect.findings import Finding, graded
 from llmstage.inspect.lint import LintRow
-from llmstage.tokenization.chat_template import TemplateRefused, conversation, text_of
-from llmstage.tokenization.tokenizer import END, Processor
+from llmstage.tokenization.chat_template import Conversation, TemplateRefused, chat_template, stop_ids, text_of
+from llmstage.tokenization.tokenizer import Processor
 from llmstage.training.components import RunComponents
 
 MAX_TOKENS_AFTER_END = 3
@@ -139,17 +139,7 @@ def check_targets(components: RunComponents, split: str, store: ExampleStore) ->
 
 def end_tokens(components: RunComponents) -> set[int]:
     """Return the tokens at which generation stops (models/build.py: set_generation)."""
-    processor = components.processor
-    token_ids: set[Any] = {processor.eos_id}
-    if END in processor.tokenizer.get_added_vocab():
-        token_ids.add(processor.tokenizer.convert_tokens_to_ids(END))
-    folder = components.model_source.model_dir if components.model_source is not None else None
-    if folder is not None and (folder / "generation_config.json").is_file():
-        from transformers import GenerationConfig
-
-        eos_token_ids = GenerationConfig.from_pretrained(folder).eos_token_id
-        token_ids |= set(eos_token_ids if isinstance(eos_token_ids, list) else [eos_token_ids])
-    return {int(end) for end in token_ids if end is not None}
+    return set(stop_ids(components.processor))
 
 
 def row_locations(split: str, store: ExampleStore, examples: np.ndarray) -> list[str]:
@@ -194,36 +184,34 @@ def first_difference(first: str, second: str) -> tuple[str, str]:
 
 
 def check_templates(run: RunConfig, processor: Processor, split: str, split_rows: Sequence[LintRow]) -> Finding:
-    """Compare conversations encoded turn by turn, as training encodes them, with the rendered chat template."""
+    """Find conversations with a text that the chat template does not write as it is, e.g. because it trims white space."""
     locations, tested = [], split_rows[: MAX_ROUND_TRIPS // 4]
     for row in tested:
-        encoded_text, rendered_text = rendered(processor, with_system(run, row.row["messages"]))
-        if encoded_text != rendered_text:
+        conversation = conversation_of(run, row.row)
+        text = rendered(processor, conversation)
+        if not all(text_of(message.get("content") or "") in text for message in conversation.messages):
             locations.append(row.location)
     return graded(
         "template",
         split,
         locations,
         len(tested),
-        major=0.01,
-        remedy="a chat template that writes contents unchanged, without trimming them",
+        major=2.0,
+        remedy="nothing, if the model was made this way; else a chat template that writes contents unchanged",
     )
 
 
-def with_system(run: RunConfig, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages with the configured system prompt, where they have none."""
-    system = getattr(run.task, "system", None)
-    return (
-        [{"role": "system", "content": system}, *messages] if system and messages[0]["role"] != "system" else messages
-    )
+def conversation_of(run: RunConfig, row: dict[str, Any]) -> Conversation:
+    """Return the conversation of a row, with the configured system message where it has none."""
+    system, messages = getattr(run.task, "system", None), row["messages"]
+    if system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": system}, *messages]
+    return Conversation(messages, row.get("tools") or None, row.get("chat_template_kwargs") or None)
 
 
-def rendered(processor: Processor, messages: list[dict[str, Any]]) -> tuple[str, str]:
-    """Return (the decoded training input, the rendered chat template), without white space at the ends."""
+def rendered(processor: Processor, conversation: Conversation) -> str:
+    """Return the rendered chat template, without white space at the ends."""
     try:
-        turns = conversation(processor, messages)
+        return chat_template(processor).text(conversation).strip()
     except TemplateRefused as error:
         raise DataError(str(error)) from None
-    encoded_text = decoded(processor, [token for turn in turns for token in (*turn.before, *turn.content, *turn.after)])
-    messages_as_text = [{"role": turn["role"], "content": text_of(turn["content"])} for turn in messages]
-    return encoded_text.strip(), str(processor.tokenizer.apply_chat_template(messages_as_text, tokenize=False)).strip()

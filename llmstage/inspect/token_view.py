@@ -9,7 +9,7 @@ from rich.text import Text
 
 from llmstage.config import RunConfig
 from llmstage.inspect.lint import LintRow
-from llmstage.inspect.lint_tokens import decoded, end_tokens, rendered, with_system
+from llmstage.inspect.lint_tokens import conversation_of, decoded, end_tokens, rendered
 from llmstage.inspect.wording import sentence
 from llmstage.tasks.base import IGNORE_INDEX, Example
 from llmstage.training.components import RunComponents
@@ -123,7 +123,7 @@ def view_row(run: RunConfig, components: RunComponents, row: LintRow, examples: 
     restores_text = None if was_cut or (len(examples) > 1 and not is_complete) else is_complete
     template = ""
     if "messages" in row.row:
-        template = rendered(processor, with_system(run, row.row["messages"]))[1]
+        template = rendered(processor, conversation_of(run, row.row))
     ends = end_tokens(components)
     return TokenView(
         row.location, spans, len(ids), sum(learned), any(token in ends for token, is_target in zip(ids, learned, strict=True) if is_target),

@@ -37,7 +37,7 @@ SENTENCES = {
     "no_targets": ("{split}: {count} of {total} examples ({share}) have no target: they cost time and train nothing", "{split}：{total} 个样本中有 {count} 个（{share}）没有目标：只费时间，学不到东西"),
     "unknown": ("{split}: {share} of the tokens are unknown to the tokenizer", "{split}：{share} 的词元是分词器不认识的"),
     "round_trip": ("{split}: {count} of {total} texts ({share}) are changed by encoding and decoding, e.g. {before} to {after}", "{split}：{total} 段文本中有 {count} 段（{share}）经分词器往返后改变，例如 {before} 变成 {after}"),
-    "template": ("{split}: {count} of {total} conversations ({share}) differ from the rendered chat template once decoded", "{split}：{total} 段对话中有 {count} 段（{share}）解码后与聊天模板渲染的不一致"),
+    "template": ("{split}: {count} of {total} conversations ({share}) have texts that the chat template changes, e.g. trims", "{split}：{total} 段对话中有 {count} 段（{share}）的文本被聊天模板改动，例如去掉首尾空白"),
     "memory": ("the longest batch does not fit in memory", "最长的一批放不进内存"),
 }  # fmt: skip
 """Sentences of findings. The same sentence reports a check without matches, with a count of 0."""
@@ -52,7 +52,7 @@ CHECKS = {
     "answers_twice": ("ambiguous answers", "位置不明的答案"), "captions": ("repeated captions", "重复的描述"), "same_picture": ("other leaks", "其他泄漏"),
     "time": ("leaks in time", "时间泄漏"), "empty_answer": ("empty answers", "空回答"), "replacement": ("wrong encoding", "编码错误"),
     "double_bos": ("doubled start token", "重复的起始词元"), "no_end": ("end token in the loss", "损失中的结束词元"), "no_targets": ("examples without targets", "没有目标的样本"),
-    "unknown": ("unknown tokens", "未知词元"), "round_trip": ("decoding restores the text", "解码还原文本"), "template": ("chat template as rendered", "聊天模板一致"),
+    "unknown": ("unknown tokens", "未知词元"), "round_trip": ("decoding restores the text", "解码还原文本"), "template": ("chat template keeps the texts", "聊天模板保留文本"),
     "memory": ("memory", "内存"),
 }  # fmt: skip
 """Names of the checks, for the table of all checks."""

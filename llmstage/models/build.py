@@ -20,7 +20,8 @@ from llmstage.models.loading import load_extra, load_model
 from llmstage.models.packing import read_packed_rows
 from llmstage.models.presets import freeze_towers, preset_config, take_tower
 from llmstage.paths import ModelSource
-from llmstage.tokenization.tokenizer import ASSISTANT, END, Processor
+from llmstage.tokenization.chat_template import stop_ids
+from llmstage.tokenization.tokenizer import Processor
 
 
 def build_model(
@@ -84,10 +85,7 @@ def vocabulary_rows(model: Any) -> int:
 
 def set_generation(model: Any, processor: Processor) -> None:
     """Let generate() end at the end of a document and at the end of a turn."""
-    ends = [processor.eos_id]
-    end_of_turn = processor.tokenizer.convert_tokens_to_ids(END)
-    if isinstance(end_of_turn, int) and ASSISTANT in processor.tokenizer.get_added_vocab():
-        ends.append(end_of_turn)
+    ends: list[int | None] = [*stop_ids(processor)]
     configured = model.generation_config.eos_token_id
     ends += configured if isinstance(configured, list) else [configured]
     model.generation_config.eos_token_id = sorted({end for end in ends if end is not None}) or None

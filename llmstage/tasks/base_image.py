@@ -16,7 +16,7 @@ from llmstage.data.images import BadImage
 from llmstage.data.rows import Row
 from llmstage.tasks.base import Batch, Example, RowError, Task
 from llmstage.tasks.base_generation import GenerationTask
-from llmstage.tokenization.chat_template import Turn, conversation
+from llmstage.tokenization.chat_template import TurnFrame, turn_frame
 from llmstage.tokenization.tokenizer import Processor
 
 
@@ -81,7 +81,7 @@ class ImageTextTask(ImageTask, GenerationTask):
 
     blind: bool = False
     """Leave the image out, to measure what the prompt alone reveals."""
-    turns: list[Turn]
+    frame: TurnFrame
 
     def check_row(self, row: Row) -> str | None:
         if not isinstance(row["image"], str) or not row["image"].strip():
@@ -92,12 +92,7 @@ class ImageTextTask(ImageTask, GenerationTask):
 
     def attach_tokenizer(self, processor: Processor, context: int) -> None:
         super().attach_tokenizer(processor, context)
-        image_content: list[dict[str, Any]] = [] if self.blind else [{"type": "image"}]
-        messages = [
-            {"role": "user", "content": [*image_content, {"type": "text", "text": "a"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": "b"}]},
-        ]
-        self.turns = conversation(processor, messages)
+        self.frame = turn_frame(processor, image=not self.blind)
 
     def cache_key(self) -> dict[str, Any]:
         vision = self.processor.vision
@@ -105,13 +100,12 @@ class ImageTextTask(ImageTask, GenerationTask):
 
     def prompt_ids(self, prompt: list[int]) -> list[int]:
         """Return the user turn and the opening of the assistant turn, with one image token for each image patch."""
-        user_turn, assistant_turn = self.turns
         assert self.processor.vision is not None
         image_ids = [self.processor.image_id] * self.processor.vision.tokens
         before = [
-            part for token in user_turn.before for part in (image_ids if token == self.processor.image_id else [token])
+            part for token in self.frame.before for part in (image_ids if token == self.processor.image_id else [token])
         ]
-        return [*before, *prompt, *user_turn.after, *assistant_turn.before]
+        return [*before, *prompt, *self.frame.between]
 
     def encode_text(self, row: Row, prompt: str, text: str, ref: Any, all_texts: list[str]) -> Example:
         """Return the example of an image, a prompt and the text to generate. Raise RowError for an unusable image.
@@ -119,7 +113,7 @@ class ImageTextTask(ImageTask, GenerationTask):
         If both are too long, first the prompt loses its end, then the text. `all_texts`: all texts of the row about the image.
         """
         prompt_ids, text_ids = self.processor.plain_ids([prompt, text])
-        end = self.turns[1].after
+        end = self.frame.after
         template_length = len(self.prompt_ids([]))
         max_tokens = self.context - template_length
         cut_prompt = prompt_ids[: max(0, max_tokens - len(text_ids) - len(end))]

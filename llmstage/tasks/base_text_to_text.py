@@ -16,7 +16,7 @@ from llmstage.data.rows import Row
 from llmstage.evaluation.metrics.generation import references_of
 from llmstage.tasks.base import Example
 from llmstage.tasks.base_scored_text import ScoredTextTask
-from llmstage.tokenization.chat_template import Turn, conversation
+from llmstage.tokenization.chat_template import TurnFrame, turn_frame
 from llmstage.tokenization.tokenizer import Processor
 
 
@@ -31,7 +31,7 @@ class TextToText(ScoredTextTask):
     def __init__(self, cfg: TaskConfig, generation: GenerationConfig) -> None:
         super().__init__(cfg, generation)
         self.smoothing = self.cfg.label_smoothing
-        self.turns: list[Turn] = []
+        self.frame: TurnFrame | None = None
 
     def check_row(self, row: Row) -> str | None:
         return self.check_texts(row, self.source, self.target)
@@ -49,8 +49,7 @@ class TextToText(ScoredTextTask):
     def attach_tokenizer(self, processor: Processor, context: int) -> None:
         super().attach_tokenizer(processor, context)
         if self.model_family != "t5":
-            messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            self.turns = conversation(processor, messages)
+            self.frame = turn_frame(processor)
 
     @property
     def max_target_tokens(self) -> int:
@@ -89,14 +88,14 @@ class TextToText(ScoredTextTask):
         self, sources: list[str], targets: list[str], max_source_tokens: int
     ) -> tuple[list[tuple[list[int], int]], list[list[int]]]:
         """Return the same for a decoder, with the source as the user turn and the target as the assistant turn."""
-        user_turn, assistant_turn = self.turns
-        prefix, suffix = user_turn.before, user_turn.after + assistant_turn.before
+        assert self.frame is not None
+        prefix, suffix = self.frame.before, self.frame.between
         max_text_tokens = max(0, max_source_tokens - len(prefix) - len(suffix))
         prompts = [
             ((prefix + ids[:max_text_tokens] + suffix)[-max_source_tokens:], max(0, len(ids) - max_text_tokens))
             for ids in self.processor.plain_ids(sources)
         ]
-        return prompts, [ids + assistant_turn.after for ids in self.processor.plain_ids(targets)]
+        return prompts, [ids + self.frame.after for ids in self.processor.plain_ids(targets)]
 
     def _build_example(self, row: Row, source: list[int], cut: int, target: list[int]) -> Example:
         num_lost = max(0, len(target) - self.max_target_tokens)

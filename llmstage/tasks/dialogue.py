@@ -11,7 +11,6 @@ import numpy as np
 from torch import nn
 
 from llmstage.config.task import Dialogue as DialogueConfig
-from llmstage.data.conversation_windows import windows
 from llmstage.data.encoding.collate import labels_for, pack
 from llmstage.data.encoding.order import evenly_spaced
 from llmstage.data.rows import Columns, Row
@@ -19,11 +18,20 @@ from llmstage.demo.dialogue import dialogue_rows
 from llmstage.evaluation.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
 from llmstage.evaluation.metrics.language_model import Unigram, language_model_scores
 from llmstage.evaluation.metrics.score import Score, proportion
-from llmstage.models.generation import generate_replies
+from llmstage.models.generation import end_ids, generate_replies
 from llmstage.models.lm_loss import correct_positions, sum_by_segment, token_losses
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import ExampleErrors, errors_by_loss
-from llmstage.tokenization.chat_template import TemplateRefused, Turn, conversation, reply_prompt
+from llmstage.tokenization.chat_template import (
+    Conversation,
+    EncodedConversation,
+    EncodedReply,
+    TemplateRefused,
+    encode_conversations,
+    reply_prompt,
+    turn_end,
+)
+from llmstage.tokenization.context_windows import Window, fit, texts_of
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -34,6 +42,7 @@ class Dialogue(Task):
     columns = Columns(required=("messages",), optional=("recalls", "language"), content=("messages",))
     auto_model = "AutoModelForCausalLM"
     packs = True
+    learns_text = True
     reference_columns = ("reference", "correct", "log_probability", "tokens", "recall", "prompt", "turn")
     demo_size = 2400
 
@@ -60,46 +69,69 @@ class Dialogue(Task):
         return None if any(map(has_answer, answers)) else "every assistant message is empty"
 
     def texts(self, row: Row) -> list[str]:
-        return [message["content"] for message in row["messages"]]
+        return [text for message in row["messages"] for text in texts_of(message)]
 
     def cache_key(self) -> dict[str, Any]:
-        return {"system": self.cfg.system}
+        return {"system": self.cfg.system, "encoding": 2}
 
     def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]
 
     def encode_many(self, rows: list[Row]) -> list[list[Example]]:
-        conversations = [self._with_system(row["messages"]) for row in rows]
-        texts = [message["content"] for messages in conversations for message in messages]
-        content_ids = iter(self.processor.plain_ids(texts))
+        conversations = [self._conversation(row, row["messages"]) for row in rows]
         return [
-            self._encode(row, messages, [next(content_ids) for _ in messages])
-            for row, messages in zip(rows, conversations, strict=True)
+            self._examples(row, conversation, encoded)
+            for row, conversation, encoded in zip(
+                rows, conversations, encode_conversations(self.processor, conversations), strict=True
+            )
         ]
 
-    def _with_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.cfg.system and messages[0]["role"] != "system":
-            return [{"role": "system", "content": self.cfg.system}, *messages]
-        return messages
+    def _conversation(self, row: Row, messages: list[dict[str, Any]]) -> Conversation:
+        if self.cfg.system and messages and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.cfg.system}, *messages]
+        return Conversation(messages, row.get("tools") or None, row.get("chat_template_kwargs") or None)
 
-    def _encode(self, row: Row, messages: list[dict[str, Any]], contents: list[list[int]]) -> list[Example]:
-        shift = len(messages) - len(row["messages"])
+    def _examples(
+        self, row: Row, conversation: Conversation, encoded: list[EncodedConversation] | TemplateRefused
+    ) -> list[Example]:
+        if isinstance(encoded, TemplateRefused):
+            raise RowError(str(encoded))
+        if not encoded:
+            raise RowError("no message of the assistant is learned: learn is false, or the chat template marks none")
         try:
-            turns = conversation(self.processor, messages, contents)
+            windows, uncovered = fit(self.processor, conversation, encoded, self.context)
         except TemplateRefused as error:
             raise RowError(str(error)) from None
-        recalls = {int(item["turn"]) + shift: item for item in row.get("recalls") or []}
-        examples = []
-        lengths = [len(turn) for turn in turns]
-        reserved = lengths[0] if turns[0].role == "system" else 1
-        covered: set[int] = set()
-        for first, last, answers in windows(
-            lengths, [turn.role == "assistant" for turn in turns], self.context, reserved
-        ):
-            examples.append(self._window(messages, turns, first, last, answers, recalls, shift))
-            covered.update(range(first, last + 1))
-        examples[-1].cut += sum(length for index, length in enumerate(lengths) if index not in covered)
+        examples = [self._example(row, conversation, window) for window in windows]
+        examples[0].ref["begins"] = True
+        examples[-1].cut += uncovered
+        for example in examples if len(encoded) > 1 else []:
+            example.ref["rewritten"] = True
         return examples
+
+    def _example(self, row: Row, conversation: Conversation, window: Window) -> Example:
+        """Return a window as an example. Messages are counted as in the row, without a configured system message."""
+        messages = conversation.messages
+        shift = len(messages) - len(row["messages"])
+        recalls = {int(item["turn"]): item for item in row.get("recalls") or []}
+        replies = []
+        for reply in window.replies:
+            text = reply_text(reply, messages[reply.message])
+            turn = reply.message - shift
+            item = {"turn": turn, "start": reply.start, "stop": reply.stop, "text": text}
+            if reply.end_id is not None:
+                item["end"] = reply.end_id
+            if turn in recalls:
+                item["recall"] = recalls[turn]
+            replies.append(item)
+        ref = {
+            "replies": replies,
+            "messages": [dict(message) for message in messages[window.first : window.last + 1]],
+            "first": window.first - shift,
+            "bytes": sum(len(reply["text"].encode()) for reply in replies),
+        }
+        arrays = {"input_ids": window.ids, "target": window.target}
+        return Example(arrays, ref, window.cut, window.cut_targets, window.cut_targets > 0)
 
     def dummy_target(self, row: Row) -> Row:
         messages = row["messages"] if isinstance(row["messages"], list) else []
@@ -107,81 +139,26 @@ class Dialogue(Task):
 
     def encode_unlabeled(self, rows: list[Row]) -> list[list[Example]]:
         """Return examples for the next reply; a final assistant message is ignored."""
-        return [[self._reply_example(row["messages"])] for row in rows]
+        return [[self._reply_example(row)] for row in rows]
 
-    def _reply_example(self, messages: list[dict[str, Any]]) -> Example:
-        history = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-        if self.cfg.system and history[:1] != [] and history[0]["role"] != "system":
-            history = [{"role": "system", "content": self.cfg.system}, *history]
+    def _reply_example(self, row: Row) -> Example:
+        messages = row["messages"]
+        conversation = self._conversation(row, messages[:-1] if messages[-1]["role"] == "assistant" else messages)
+        history = conversation.messages
         max_prompt_tokens = max(1, self.context - min(self.generation.max_new_tokens, self.context // 2))
         try:
-            prompt, end = reply_prompt(self.processor, history, max_prompt_tokens)
+            prompt, end = reply_prompt(
+                self.processor,
+                history,
+                max_prompt_tokens,
+                tools=conversation.tools,
+                template_kwargs=conversation.template_kwargs,
+            )
         except TemplateRefused as error:
             raise RowError(str(error)) from None
         reply = {"turn": len(history), "start": len(prompt), "stop": len(prompt) + 1, "text": ""}
         arrays = {"input_ids": [*prompt, *end[:1]], "target": [0] * len(prompt) + [1] * len(end[:1])}
-        return Example(arrays, ref={"replies": [reply], "messages": history, "first": 0, "bytes": 0})
-
-    def _window(
-        self,
-        messages: list[dict[str, Any]],
-        turns: list[Turn],
-        first: int,
-        last: int,
-        answers: list[int],
-        recalls: dict[int, Any],
-        shift: int,
-    ) -> Example:
-        """Return the turns first..last as one example. Targets are the assistant turns in `answers`.
-
-        `recalls`: the recall annotation by turn. `shift`: number of system messages added in front of the row's messages.
-        """
-        # A later window repeats the system message.
-        keep_system = first > 0 and turns[0].role == "system"
-        indices = ([0] if keep_system else []) + list(range(first, last + 1))
-        needs_bos = first > 0 and not keep_system and self.processor.bos_id in turns[0].before[:1]
-        # A later window begins with bos, as the conversation does.
-        ids: list[int] = turns[0].before[:1] if needs_bos else []
-        target: list[int] = [0] * len(ids)
-        replies = []
-        # Join the turns and record where each answer starts and stops.
-        for index in indices:
-            turn, is_target = turns[index], index in answers
-            ids += turn.before
-            target += [0] * len(turn.before)
-            if is_target:
-                reply = {"turn": index - shift, "start": len(ids), "text": messages[index]["content"]}
-                replies.append({**reply, **({"recall": recalls[index]} if index in recalls else {})})
-            ids += turn.content + turn.after
-            target += [int(is_target)] * (len(turn.content) + len(turn.after))
-            if is_target:
-                replies[-1]["stop"] = len(ids)
-        cut = max(0, len(ids) - self.context)
-        cut_targets = 0
-        if cut:  # a single answer with its question is longer than the context
-            # First drop tokens before the answer, but keep eight of them; then cut the end.
-            start = replies[0]["start"]
-            num_dropped = min(cut, max(0, start - 8))
-            ids, target = ids[num_dropped:], target[num_dropped:]
-            cut_targets = sum(target[self.context :])
-            ids, target = ids[: self.context], target[: self.context]
-            replies = [
-                {**reply, "start": reply["start"] - num_dropped, "stop": reply["stop"] - num_dropped}
-                for reply in replies
-            ]
-        window_messages = [dict(message) for message in messages[first : last + 1]]
-        return Example(
-            {"input_ids": ids, "target": target},
-            ref={
-                "replies": replies,
-                "messages": window_messages,
-                "first": first - shift if first else 0,
-                "bytes": sum(len(reply["text"].encode()) for reply in replies),
-            },
-            cut=cut,
-            cut_targets=cut_targets,
-            lost_end=cut_targets > 0,
-        )
+        return Example(arrays, ref={"replies": [reply], "messages": history, "first": 0, "bytes": 0, "begins": True})
 
     def num_targets(self, example: Example) -> int:
         return sum(example.arrays["target"][1:])
@@ -226,23 +203,26 @@ class Dialogue(Task):
         decoding gives this answer (by induction). Only the other answers are generated.
         """
         assert batch.segments is not None
-        ids, segments = batch.inputs["input_ids"].cpu(), batch.segments.cpu()
+        ids, segments, ends = batch.inputs["input_ids"].cpu(), batch.segments.cpu(), end_ids(model)
         greedy = self.generation.temperature == 0 and self.generation.num_beams == 1
         prompts, targets_of_prompts = [], []
         for number, (item, ref) in enumerate(zip(items, batch.refs, strict=True)):
             example_ids = ids[segments == number].tolist()
             item["replies"], item["ended"] = [None] * len(ref["replies"]), [True] * len(ref["replies"])
             for index, reply in enumerate(ref["replies"]):
-                may_skip = greedy and reply["stop"] - reply["start"] <= self.generation.max_new_tokens
-                if may_skip and correct_positions[number].issuperset(range(reply["start"], reply["stop"])):
-                    item["replies"][index] = self.processor.decode(example_ids[reply["start"] : reply["stop"]])
+                stops = reply.get("end") in ends and reply["stop"] - reply["start"] <= self.generation.max_new_tokens
+                answer = range(reply["start"], reply["stop"])
+                if greedy and stops and correct_positions[number].issuperset(answer):
+                    text = self.processor.decode(example_ids[answer.start : answer.stop - 1])
+                    item["replies"][index] = shown_reply(text, reply["text"])
                 else:
                     prompts.append(example_ids[: reply["start"]])
                     targets_of_prompts.append((number, index))
         for (number, index), (text, ended) in zip(
             targets_of_prompts, generate_replies(model, self.processor, prompts, self.generation), strict=True
         ):
-            items[number]["replies"][index], items[number]["ended"][index] = text, ended
+            reference = batch.refs[number]["replies"][index]["text"]
+            items[number]["replies"][index], items[number]["ended"][index] = shown_reply(text, reference), ended
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         replies, references, recalls = answers_of(predictions, refs)
@@ -273,12 +253,12 @@ class Dialogue(Task):
             for message in row_of_window["messages"]
             if message["role"] == "assistant"
         ]
-        end = conversation(self.processor, [{"role": role, "content": "a"} for role in ("user", "assistant")])[-1].after
+        end = turn_end(self.processor)
         unigram = Unigram(([*ids, *end] for ids in self.processor.plain_ids(train_replies)), len(self.processor))
         reply_ids = (self.processor.plain_ids([reply["text"] for reply in ref["replies"]]) for ref in refs)
         sums = unigram.measure([token for ids in replies for token in [*ids, *end]] for replies in reply_ids)
-        # The first window of a row begins with turn 0; from this, the row of each window and the rows with generated text.
-        row_of_window = np.fromiter(itertools.accumulate(int(ref["first"] == 0) for ref in refs), dtype=np.int64)
+        # From the first window of each row, the row of each window and the rows with generated text.
+        row_of_window = np.fromiter(itertools.accumulate(int("begins" in ref) for ref in refs), dtype=np.int64)
         is_generated = np.isin(row_of_window, evenly_spaced(np.unique(row_of_window), self.generate_rows))
         generated = [ref for ref, is_taken in zip(refs, is_generated, strict=True) if is_taken]
         answers = [reply["text"] for ref in generated for reply in ref["replies"]]
@@ -368,6 +348,17 @@ class Dialogue(Task):
 def has_answer(message: dict[str, Any]) -> bool:
     """Return whether an assistant message says something: text, reasoning or a tool call."""
     return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
+
+
+def reply_text(reply: EncodedReply, message: dict[str, Any]) -> str:
+    """Return the text of a reply: the content, or with reasoning and tool calls what the template writes."""
+    content: str = message["content"]
+    return content if reply.text.strip() == content.strip() else reply.text
+
+
+def shown_reply(text: str, reference: str) -> str:
+    """Return a generated reply without the space that some templates write between their prompt and the reply."""
+    return text if reference[:1].isspace() else text.removeprefix(" ")
 
 
 def recalled(reply: str, recall: dict[str, Any]) -> bool:

@@ -1,164 +1,275 @@
-"""Encode conversations with the model's own chat template, and every message's content as plain text.
+"""Encode conversations exactly as `tokenizer.apply_chat_template` does, and find the tokens that the assistant wrote.
 
-Text such as `<|assistant|>` inside a message must not become a control token, in training or in use. So the template is rendered
-around placeholders and split at them, and the ids of the contents are inserted.
+A conversation is rendered as one text and encoded in one call, because the ids at the edge of a content depend on what the
+template writes beside it: SentencePiece puts a space before each text, and a byte-level BPE joins a space and the word after it.
+Text such as `<|assistant|>` inside a message does not become a control token, in training or in use.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
-
+from llmstage.errors import ModelError
+from llmstage.tokenization.reply_spans import SLOT, ChatTemplate, Conversation, Rendering
+from llmstage.tokenization.template_rendering import PLAIN_TEMPLATE, Message, TemplateRefused
 from llmstage.tokenization.tokenizer import Processor
 
-MARK = "\ue000{}\ue001"
-"""The placeholder of the content of message number {} while the template is rendered; private-use characters."""
+__all__ = ["PLAIN_TEMPLATE", "Conversation", "TemplateRefused", "encode_conversations", "reply_prompt", "stop_ids"]
 
-FRAMES = 10_000
-"""Sequences of roles whose frames are cached."""
-
-PLAIN_TEMPLATE = (
-    "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-)
-"""The template of base models that come without one; it needs no new tokens."""
-
-
-class TemplateRefused(ValueError):
-    """The model's chat template does not accept this conversation; the text says why."""
+Offsets = list[tuple[int, int]]
 
 
 @dataclass(slots=True)
-class Turn:
-    """One message as ids: `before` opens it, `content` is its text, `after` closes it."""
+class EncodedReply:
+    """What the assistant wrote in one message, as positions of ids."""
 
-    before: list[int]
-    content: list[int]
-    after: list[int]
-    """For an assistant's turn it begins with the tokens that end the turn."""
-    role: str
+    message: int
+    start: int
+    """The ids before it are the prompt."""
+    stop: int
+    """After the token that ends the turn."""
+    text: str
+    """As the template writes it, without the end: reasoning, content and tool calls."""
+    end_id: int | None = None
+    """The token that ends the turn, the last of the reply's; None where nothing does."""
 
-    def __len__(self) -> int:
-        return len(self.before) + len(self.content) + len(self.after)
+
+@dataclass(slots=True)
+class EncodedConversation:
+    """A conversation up to its message number `num_messages` as ids. `target`: 1 for the ids that are learned, else 0."""
+
+    ids: list[int]
+    target: list[int]
+    replies: list[EncodedReply]
+    num_messages: int
 
 
-def conversation(
-    processor: Processor, messages: list[dict[str, Any]], contents: list[list[int]] | None = None
-) -> list[Turn]:
-    """The messages as turns whose ids, laid end to end, are the rendered conversation.
+def chat_template(processor: Processor) -> ChatTemplate:
+    """Return what is known of the chat template of a tokenizer. One without a template gets PLAIN_TEMPLATE."""
+    tokenizer = processor.tokenizer
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    key = json.dumps([tokenizer.chat_template, len(tokenizer), tokenizer.special_tokens_map], default=str)
+    if key not in processor.chat_templates:
+        processor.chat_templates[key] = ChatTemplate(tokenizer, processor.generation_end_ids)
+    template: ChatTemplate = processor.chat_templates[key]
+    return template
 
-    Content is a text, or a list of `{"type": "image"}` and one `{"type": "text", "text": ...}`, as transformers takes it.
-    `contents`: ids of the messages' texts, where plain_ids() has given them already.
+
+def encode_conversations(
+    processor: Processor, conversations: Sequence[Conversation]
+) -> list[list[EncodedConversation] | TemplateRefused]:
+    """Return each conversation as one encoded conversation, or as the reason why the template refuses it.
+
+    It is several where the template writes an earlier reply differently once other messages follow, e.g. without its reasoning:
+    each reply is then learned as it is written at inference. Messages with `learn: false` are not learned.
     """
-    if not processor.tokenizer.chat_template:
-        processor.tokenizer.chat_template = PLAIN_TEMPLATE
-    marked = [
-        {"role": message["role"], "content": with_mark(message["content"], MARK.format(index))}
-        for index, message in enumerate(messages)
+    template = chat_template(processor)
+    rendered: list[list[Rendering] | TemplateRefused] = []
+    typed: list[bool] = []
+    for conversation in conversations:
+        typed.append(template.controls.typed([conversation.messages, conversation.tools, conversation.template_kwargs]))
+        try:
+            rendered.append(template.renderings(marked(template, conversation) if typed[-1] else conversation))
+        except TemplateRefused as error:
+            rendered.append(error)
+    plain = [
+        part.text
+        for renderings, is_typed in zip(rendered, typed, strict=True)
+        if isinstance(renderings, list) and not is_typed
+        for part in renderings
     ]
-    # The template sees marks only, so that all conversations of the same roles are framed alike.
-    key = json.dumps([processor.tokenizer.chat_template, marked])
-    if key not in processor.frames:
-        if len(processor.frames) >= FRAMES:
-            processor.frames.clear()
-        processor.frames[key] = frames_of(processor, marked)
-    if contents is None:
-        contents = processor.plain_ids([text_of(message["content"]) for message in messages])
-    return [
-        Turn(list(before), content, list(after), message["role"])
-        for (before, after), content, message in zip(processor.frames[key], contents, messages, strict=True)
-    ]
+    encoded = iter(processor.text_encoder.encode_batch(plain, add_special_tokens=False))
+    results: list[list[EncodedConversation] | TemplateRefused] = []
+    for renderings, is_typed in zip(rendered, typed, strict=True):
+        if isinstance(renderings, TemplateRefused):
+            results.append(renderings)
+            continue
+        parts = []
+        for rendering in renderings:
+            if is_typed:
+                rendering, ids, offsets = encode_marked(template, rendering)
+            else:
+                encoding = next(encoded)
+                ids, offsets = encoding.ids, encoding.offsets
+            parts.append(to_tokens(processor, rendering, ids, offsets))
+        results.append(parts)
+    return results
 
 
-def frames_of(processor: Processor, marked: list[dict[str, Any]]) -> list[tuple[list[int], list[int]]]:
-    """(ids before the content, ids after it) of each message, as the template puts them around its mark."""
-    try:
-        text = str(processor.tokenizer.apply_chat_template(marked, tokenize=False))
-        opening = str(processor.tokenizer.apply_chat_template(marked[:1], tokenize=False, add_generation_prompt=True))
-        closed = str(processor.tokenizer.apply_chat_template(marked[:1], tokenize=False))
-    except (TemplateError, ValueError) as error:
-        raise TemplateRefused(f"the chat template refuses this conversation: {error}") from None
-    prompt = opening.removeprefix(closed)  # what opens an assistant's turn
-    between: list[str] = []
-    rest = text
-    for index, message in enumerate(marked):
-        head, mark, rest = rest.partition(MARK.format(index))
-        if not mark:
-            raise TemplateRefused(f"the chat template leaves out message {index + 1} ({message['role']})")
-        between.append(head)
-    between.append(rest)
-    return split_frames(processor, [message["role"] for message in marked], between, prompt)
+def marked(template: ChatTemplate, conversation: Conversation) -> Conversation:
+    """Return the conversation with marks around the special tokens in its texts."""
+    mark = template.controls.marked
+    return Conversation(mark(conversation.messages), mark(conversation.tools), mark(conversation.template_kwargs))
 
 
-def reply_prompt(processor: Processor, messages: list[dict[str, Any]], room: int) -> tuple[list[int], list[int]]:
-    """(ids after which the assistant's next reply begins, ids that would end it).
+def encode_marked(template: ChatTemplate, rendering: Rendering) -> tuple[Rendering, list[int], Offsets]:
+    """Return a rendering with marks as (the rendering without, its ids, their offsets)."""
+    positions = [position for span in rendering.spans for position in span.positions()]
+    text, typed, positions = template.controls.unmark(rendering.text, positions)
+    moved = iter(positions)
+    spans = [span.moved([next(moved) for _ in span.positions()]) for span in rendering.spans]
+    return Rendering(text, spans, rendering.num_messages), *template.controls.encode_typed(text, typed)
+
+
+def to_tokens(processor: Processor, rendering: Rendering, ids: list[int], offsets: Offsets) -> EncodedConversation:
+    """Map what the assistant wrote from characters to ids. An id belongs to it if it has one character of it.
+
+    Where no token ends the last reply, the end of text is appended, so that the model learns to stop.
+    """
+    starts, stops = [start for start, _ in offsets], [stop for _, stop in offsets]
+    target = [0] * len(ids)
+    replies = []
+    for span in rendering.spans:
+        for first, last in span.learned:
+            start, stop = token_range(starts, stops, first, last)
+            target[start:stop] = [1] * (stop - start)
+        start, stop = token_range(starts, stops, span.start, span.stop)
+        text, end_id = rendering.text[span.start : span.text_stop], ids[stop - 1] if span.ends else None
+        replies.append(EncodedReply(span.message, start, stop, text, end_id))
+    last_span = rendering.spans[-1] if rendering.spans else None
+    if (
+        last_span is not None
+        and last_span.message == rendering.num_messages - 1
+        and not last_span.ends
+        and processor.eos_id is not None
+    ):
+        # White space that the template writes behind the reply has to be generated before the end.
+        ids, start = [*ids, processor.eos_id], replies[-1].stop
+        target[start:] = [1] * (len(ids) - start)
+        replies[-1].stop, replies[-1].end_id = len(ids), processor.eos_id
+    return EncodedConversation(ids, target, replies, rendering.num_messages)
+
+
+def token_range(starts: list[int], stops: list[int], first: int, last: int) -> tuple[int, int]:
+    """Return the range of the tokens that have characters between `first` and `last`.
+
+    `starts`, `stops`: the characters of each token. A space that SentencePiece adds has none, and belongs to the text behind it.
+    """
+    start = bisect_right(stops, first)
+    while start > 0 and starts[start - 1] == stops[start - 1] == first:
+        start -= 1
+    return start, max(start, bisect_left(starts, last))
+
+
+def reply_prompt(
+    processor: Processor,
+    messages: list[Message],
+    room: int,
+    *,
+    tools: list[Any] | None = None,
+    template_kwargs: dict[str, Any] | None = None,
+) -> tuple[list[int], list[int]]:
+    """Return (ids after which the assistant's next reply begins, ids that would end it).
 
     Of a conversation longer than `room` ids, the system message and the latest turns are used; of a last turn that alone is too
-    long, its end.
+    long, its end. Raise TemplateRefused.
     """
-    *turns, reply = conversation(processor, [*messages, {"role": "assistant", "content": "a"}])
-    front = turns[0].before + turns[0].content + turns[0].after if turns and turns[0].role == "system" else []
-    rest = turns[1:] if front else turns
-    start = rest[0].before[:1] if rest and not front and rest[0].before[:1] == [processor.bos_id] else []
-    available = room - len(front) - len(reply.before)
-    latest: list[int] = []
-    for number, turn in reversed(list(enumerate(rest))):
-        ids = turn.before + turn.content + turn.after
-        ids = ids[1:] if number == 0 and start else ids
-        if len(start) + len(latest) + len(ids) > available:
-            if not latest:  # the last message alone is too long: its end is used
-                frame = len(turn.before) + len(turn.after)
-                content = turn.content[max(0, len(turn.content) - max(0, available - frame)) :]
-                latest = [token for token in turn.before if [token] != start] + content + turn.after
-            break
-        latest = ids + latest
-    return front + start + latest + reply.before, reply.after
+    template = chat_template(processor)
+    conversation = Conversation(messages, tools, template_kwargs)
+    ends = turn_end(processor)
+    ids = prompt_ids(processor, template, conversation)
+    if len(ids) <= room:
+        return ids, ends
+    # Drop the oldest turns: a conversation begins with a question.
+    front = 1 if messages[0]["role"] == "system" else 0
+    questions = [index for index, message in enumerate(messages) if message["role"] == "user" and index > front]
+    low, high = 0, len(questions) - 1
+    shortest = conversation
+    while low <= high:  # the first question from which on the turns fit
+        middle = (low + high) // 2
+        shorter = replace(conversation, messages=messages[:front] + messages[questions[middle] :])
+        candidate = prompt_ids(processor, template, shorter)
+        if len(candidate) <= room:
+            ids, high = candidate, middle - 1
+        else:
+            low = middle + 1
+    if len(ids) <= room:
+        return ids, ends
+    if questions:
+        shortest = replace(conversation, messages=messages[:front] + messages[questions[-1] :])
+    return cut_prompt(processor, template, shortest, room), ends
+
+
+def prompt_ids(processor: Processor, template: ChatTemplate, conversation: Conversation) -> list[int]:
+    """Return the ids of a conversation with the generation prompt."""
+    is_typed = template.controls.typed([conversation.messages, conversation.tools, conversation.template_kwargs])
+    text = template.text(marked(template, conversation) if is_typed else conversation, prompt=True)
+    if is_typed:
+        return encode_marked(template, Rendering(text, [], 0))[1]
+    return list(processor.text_encoder.encode(text, add_special_tokens=False).ids)
+
+
+def cut_prompt(processor: Processor, template: ChatTemplate, conversation: Conversation, room: int) -> list[int]:
+    """Return prompt_ids() with the beginning of the last text cut off, as much as is needed."""
+    *before, last = conversation.messages
+    text = text_of(last["content"])
+    ids = prompt_ids(processor, template, conversation)
+    offsets = processor.plain_offsets([text])[0][1]
+    keep = len(offsets)
+    while len(ids) > room and keep > 0:
+        keep = max(0, keep - (len(ids) - room))
+        rest = text[offsets[-keep][0] :] if keep else ""
+        ids = prompt_ids(processor, template, replace(conversation, messages=[*before, {**last, "content": rest}]))
+    return ids[-room:]
+
+
+def turn_end(processor: Processor) -> list[int]:
+    """Return the id that ends a reply without tool calls, in a conversation that ends with it; [] where nothing does."""
+    template = chat_template(processor)
+    if template.turn_end is None:
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        (encoded,) = encode_conversations(processor, [Conversation(messages)])
+        end = encoded[-1].replies[-1].end_id if isinstance(encoded, list) and encoded else processor.eos_id
+        template.turn_end = [] if end is None else [end]
+    return list(template.turn_end)
+
+
+def stop_ids(processor: Processor) -> list[int]:
+    """Return the ids at which generation stops: those that end a turn in the chat template, if any, and the end of text."""
+    ends = {*processor.generation_end_ids, *([] if processor.eos_id is None else [processor.eos_id])}
+    if processor.tokenizer.chat_template:
+        try:
+            template = chat_template(processor)
+            ends |= {*turn_end(processor), *(template.controls.ids[token] for token in template.inner_ends)}
+        except ModelError:
+            pass  # a task that uses the template reports it
+    return sorted(ends)
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content."""
+    """Return the text of a message's content."""
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
-def with_mark(content: Any, mark: str) -> Any:
-    """The content with its text replaced; images keep their places."""
-    if isinstance(content, str):
-        return mark
-    return [{**part, "text": mark} if part["type"] == "text" else part for part in content]
+@dataclass(slots=True)
+class TurnFrame:
+    """The ids around a question and its reply in a conversation of one turn."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    """The end of the turn."""
 
 
-def split_frames(
-    processor: Processor, roles: list[str], between: list[str], prompt: str
-) -> list[tuple[list[int], list[int]]]:
-    """Text between two contents closes one turn and opens the next; an assistant's opening is the generation prompt."""
-    openings = [between[0]]
-    closings = []
-    for index in range(1, len(between)):
-        text = between[index]
-        following = roles[index] if index < len(roles) else None
-        if following == "assistant" and prompt and text.endswith(prompt):
-            cut = len(text) - len(prompt)
-        elif following is None:
-            cut = len(text)
-        else:
-            end = end_of_turn(processor, text)
-            # Without a mark, what follows an assistant is its end (it must stop), and what follows others opens the next.
-            cut = end if end is not None else len(text) if roles[index - 1] == "assistant" else 0
-        closings.append(text[:cut])
-        openings.append(text[cut:])
-    return [
-        (processor.markup_ids(openings[index]), processor.markup_ids(closings[index])) for index in range(len(roles))
-    ]
+def turn_frame(processor: Processor, *, image: bool | None = None) -> TurnFrame:
+    """Return the ids around a question and a reply that are encoded apart. Raise TemplateRefused.
 
-
-def end_of_turn(processor: Processor, text: str) -> int | None:
-    """Length of the part of `text` that ends a turn: up to and with its first special token; None without one."""
-    specials = [token for token in processor.tokenizer.all_special_tokens if token in text]
-    if not specials:
-        return None
-    first = min(specials, key=text.index)
-    return text.index(first) + len(first)
+    `image`: whether an image precedes the text of the question; None for contents that are no lists of parts.
+    """
+    contents: list[Any] = [SLOT.format(0), SLOT.format(1)]
+    if image is not None:
+        contents = [[{"type": "text", "text": content}] for content in contents]
+        contents[0] = [*([{"type": "image"}] if image else []), *contents[0]]
+    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), contents, strict=True)]
+    rendering = chat_template(processor).renderings(Conversation(messages))[-1]
+    before, _, rest = rendering.text.partition(SLOT.format(0))
+    between, _, after = rest.partition(SLOT.format(1))
+    (span,) = rendering.spans
+    after = after[: span.stop - span.text_stop]
+    ids = [processor.markup_ids(text) for text in (before, between, after)]
+    return TurnFrame(ids[0], ids[1], ids[2] if span.ends or processor.eos_id is None else [*ids[2], processor.eos_id])

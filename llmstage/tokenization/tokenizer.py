@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from llmstage.errors import ModelError
 from llmstage.tokenization.cached_encoding import GPT2, CachedEncoder, is_large, splits_at_spaces
@@ -73,8 +73,11 @@ class Processor:
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
-        self.frames: dict[str, list[tuple[list[int], list[int]]]] = {}
-        """Frames of messages that tokenization/chat_template.py has rendered, by template and roles."""
+        self._text_encoder: Tokenizer | None = None
+        self.generation_end_ids: tuple[int, ...] = ()
+        """The tokens at which generation stops, as generation_config.json of the model has them."""
+        self.chat_templates: dict[str, Any] = {}
+        """What tokenization/chat_template.py knows of a chat template, by template."""
         self._cached_encoder: CachedEncoder | None = None
         self._is_cacheable: bool | None = None
 
@@ -118,6 +121,17 @@ class Processor:
     def markup_ids(self, text: str) -> list[int]:
         """Ids of template text, in which special tokens are control tokens."""
         return list(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids)
+
+    @property
+    def text_encoder(self) -> Tokenizer:
+        """A copy that encodes rendered text. Special tokens in it are control tokens, and offsets include white space."""
+        if self._text_encoder is None:
+            tokenizer = copy.deepcopy(self.tokenizer.backend_tokenizer)
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            tokenizer.post_processor = None  # it adds nothing here, but the one of byte-level BPE moves offsets
+            self._text_encoder = tokenizer
+        return self._text_encoder
 
     def marked_ids(self, text: str, pair: str | None, context: int) -> tuple[list[int], list[int], int]:
         """(ids, segment ids, tokens cut) of a text or a pair, with the special tokens of an encoder.
@@ -266,6 +280,17 @@ def load_processor(path: str, *, local: bool, sees: bool = False) -> Processor:
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        return Processor(tokenizer, load_image_processor(path, local=local) if sees else None)
+        processor = Processor(tokenizer, load_image_processor(path, local=local) if sees else None)
+        processor.generation_end_ids = load_generation_end_ids(path, local=local)
+        return processor
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"No tokenizer can be loaded from {path}: {str(error).splitlines()[0]}") from None
+
+
+def load_generation_end_ids(path: str, *, local: bool) -> tuple[int, ...]:
+    """The tokens at which generation stops, from generation_config.json; none where there is no such file."""
+    try:
+        ends = GenerationConfig.from_pretrained(path, local_files_only=local).eos_token_id
+    except (OSError, ValueError):
+        return ()
+    return tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (int(ends),)

@@ -13,6 +13,7 @@ from llmstage.inspect.findings import Finding
 from llmstage.inspect.lint import LintRow
 from llmstage.inspect.lint_tokens import check_examples, end_tokens, rendered
 from llmstage.inspect.token_view import contains_texts, group_tokens, view_row
+from llmstage.tokenization.chat_template import Conversation
 from llmstage.training.components import RunComponents
 
 
@@ -99,7 +100,7 @@ def test_a_template_that_trims_is_told(chat):
     tokenizer = chat.processor.tokenizer
     before = tokenizer.chat_template
     doubled = [{"role": "user", "content": " hi "}, {"role": "assistant", "content": "yes"}]
-    assert len(set(rendered(chat.processor, doubled))) == 1
+    assert rendered(chat.processor, Conversation(doubled)).count(" hi ") == 1
     tokenizer.chat_template = before.replace("message['content']", "message['content'] | trim")
     try:
         by_check = check_example(chat, stored([item.arrays for item in chat.features]), [{"messages": doubled}])[
@@ -107,7 +108,7 @@ def test_a_template_that_trims_is_told(chat):
         ]
     finally:
         tokenizer.chat_template = before
-    assert by_check.level == "major" and by_check.locations == ["f:1"]
+    assert by_check.level == "minor" and by_check.locations == ["f:1"]
 
 
 def test_bytes_of_one_character_are_drawn_as_one(chat):

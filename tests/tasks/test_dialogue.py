@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llmstage.data.conversation_windows import windows
 from llmstage.errors import DataError
 from llmstage.models.generation import generate_replies
 from llmstage.tasks.base import IGNORE_INDEX, RowError
-from llmstage.tasks.dialogue import recalled, windows
-from llmstage.tokenization.chat_template import TemplateRefused, conversation
+from llmstage.tasks.dialogue import recalled
 
 TALK = [
     {"role": "user", "content": "Where is order 12?"},
@@ -154,8 +154,8 @@ def test_a_template_that_refuses_is_a_bad_row_with_its_reason(tiny_task):
     dropping = CHATML.replace(
         "{% for message in messages %}", "{% for message in messages if message['role'] != 'system' %}"
     )
-    with pytest.raises(TemplateRefused, match="leaves out message 1"):
-        conversation(foreign(tiny_task, dropping).processor, [{"role": "system", "content": "Be kind."}, *TALK])
+    with pytest.raises(RowError, match="leaves out message 1"):
+        foreign(tiny_task, dropping).task.encode({"messages": [{"role": "system", "content": "Be kind."}, *TALK]})
 
 
 def test_a_system_message_is_put_in_front_of_those_without(tiny_task):
@@ -165,7 +165,7 @@ def test_a_system_message_is_put_in_front_of_those_without(tiny_task):
     assert "<|system|>你是店员。<|end|>" in it.processor.tokenizer.decode(with_ours.input_ids)
     assert "店员" not in it.processor.decode(with_own.input_ids)
     assert [reply["turn"] for reply in with_ours.ref["replies"]] == [1, 3]
-    assert it.task.cache_key() == {"system": "你是店员。"}
+    assert it.task.cache_key()["system"] == "你是店员。"
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -177,9 +177,9 @@ def test_windows_hold_every_answer_once_in_whole_turns_within_the_context(seed):
     cut = windows(lengths, is_answer, context, reserve)
     learned = [answer for _, _, answers in cut for answer in answers]
     assert learned == [position for position, answer in enumerate(is_answer) if answer]
-    for number, (first, last, answers) in enumerate(cut):
+    for first, last, answers in cut:
         assert 0 <= first <= answers[0] and answers[-1] == last
-        assert sum(lengths[first : last + 1]) + (reserve if number else 0) <= context
+        assert sum(lengths[first : last + 1]) + (reserve if first else 0) <= context
         assert first == 0 or first < answers[0], "an answer keeps what it answers"
 
 

@@ -11,7 +11,7 @@ from llmstage.inference.inference_session import InferenceSession
 from llmstage.inference.retrieval.bm25_terms import is_chinese
 from llmstage.inference.retrieval.retriever import Retriever, SearchResult
 from llmstage.paths import cache_dir
-from llmstage.tokenization.chat_template import TemplateRefused, conversation, text_of
+from llmstage.tokenization.chat_template import Conversation, TemplateRefused, encode_conversations, text_of
 from llmstage.tokenization.tokenizer import Processor
 
 Message = dict[str, Any]
@@ -48,11 +48,8 @@ class Grounding:
 
     def accepts(self, messages: list[Message]) -> bool:
         """Return whether the model's chat template accepts the messages."""
-        try:
-            conversation(self.processor, messages)
-        except TemplateRefused:
-            return False
-        return True
+        (encoded,) = encode_conversations(self.processor, [Conversation(messages)])
+        return not isinstance(encoded, TemplateRefused)
 
     def ground(self, messages: list[Message], num_free: int) -> GroundedPrompt:
         """Search for the last question only, not for the conversation before it.
