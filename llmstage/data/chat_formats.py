@@ -112,13 +112,17 @@ def find_layout(
         return None
 
     # What belongs to them.
+    if "context" in named and layout.turns:
+        raise BadChat(
+            f"data.columns.context={named['context']} belongs to a prompt, and '{layout.turns}' holds messages"
+        )
     used = set(layout.columns)
     for part, synonyms in SYNONYMS.items():
         column = named.get(part) or next((by_lower[name] for name in synonyms if name in by_lower), "")
         if column not in record or column in used:
             continue
-        if part == "context" and layout.turns and part not in named:  # a text beside messages may be anything
-            continue
+        if part in ("context", "history") and layout.turns and part not in named:
+            continue  # beside messages these may be anything
         if part == "label" and not is_verdict(record[column]):
             continue
         layout.parts[part] = column
@@ -185,11 +189,12 @@ def convert(
             f"no chat: columns {', '.join(record)} hold neither messages, conversations nor a prompt with its reply"
         )
     rest = {key: value for key, value in record.items() if key not in layout.columns}
-    check_further_columns(rest, record, layout, replies=replies)
+    check_further_columns(rest, layout, replies=replies)
 
     # The messages: earlier turns, the system text before them.
     if layout.turns:
-        messages = to_message_list(list_of(record[layout.turns], layout.turns), unread)
+        before = history_messages(record.get(layout.parts.get("history", "")), unread)
+        messages = [*before, *to_message_list(list_of(record[layout.turns], layout.turns), unread)]
     else:
         messages = exchange(record, layout, rest, unread, replies=replies)
     messages = [*system_message(record, layout, messages), *messages]
@@ -310,7 +315,7 @@ def system_message(record: Mapping[str, Any], layout: Layout, messages: list[Mes
     return [message]
 
 
-def check_further_columns(rest: Mapping[str, Any], record: Mapping[str, Any], layout: Layout, *, replies: bool) -> None:
+def check_further_columns(rest: Mapping[str, Any], layout: Layout, *, replies: bool) -> None:
     """Raise BadChat for a column that changes the conversation or what is learned of it and is not read."""
     if media := next((key for key in MEDIA if rest.get(key)), ""):
         raise BadChat(f"'{media}' is not read by task=dialogue; for questions about images: task=visual_reasoning")
@@ -319,8 +324,8 @@ def check_further_columns(rest: Mapping[str, Any], record: Mapping[str, Any], la
     if layout.turns and not layout.is_named:
         # Beside a list of messages it is not plain what these mean.
         reasoning = next((key for key in REASONING_KEYS if rest.get(key)), "")
-        history = layout.parts.get("history", "")
-        if column := reasoning or (history if record.get(history) else ""):
+        history = next((key for key in rest if key.casefold() == "history" and rest[key]), "")
+        if column := reasoning or history:
             raise BadChat(
                 f"'{column}' beside '{layout.turns}' is not read. If the messages are complete without it: "
                 f"data.columns.messages={layout.turns}"

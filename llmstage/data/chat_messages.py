@@ -168,6 +168,20 @@ def count_unread(values: Mapping[str, Any], known: set[str], prefix: str, unread
             unread[f"{prefix}{key}"] += 1
 
 
+def without_nulls(record: Message) -> Message:
+    """Return a record without the null values inside its columns.
+
+    Arrow gives all objects of a column the same keys, so the arguments of one function appear as null in calls of others.
+    """
+    return {key: drop_nulls(value) for key, value in record.items()}
+
+
+def drop_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: drop_nulls(item) for key, item in value.items() if item is not None}
+    return [drop_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def refuse_keys(values: Mapping[str, Any]) -> None:
     """Raise BadChat for a key that changes what is learned and is not read."""
     for key, reason in REFUSED_KEYS.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.config.data import DataConfig
+from llmstage.data.chat_messages import without_nulls
 from llmstage.data.file_source import CheckedSource, options_of
 from llmstage.data.files import DataFile
 from llmstage.data.image_containers import INSIDE, arrow_table, holds_images
@@ -49,6 +50,7 @@ class TableSource(CheckedSource):
         locations = self.image_locations() if self.image_columns else repeat({})
         # A table whose only columns are images yields no records without them, but it has rows.
         records = table if table.column_names or not self.image_columns else repeat({})
+        records = map(without_nulls, records) if "messages" in self.columns.required else records
         pairs = enumerate(zip(locations, records, strict=False), start=1)
         yield (
             self.name,

@@ -1,4 +1,5 @@
-"""Read a JSON document: an array of objects, an array of lists (columns 0, 1, 2, …), or an object with one list of rows."""
+"""Read a JSON document: an array of objects, an array of lists (columns 0, 1, 2, …), an object with one list of rows, or an
+object of rows by their id."""
 
 from __future__ import annotations
 
@@ -24,6 +25,9 @@ OBJECT = re.compile(r'\s*\{\s*"')
 def read(file: DataFile, options: ReadOptions) -> Records:
     """Yield each record with its first line. The document is kept in memory; use JSON lines for very large sets."""
     text = load_text(file, options)
+    if text.lstrip()[:1] == "{" and (keyed := rows_by_id(text, file)):
+        yield from keyed
+        return
     start = array_start(text, file)
     end = start
     line = 1 + text.count("\n", 0, start)
@@ -75,6 +79,40 @@ def array_start(text: str, file: DataFile) -> int:
             f"Write an array of objects, or one object a line with data.format=jsonl."
         )
     return next(iter(lists.values()))
+
+
+def rows_by_id(text: str, file: DataFile) -> list[tuple[int, dict[str, Any]]]:
+    """Return the rows of an object that has one row for each id, each with its line; [] for another object.
+
+    A row is an object (MultiWOZ), or a list of messages.
+    """
+    rows: list[tuple[int, dict[str, Any]]] = []
+    line, end = 1, 0
+    for key, begin, value in members(text, skip_space(text, 0), file):
+        if isinstance(value, dict) and value:
+            row = {"id": key, **value}
+        elif is_conversation(value):
+            row = {"id": key, "messages": value}
+        else:
+            return []
+        line += text.count("\n", end, begin)
+        end = begin
+        rows.append((line, row))
+    return rows
+
+
+def is_conversation(value: Any) -> bool:
+    """Return whether a value is a list of messages with a role and a text each."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(item, dict)
+            and any(key in item for key in ("role", "from", "speaker"))
+            and any(key in item for key in ("content", "value", "text", "utterance"))
+            for item in value
+        )
+    )
 
 
 def items(text: str, start: int, file: DataFile) -> Iterator[tuple[int, Any, int]]:
@@ -147,8 +185,14 @@ def detect(head: FileHead) -> str | None:
         return "json" if is_document(head.text) else None
     # One object on one line: a document where its rows are in a list, else JSON lines with one row.
     lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+    if len(value) > 1 and all(isinstance(item, dict) and any(map(is_turns, item.values())) for item in value.values()):
+        return "json" if head.is_complete else "jsonl"  # conversations by their id
     is_chat = any(key in value for key in ("messages", "conversations"))
     return "json" if head.is_complete and len(lists) == 1 and not is_chat else "jsonl"
+
+
+def is_turns(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def is_document(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from llmstage.data.chat_messages import without_nulls
 from llmstage.data.files import DataFile
 from llmstage.data.image_containers import INSIDE, holds_images
 from llmstage.data.rows import ImageLocation, ReadOptions, Records
@@ -27,6 +28,8 @@ def read(file: DataFile, options: ReadOptions) -> Records:
             columns = [field.name for field in schema if field.name not in image_columns] if image_columns else None
             for batch in table.iter_batches(batch_size=1024, columns=columns):
                 for record in batch.to_pylist():
+                    if "messages" in options.task_columns:
+                        record = without_nulls(record)
                     locations = {column: image_location(file, number, column) for column in image_columns}
                     number += 1
                     yield number, {**locations, **with_class_names(record, names)}
