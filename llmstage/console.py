@@ -89,6 +89,11 @@ def number(value: float | None) -> str:
     return f"{value:.2e}"
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Return a duration as a person writes it."""
     minutes, rest = divmod(round(seconds), 60)

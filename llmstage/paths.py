@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import yaml
 
 from llmstage.errors import ModelError
+from llmstage.naming import did_you_mean
 
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+"""Form of a hub id: `name` or `owner/name`."""
 PACKAGE = Path(__file__).resolve().parent
 MONITOR_STORE = "monitor.db"
 """Database in the run folder of stage=monitor, with counts, verdicts and alerts."""
@@ -94,6 +98,40 @@ def locate_model(path: str) -> ModelSource:
         if (parent / "run.yaml").is_file():
             return ModelSource(folder, parent)
     return ModelSource(folder)
+
+
+def explain_unloadable(source: ModelSource, error: str, *, offline: bool) -> str:
+    """Return the message for a model that transformers cannot load. `error`: the message of transformers or of the hub."""
+    first = error.strip().splitlines()[0].strip() if error.strip() else "no reason given"
+    if source.model_dir is not None:
+        name = display_path(source.model_dir)
+        first = first.replace(str(source.model_dir), name)
+        return f"model.path={name} cannot be loaded. {first}"
+    name = str(source.hub_id)
+    missing = f"model.path={name}: there is no such folder here"
+    if not HUB_ID.fullmatch(name):
+        return f"{missing}.{similar_folders(name)} (It is no hub id either: those are <name> or <owner>/<name>.)"
+    if offline or os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "ON", "YES"):
+        setting = "offline=true" if offline else "HF_HUB_OFFLINE=1"
+        return (
+            f"{missing}, and {setting} forbids asking the hub; its cache does not have the model either. Give a folder, or "
+            f"download the model first: hf download {name}"
+        )
+    if "couldn't connect" in first or "Connection" in first or "timed out" in first:
+        return f"{missing}, and the hub cannot be reached to ask for it. Give a folder, or try again with a network."
+    return f"{missing}, and the hub does not give it: {first}"
+
+
+def display_path(path: Path) -> str:
+    """Return a path as the user would type it: relative to the working directory where it is below that."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def similar_folders(path: str) -> str:
+    """Return `Did you mean …?` with a folder beside the missing one, or nothing."""
+    folder = Path(path).expanduser()
+    names = [item.name for item in folder.parent.iterdir() if item.is_dir()] if folder.parent.is_dir() else []
+    return did_you_mean(folder.name, names)
 
 
 def read_run_yaml(run_dir: Path) -> dict[str, Any]:

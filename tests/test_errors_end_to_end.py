@@ -130,7 +130,9 @@ def test_a_folder_that_cannot_be_written(workplace, capsys):
 def test_a_file_in_the_place_of_the_run_folder(workplace, capsys):
     Path("taken").touch()
     assert main([*CLASSIFY[:-1], "hydra.run.dir=taken/run"]) == 7
-    assert "taken" in capsys.readouterr().err
+    assert "hydra.run.dir=taken/run: taken is a file. Name a folder: hydra.run.dir=<folder>" in capsys.readouterr().err
+    assert main(["-m", *CLASSIFY[:-1], "seed=1,2", f"hydra.sweep.dir={Path.cwd()}/taken/sweep"]) == 7
+    assert "taken is a file. Name a folder: hydra.sweep.dir=<folder>" in capsys.readouterr().err
 
 
 def test_a_failed_job_of_a_sweep_is_a_row_of_its_table(workplace, capsys):

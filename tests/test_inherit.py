@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmstage.cli.inherit import inherit
+from llmstage.cli.inherit import explain_inherited, inherit
 from llmstage.cli.overrides import read_words
 from llmstage.config import RunConfig
 from llmstage.training.run_folder import config_dict
@@ -35,14 +35,12 @@ def trained(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def inherited(trained: Path, *typed: str, **data: Any) -> dict[str, Any]:
-    """The config after inheriting, composed by hand."""
-    words = read_words(["stage=evaluate", "task=classification", f"model.path={trained}", *typed])
-    assert not words.wrong
+def composed(trained: Path, **data: Any) -> dict[str, Any]:
+    """A config of stage=evaluate, composed by hand."""
     columns = data.pop("columns", {})
     split = {"seed": 0, "group": None, **data.pop("split", {})}
     rows = {"train": None, "validation": None, "test": None, **data}
-    config: dict[str, Any] = {
+    return {
         "stage": {"name": "evaluate"},
         "task": {"name": "classification", "features": {"numbers": [], "ngrams": False}, "targets": {}},
         "data": {**rows, "columns": columns, "context": "auto", "split": split},
@@ -51,7 +49,13 @@ def inherited(trained: Path, *typed: str, **data: Any) -> dict[str, Any]:
         "seed": 0,
         "generation": {},
     }
-    return inherit(config, words)
+
+
+def inherited(trained: Path, *typed: str, **data: Any) -> dict[str, Any]:
+    """The config after inheriting."""
+    words = read_words(["stage=evaluate", "task=classification", f"model.path={trained}", *typed])
+    assert not words.wrong
+    return inherit(composed(trained, **data), words)
 
 
 def test_a_run_hands_down_rows_columns_split_and_options(trained: Path) -> None:
@@ -86,3 +90,13 @@ def test_a_saved_folder_of_data_is_found_from_another_directory(
     assert config_dict(run)["data"]["path"] == str(tmp_path / "saved")
     run.data.path = "someone/of_the_hub"
     assert config_dict(run)["data"]["path"] == "someone/of_the_hub"
+
+
+def test_a_value_of_the_run_folder_is_told_as_such(trained: Path) -> None:
+    words = read_words(["stage=evaluate", "task=classification", f"model.path={trained}", "data.columns.label=stars"])
+    inherit(composed(trained), words)
+    message = explain_inherited("there is no column 'comment' (data.columns.text=comment)", words)
+    assert message == (
+        f"\ndata.columns.text comes from {trained}/run.yaml, the run of model.path. Type the key to replace it."
+    )
+    assert explain_inherited("there is no column 'stars' (data.columns.label=stars)", words) == ""

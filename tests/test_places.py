@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from llmstage.errors import ModelError
-from llmstage.paths import cache_dir, conf_dir, locate_model, name_in, options, read_run_yaml
+from llmstage.paths import (
+    ModelSource,
+    cache_dir,
+    conf_dir,
+    explain_unloadable,
+    locate_model,
+    name_in,
+    options,
+    read_run_yaml,
+)
 
 
 @pytest.fixture
@@ -85,3 +94,35 @@ def test_a_run_that_trained_nothing_names_the_model_it_used(tmp_path):
     (tmp_path / "run.yaml").write_text("stage: {name: explore}\nmodel: {path: /runs/first/model}\n")
     with pytest.raises(ModelError, match=r"stage=explore, which trains no model.*model\.path=/runs/first/model"):
         locate_model(str(tmp_path))
+
+
+UNREACHABLE = "We couldn't connect to 'https://huggingface.co' to load the files.\nCheck your internet connection."
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "offline", "parts"),
+    [
+        ("a/b/c", "Repo id must be in the form", False, ["no such folder", "no hub id either"]),
+        ("outputs/rum", "Repo id", False, ["there is no such folder here"]),
+        ("some/model", UNREACHABLE, True, ["offline=true forbids asking the hub", "hf download some/model"]),
+        ("some/model", UNREACHABLE, False, ["the hub cannot be reached"]),
+        ("some/model", "You are trying to access a gated repo.", False, ["the hub does not give it", "gated repo"]),
+    ],
+)
+def test_a_hub_id_that_cannot_be_loaded_is_told_with_its_reason(monkeypatch, name, error, offline, parts):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    message = explain_unloadable(ModelSource(None, hub_id=name), error, offline=offline)
+    assert all(part in message for part in parts) and "huggingface.co" not in message
+
+
+def test_a_folder_that_cannot_be_loaded_is_told_as_it_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = f"It looks like the config file at '{tmp_path}/bad/config.json' is not a valid JSON file."
+    message = explain_unloadable(ModelSource(tmp_path / "bad"), error, offline=False)
+    assert str(tmp_path) not in message and message.startswith("model.path=bad cannot be loaded. It looks like")
+
+
+def test_a_mistyped_folder_of_several_parts_is_told_its_neighbour(run_dir, monkeypatch):
+    monkeypatch.chdir(run_dir.parent.parent)
+    message = explain_unloadable(ModelSource(None, hub_id="outputs/run/modle"), "Repo id must be", offline=False)
+    assert "Did you mean 'model'?" in message

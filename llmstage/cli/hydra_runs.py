@@ -33,7 +33,7 @@ from omegaconf.basecontainer import BaseContainer
 
 from llmstage.config import GROUPS, RunConfig, stage_config, task_config
 from llmstage.config.renamed_keys import rename_keys
-from llmstage.errors import UserError
+from llmstage.errors import DiskError, UserError
 from llmstage.paths import conf_dir
 
 JobFunction = Callable[[DictConfig], Any]
@@ -147,6 +147,7 @@ class HydraRuns:
         config.hydra.mode = RunMode.RUN
         if not any(line.startswith("hydra.mode=") for line in config.hydra.overrides.hydra):
             config.hydra.overrides.hydra.append("hydra.mode=RUN")
+        check_folder(Path(config.hydra.run.dir), "hydra.run.dir")
         callbacks = Callbacks(config)
         callbacks.on_run_start(config=config, config_name=CONFIG_NAME)
         returned = run_job(
@@ -160,7 +161,12 @@ class HydraRuns:
 
     def sweep(self, overrides: list[str], job: JobFunction) -> None:
         """Let Hydra's sweeper and launcher run a job for each combination of values."""
-        self.hydra.multirun(CONFIG_NAME, job, [*overrides, "hydra.mode=MULTIRUN"])
+        try:
+            self.hydra.multirun(CONFIG_NAME, job, [*overrides, "hydra.mode=MULTIRUN"])
+        except (NotADirectoryError, FileExistsError) as error:
+            if error.filename:
+                check_folder(Path(error.filename), "hydra.sweep.dir")
+            raise
 
     def show(self, flags: argparse.Namespace, overrides: list[str]) -> None:
         """Print what --cfg, --info, --hydra-help or --shell-completion ask for."""
@@ -174,6 +180,13 @@ class HydraRuns:
         else:
             with full_errors():
                 self.hydra.show_info(flags.info, CONFIG_NAME, overrides)
+
+
+def check_folder(folder: Path, key: str) -> None:
+    """Raise DiskError where a folder cannot be made because it, or a folder above it, is a file. `key` names the folder."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if existing is not None and not existing.is_dir():
+        raise DiskError(f"{key}={folder}: {existing} is a file. Name a folder: {key}=<folder>")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from llmstage.cli.overrides import ONE_OF, Words
 from llmstage.config import GROUPS, stage_config
 from llmstage.config.renamed_keys import key_of, present_key
 from llmstage.errors import Refused, UserError
-from llmstage.paths import locate_model, read_run_yaml
+from llmstage.paths import display_path, locate_model, read_run_yaml
 
 INHERITED = ("task", "data", "generation", "seed")
 """Groups and keys that a stage with a trained model inherits from its run folder, where the command line does not set
@@ -83,6 +83,7 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
                 if key == "train" and stage.keeps_pool and "data.path" not in words.typed:
                     names_rows = False  # keep the pool that the model was trained on, together with new rows to score
                 if key in plain[group] and not (names_rows and names_data):
+                    note_inherited(f"{group}.{key}", value, run_dir, words)
                     plain[group][key] = below_typed(f"{group}.{key}", value, plain[group][key], words)
     for key in SCORING_KEYS:
         old = (before.get("trainer") or {}).get(key)
@@ -91,6 +92,22 @@ def inherit(plain: dict[str, Any], words: Words) -> dict[str, Any]:
     if "data.context" not in words.typed:
         plain["data"]["context"] = before.get("resolved", {}).get("context", plain["data"]["context"])
     return plain
+
+
+def note_inherited(key: str, value: Any, run_dir: Path, words: Words) -> None:
+    """Remember which run folder a key comes from, for messages about its value."""
+    keys = [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
+    words.inherited |= {name: run_dir for name in keys if name not in words.typed}
+
+
+def explain_inherited(message: str, words: Words) -> str:
+    """Return a line for each key of a message whose value comes from a run folder and was not typed."""
+    keys = dict.fromkeys(re.findall(r"\b((?:data|task|generation)(?:\.\w+)+)=", message))
+    return "".join(
+        f"\n{key} comes from {display_path(words.inherited[key])}/run.yaml, the run of model.path. Type the key to replace it."
+        for key in keys
+        if key in words.inherited
+    )
 
 
 def below_typed(key: str, old: Any, new: Any, words: Words) -> Any:

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from llmstage import console
-from llmstage.cli.inherit import inherit
+from llmstage.cli.inherit import explain_inherited, inherit
 from llmstage.cli.overrides import Words
 from llmstage.config import RunConfig, build_run
 from llmstage.config.checks import check_run
@@ -116,6 +116,8 @@ def run_stage(config: DictConfig, command: CommandLine, run: RunConfig | None = 
         result.status = 0
         return result.value
     except BaseException as error:
+        if isinstance(error, UserError) and (note := explain_inherited(str(error), command.words)):
+            error.args = (f"{error}{note}",)
         result.error, result.status = error, status_of(error)
         result.message = str(error).splitlines()[0] if str(error) else type(error).__name__
         record_failure(result, run, command.text, started, time.perf_counter() - clock)

@@ -52,6 +52,8 @@ class Words:
     """Old keys that were typed, with their present names."""
     without_task: bool = False
     """Whether the stage needs no task and none was named."""
+    inherited: dict[str, Path] = field(default_factory=dict)
+    """Keys whose value comes from a run folder, with that folder."""
 
     def choice(self, group: str) -> str:
         """Return the chosen option of a group; empty where there is none."""

@@ -85,16 +85,23 @@ def check_model_fits_task(run: RunConfig) -> list[str]:
     model_text = f"model={run.model.name}"
     if run.model.path:
         model_family, model_text = local_model_family(Path(run.model.path).expanduser()), f"model.path={run.model.path}"
-    takes = run.task.takes()
-    if model_family and run.task.name and model_family not in takes:
-        fits = " or ".join(f"model={name}_tiny" for name in takes)
-        # A family that the task knows is kept out by one of its other keys.
-        keys = [f"task.{key}={value}" for key, value in choices_for_family(run.task, model_family)]
-        hint = f" With {' or '.join(keys)} it does." if keys else ""
-        return [
-            f"task={run.task.name} does not fit {model_text} (family {model_family}). It takes: {fits}, or a model.path of that family.{hint}"
-        ]
+    if model_family and run.task.name and model_family not in run.task.takes():
+        return [explain_misfit(run.task, model_family, model_text)]
     return []
+
+
+def explain_misfit(task: TaskConfig, model_family: str, model_text: str) -> str:
+    """Return why a task does not take a model, which families it takes, and the keys under which it takes this one."""
+    fits = " or ".join(f"model={name}_tiny" for name in task.takes())
+    # A family that the task knows is kept out by one of its other keys.
+    keys = [f"task.{key}={value}" for key, value in choices_for_family(task, model_family)]
+    hint = f" With {' or '.join(keys)} it does." if keys else ""
+    present = ", ".join(f"task.{key}={getattr(task, key)}" for key, _ in choices_for_family(task, model_family))
+    under = f" with {present}" if present else ""
+    return (
+        f"task={task.name}{under} does not fit {model_text} (family {model_family}). It takes: {fits}, or a model.path of that "
+        f"family.{hint}"
+    )
 
 
 def choices_for_family(task: TaskConfig, model_family: str) -> list[tuple[str, Any]]:

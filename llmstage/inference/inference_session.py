@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,11 +127,17 @@ def encode_rows(task: Task, rows: Sequence[Row]) -> list[list[Example] | str]:
 
 
 def load_session(
-    run: RunConfig, machine: Machine, bad_rows: BadRows, *, reads_rows: bool | None = None
+    run: RunConfig,
+    machine: Machine,
+    bad_rows: BadRows,
+    *,
+    reads_rows: bool | None = None,
+    check_task: Callable[[Task], None] | None = None,
 ) -> InferenceSession:
     """Load the model that model.path names, with its task and, where the stage reads rows, those of data.test.
 
-    `reads_rows`: whether data.test is opened; None: where the stage reads rows. Raise ModelError, DataError.
+    `reads_rows`: whether data.test is opened; None: where the stage reads rows. `check_task`: raises an error for a task that
+    the stage cannot use, before the weights are loaded. Raise ModelError, DataError.
     """
     source: RowSource | None = None
     file_source: InferenceSource | None = None
@@ -149,6 +155,8 @@ def load_session(
         return {}  # no split is encoded here: predict() encodes rows as they come
 
     components = prepare_task(run, open_rows, training=False, keep_labels=True)
+    if check_task is not None:
+        check_task(components.task)
     model = components.build(run, machine.device, training=False).eval()
     body = supported_body(model)
     precision = inference_precision(run, machine, fast_encoder=body is not None)

@@ -118,9 +118,13 @@ def chunks(session: InferenceSession, skip: int, limit: int | None, size: int) -
 def output_line(row: Row, prediction: dict[str, Any]) -> dict[str, Any]:
     """Return the input columns of a row and its prediction.
 
-    An input column with the name of a prediction field and another value gets the name `input_<name>`.
+    An input column with the name of a prediction field and another value gets the name `input_<name>`. A column of the task that
+    the prediction repeats is left out where the line has it under the name that the file gives it.
     """
     columns = row.record if isinstance(row, InferenceRow) else {}
+    values = list(columns.values())
+    repeated = {name for name in prediction if name in row and name not in columns and row[name] in values}
+    prediction = {name: value for name, value in prediction.items() if name not in repeated or value != row[name]}
     renamed = {
         name if name not in prediction or prediction[name] == value else f"input_{name}": value
         for name, value in columns.items()

@@ -14,6 +14,7 @@ from llmstage.inference.retrieval.grounding import make_grounding
 from llmstage.inference.server.generation_worker import GenerationWorker
 from llmstage.inference.terminal_chat import HELP, Conversation, read_script, run_conversation, typed_lines
 from llmstage.report.files import write_json
+from llmstage.tasks.base import Task
 from llmstage.training.finalize import link_latest
 from llmstage.training.machine import environment, resolve_machine
 from llmstage.training.session import run_lock, session
@@ -27,12 +28,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     with run_lock(out_dir):
         machine = resolve_machine(cfg.trainer)
         with session(cfg.seed, machine.threads, deterministic=False):
-            model_session = load_session(cfg, machine, BadRows("error", out_dir))
-            if model_session.task.auto_model != "AutoModelForCausalLM":
-                raise ModelError(
-                    f"task={cfg.task.name} does not converse: stage=chat needs a causal language model, such as a finetuned "
-                    f"chat model. Use this one with stage=predict or stage=serve."
-                )
+            model_session = load_session(cfg, machine, BadRows("error", out_dir), check_task=check_converses)
             grounding = make_grounding(model_session)
             processor = model_session.components.processor
             worker = GenerationWorker(
@@ -53,3 +49,12 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
         )
         link_latest(out_dir, stage.name)
     return None
+
+
+def check_converses(task: Task) -> None:
+    """Raise ModelError for a task whose model does not write the next turn of a conversation."""
+    if task.auto_model != "AutoModelForCausalLM":
+        raise ModelError(
+            f"task={task.cfg.name} does not converse: stage=chat needs a causal language model, such as a finetuned "
+            f"chat model. Use this one with stage=predict or stage=serve."
+        )

@@ -113,7 +113,7 @@ def monitor_input(
     names = ", ".join(f"{classifier.name} {classifier.path}" for classifier in labeler.classifiers)
     console.note(
         f"llmstage monitor | {stage.input} | {names} | negative: {', '.join(settings['negative'])} ({labeler.roles.sentiment}) | "
-        f"{len(store.topics)} topics | windows of {stage.window} | {out_dir}"
+        f"{console.count(len(store.topics), 'topic')} | windows of {stage.window} | {out_dir}"
     )
     try:
         loop.run(stop)

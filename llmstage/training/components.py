@@ -147,10 +147,10 @@ def describe_model(run: RunConfig, components: RunComponents, model: nn.Module) 
         "pipeline_tag": components.task.pipeline_tag,
         "auto_class": components.task.auto_model,
         "own_weights": 0 if extra is None else count_parameters(extra),
+        "started_untrained": list(getattr(model, "new_weights", [])),
     }
 
 
-        "started_untrained": list(getattr(model, "new_weights", [])),
 @dataclass(slots=True, frozen=True)
 class Variant:
     """What control runs, the models that stage=explore trains and ladders of models change about a run.

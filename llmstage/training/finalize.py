@@ -47,8 +47,10 @@ def finish(
     if full_report.get("scores") or "sentences" not in full_report:
         console.result(score_table(full_report))
         console.result(*baseline_lines(full_report))
+    verdict = (full_report.get("baselines") or {}).get("verdict")  # the lines of the baselines end with it
     for line in full_report.get("warnings", []):
-        console.warn(line)
+        if line != verdict:
+            console.warn(line)
     console.result(f"report: {page}", *([f"model:  {out_dir / 'model'}"] if (out_dir / "model").is_dir() else []))
     console.note(f"done in {console.duration(seconds)}")
 

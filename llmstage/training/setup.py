@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from llmstage import console
 from llmstage.config import RunConfig
-from llmstage.config.checks import DECODERS, ENCODERS, SEEING, TWO_TOWERS
+from llmstage.config.checks import DECODERS, ENCODERS, SEEING, TWO_TOWERS, explain_misfit
 from llmstage.data.encoding.store import ExampleStore, check_ledger, encode_split
 from llmstage.data.quality.split_leakage import Leaks, find_leaks
 from llmstage.data.row_source import ListSource, RowSource
@@ -29,7 +29,7 @@ from llmstage.kernels.transformers_internals import masked_model_types
 from llmstage.models.loading import max_positions
 from llmstage.models.presets import preset_vision_spec
 from llmstage.naming import load_module
-from llmstage.paths import ModelSource, cache_dir, locate_model
+from llmstage.paths import ModelSource, cache_dir, explain_unloadable, locate_model
 from llmstage.tasks.base import RowError, Task
 from llmstage.tokenization.tokenizer import SAMPLE_BYTES, Processor, load_processor, train_processor
 from llmstage.tokenization.vision import tower_image_processor, vision_spec_of
@@ -183,10 +183,7 @@ def prepare_task(
     config = load_model_config(model_source, offline=run.offline) if model_source else None
     family_name = run.model.family if config is None else model_family(config)
     if family_name not in run.task.takes():
-        raise ModelError(
-            f"task={run.task.name} does not fit model.path={run.model.path} (family {family_name}). "
-            f"It takes: {', '.join(run.task.takes())}."
-        )
+        raise ModelError(explain_misfit(run.task, family_name, f"model.path={run.model.path}"))
     task.set_model_family(family_name)
 
     # 2. The rows, as the task splits or joins them.
@@ -224,8 +221,7 @@ def load_model_config(model_source: ModelSource, *, offline: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=offline or is_local)
     except (OSError, ValueError, KeyError) as error:
-        reason = "" if is_local else " There is no such folder here, and as a hub id it cannot be reached."
-        raise ModelError(f"model.path={path} is no model.{reason} {str(error).strip().splitlines()[0]}") from error
+        raise ModelError(explain_unloadable(model_source, str(error), offline=offline)) from error
 
 
 def model_family(config: Any) -> Literal["gpt", "bert", "t5", "clip", "vlm"]:

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from llmstage.cli.command import main
+from llmstage.data.inference_rows import InferenceRow
+from llmstage.inference.predict import output_line
 from llmstage.naming import load_module
 from llmstage.paths import options
 
@@ -297,3 +299,12 @@ def test_limit_and_chunks_change_what_they_say(classifier: Path, workplace: Path
     assert main([*words, "stage.output=large.jsonl"]) == 0
     small, large = lines("small.jsonl"), lines("large.jsonl")
     assert [line["prediction"] for line in small] == [line["prediction"] for line in large]
+
+
+def test_a_text_under_the_name_of_the_file_is_not_written_twice() -> None:
+    row = InferenceRow(text="a film", text_pair="long")
+    row.record, row.number = {"review": "a film", "length": "long", "stars": 3}, 0
+    line = output_line(row, {"prediction": "good", "text": "a film", "text_pair": "short"})
+    assert line == {"review": "a film", "length": "long", "stars": 3, "prediction": "good", "text_pair": "short"}
+    row.record = {"text": "a film"}
+    assert output_line(row, {"prediction": "good", "text": "a film"}) == {"text": "a film", "prediction": "good"}

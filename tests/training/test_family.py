@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from llmstage.cli.command import main
+from llmstage.config.checks import explain_misfit
+from llmstage.config.task import QuestionAnswering
 from llmstage.training.setup import model_family
 
 
@@ -31,4 +33,13 @@ def test_a_type_that_the_door_does_not_know_is_refused_once_it_is_read(
     Path("switch/config.json").write_text(json.dumps({"model_type": "switch_transformers", "is_encoder_decoder": True}))
     words = ["stage=finetune", "task=dialogue", "model.path=switch", "data.demo_rows=20", "trainer.threads=1"]
     assert main(words) == 4
-    assert "task=dialogue does not fit model.path=switch (family t5). It takes: gpt." in capsys.readouterr().err
+    assert (
+        "task=dialogue does not fit model.path=switch (family t5). It takes: model=gpt_tiny" in capsys.readouterr().err
+    )
+
+
+def test_a_family_that_another_style_takes_is_told_with_the_key() -> None:
+    extract = QuestionAnswering(name="question_answering", model_families=["gpt", "bert", "t5"], style="extract")
+    message = explain_misfit(extract, "t5", "model.path=answers")
+    assert "task=question_answering with task.style=extract does not fit model.path=answers (family t5)" in message
+    assert "It takes: model=bert_tiny" in message and "With task.style=generate it does." in message

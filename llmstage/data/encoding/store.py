@@ -24,7 +24,7 @@ from llmstage.data.row_source import RowSource
 from llmstage.data.rows import BadRows, Row, parse_location
 from llmstage.errors import DataError
 
-FORMAT = 5
+FORMAT = 6
 """Increased when these files or the encode() of a task change their meaning; part of every cache key."""
 
 
@@ -75,6 +75,8 @@ class ExampleStore:
         )
         self.rows, self.refs, self.ledger = np.asarray(rows), refs, ledger
         self.lengths: np.ndarray = np.diff(offsets["input_ids"])
+        self.reading: dict[str, Any] = {}
+        """What reading the rows had shown when they were encoded (RowSource.reading)."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,7 +101,9 @@ class ExampleStore:
         }
         offsets = {name: np.load(folder / f"{name}.offsets.npy", mmap_mode="r") for name in meta["arrays"]}
         refs = json.loads((folder / "refs.json").read_text(encoding="utf-8"))
-        return cls(arrays, offsets, np.load(folder / "rows.npy", mmap_mode="r"), refs, Ledger(**meta["ledger"]))
+        store = cls(arrays, offsets, np.load(folder / "rows.npy", mmap_mode="r"), refs, Ledger(**meta["ledger"]))
+        store.reading = meta["reading"]
+        return store
 
 
 class ExampleWriter:
@@ -137,7 +141,8 @@ class ExampleWriter:
             self.lengths[name].append(len(values))
         self.rows.append(row)
 
-    def finish(self) -> ExampleStore:
+    def finish(self, reading: dict[str, Any] | None = None) -> ExampleStore:
+        """Publish the examples. `reading`: what reading the rows has shown, which is stored with them."""
         offsets = {
             name: np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) for name, lengths in self.lengths.items()
         }
@@ -154,6 +159,7 @@ class ExampleWriter:
             "format": FORMAT,
             "arrays": self.types,
             "ledger": asdict(self.ledger),
+            "reading": reading or {},
         }
         (self.draft / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         try:
@@ -192,7 +198,9 @@ def encode_split(
         name = hashlib.sha256(cache_key.encode()).hexdigest()
         folder = cache / "features" / name[:2] / name
         if (folder / "meta.json").is_file():
-            return ExampleStore.open(folder)
+            store = ExampleStore.open(folder)
+            source.restore_reading(store.reading)
+            return store
         folder.parent.mkdir(parents=True, exist_ok=True)
     writer = ExampleWriter(folder, "uint16" if vocab_size <= 2**16 else "uint32")
     ledger, number = writer.ledger, 0
@@ -220,7 +228,7 @@ def encode_split(
         path = getattr(bad_rows_of(source), "path", None)
         hint = f" See {path} for the reasons." if path and ledger.refused else ""
         raise DataError(f"data.{source.split}: no row of {source.description} could be encoded.{hint}")
-    return writer.finish()
+    return writer.finish(source.reading())
 
 
 def plain(ref: Any) -> Any:

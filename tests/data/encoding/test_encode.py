@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from llmstage.config.data import DataConfig
 from llmstage.data.encoding import store as store_module
 from llmstage.data.encoding.store import check_ledger, encode_split
 from llmstage.data.row_source import ListSource
-from llmstage.data.rows import BadRows
+from llmstage.data.rows import BadRows, Columns
+from llmstage.data.splits import open_splits
 from llmstage.errors import DataError
 
 
@@ -148,3 +150,20 @@ def test_batches_come_in_order_while_the_next_is_read(monkeypatch):
     assert threads == {threading.current_thread().name}, "bad rows are noted by one thread"
     with pytest.raises(DataError, match=r"train:18.*exclamation"):
         stored(ListSource("train", [*rows[:17], {"text": "no!"}, *rows], "a list"))
+
+
+def test_rows_from_the_cache_are_described_as_if_they_had_been_read(tmp_path):
+    (tmp_path / "rows.csv").write_text("review\n" + "\n".join(f"text {number}" for number in range(7)) + "\n")
+    cfg = DataConfig(train=str(tmp_path / "rows.csv"), columns={"text": "review"}, cache=str(tmp_path / "cache"))
+    seen = []
+    for _ in range(2):
+        base = open_splits(cfg, Columns(("text",)), lambda row: None, tmp_path)
+        toy = Toy()
+        for source in base.values():
+            encode_split(
+                source, toy.encode_many, lambda example: 1, 100, refs_of_rows=0, on_row_error=ValueError,
+                cache=tmp_path / "cache", key={},
+            )  # fmt: skip
+        seen.append({split: (source.mapping, source.description) for split, source in base.items()})
+    assert not toy.calls and seen[0] == seen[1]
+    assert seen[0]["train"][0] == {"text": "review"} and "7 rows" in seen[0]["train"][1]
