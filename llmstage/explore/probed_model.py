@@ -12,11 +12,12 @@ import torch
 from llmstage.config import ModelConfig
 from llmstage.errors import ModelError
 from llmstage.models.build import build_model
+from llmstage.models.families import model_family
 from llmstage.models.loading import max_positions
 from llmstage.paths import locate_model, read_run_yaml
 from llmstage.tokenization.tokenizer import Processor, load_processor
 from llmstage.tokenization.vision import vision_spec_of
-from llmstage.training.setup import load_model_config, model_family, quiet_libraries
+from llmstage.training.setup import load_model_config, quiet_libraries
 
 AUTO_CLASSES = {
     "gpt": "AutoModelForCausalLM",

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 __all__ = [
     "BODY_EXCLUDED", "TASK_HEADS", "Conv1D", "GradientCheckpointingLayer", "attention_implementation", "cache_arguments",
-    "cache_parameter", "has_cache", "masked_model_types", "register_attention", "repeat_groups", "sdpa_attention",
+    "cache_parameter", "class_names", "has_cache", "mapped_types", "register_attention", "repeat_groups", "sdpa_attention",
     "tied_weight_names", "use_attention",
 ]  # fmt: skip
 
@@ -23,6 +23,19 @@ TASK_HEADS = ("classifier", "score", "qa_outputs", "extra")
 """Modules that belong to a task: small, and trained in full beside an adapter. `extra` is the task's own module."""
 BODY_EXCLUDED = (*TASK_HEADS, "head", "lm_head", "cls", "pooler")
 """Modules of transformers' classes that are outside the body: their linear layers get no adapter and no float8."""
+
+MAPPINGS = {
+    "AutoModel": "MODEL_MAPPING_NAMES",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForMaskedLM": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "AutoModelForImageTextToText": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    "AutoModelForZeroShotImageClassification": "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+}
+"""transformers' mapping of model types to classes, by the name of the Auto class that reads it."""
 
 try:
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -112,11 +125,19 @@ def use_attention(model: Any, name: str, instead_of: str = "sdpa") -> bool:
     return True
 
 
-def masked_model_types() -> set[str]:
-    """Model types that transformers loads by AutoModelForMaskedLM."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+def mapped_types(auto_class: str, default: str | None = None) -> set[str]:
+    """Model types that transformers loads by one of its classes, e.g. AutoModelForMaskedLM. `default`: the one type of the answer
+    where this version of transformers does not tell."""
+    from transformers.models.auto import modeling_auto
 
-    return set(MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    name = MAPPINGS.get(auto_class)
+    mapping = getattr(modeling_auto, name, None) if name else None
+    return set(mapping) if mapping is not None else {default} if default else set()
+
+
+def class_names(auto_class: str) -> str:
+    """How the classes behind one of transformers' Auto classes are called, e.g. ...ForMaskedLM."""
+    return "..." + auto_class.removeprefix("AutoModel")
 
 
 def tied_weight_names(model: Any) -> set[str]:

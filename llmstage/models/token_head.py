@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from llmstage.errors import ModelError
+from llmstage import console
 
 
 def token_logits(model: Any, inputs: dict[str, Tensor], where: Tensor) -> Tensor:
     """[N, C] at `where` [N], positions in the flattened [B * T] tokens."""
     if not hasattr(model, "plain_token_head"):
-        check_encoder(model)
+        warn_about_direction(model)
         model.plain_token_head = head_is_plain(model, inputs["input_ids"].device)
     if not model.plain_token_head:
         logits: Tensor = model(**inputs).logits
@@ -27,18 +27,18 @@ def token_logits(model: Any, inputs: dict[str, Tensor], where: Tensor) -> Tensor
     return chosen_logits
 
 
-def check_encoder(model: nn.Module) -> None:
-    """Raise ModelError for a causal model: a token needs the context on both sides to be classified."""
+def warn_about_direction(model: nn.Module) -> None:
+    """Warn where a causal model tags: a word is tagged without those behind it."""
     if any(getattr(module, "is_causal", False) for module in model.modules()):
-        raise ModelError(
-            f"{type(model).__name__} reads from left to right, and this task needs both sides of a word. "
-            f"Take an encoder: model=bert_tiny, bert_small, bert_base, or model.path=<encoder>."
+        console.warn(
+            f"{type(model).__name__} reads from left to right: a word is tagged without the words behind it, and only by its first "
+            f"token. An encoder (model=bert_base, or model.path=<encoder>) reads both sides."
         )
 
 
 def head_of(model: Any) -> Callable[[Tensor], Tensor]:
     """The layers between the last hidden state and the logits, as transformers' token classifiers have them."""
-    parts = [getattr(model, name, None) for name in ("head", "drop", "dropout", "classifier")]
+    parts = [getattr(model, name, None) for name in ("head", "drop", "dropout", "classifier", "score")]
     return nn.Sequential(*(part for part in parts if isinstance(part, nn.Module)))
 
 
@@ -54,7 +54,7 @@ def head_is_plain(model: Any, device: torch.device) -> bool:
         with torch.autocast(device.type, torch.bfloat16, enabled=rounded), torch.compiler.set_stance("force_eager"):
             hidden = model.base_model(input_ids=ids).last_hidden_state
             return torch.allclose(head_of(model)(hidden), model(input_ids=ids).logits, atol=1e-5)
-    except (AttributeError, TypeError, NotImplementedError):
+    except (AttributeError, TypeError, NotImplementedError, RuntimeError):  # a head of another form
         return False
     finally:
         model.train(was_training)

@@ -18,14 +18,14 @@ from transformers.utils import logging as transformers_logging
 
 from llmstage import console
 from llmstage.config import RunConfig
-from llmstage.config.checks import DECODERS, ENCODERS, SEEING, TWO_TOWERS, explain_misfit
+from llmstage.config.checks import explain_misfit
 from llmstage.data.encoding.store import ExampleStore, check_ledger, encode_split
 from llmstage.data.quality.split_leakage import Leaks, find_leaks
 from llmstage.data.row_source import ListSource, RowSource
 from llmstage.data.rows import BadRows
 from llmstage.data.split_keys import row_hash
 from llmstage.errors import DataError, ModelError
-from llmstage.kernels.transformers_internals import masked_model_types
+from llmstage.models.families import check_class, model_family
 from llmstage.models.loading import max_positions
 from llmstage.models.presets import preset_vision_spec
 from llmstage.naming import load_module
@@ -181,11 +181,13 @@ def prepare_task(
     # 1. The model's family. The checks before the run know the families of common local models only.
     model_source = locate_model(run.model.path) if run.model.path else None
     config = load_model_config(model_source, offline=run.offline) if model_source else None
-    family_name = run.model.family if config is None else model_family(config)
+    family_name = run.model.family if config is None else model_family(config, run.task.takes())
     if family_name not in run.task.takes():
         raise ModelError(explain_misfit(run.task, family_name, f"model.path={run.model.path}"))
     task.set_model_family(family_name)
 
+    if config is not None:
+        check_class(config, task.auto_model, run.task.name, str(run.model.path))
     # 2. The rows, as the task splits or joins them.
     sources = open_rows(task)
     context = context or resolve_context(run, config)
@@ -222,19 +224,6 @@ def load_model_config(model_source: ModelSource, *, offline: bool) -> Any:
         return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=offline or is_local)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(explain_unloadable(model_source, str(error), offline=offline)) from error
-
-
-def model_family(config: Any) -> Literal["gpt", "bert", "t5", "clip", "vlm"]:
-    """Return the family of the model that a transformers config describes."""
-    if config.model_type in TWO_TOWERS:
-        return "clip"
-    if config.model_type in SEEING:
-        return "vlm"
-    if getattr(config, "is_encoder_decoder", False):
-        return "t5"
-    # transformers registers many models for both objectives, as BERT; the common decoders among them are listed by name.
-    masked = config.model_type in masked_model_types() and config.model_type not in DECODERS
-    return "bert" if config.model_type in ENCODERS or masked else "gpt"
 
 
 def resolve_context(run: RunConfig, config: Any | None) -> int:

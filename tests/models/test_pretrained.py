@@ -150,6 +150,36 @@ def test_an_output_layer_of_another_size_is_damage_where_the_task_does_not_set_i
     assert "lm_head" in capsys.readouterr().err
 
 
+REFUSED_BEFORE = [
+    ("bloom", "gpt", "AutoModelForCausalLM", "causal_lm", {}),
+    ("falcon", "gpt", "AutoModelForCausalLM", "dialogue", {"alibi": True}),
+    ("mamba", "gpt", "AutoModelForCausalLM", "dialogue", {}),
+    ("deberta-v2", "bert", "AutoModel", "token_classification", {}),
+    ("llama", "gpt", "AutoModel", "token_classification", {}),
+    ("t5", "t5", "AutoModel", "classification", {}),
+    ("albert", "bert", "AutoModelForMaskedLM", "masked_lm", {"embedding_size": 24}),
+    ("funnel", "bert", "AutoModelForMaskedLM", "masked_lm", {"block_sizes": [1, 1, 1], "n_head": 2, "d_head": 16}),
+    ("longformer", "bert", "AutoModelForMaskedLM", "masked_lm", {"attention_window": [16, 16]}),
+    ("esm", "bert", "AutoModelForMaskedLM", "masked_lm", {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "family", "auto_class", "task", "keys"), REFUSED_BEFORE, ids=lambda value: str(value)[:24]
+)
+def test_a_training_step_of_an_unusual_architecture(
+    model_type: str,
+    family: str,
+    auto_class: str,
+    task: str,
+    keys: dict[str, Any],
+    save_checkpoint: SaveCheckpoint,
+    workplace: Path,
+) -> None:
+    save_checkpoint(Path("checkpoint"), model_type, family, auto_class, **keys)
+    assert finetune(f"task={task}", "trainer.max_steps=1", "data.demo_rows=20") == 0
+
+
 # Special tokens and dropout, which every architecture names in its own way
 
 

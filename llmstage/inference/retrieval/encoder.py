@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from llmstage.data.files import DataFile
 from llmstage.errors import ModelError
+from llmstage.models.families import model_family
 from llmstage.models.loading import load_model, max_positions
 from llmstage.models.pooling import text_vectors
 from llmstage.paths import locate_model
 from llmstage.tokenization.tokenizer import Processor, load_processor
-from llmstage.training.setup import load_model_config, model_family, quiet_libraries
+from llmstage.training.setup import load_model_config, quiet_libraries
 
 Floats = NDArray[np.float32]
 BATCH_SIZE = 64
