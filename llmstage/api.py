@@ -102,8 +102,10 @@ def load(path: str | Path, *overrides: str) -> LoadedModel:
 
     from llmstage.data.rows import BadRows
     from llmstage.inference.inference_session import load_session
+    from llmstage.models.gguf_import import convert_gguf
     from llmstage.training.machine import resolve_machine
 
+    convert_gguf(config.model.path)
     machine = resolve_machine(config.trainer)
     return LoadedModel(load_session(config, machine, BadRows("error", Path.cwd()), reads_rows=False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -63,10 +64,21 @@ class ModelSource:
     hub_id: str | None = None
 
 
+def gguf_folder(file: Path) -> Path:
+    """Return the folder in the cache that has the model of a GGUF file, once models/gguf_import.py has written it."""
+    state = file.stat()
+    name = hashlib.sha256(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:16]
+    root = cache_dir("auto")
+    assert root is not None
+    return root / "gguf" / f"{file.stem}-{name}"
+
+
 def locate_model(path: str) -> ModelSource:
-    """Return the model of a run folder, of its `model/`, of one of its checkpoints, of a Hugging Face directory, or of
-    a hub id."""
+    """Return the model of a run folder, of its `model/`, of one of its checkpoints, of a Hugging Face directory, of a
+    GGUF file, or of a hub id."""
     folder = Path(path).expanduser()
+    if folder.suffix == ".gguf" and folder.is_file():
+        return ModelSource(gguf_folder(folder))
     if not folder.exists():
         return ModelSource(model_dir=None, hub_id=path)
     folder = folder.resolve()

@@ -112,6 +112,10 @@ def run_stage(config: DictConfig, command: CommandLine, run: RunConfig | None = 
         recipe = hydra_config.runtime.choices.get("experiment")
         if recipe:
             about["experiment"] = str(recipe)
+        if str(run.model.path).endswith(".gguf"):
+            from llmstage.models.gguf_import import convert_gguf  # here, because it imports torch
+
+            convert_gguf(run.model.path)
         result.value = module.run(run, result.out_dir, about)
         result.status = 0
         return result.value

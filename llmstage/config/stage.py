@@ -107,18 +107,21 @@ class Predict(StageConfig):
 class Export(StageConfig):
     """Keys of stage=export."""
 
-    format: Literal["hf", "onnx", "int8"] = "hf"
+    format: Literal["hf", "onnx", "int8", "gguf"] = "hf"
     """hf: a Hugging Face directory with adapters merged; onnx: one graph from tokens to logits, for encoders and
-    decoders of text; int8: the same with 8-bit weights (dynamic quantisation of onnxruntime), for CPUs."""
+    decoders of text; int8: the same with 8-bit weights (dynamic quantisation of onnxruntime), for CPUs; gguf: one file
+    for llama.cpp and what is built on it, for decoders."""
+    outtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = "auto"
+    """Type of the matrices in a GGUF file, by llama.cpp's names; q8_0: 8 bits with a scale for 32 weights. auto: f16."""
     output: str | None = None
-    """The output folder, which must be new or empty; null: export/ in the run folder."""
+    """The output folder, which must be new or empty, or a new file *.gguf; null: export/ in the run folder."""
     compat: Literal["none", "v4"] = "none"
     """v4: config and tokenizer also have the keys that transformers 4 reads; only with format=hf."""
     prompts: Annotated[int, AT_LEAST_1] = 8
     """Prompts on which the exported model, loaded by the other runtime, is compared with the original."""
     tolerance: Literal["auto"] | Annotated[float, NOT_NEGATIVE] = "auto"
     """Largest allowed difference (root mean square, as a share of the spread of the logits); above it nothing is
-    written. auto: 1e-5 for hf, 1e-3 for onnx, 0.1 for int8."""
+    written. auto: 1e-5 for hf, 1e-3 for onnx, 0.1 for int8, and 0.01 for gguf (0.1 with outtype=q8_0)."""
 
     inherits: ClassVar[bool] = True
 
@@ -126,6 +129,10 @@ class Export(StageConfig):
         complaints = needs_model("export", run)
         if self.compat != "none" and self.format != "hf":
             complaints.append(f"stage.compat={self.compat} is read with stage.format=hf only. Leave it out.")
+        if self.outtype != "auto" and self.format != "gguf":
+            complaints.append(f"stage.outtype={self.outtype} is read with stage.format=gguf only. Leave it out.")
+        if self.output and self.output.endswith(".gguf") and self.format != "gguf":
+            complaints.append(f"stage.output={self.output} names a GGUF file; add stage.format=gguf.")
         return complaints
 
 

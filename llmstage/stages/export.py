@@ -15,13 +15,15 @@ from llmstage.data.rows import BadRows
 from llmstage.errors import ModelError, UserError
 from llmstage.inference.inference_session import InferenceSession, load_session
 from llmstage.models.export import comparison_prompts, difference, export_hf, export_onnx, plain_outputs
+from llmstage.models.gguf_export import compare_with_llama_cpp, export_gguf, gguf_package
 from llmstage.report.files import write_json
 from llmstage.training.finalize import link_latest
 from llmstage.training.machine import environment, resolve_machine
 from llmstage.training.session import run_lock, session
 
-TOLERANCE = {"hf": 1e-5, "onnx": 1e-3, "int8": 0.1}
-"""The largest difference (models/export.py: difference) that stage.tolerance=auto allows."""
+TOLERANCE = {"hf": 1e-5, "onnx": 1e-3, "int8": 0.1, "f32": 1e-5, "f16": 0.01, "bf16": 0.05, "q8_0": 0.1}
+"""The largest difference (models/export.py: difference) that stage.tolerance=auto allows, by the format, or the type of a GGUF
+file."""
 
 
 def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
@@ -37,9 +39,12 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                 raise UserError(
                     f"stage.output={target} is there already and not empty. Name a new folder, or remove it."
                 )
+            if stage.format == "gguf":
+                gguf_package()  # a missing package is told before the model is loaded
             model_session = load_session(cfg, machine, BadRows("error", out_dir))
             details = export_model(model_session, stage, target)
-            size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+            files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
+            size = sum(path.stat().st_size for path in files)
             export = {
                 "format": stage.format, "compat": stage.compat, "folder": str(target.resolve()), "bytes": size, **details,
             }  # fmt: skip
@@ -62,6 +67,8 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
                     f"differs by {details['difference']:.2g} of the spread on {details['prompts']} prompts "
                     f"(at most {details['tolerance']:g}), same likeliest {details['same_likeliest']:.1%}"
                 )
+            if details.get("llama_cpp"):
+                checked += f"; llama.cpp: {details['llama_cpp']}"
             console.result(f"{stage.format}: {target} ({size / 1e6:.1f} MB)", checked)
     return float(details["difference"])
 
@@ -72,6 +79,8 @@ def export_model(model_session: InferenceSession, stage: Export, target: Path) -
     Returns the comparison for report.json. Raises ModelError where the export differs more than stage.tolerance allows.
     """
     processor, model = model_session.components.processor, model_session.model.cpu()
+    outtype = "f16" if stage.outtype == "auto" else stage.outtype
+    kind = outtype if stage.format == "gguf" else stage.format
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -83,14 +92,16 @@ def export_model(model_session: InferenceSession, stage: Export, target: Path) -
         model_logits = plain_outputs(model, prompts)
         if stage.format == "hf":
             run_export = export_hf(model, processor, draft, v4=stage.compat == "v4")
+        elif stage.format == "gguf":
+            run_export = export_gguf(model, processor, draft / f"model-{outtype}.gguf", outtype=outtype)
         else:
             run_export = export_onnx(model, processor, draft, int8=stage.format == "int8")
         export_logits = run_export(prompts)
         largest_difference = difference(model_logits, export_logits) if prompts else 0.0
-        tolerance = TOLERANCE[stage.format] if stage.tolerance == "auto" else float(stage.tolerance)
+        tolerance = TOLERANCE[kind] if stage.tolerance == "auto" else float(stage.tolerance)
         if not largest_difference <= tolerance:  # also where the difference is NaN
             raise ModelError(
-                f"The {stage.format} export differs from its model by {largest_difference:.2g} of the logits' spread on "
+                f"The {kind} export differs from its model by {largest_difference:.2g} of the logits' spread on "
                 f"{len(prompts)} prompts, more than {tolerance:g}, so nothing was written. "
                 f"stage.tolerance={largest_difference * 1.1:.1g} would accept it."
             )
@@ -100,12 +111,15 @@ def export_model(model_session: InferenceSession, stage: Export, target: Path) -
             for logits, exported in zip(batch, exported_batch, strict=True)
         ]
         agreement = float(sum(part.sum() for part in same) / max(1, sum(part.numel() for part in same)))
+        details = {
+            "difference": largest_difference, "tolerance": tolerance, "prompts": len(prompts),
+            "same_likeliest": agreement if prompts else None,
+        }  # fmt: skip
+        if stage.format == "gguf":
+            details["llama_cpp"] = compare_with_llama_cpp(model, processor, draft / f"model-{outtype}.gguf", prompts)
         if target.is_dir():
             target.rmdir()
-        draft.rename(target)
+        (draft / f"model-{outtype}.gguf" if target.suffix == ".gguf" else draft).rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return {
-        "difference": largest_difference, "tolerance": tolerance, "prompts": len(prompts),
-        "same_likeliest": agreement if prompts else None,
-    }  # fmt: skip
+    return details
