@@ -22,6 +22,8 @@ ANSWER_OUTSIDE = re.compile("(does not stand|is not|does not occur) in the conte
 """Reasons for which data/question_rows.py refuses an answer that is not at its position in the context."""
 TARGET_COLUMNS = ("label", "labels", "tags", "answer")
 """Columns with one right value for a text, so that two different values contradict each other."""
+TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
+"""Columns of a conversation that its chat template reads."""
 MAX_CHARACTERS = 2_000_000
 """Characters of a split up to which near-duplicates are searched; later rows are not compared."""
 
@@ -39,9 +41,23 @@ class LintRow:
 def read_rows(task: Task, sources: Mapping[str, RowSource], max_rows: int) -> dict[str, list[LintRow]]:
     """Read the first `max_rows` rows of each split."""
     return {
-        split: [LintRow(row, location, "\n".join(task.texts(row))) for row, location in islice(source, max_rows)]
+        split: [
+            LintRow(without_further(task, row), location, "\n".join(task.texts(row)))
+            for row, location in islice(source, max_rows)
+        ]
         for split, source in sources.items()
     }
+
+
+def without_further(task: Task, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a conversation without the columns that its task does not read.
+
+    Such a column may have the name of another task's column, e.g. `context` or `label`, whose checks would misread it.
+    """
+    if "messages" not in task.columns.required:
+        return row
+    read = {*task.columns.required, *task.columns.optional, *TEMPLATE_COLUMNS}
+    return {column: value for column, value in row.items() if column in read}
 
 
 def check_rows(
@@ -68,7 +84,7 @@ def check_rows(
     # The rows of one user share their history by design: only a click is held out.
     if "train" in rows and len(rows) > 1 and task.columns.identity != ("user", "item"):
         yield from training_overlap(run, task, sources, rows)
-    if "train" in rows and any("context" in row.row for row in rows["train"][:1]):
+    if "train" in rows and any({"question", "context"} <= row.row.keys() for row in rows["train"][:1]):
         yield from shared_contexts(rows)
     # Captions and questions about images are similar by design; data/quality/image_duplicates.py compares the images.
     if task.columns.identity != ("user", "item") and not task.columns.images:
@@ -216,7 +232,7 @@ def near_duplicates(
 
 def compared_text(row: LintRow) -> str:
     """Return the text that is compared: the question where a row has a context, else all texts."""
-    return str(row.row["question"]) if "context" in row.row else row.text
+    return str(row.row["question"]) if {"question", "context"} <= row.row.keys() else row.text
 
 
 def first_rows(split_rows: Sequence[LintRow]) -> Iterator[LintRow]:

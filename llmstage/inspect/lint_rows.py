@@ -72,7 +72,7 @@ def check_columns(
             empty = [
                 row.location
                 for row in split_rows
-                if any(turn["role"] == "assistant" and not turn["content"].strip() for turn in row.row["messages"])
+                if any(turn["role"] == "assistant" and says_nothing(turn) for turn in row.row["messages"])
             ]
             yield graded(
                 "empty_answer",
@@ -85,6 +85,13 @@ def check_columns(
     if {"image", "caption"} <= columns:
         yield from check_captions(rows, task)
     yield from check_click_times(run, sources)
+
+
+def says_nothing(answer: dict[str, Any]) -> bool:
+    """Return whether a learned answer has neither text nor reasoning nor a tool call."""
+    return answer.get("learn") is not False and not (
+        answer["content"].strip() or answer.get("tool_calls") or answer.get("reasoning_content")
+    )
 
 
 def check_labels(rows: Mapping[str, list[LintRow]], column: str, separator: str | None) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from llmstage.inspect.lint import LintRow
 from llmstage.tokenization.chat_template import Conversation, TemplateRefused, chat_template, stop_ids, text_of
 from llmstage.tokenization.tokenizer import Processor
 from llmstage.training.components import RunComponents
+from llmstage.training.reading_notes import left_out_rows, unread_keys
 
 MAX_TOKENS_AFTER_END = 3
 """Tokens that may follow the end token in a learned answer, e.g. the line break of a chat template."""
@@ -49,6 +50,20 @@ def check_examples(run: RunConfig, components: RunComponents, rows: Mapping[str,
             yield check_round_trips(processor, split, rows[split])
             if rows[split] and "messages" in rows[split][0].row:
                 yield check_templates(run, processor, split, rows[split])
+
+
+def check_reading(components: RunComponents) -> Iterator[Finding]:
+    """Report the keys of conversations that nothing reads, and the rows that are left out."""
+    if "messages" not in components.task.columns.required:
+        return
+    unread = unread_keys(components)
+    keys = ", ".join(f"{key} ({count:,})" for key, count in sorted(unread.items()))
+    yield Finding(
+        "unread", "minor" if unread else "ok", "", len(unread), 0, [], {"keys": keys or "–"},
+        "nothing, if they say nothing about what is learned; data.columns.<name>=<column> names a column of the task",
+    )  # fmt: skip
+    for reason, count in left_out_rows(components).items():
+        yield Finding("left_out", "minor", "", count, 0, [], {"reason": reason}, "nothing, if this is as meant")
 
 
 def check_ledger(run: RunConfig, components: RunComponents, split: str, store: ExampleStore) -> Iterator[Finding]:

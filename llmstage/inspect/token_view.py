@@ -15,6 +15,10 @@ from llmstage.tasks.base import IGNORE_INDEX, Example
 from llmstage.training.components import RunComponents
 
 STYLES = {"learned": "bold green", "special": "magenta", "read": "default"}
+MAX_IDS = 200
+"""Ids of an example that are printed on a terminal; the page has those of all its tokens."""
+MAX_EXAMPLES = 4
+"""Examples of one row that are shown, where the chat template makes several of a conversation."""
 MAX_TOKENS = 1200
 """Tokens of an example that are drawn."""
 
@@ -47,7 +51,12 @@ class TokenView:
     """The target of the whole row, where no token is a target."""
     template: str = ""
     """The conversation as the chat template renders it."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    contents: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Keys of sentences, with values, about tools, reasoning and answers that are context only."""
+    ids: list[int] = field(default_factory=list)
+    learned: list[bool] = field(default_factory=list)
+    part: tuple[int, int] = (1, 1)
+    """The number of the example, and how many the row has."""
 
     def note(self, language: str) -> str:
         """Return a line about the counts of tokens and the decoded text."""
@@ -84,51 +93,105 @@ class TokenView:
         tokens = [
             {"text": piece.text, "kind": piece.role, "ids": " ".join(map(str, piece.ids))} for piece in self.spans
         ]
-        note = self.note(language)
-        note += f"\n{sentence('template', language)}: {self.template}" if self.template else ""
+        lines = [self.note(language), *self.content_lines(language)]
+        lines += [f"{sentence('template', language)}: {self.template}"] if self.template else []
         return {
             "kind": "tokens",
-            "title": sentence("row", language, location=self.location),
+            "title": self.title(language),
             "tokens": tokens,
-            "note": note,
+            "legend": [{"kind": role, "name": sentence(role, language)} for role in STYLES],
+            "note": "\n".join(lines),
         }
+
+    def title(self, language: str) -> str:
+        number, num = self.part
+        location = self.location
+        if num > 1:
+            location = sentence("part", language, location=location, number=number, num=num)
+        return sentence("row", language, location=location)
+
+    def content_lines(self, language: str) -> list[str]:
+        return [sentence(key, language, **values) for key, values in self.contents]
+
+    def id_line(self, language: str) -> str:
+        """Return the first ids, the learned ones in brackets."""
+        words: list[str] = []
+        for index, token in enumerate(self.ids[:MAX_IDS]):
+            begins = self.learned[index] and not (index and self.learned[index - 1])
+            ends = self.learned[index] and not (index + 1 < len(self.ids) and self.learned[index + 1])
+            words.append(f"{'⟦' if begins else ''}{token}{'⟧' if ends else ''}")
+        if len(self.ids) > MAX_IDS:
+            words.append(sentence("more", language, num=len(self.ids) - MAX_IDS))
+        return f"{sentence('ids', language)}: {' '.join(words)}"
 
 
 def view_rows(run: RunConfig, components: RunComponents, rows: list[LintRow], max_rows: int) -> list[TokenView]:
-    """View the first rows that can be encoded, `max_rows` of them: the first example of each."""
+    """View the first rows that can be encoded, `max_rows` of them: the first example of each.
+
+    Where the chat template rewrites earlier answers, each answer is an example of its own, and the first ones are viewed.
+    """
     views: list[TokenView] = []
+    num_rows = 0
     for row in rows:
-        if len(views) >= max_rows:
+        if num_rows >= max_rows:
             break
         examples = components.task.encode(row.row)
-        if examples:
-            views.append(view_row(run, components, row, examples))
+        if not examples:
+            continue
+        num_rows += 1
+        rewritten = isinstance(examples[0].ref, dict) and "rewritten" in examples[0].ref
+        for number in range(min(len(examples), MAX_EXAMPLES) if rewritten else 1):
+            view = view_row(run, components, row, examples, number)
+            view.part = (number + 1, len(examples)) if rewritten else (1, 1)
+            views.append(view)
     return views
 
 
-def view_row(run: RunConfig, components: RunComponents, row: LintRow, examples: list[Example]) -> TokenView:
-    """View the first example of a row."""
-    first = examples[0]
+def view_row(
+    run: RunConfig, components: RunComponents, row: LintRow, examples: list[Example], number: int = 0
+) -> TokenView:
+    """View one example of a row."""
+    example = examples[number]
     processor = components.processor
-    ids = first.input_ids
-    learned, targets = loss_mask(components, first)
+    ids = example.input_ids
+    learned, targets = loss_mask(components, example)
     reference = ""
     if learned is None:
-        learned, reference = [False] * len(ids), reference_summary(first.ref)
+        learned, reference = [False] * len(ids), reference_summary(example.ref)
     spans = group_tokens(components, targets if targets is not None else ids, learned)
     text = processor.decode([token for example in examples for token in example.input_ids])
     is_complete = contains_texts(text, row.text.split("\n"))
     was_cut = any(example.cut for example in examples)
     # Windows of a long text overlap, so their joined text need not contain the whole text.
     restores_text = None if was_cut or (len(examples) > 1 and not is_complete) else is_complete
-    template = ""
+    template, contents = "", []
     if "messages" in row.row:
         template = rendered(processor, conversation_of(run, row.row))
+        contents = conversation_contents(row.row, template)
     ends = end_tokens(components)
     return TokenView(
         row.location, spans, len(ids), sum(learned), any(token in ends for token, is_target in zip(ids, learned, strict=True) if is_target),
-        restores_text, text, reference, template,
+        restores_text, text, reference, template, contents, ids, learned,
     )  # fmt: skip
+
+
+def conversation_contents(row: dict[str, Any], template: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return what a conversation has beside its texts, as keys of sentences with their values. `template`: rendered."""
+    answers = [message for message in row["messages"] if message["role"] == "assistant"]
+    reasoning = [message["reasoning_content"] for message in answers if message.get("reasoning_content")]
+    calls = sum(bool(message.get("tool_calls")) for message in answers)
+    context_only = sum(message.get("learn") is False for message in answers)
+    contents: list[tuple[str, dict[str, Any]]] = []
+    if row.get("tools"):
+        contents.append(("tools", {"names": ", ".join(tool["function"]["name"] for tool in row["tools"])}))
+    if calls:
+        contents.append(("calls", {"num": calls}))
+    if reasoning:
+        written = sum(text.strip() in template for text in reasoning)
+        contents.append(("reasoning", {"num": len(reasoning), "written": written}))
+    if context_only:
+        contents.append(("context_only", {"num": context_only}))
+    return contents
 
 
 def contains_texts(text: str, parts: list[str]) -> bool:

@@ -38,6 +38,8 @@ SENTENCES = {
     "unknown": ("{split}: {share} of the tokens are unknown to the tokenizer", "{split}：{share} 的词元是分词器不认识的"),
     "round_trip": ("{split}: {count} of {total} texts ({share}) are changed by encoding and decoding, e.g. {before} to {after}", "{split}：{total} 段文本中有 {count} 段（{share}）经分词器往返后改变，例如 {before} 变成 {after}"),
     "template": ("{split}: {count} of {total} conversations ({share}) have texts that the chat template changes, e.g. trims", "{split}：{total} 段对话中有 {count} 段（{share}）的文本被聊天模板改动，例如去掉首尾空白"),
+    "unread": ("{count} keys of the conversations are not read: {keys}", "对话中有 {count} 个键没有被读取：{keys}"),
+    "left_out": ("{count} rows are left out: {reason}", "有 {count} 行被略去：{reason}"),
     "memory": ("the longest batch does not fit in memory", "最长的一批放不进内存"),
 }  # fmt: skip
 """Sentences of findings. The same sentence reports a check without matches, with a count of 0."""
@@ -53,7 +55,7 @@ CHECKS = {
     "time": ("leaks in time", "时间泄漏"), "empty_answer": ("empty answers", "空回答"), "replacement": ("wrong encoding", "编码错误"),
     "double_bos": ("doubled start token", "重复的起始词元"), "no_end": ("end token in the loss", "损失中的结束词元"), "no_targets": ("examples without targets", "没有目标的样本"),
     "unknown": ("unknown tokens", "未知词元"), "round_trip": ("decoding restores the text", "解码还原文本"), "template": ("chat template keeps the texts", "聊天模板保留文本"),
-    "memory": ("memory", "内存"),
+    "unread": ("keys that are not read", "未读取的键"), "left_out": ("rows left out", "被略去的行"), "memory": ("memory", "内存"),
 }  # fmt: skip
 """Names of the checks, for the table of all checks."""
 
@@ -108,6 +110,14 @@ TITLES = {
     "cut": ("cut or split into windows, so there is no complete text to compare", "被截断或分窗，没有完整文本可比"),
     "legend": ("learned tokens are green (between ⟦ and ⟧ on a pipe), special ones violet", "要学的词元为绿色（管道中以 ⟦ ⟧ 标出），特殊词元为紫色"),
     "template": ("the chat template, rendered", "渲染后的聊天模板"),
+    "learned": ("learned", "要学"), "special": ("special", "特殊"), "read": ("read", "只读"),
+    "ids": ("token ids", "词元编号"),
+    "more": ("… {num} more", "……另有 {num} 个"),
+    "tools": ("tools: {names}", "工具：{names}"),
+    "calls": ("answers with tool calls: {num}", "含工具调用的回答：{num}"),
+    "reasoning": ("answers with reasoning: {num}, written by the template: {written}", "含推理的回答：{num}，模板写出的：{written}"),
+    "context_only": ("answers that are context only: {num}", "仅作上下文的回答：{num}"),
+    "part": ("{location}, example {number} of {num}", "{location}，样本 {number}/{num}"),
     "end": (", the end token among them", "，包括结束词元"),
     "no_end": (", no end token among them", "，不含结束词元"),
     "all_ok": ("Lint: {num} checks, no problems.", "检查：{num} 项，均无问题。"),

@@ -19,7 +19,7 @@ from llmstage.errors import DataError
 from llmstage.inspect.findings import Finding
 from llmstage.inspect.lint import LintRow, bad_rows, check_rows, read_rows
 from llmstage.inspect.lint_rows import check_columns, leak_findings
-from llmstage.inspect.lint_tokens import check_examples
+from llmstage.inspect.lint_tokens import check_examples, check_reading
 from llmstage.inspect.planning import PlanReport, plan_run
 from llmstage.inspect.token_view import TokenView, view_rows
 from llmstage.inspect.wording import CHECKS, LEVELS, column_names, sentence
@@ -27,9 +27,16 @@ from llmstage.paths import locate_model
 from llmstage.report import formatting
 from llmstage.report.files import write_json
 from llmstage.report.html import ledger as ledger_table
-from llmstage.training.components import RunComponents, column_mapping, describe_data, header, token_ledger
+from llmstage.training.components import (
+    RunComponents,
+    column_mapping,
+    describe_data,
+    header,
+    token_ledger,
+)
 from llmstage.training.finalize import finish
 from llmstage.training.machine import environment, resolve_machine
+from llmstage.training.reading_notes import left_out_rows, unread_keys
 from llmstage.training.run_folder import resolve_model_path, write_run_yaml
 from llmstage.training.session import run_lock, session
 from llmstage.training.setup import setup_run
@@ -70,7 +77,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             findings = sorted([*findings, *plan.findings], key=lambda finding: ORDER[finding.level])
             report = {
                 **about,
-                "data": {"described": describe_data(components), "mapping": column_mapping(components), "splits": token_ledger(components)},
+                "data": {"described": describe_data(components), "mapping": column_mapping(components), "splits": token_ledger(components), "unread": unread_keys(components), "left_out": left_out_rows(components)},
                 "model": plan.model,
                 "inspect": {
                     "findings": [finding.as_dict(language) for finding in findings],
@@ -128,6 +135,7 @@ def lint(
     findings += check_rows(cfg, components.task, components.sources, rows, stage.likeness)
     findings += check_columns(cfg, components.task, components.sources, rows)
     findings += leak_findings(components.leaks.warnings)
+    findings += check_reading(components)
     findings += check_examples(cfg, components, rows)
     return findings
 
@@ -194,9 +202,10 @@ def show(report: dict[str, Any], views: list[TokenView], plan: PlanReport, langu
         console.result(sentence("legend", language))
     for view in views:
         console.result(
-            Text(sentence("row", language, location=view.location), style="bold"),
+            Text(view.title(language), style="bold"),
             view.rich(),
             f"  {view.note(language)}",
+            *(f"  {line}" for line in (*view.content_lines(language), view.id_line(language))),
         )
         if view.template:
             console.result(f"  {sentence('template', language)}: {view.template}")

@@ -18,6 +18,7 @@ from llmstage.report.thumbnails import without_pixels
 from llmstage.training.checkpoint import TrainState
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import environment
+from llmstage.training.reading_notes import reading_notes
 
 
 def finish(
@@ -74,6 +75,7 @@ def warnings(
     lines = [comparison["verdict"]] if comparison and not comparison["beaten"] else []
     lines += components.leaks.warnings
     lines += dict.fromkeys(note for source in components.sources.values() for note in source.notes)
+    lines += reading_notes(components)
     if state.skipped:
         lines.append(f"{state.skipped} of {state.step} steps were skipped: loss or gradient not finite, or a spike.")
     for split, store in components.stores.items():

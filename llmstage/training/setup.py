@@ -34,6 +34,7 @@ from llmstage.tasks.base import RowError, Task
 from llmstage.tokenization.tokenizer import SAMPLE_BYTES, Processor, load_processor, train_processor
 from llmstage.tokenization.vision import tower_image_processor, vision_spec_of
 from llmstage.training.components import RunComponents
+from llmstage.training.reading_notes import reading_notes
 
 DEMO_HELD_OUT = 200
 """Rows of the demo world's validation and test splits, at most."""
@@ -83,6 +84,7 @@ def setup_run(
     if task.image_store is not None and not run.data.is_demo:
         encoded = {split: sources[split] for split in components.stores}
         components.leaks.warnings += image_leaks(task, encoded)
+    console.note(*reading_notes(components))
     return components
 
 

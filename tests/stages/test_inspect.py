@@ -138,6 +138,64 @@ def test_learned_tokens_stand_in_brackets_and_in_colour(capsys):
     assert '<span class="learned"' in page and 'class="special"' in page and "答案" in page
 
 
+def test_keys_that_are_not_read_and_rows_left_out_are_named(capsys):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"question {number}", "mood": "glad"},
+                {"role": "assistant", "content": f"first answer {number}", "weight": 0},
+                {"role": "user", "content": "and then?"},
+                {"role": "assistant", "content": f"second answer {number}"},
+            ],
+            "context": "some",
+            "label": number % 3 > 0,
+            "answers": 7,
+            "tags": "x",
+        }
+        for number in range(60)
+    ]
+    words = [*SMALL, "task=dialogue", f"data.train={write('chat.jsonl', rows)}", "stage.show=1", "stage.measure=false"]
+    assert main([*words, "stage.language=en"]) == 0
+    printed = capsys.readouterr()
+    report = inspect_run()
+    assert report["data"]["unread"] == {"answers": 40, "context": 40, "messages[].mood": 40, "tags": 40}
+    assert list(report["data"]["left_out"].values()) == [20]
+    assert finding("unread", "")["level"] == "minor" and "messages[].mood (40)" in finding("unread", "")["sentence"]
+    assert finding("left_out", "")["count"] == 20
+    assert "Columns not read: answers (40), context (40), messages[].mood (40), tags (40)." in printed.err
+    assert "20 rows are left out" in printed.err
+    # The first answer is read and the second one is learned.
+    assert "⟦second answer" in printed.out and "⟦first answer" not in printed.out
+    assert "answers that are context only: 1" in printed.out and "token ids: 1 " in printed.out
+    page = (Path("out") / "report.html").read_text(encoding="utf-8")
+    assert '<span class="learned">learned</span>' in page and "messages[].mood (40)" in page
+
+
+def test_a_conversation_with_a_further_column_context_is_inspected():
+    path = Path(__file__).resolve().parents[2].parent / "shared" / "cases" / "inspect" / "context.jsonl"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    assert main([*SMALL, "task=dialogue", f"data.train={path}", "stage.show=0", "stage.measure=false"]) == 0
+    assert inspect_run()["data"]["unread"] == {"context": 40}
+
+
+def test_no_color_means_no_colour(monkeypatch):
+    """https://no-color.org: where NO_COLOR is set, a terminal gets brackets only."""
+    from rich.console import Console
+
+    from llmstage.inspect.token_view import TokenSpan, TokenView
+
+    spans = [TokenSpan("q", [1], "read"), TokenSpan("a", [2], "learned")]
+    view = TokenView("f:1", spans, 2, 1, True, True, "qa")
+    for value, coloured in (("1", False), ("", True)):
+        monkeypatch.setenv("NO_COLOR", value)
+        monkeypatch.setenv("TERM", "xterm")
+        console = Console(force_terminal=True, color_system="standard")
+        with console.capture() as capture:
+            console.print(view.rich())
+        assert ("\x1b[1;32m" in capture.get()) is coloured and "⟦" in capture.get()
+
+
 def test_bad_rows_are_all_named_and_the_status_is_the_data_s(capsys):
     rows = reviews()
     rows[4]["label"] = None  # type: ignore[assignment]
