@@ -31,11 +31,18 @@ class PackedForm:
     [B, T, T] of 0 and 1, which models without masking_utils convert themselves (get_extended_attention_mask)."""
     additive: bool = False
     """Numbers to add to the scores in place of bools: eager attention adds what it gets, and True would be added as 1."""
+    causal: bool = False
+    """Hide later tokens too: the model is a decoder and the task gives masks with both sides."""
     offset: int = 0
     """Added to the positions: models after fairseq count from behind the padding id, also where the caller passes positions."""
 
     def __str__(self) -> str:
-        return self.masks + ", additive" * self.additive + (f", positions + {self.offset}" if self.offset else "")
+        return (
+            self.masks
+            + ", additive" * self.additive
+            + ", causal" * self.causal
+            + (f", positions + {self.offset}" if self.offset else "")
+        )
 
 
 def read_packed_rows(model: Any) -> None:
@@ -77,6 +84,8 @@ def convert_packed_rows(body: nn.Module, args: Any, kwargs: dict[str, Any]) -> t
     if not isinstance(mask, Tensor) or mask.ndim != 4 or positions is None:
         return args, kwargs
     form: Any = body.packed_form
+    if form.causal and mask.dtype == torch.bool:
+        mask = mask & torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).tril()
     dtype = next(body.parameters()).dtype
     converted: dict[str, Any] = {"position_ids": positions + form.offset if form.offset else positions}
     if form.masks == "positions":
@@ -92,8 +101,8 @@ def convert_packed_rows(body: nn.Module, args: Any, kwargs: dict[str, Any]) -> t
         converted["attention_mask"] = (
             {name: additive(value, dtype) for name, value in masks.items()} if form.additive else masks
         )
-    elif form.additive:
-        converted["attention_mask"] = additive(mask, dtype)
+    else:
+        converted["attention_mask"] = additive(mask, dtype) if form.additive else mask
     return args, {**kwargs, **converted}
 
 

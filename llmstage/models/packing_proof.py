@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from llmstage.data.encoding.collate import pack
-from llmstage.kernels.comparison import untouched
-from llmstage.models.packing import PackedForm, default_form, packed_form, position_offsets
+from llmstage.kernels.comparison import is_causal, untouched
+from llmstage.models.packing import Masks, PackedForm, default_form, packed_form, position_offsets
 
 LENGTHS = ((13, 9), (5, 12))
 """Tokens of the documents in each row of the proof: rows have their boundaries at different positions, and one is padded."""
@@ -78,6 +78,7 @@ class PackingProof:
     seconds: float = 0.0
 
 
+MASKS: tuple[Masks, ...] = ("block", "layers")
 PROOFS: dict[str, PackingProof] = {}
 """Proofs of this process, by what they depend on."""
 
@@ -163,13 +164,19 @@ class Prover:
     def forms(self) -> list[PackedForm]:
         """The forms to try, the default one first."""
         config, default = self.model.config.get_text_config(), default_form(self.model)
-        masks = [(name, added) for name in ("block", "layers") for added in (default.additive, not default.additive)]
+        masks: list[tuple[Masks, bool]] = [
+            (name, added) for name in MASKS for added in (default.additive, not default.additive)
+        ]
         if not getattr(config, "layer_types", None):
             masks = masks[:2]
-        masks += [("positions", False)] if self.causal else []
+        decoder = is_causal(self.model)
+        masks += [("positions", False)] if self.causal or decoder else []
         masks += [("pairs", False)]
-        offsets = position_offsets(self.model)
-        return list(dict.fromkeys([default, *(PackedForm(name, added, at) for at in offsets for name, added in masks)]))  # type: ignore[arg-type]
+        causal = decoder and not self.causal
+        candidates = [
+            PackedForm(name, added, causal, offset) for offset in position_offsets(self.model) for name, added in masks
+        ]
+        return list(dict.fromkeys([replace(default, causal=causal), *candidates]))
 
     def documents(self, lengths: tuple[tuple[int, ...], ...], seed: int = 0) -> list[list[list[int]]]:
         """Random ids that stand for text, without the ids that have a meaning of their own in the config."""

@@ -77,9 +77,9 @@ def build(model_type: str, **changes: Any) -> Any:
     return model
 
 
-def prove(model: Any, context: int = 256) -> PackingProof:
+def prove(model: Any, context: int = 256, *, causal: bool | None = None) -> PackingProof:
     proofs.PROOFS.clear()
-    causal = "MaskedLM" not in type(model).__name__
+    causal = "MaskedLM" not in type(model).__name__ if causal is None else causal
     return prove_packing(model, causal=causal, context=context, pad_id=model.config.pad_token_id or 0)
 
 
@@ -181,6 +181,22 @@ def test_a_leak_through_nearly_flat_layers_is_seen(model_type, monkeypatch):
     assert proof.form is None and proof.difference is not None
     assert proof.difference.nats < proofs.NATS, "the leak is too large to test this"
     assert causal or proof.difference.leak > 0
+
+
+def test_a_decoder_that_tags_words_gets_no_later_tokens():
+    """A task of encoders gives masks with both sides; the reference is the decoder's own mask for each document alone."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model("mistral", **GROUPED, sliding_window=WINDOW, num_labels=5)
+    model = transformers.AutoModelForTokenClassification.from_config(config).eval()
+    read_packed_rows(model)
+    assert str(prove(model, causal=False).form) == "positions, causal"
+    documents = rows()
+    with torch.no_grad():
+        packed = model(**pack(documents, 0, causal=False).inputs).logits
+        alone = [[model(input_ids=torch.tensor([ids])).logits[0] for ids in row] for row in documents]
+    for logits, row in zip(packed, alone, strict=True):
+        expected = torch.cat(row)
+        torch.testing.assert_close(logits[: len(expected)], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_window_that_no_row_exceeds_does_not_matter():
