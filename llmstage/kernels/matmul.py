@@ -89,15 +89,22 @@ def packing_agrees(weight: Tensor, blocks: Any) -> bool:
 
 
 def few_rows_linear(layers: list[nn.Linear], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """x [N, in] -> [N, out of all layers], without biases, for few rows.
+    """x [N, in] -> [N, out of all layers], with their biases, for few rows.
 
     fp32 weights are transposed: [in, out] is up to twice as fast for few rows.
     """
     weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype)
+    bias = None
+    if any(layer.bias is not None for layer in layers):
+        zeros = [weight.new_zeros(layer.out_features) for layer in layers]
+        parts = zip(layers, zeros, strict=True)
+        bias = torch.cat([zero if layer.bias is None else layer.bias.detach().to(dtype) for layer, zero in parts])
     if dtype == torch.bfloat16:
-        return PackedLinear(weight)
+        return PackedLinear(weight, bias)
     columns = transposed(weight)
-    return lambda x: x @ columns
+    if bias is None:
+        return lambda x: x @ columns
+    return lambda x: torch.addmm(bias, x, columns)
 
 
 def transposed(weight: Tensor) -> Tensor:

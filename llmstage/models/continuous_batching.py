@@ -1,6 +1,6 @@
 """Generate several texts in one batch: a row joins between two tokens and leaves when it ends (stage=serve).
 
-Keys and values of all rows are in one buffer per layer (`SlotBatch`, for plain Llamas on a CPU: the step of kernels/llama_decode.py
+Keys and values of all rows are in one buffer per layer (`SlotBatch`, for Llama-like models on a CPU: the step of kernels/llama_decode.py
 with a length of its own for each row), or in transformers' cache, padded on the left (`PaddedBatch`, for every other decoder).
 transformers' own continuous batching pages its cache and needs attention kernels for pages, which a CPU does not have.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llmstage.data.encoding.collate import pad
-from llmstage.kernels.llama_decode import DecoderLayer, stepper_body
+from llmstage.kernels.llama_decode import DecoderLayer, rotation_angles, stepper_body
 from llmstage.kernels.matmul import output_linear
 from llmstage.kernels.transformers_internals import cache_arguments
 from llmstage.models.generation import padded
@@ -39,7 +39,7 @@ class ContinuousBatch(Protocol):
 
 def start_batch(model: Any, pad_id: int, slots: int, longest: int) -> ContinuousBatch:
     """An empty batch for this model. `longest`: tokens of a row, its prompt included."""
-    body = stepper_body(model)
+    body = stepper_body(model, longest)
     return PaddedBatch(model, pad_id) if body is None else SlotBatch(model, body, pad_id, slots, longest)
 
 
@@ -48,14 +48,14 @@ class SlotBatch:
 
     def __init__(self, model: Any, body: Any, pad_id: int, slots: int, longest: int) -> None:
         self.model, self.body, self.pad_id = model, body, pad_id
-        self.layers = [DecoderLayer(layer, torch.float32) for layer in body.layers]
-        self.head = output_linear(model.get_output_embeddings(), torch.float32)
         config = body.config
-        self.heads, self.eps, self.longest = config.num_attention_heads, config.rms_norm_eps, longest
-        size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.layers = [DecoderLayer(layer, config, torch.float32) for layer in body.layers]
+        self.head = output_linear(model.get_output_embeddings(), torch.float32)
+        groups = config.num_key_value_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         # zeros() takes memory only where something is written, so a long context costs nothing until it is used.
-        self.buffers = [torch.zeros(2, slots, self.heads, longest, size) for _ in self.layers]
-        """[2, slots, H, longest, D] keys and values of each layer."""
+        self.buffers = [torch.zeros(2, slots, groups, longest, size) for _ in self.layers]
+        """[2, slots, G, longest, D] keys and values of each layer."""
         self.lengths = torch.zeros(0, dtype=torch.long)
         """[n] tokens of each row that were read."""
         self.last = torch.zeros(0, config.hidden_size)
@@ -67,32 +67,18 @@ class SlotBatch:
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         first, (count, size) = len(self.lengths), ids.shape
         x = self.body.embed_tokens(ids).flatten(0, 1)  # [k * T, W]
-        angles = self.angles(torch.arange(size)[None].expand(count, size))
+        angles = rotation_angles(self.body, x, torch.arange(size)[None].expand(count, size))
         for layer, buffer in zip(self.layers, self.buffers, strict=True):
-            qkv = layer.joint(self.norm(layer.first, x)).view(count, size, 3, self.heads, -1)
-            rotated = rotate(qkv[:, :, :2], *angles)
-            query, keys, values = rotated[:, :, 0], rotated[:, :, 1], qkv[:, :, 2]
-            buffer[0, first : first + count, :, :size] = keys.transpose(1, 2)
-            buffer[1, first : first + count, :, :size] = values.transpose(1, 2)
+            parts = layer.query_key_value(x, *angles)
+            query, keys, values = (part.view(count, size, -1, part.shape[-1]).transpose(1, 2) for part in parts)
+            buffer[0, first : first + count, :, :size], buffer[1, first : first + count, :, :size] = keys, values
             mixed = F.scaled_dot_product_attention(
-                query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True
+                query, keys, values, is_causal=True, enable_gqa=layer.groups < layer.heads
             )
-            x = x + layer.output(mixed.transpose(1, 2).reshape(count * size, -1))
-            x = self.mlp(layer, x)
+            x = layer.mlp(x + layer.output(mixed.transpose(1, 2).reshape(count * size, -1)))
         last = x.view(count, size, -1)[torch.arange(count), lengths - 1]
         self.last = torch.cat([self.last, self.body.norm(last)])
         self.lengths = torch.cat([self.lengths, lengths])
-
-    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin) [B, T, 1, 1, D] of positions [B, T]; the first half is rotated backwards."""
-        cos, sin = (angle[:, :, None, None] for angle in self.body.rotary_emb(self.last, position_ids=positions))
-        half = cos.shape[-1] // 2
-        return cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
-
-    def mlp(self, layer: DecoderLayer, x: Tensor) -> Tensor:
-        """x + mlp(norm(x))"""
-        gate, up = layer.inner(self.norm(layer.second, x)).chunk(2, -1)
-        return x + layer.down(F.silu(gate).mul_(up))
 
     def logits(self) -> Tensor:
         return self.head(self.last)
@@ -111,26 +97,16 @@ class SlotBatch:
         count, stop = len(tokens), int(self.lengths.max()) + 1
         rows = torch.arange(count)
         x = self.body.embed_tokens(tokens)
-        angles = self.angles(self.lengths[:, None])
+        angles = rotation_angles(self.body, x[:, None], self.lengths[:, None])
         visible = torch.arange(stop)[None] <= self.lengths[:, None]  # [n, stop]
         bias = torch.zeros(count, 1, 1, stop).masked_fill_(~visible[:, None, None], torch.finfo(torch.float32).min)
         for layer, buffer in zip(self.layers, self.buffers, strict=True):
-            qkv = layer.joint(self.norm(layer.first, x)).view(count, 1, 3, self.heads, -1)
-            rotated = rotate(qkv[:, :, :2], *angles)[:, 0]  # [n, 2, H, D]
-            buffer[0, rows, :, self.lengths], buffer[1, rows, :, self.lengths] = rotated[:, 1], qkv[:, 0, 2]
-            keys, values = buffer[0, :count, :, :stop], buffer[1, :count, :, :stop]
-            mixed = F.scaled_dot_product_attention(rotated[:, 0, :, None], keys, values, attn_mask=bias)
-            x = self.mlp(layer, x + layer.output(mixed.reshape(count, -1)))
+            query, keys, values = layer.query_key_value(x, *angles)
+            buffer[0, rows, :, self.lengths], buffer[1, rows, :, self.lengths] = keys, values
+            mixed = layer.attend(query, buffer[0, :count, :, :stop], buffer[1, :count, :, :stop], bias)
+            x = layer.mlp(x + layer.output(mixed))
         self.last = self.body.norm(x)
         self.lengths = self.lengths + 1
-
-    def norm(self, norm: Any, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], norm.weight, self.eps)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries and keys [B, T, 2, H, D] rotated by their positions."""
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 class PaddedBatch:

@@ -1,7 +1,7 @@
 """Generate text with a decoder or an encoder-decoder: many prompts in a batch, sorted by length, cut at the first end token.
 
-Greedy decoding steps over a cache of keys and values, and finished rows leave the batch; a plain Llama on a CPU is stepped by
-kernels/llama_decode.py. Beam search and sampling go through transformers' generate().
+Greedy decoding steps over a cache of keys and values, and finished rows leave the batch; a Llama-like model on a CPU is stepped by
+kernels/llama_decode.py. Prompts of which one begins with another are read once (kernels/prompt_batch.py). Beam search and sampling go through transformers' generate().
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from transformers import GenerationConfig as HFGenerationConfig
 
 from llmstage.config import GenerationConfig
 from llmstage.kernels.llama_decode import LlamaStepper, stepper_body
+from llmstage.kernels.prompt_batch import PromptBatch, prefixes_agree, prompt_hosts
 from llmstage.kernels.transformers_internals import cache_arguments, cache_parameter
 from llmstage.models.lm_loss import has_split_head, start_id
 from llmstage.tokenization.tokenizer import Processor
@@ -46,16 +47,20 @@ def generate_replies(
     replies: list[tuple[str, bool]] = [("", False)] * len(prompts)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        for chosen in prompt_batches([len(prompt) for prompt in prompts], cfg.max_new_tokens):
-            ids, mask = (
-                part.to(device)
-                for part in padded(
-                    [prompts[index] for index in chosen], processor.pad_id, left=not is_encoder_decoder(model)
-                )
-            )
+        shares = greedy and not is_encoder_decoder(model) and not model_inputs and has_split_head(model)
+        hosts = prompt_hosts(prompts) if shares else list(range(len(prompts)))
+        if max(hosts, default=0) and hosts != list(range(len(prompts))) and not prefixes_agree(model):
+            hosts = list(range(len(prompts)))
+        for chosen in prompt_batches([len(prompt) for prompt in prompts], hosts, cfg.max_new_tokens):
             rows = {name: value[chosen].to(device) for name, value in (model_inputs or {}).items()}
-            write = greedy_ids if greedy else searched_ids
-            for index, new in zip(chosen, write(model, processor, ids, mask, ends, cfg, rows), strict=True):
+            if greedy:
+                batch = read_together(prompts, hosts, chosen, processor.pad_id, rows, model)
+                written = greedy_ids(model, batch, ends, cfg.max_new_tokens)
+            else:
+                left = not is_encoder_decoder(model)
+                ids, mask = padded([prompts[index] for index in chosen], processor.pad_id, left=left)
+                written = searched_ids(model, processor, ids.to(device), mask.to(device), ends, cfg, rows)
+            for index, new in zip(chosen, written, strict=True):
                 reply_ids, ended = cut_at_end(new, ends)
                 replies[index] = (processor.decode(reply_ids), ended)
     return replies
@@ -77,16 +82,45 @@ def cut_at_end(ids: Sequence[int], ends: set[int]) -> tuple[Sequence[int], bool]
     return (ids, False) if stop is None else (ids[:stop], True)
 
 
-def prompt_batches(lengths: Sequence[int], max_new_tokens: int) -> list[list[int]]:
-    """Indices of prompts in batches of similar length, as many as fit in MAX_BATCH_TOKENS."""
+def prompt_batches(lengths: Sequence[int], hosts: Sequence[int], max_new_tokens: int) -> list[list[int]]:
+    """Indices of prompts in batches of similar length, as many as fit in MAX_BATCH_TOKENS.
+
+    `hosts`: for each prompt, the prompt that it is the beginning of; both are in the same batch.
+    """
+    families: dict[int, list[int]] = {}
+    for index, host in enumerate(hosts):
+        families.setdefault(host, []).append(index)
     batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda item: lengths[item]):
+    for host in sorted(families, key=lambda item: lengths[item]):
         # Sorted upwards, so this prompt is the longest of its batch.
-        if batches and (len(batches[-1]) + 1) * (lengths[index] + max_new_tokens) <= MAX_BATCH_TOKENS:
-            batches[-1].append(index)
+        family = families[host]
+        if batches and (len(batches[-1]) + len(family)) * (lengths[host] + max_new_tokens) <= MAX_BATCH_TOKENS:
+            batches[-1] += family
         else:
-            batches.append([index])
+            batches.append(list(family))
     return batches
+
+
+def read_together(
+    prompts: Sequence[list[int]],
+    hosts: Sequence[int],
+    chosen: Sequence[int],
+    pad_id: int,
+    model_inputs: dict[str, Tensor],
+    model: Any,
+) -> PromptBatch:
+    """The chosen prompts as one batch, on the device of the model."""
+    device = next(model.parameters()).device
+    read = [index for index in chosen if hosts[index] == index]
+    ids, mask = padded([prompts[index] for index in read], pad_id, left=not is_encoder_decoder(model))
+    row_of = {index: row for row, index in enumerate(read)}
+    return PromptBatch(
+        ids.to(device),
+        mask.to(device),
+        torch.tensor([row_of[hosts[index]] for index in chosen], device=device),
+        torch.tensor([len(prompts[index]) for index in chosen], device=device),
+        model_inputs,
+    )
 
 
 def padded(prompts: Sequence[list[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
@@ -110,23 +144,32 @@ def takes_cache(model: Any) -> bool:
 class Stepper:
     """One forward a token over a cache of keys and values; finished rows can leave."""
 
-    def __init__(self, model: Any, ids: Tensor, mask: Tensor, model_inputs: dict[str, Tensor]) -> None:
-        self.model, self.mask, self.model_inputs = model, mask, model_inputs
+    def __init__(self, model: Any, prompts: PromptBatch) -> None:
+        self.model, self.mask, self.model_inputs = model, prompts.mask, prompts.model_inputs
         self.split = has_split_head(model)
         self.cache: Any = DynamicCache(config=model.config)
         self.encoded: Any = None
-        self.next = ids
+        self.next = prompts.ids
+        self.first: Tensor | None = None
+        """[B, V] logits of the first token, where the prompts have been read."""
         module = model.base_model if self.split else model
         if is_encoder_decoder(model):
             # The encoder reads the prompt once; the keys and values that the decoder makes of it are in the second cache.
             self.cache = EncoderDecoderCache(self.cache, DynamicCache(config=model.config))
-            self.encoded = model.get_encoder()(input_ids=ids, attention_mask=mask)
-            self.next = torch.full((len(ids), 1), start_id(model), device=ids.device)
+            self.encoded = model.get_encoder()(input_ids=prompts.ids, attention_mask=prompts.mask)
+            self.next = torch.full((len(prompts), 1), start_id(model), device=prompts.ids.device)
             module = model.get_decoder() if self.split else model
+        elif prompts.is_shared:
+            self.first = model.get_output_embeddings()(prompts.last_hidden(module, self.cache))
+            prompts.expand(self.cache)
+            self.mask = prompts.row_mask()
         self.cache_arguments = cache_arguments(module, self.cache)
 
     def logits(self) -> Tensor:
         """[B, V] of the token that comes next."""
+        if self.first is not None:
+            first, self.first = self.first, None
+            return first
         model, inputs = self.model, {**self.cache_arguments, **self.model_inputs}
         self.model_inputs = {}  # read with the prompt; its keys and values are in the cache from then on
         if self.encoded is not None and self.split:
@@ -168,26 +211,15 @@ def last_logits(model: Any, hidden: Tensor) -> Tensor:
     return logits
 
 
-def greedy_ids(
-    model: Any,
-    processor: Processor,
-    ids: Tensor,
-    mask: Tensor,
-    ends: set[int],
-    cfg: GenerationConfig,
-    model_inputs: dict[str, Tensor],
-) -> list[list[int]]:
+def greedy_ids(model: Any, prompts: PromptBatch, ends: set[int], max_new_tokens: int) -> list[list[int]]:
     """The likeliest token at each step: what generate() returns, with rows leaving as they end."""
-    new_ids: list[list[int]] = [[] for _ in range(len(ids))]
-    body = stepper_body(model)
+    new_ids: list[list[int]] = [[] for _ in range(len(prompts))]
+    body = stepper_body(model, prompts.width + max_new_tokens)
     stepper: Stepper | LlamaStepper
-    if body is None:
-        stepper = Stepper(model, ids, mask, model_inputs)
-    else:
-        stepper = LlamaStepper(model, body, ids, mask, model_inputs, cfg.max_new_tokens)
-    owners = list(range(len(ids)))  # the prompt of each row of the batch
+    stepper = Stepper(model, prompts) if body is None else LlamaStepper(model, body, prompts, max_new_tokens)
+    owners = list(range(len(prompts)))  # the prompt of each row of the batch
     unfinished = set(owners)
-    for _ in range(cfg.max_new_tokens):
+    for _ in range(max_new_tokens):
         tokens = stepper.logits().max(-1).indices  # as argmax(), which takes three times as long in bf16
         for owner, token in zip(owners, tokens.tolist(), strict=True):
             if owner in unfinished:

@@ -257,14 +257,14 @@ def test_broken_decoding_is_named_and_left_out_once(
 ) -> None:
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         model = llama().eval()
-        assert llama_decode.stepper_body(model) is model.model
-        norm = llama_decode.LlamaStepper.norm
-        monkeypatch.setattr(llama_decode.LlamaStepper, "norm", wrong(norm))
-        assert llama_decode.stepper_body(model) is model.model, "compared once"
+        assert llama_decode.stepper_body(model, 64) is model.model
+        norm = llama_decode.DecoderLayer.norm
+        monkeypatch.setattr(llama_decode.DecoderLayer, "norm", wrong(norm))
+        assert llama_decode.stepper_body(model, 64) is model.model, "compared once"
         model = llama().eval()
-        assert llama_decode.stepper_body(model) is None
+        assert llama_decode.stepper_body(model, 64) is None
         assert "llama_decode" in capsys.readouterr().err
-        assert llama_decode.stepper_body(model) is None and not capsys.readouterr().err
+        assert llama_decode.stepper_body(model, 64) is None and not capsys.readouterr().err
     assert all(weight.grad is None for weight in model.parameters())
 
 
