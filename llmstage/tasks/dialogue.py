@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -28,10 +29,14 @@ from llmstage.tokenization.chat_template import (
     EncodedReply,
     TemplateRefused,
     encode_conversations,
+    prepare_tools,
     reply_prompt,
     turn_end,
 )
 from llmstage.tokenization.context_windows import Window, fit, texts_of
+from llmstage.tokenization.rendered_conversation import fit_rendered, is_rendered, parse_rendered, rendered_prompt
+from llmstage.tokenization.tokenizer import Processor
+from llmstage.tokenization.tool_template import TAGS, uses_tools
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -47,6 +52,8 @@ class Dialogue(Task):
     demo_size = 2400
 
     cfg: DialogueConfig
+    has_tools = False
+    """Whether the training rows have tools, so that the chat template that is saved must write them."""
 
     @staticmethod
     def demo_rows(num_rows: int, seed: int) -> list[Row]:
@@ -56,6 +63,8 @@ class Dialogue(Task):
         messages = row["messages"]
         if not isinstance(messages, list) or not messages:
             return "messages is not a list of {role, content}"
+        if is_rendered(messages):  # its replies are found by the marks of the tokenizer's template, in encode()
+            return None
         for number, message in enumerate(messages, 1):
             if isinstance(message, dict) and isinstance(message.get("content"), list):
                 return f"message {number} has parts that are no text (an image?), which task=dialogue does not read"
@@ -68,8 +77,18 @@ class Dialogue(Task):
             return "no message has the role assistant: there is no target"
         return None if any(map(has_answer, answers)) else "every assistant message is empty"
 
+    def fit_labels(self, rows: Iterable[Row]) -> None:
+        self.has_tools = any(uses_tools(row["messages"], row.get("tools")) for row in rows)
+
     def texts(self, row: Row) -> list[str]:
-        return [text for message in row["messages"] for text in texts_of(message)]
+        tags = [TAGS] if uses_tools(row["messages"], row.get("tools")) else []
+        tools = [json.dumps(tool, ensure_ascii=False) for tool in row.get("tools") or []]
+        return [*tags, *tools, *(text for message in row["messages"] for text in texts_of(message))]
+
+    def attach_tokenizer(self, processor: Processor, context: int) -> None:
+        super().attach_tokenizer(processor, context)
+        if self.has_tools:  # before rows are encoded, since those may come from a cache
+            prepare_tools(processor)
 
     def cache_key(self) -> dict[str, Any]:
         return {"system": self.cfg.system, "encoding": 2}
@@ -78,12 +97,11 @@ class Dialogue(Task):
         return self.encode_many([row])[0]
 
     def encode_many(self, rows: list[Row]) -> list[list[Example]]:
-        conversations = [self._conversation(row, row["messages"]) for row in rows]
+        conversations = [self._conversation(row, row["messages"]) for row in rows if not is_rendered(row["messages"])]
+        encoded = zip(conversations, encode_conversations(self.processor, conversations), strict=True)
         return [
-            self._examples(row, conversation, encoded)
-            for row, conversation, encoded in zip(
-                rows, conversations, encode_conversations(self.processor, conversations), strict=True
-            )
+            self._rendered_examples(row) if is_rendered(row["messages"]) else self._examples(row, *next(encoded))
+            for row in rows
         ]
 
     def _conversation(self, row: Row, messages: list[dict[str, Any]]) -> Conversation:
@@ -102,11 +120,30 @@ class Dialogue(Task):
             windows, uncovered = fit(self.processor, conversation, encoded, self.context)
         except TemplateRefused as error:
             raise RowError(str(error)) from None
+        examples = self._window_examples(row, conversation, windows, uncovered)
+        for example in examples if len(encoded) > 1 else []:
+            example.ref["rewritten"] = True
+        return examples
+
+    def _rendered_examples(self, row: Row) -> list[Example]:
+        """Return the examples of a text that a chat template has rendered."""
+        if self.cfg.system:
+            raise RowError("task.system cannot be added to a rendered text; leave it out")
+        try:
+            parsed = parse_rendered(self.processor, row["messages"][0]["content"])
+            windows, uncovered = fit_rendered(self.processor, parsed, self.context)
+        except TemplateRefused as error:
+            raise RowError(str(error)) from None
+        row = row | {"messages": parsed.messages}
+        return self._window_examples(row, Conversation(parsed.messages), windows, uncovered)
+
+    def _window_examples(
+        self, row: Row, conversation: Conversation, windows: list[Window], uncovered: int
+    ) -> list[Example]:
+        """Return the windows of a row as examples. `uncovered`: tokens of the row in no window."""
         examples = [self._example(row, conversation, window) for window in windows]
         examples[0].ref["begins"] = True
         examples[-1].cut += uncovered
-        for example in examples if len(encoded) > 1 else []:
-            example.ref["rewritten"] = True
         return examples
 
     def _example(self, row: Row, conversation: Conversation, window: Window) -> Example:
@@ -143,6 +180,8 @@ class Dialogue(Task):
 
     def _reply_example(self, row: Row) -> Example:
         messages = row["messages"]
+        if is_rendered(messages):
+            return self._rendered_reply_example(messages[0]["content"])
         conversation = self._conversation(row, messages[:-1] if messages[-1]["role"] == "assistant" else messages)
         history = conversation.messages
         max_prompt_tokens = max(1, self.context - min(self.generation.max_new_tokens, self.context // 2))
@@ -156,6 +195,18 @@ class Dialogue(Task):
             )
         except TemplateRefused as error:
             raise RowError(str(error)) from None
+        return self._prompt_example(prompt, end, history)
+
+    def _rendered_reply_example(self, text: str) -> Example:
+        room = max(1, self.context - min(self.generation.max_new_tokens, self.context // 2))
+        try:
+            prompt = rendered_prompt(self.processor, text, room)
+        except TemplateRefused as error:
+            raise RowError(str(error)) from None
+        return self._prompt_example(prompt, turn_end(self.processor), [{"role": "user", "content": text}])
+
+    def _prompt_example(self, prompt: list[int], end: list[int], history: list[dict[str, Any]]) -> Example:
+        """Return an example whose reply, after the prompt, is to be generated."""
         reply = {"turn": len(history), "start": len(prompt), "stop": len(prompt) + 1, "text": ""}
         arrays = {"input_ids": [*prompt, *end[:1]], "target": [0] * len(prompt) + [1] * len(end[:1])}
         return Example(arrays, ref={"replies": [reply], "messages": history, "first": 0, "bytes": 0, "begins": True})
@@ -248,10 +299,7 @@ class Dialogue(Task):
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         """Return the scores of the most frequent training reply (on the rows with generated text) and of a unigram model."""
         train_replies = [
-            message["content"]
-            for row_of_window in train
-            for message in row_of_window["messages"]
-            if message["role"] == "assistant"
+            message["content"] for row in train for message in self._messages(row) if message["role"] == "assistant"
         ]
         end = turn_end(self.processor)
         unigram = Unigram(([*ids, *end] for ids in self.processor.plain_ids(train_replies)), len(self.processor))
@@ -266,6 +314,15 @@ class Dialogue(Task):
             *sums, [ref["bytes"] for ref in refs]
         )
         return {"most frequent reply, token frequencies": scores}
+
+    def _messages(self, row: Row) -> list[dict[str, Any]]:
+        """Return the messages of a row, also of a rendered text; none where its marks are missing."""
+        if not is_rendered(row["messages"]):
+            return list(row["messages"])
+        try:
+            return parse_rendered(self.processor, row["messages"][0]["content"]).messages
+        except TemplateRefused:
+            return []
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         """Return a chart of recall by distance and a table of recall by type of fact."""

@@ -13,12 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmstage import console
 from llmstage.errors import ModelError
 from llmstage.tokenization.reply_spans import SLOT, ChatTemplate, Conversation, Rendering
 from llmstage.tokenization.template_rendering import PLAIN_TEMPLATE, Message, TemplateRefused
 from llmstage.tokenization.tokenizer import Processor
+from llmstage.tokenization.tool_template import enable_tools, uses_tools
 
-__all__ = ["PLAIN_TEMPLATE", "Conversation", "TemplateRefused", "encode_conversations", "reply_prompt", "stop_ids"]
+__all__ = [
+    "PLAIN_TEMPLATE",
+    "Conversation",
+    "TemplateRefused",
+    "encode_conversations",
+    "prepare_tools",
+    "reply_prompt",
+    "stop_ids",
+]
 
 Offsets = list[tuple[int, int]]
 
@@ -48,16 +58,36 @@ class EncodedConversation:
     num_messages: int
 
 
-def chat_template(processor: Processor) -> ChatTemplate:
-    """Return what is known of the chat template of a tokenizer. One without a template gets PLAIN_TEMPLATE."""
+def chat_template(processor: Processor, *, tools: bool = False) -> ChatTemplate:
+    """Return what is known of the chat template of a tokenizer. One without a template gets PLAIN_TEMPLATE.
+
+    `tools`: whether it must write tools; one that does not gets the prelude of tool_template.py. Raise TemplateRefused.
+    """
     tokenizer = processor.tokenizer
     if not tokenizer.chat_template:
         tokenizer.chat_template = PLAIN_TEMPLATE
+    if tools:
+        enable_tools(tokenizer)
     key = json.dumps([tokenizer.chat_template, len(tokenizer), tokenizer.special_tokens_map], default=str)
     if key not in processor.chat_templates:
         processor.chat_templates[key] = ChatTemplate(tokenizer, processor.generation_end_ids)
     template: ChatTemplate = processor.chat_templates[key]
     return template
+
+
+def prepare_tools(processor: Processor) -> None:
+    """Make sure that the chat template writes tools, and say so where it did not. Raise ModelError."""
+    try:
+        before = processor.tokenizer.chat_template
+        chat_template(processor, tools=True)
+    except TemplateRefused as error:
+        raise ModelError(
+            f"The rows have tools, but {error}. Use another model.path, or mend its chat_template.jinja."
+        ) from None
+    if before and processor.tokenizer.chat_template != before:
+        console.note(
+            "the chat template knows no tools: they are written in tags, and the template that is saved does so too"
+        )
 
 
 def encode_conversations(
@@ -68,7 +98,8 @@ def encode_conversations(
     It is several where the template writes an earlier reply differently once other messages follow, e.g. without its reasoning:
     each reply is then learned as it is written at inference. Messages with `learn: false` are not learned.
     """
-    template = chat_template(processor)
+    tools = any(uses_tools(conversation.messages, conversation.tools) for conversation in conversations)
+    template = chat_template(processor, tools=tools)
     rendered: list[list[Rendering] | TemplateRefused] = []
     typed: list[bool] = []
     for conversation in conversations:
@@ -169,7 +200,7 @@ def reply_prompt(
     Of a conversation longer than `room` ids, the system message and the latest turns are used; of a last turn that alone is too
     long, its end. Raise TemplateRefused.
     """
-    template = chat_template(processor)
+    template = chat_template(processor, tools=uses_tools(messages, tools))
     conversation = Conversation(messages, tools, template_kwargs)
     ends = turn_end(processor)
     ids = prompt_ids(processor, template, conversation)

@@ -14,6 +14,7 @@ servers render what the model was trained on.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from llmstage.tokenization.template_rendering import Message, TemplateRefused, render
@@ -34,6 +35,7 @@ PROBE_TOOL = {
     },
 }
 """A tool whose name no template contains."""
+LOCK = threading.Lock()
 QUESTION: Message = {"role": "user", "content": "probe_question"}
 
 TOOLS_TEXT = (
@@ -76,6 +78,8 @@ PRELUDE = (
     "{%- endif -%}" + PRELUDE_END
 )  # fmt: skip
 """Jinja code that replaces `messages`; it writes nothing. `@TARGET@`: system or user."""
+TAGS = "<tools>\n</tools>\n<tool_call>\n</tool_call>\n<tool_response>\n</tool_response>"
+"""The tags, for the training of a tokenizer."""
 
 
 def reads_tools(tokenizer: Any) -> bool:
@@ -88,9 +92,9 @@ def reads_tools(tokenizer: Any) -> bool:
     return False
 
 
-def uses_tools(messages: list[Message], tools: Any) -> bool:
+def uses_tools(messages: list[Message], tools: Any = None) -> bool:
     """Return whether a conversation has tools, calls or results of tools."""
-    return bool(tools) or any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
+    return bool(tools) or any(message["role"] == "tool" or "tool_calls" in message for message in messages)
 
 
 def enable_tools(tokenizer: Any) -> bool:
@@ -98,12 +102,19 @@ def enable_tools(tokenizer: Any) -> bool:
 
     Raise TemplateRefused where the template writes tools in neither.
     """
-    template = tokenizer.get_chat_template()
-    if PRELUDE_BEGIN in template or reads_tools(tokenizer):
-        return False
-    for role in ("system", "user"):
-        tokenizer.chat_template = PRELUDE.replace("@TARGET@", role) + template
-        if reads_tools(tokenizer):
-            return True
-    tokenizer.chat_template = template
+    with LOCK:  # rows are encoded in several threads
+        template = tokenizer.get_chat_template()
+        if PRELUDE_BEGIN in template or reads_tools(tokenizer):
+            return False
+        # Other threads may render in between; conversations without tools are rendered alike by all these templates.
+        for role in ("system", "user"):
+            tokenizer.chat_template = PRELUDE.replace("@TARGET@", role) + template
+            if reads_tools(tokenizer):
+                return True
+        tokenizer.chat_template = template
     raise TemplateRefused("the chat template takes no tools, and no system or user message with their descriptions")
+
+
+def without_prelude(template: str) -> str:
+    """Return the chat template that the model came with."""
+    return template.rpartition(PRELUDE_END)[2]
