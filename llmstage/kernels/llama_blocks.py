@@ -1,14 +1,14 @@
 """Llama's decoder layers for training in bf16 on a CPU, each half a function with a gradient written by hand.
 
-They replace the forward of every plain layer of a Llama (no biases, no grouped keys, no adapters, SiLU) while it trains in
-bf16 on a CPU, in rows of up to MAX_FUSED_TOKENS tokens. transformers' eager layers under autocast pass over memory far more often
+They replace the forward of every plain layer of a Llama, Mistral or Qwen 2 (grouped keys and biases of queries, keys and values
+included; no adapters, SiLU) while it trains in bf16 on a CPU, in rows of up to MAX_FUSED_TOKENS tokens. transformers' eager layers under autocast pass over memory far more often
 than the arithmetic needs: a norm is six passes in fp32, its result is cast again for each product that reads it, and each
 cast, product and sum leaves a gradient of its own to be added up. Here a layer is two functions, x + attention(norm(x)) and
 x + mlp(norm(x)): one product for queries, keys and values, one for gate and up, rotary positions written where the attention
 reads them, causal scores only below the diagonal (by blocks of queries), weight gradients in the faster order of operands
 (kernels/matmul.py). The residual stream and the norms stay in fp32; all else is rounded to bf16 where autocast would round. For
 long rows the attention's weights are not kept for the gradient but computed again, a block at a time. Everything else (fp32,
-scoring, generation, GPUs, dropout, low-rank updates, grouped keys, compiled bodies) goes to transformers' own forward. When they are
+scoring, generation, GPUs, dropout, low-rank updates, windows, norms of queries, compiled bodies) goes to transformers' own forward. When they are
 enabled, outputs and gradients of the model are compared with those of transformers' layers (kernels/comparison.py).
 """
 
@@ -33,6 +33,8 @@ MAX_FUSED_TOKENS = 2048
 """Tokens in a row up to which this is faster: 1.44 times the rate of transformers' own layers at 2,048 (14 M parameters, 4,096 tokens
 a step), 0.7 times at 4,096."""
 BF16 = torch.bfloat16
+MODEL_TYPES = ("llama", "mistral", "qwen2")
+"""Model types whose layers are computed here."""
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -110,55 +112,73 @@ def causal_attention_gradient(
 
 
 class AttentionBlock(torch.autograd.Function):
-    """x [B, T, W] -> x + output(attention(norm(x)))."""
+    """x [B, T, W] -> x + output(attention(norm(x))), with H heads of queries and G heads of keys and values."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, eps: float, query: Tensor, key: Tensor, value: Tensor, output: Tensor,
-        cos: Tensor, sin: Tensor, bias: Tensor, heads: int,
+        bias_q: Tensor | None, bias_k: Tensor | None, bias_v: Tensor | None, cos: Tensor, sin: Tensor, mask: Tensor,
+        width: int,
     ) -> Tensor:  # fmt: skip
         batch, length, _ = x.shape
         flat = x.reshape(batch * length, -1)
         normed, inverse = norm(flat, scale, eps)
         joint, out_weight = stacked([query, key, value]), output.to(BF16)
-        qkv = F.linear(normed, joint).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D]
-        qkv = qkv.contiguous()
-        width = qkv.shape[-1]
+        biases = [bias_q, bias_k, bias_v]
+        joint_bias = None if bias_q is None else torch.cat([part for part in biases if part is not None]).to(BF16)
+        heads, groups = len(query) // width, len(key) // width
+        qkv = F.linear(normed, joint, joint_bias).view(batch, length, heads + 2 * groups, width).transpose(1, 2)
         # Rotate queries and keys; the scale of the scores is a factor of the queries' angles, which costs nothing.
-        rotated = torch.empty_like(qkv[:2])
+        q, k = qkv.new_empty(batch, heads, length, width), qkv.new_empty(batch, groups, length, width)
         factor = width**-0.5
-        rotate(qkv[0], cos * factor, sin * factor, rotated[0])
-        rotate(qkv[1], cos, sin, rotated[1])
-        q, k, v = (part.view(batch * heads, length, width) for part in (rotated[0], rotated[1], qkv[2]))
-        mixed, saved = causal_attention(q, k, v, bias, save_weights=length <= MAX_TOKENS)
+        rotate(qkv[:, :heads], cos * factor, sin * factor, q)
+        rotate(qkv[:, heads : heads + groups], cos, sin, k)
+        v = qkv[:, heads + groups :]
+        q, k, v = q.view(-1, length, width), for_all_heads(k, heads), for_all_heads(v, heads)
+        mixed, saved = causal_attention(q, k, v, mask, save_weights=length <= MAX_TOKENS)
         mixed = mixed.view(batch, heads, length, width).transpose(1, 2).reshape(batch * length, -1)
-        ctx.save_for_backward(flat, scale, inverse, normed, joint, out_weight, cos, sin, q, k, v, mixed, bias, *saved)
-        ctx.heads = heads
+        ctx.save_for_backward(flat, scale, inverse, normed, joint, out_weight, cos, sin, q, k, v, mixed, mask, *saved)
+        ctx.sizes, ctx.has_bias = (heads, groups, width), joint_bias is not None
         return (flat + F.linear(mixed, out_weight)).view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        flat, scale, inverse, normed, joint, out_weight, cos, sin, q, k, v, mixed, bias, *saved = ctx.saved_tensors
+        flat, scale, inverse, normed, joint, out_weight, cos, sin, q, k, v, mixed, mask, *saved = ctx.saved_tensors
         batch, length, _ = gradient.shape
-        heads, width = ctx.heads, q.shape[-1]
+        heads, groups, width = ctx.sizes
         residual = gradient.reshape(batch * length, -1)
         d_sum = residual.to(BF16)
         # Through the output projection and the attention.
         d_output = weight_gradient(d_sum, mixed).float()
         d_mixed = (d_sum @ out_weight).view(batch, length, heads, width).transpose(1, 2).reshape(q.shape)
-        dq, dk, dv = (
-            part.view(batch, heads, length, width) for part in causal_attention_gradient(d_mixed, q, k, v, bias, saved)
-        )
+        dq, dk, dv = causal_attention_gradient(d_mixed, q, k, v, mask, saved)
+        dk, dv = (sum_over_heads(part, batch, groups) for part in (dk, dv))
         # Rotate the gradients back, and through the joint projection and the norm.
-        d_qkv = torch.empty(3, batch, heads, length, width, dtype=BF16)
+        d_qkv = torch.empty(batch, heads + 2 * groups, length, width, dtype=BF16)
         factor = width**-0.5
-        rotate(dq, cos * factor, sin * -factor, d_qkv[0])
-        rotate(dk, cos, -sin, d_qkv[1])
-        d_qkv[2] = dv
-        d_qkv = d_qkv.permute(1, 3, 0, 2, 4).reshape(batch * length, -1)
-        d_joint = weight_gradient(d_qkv, normed).float().chunk(3)
+        rotate(dq.view(batch, heads, length, width), cos * factor, sin * -factor, d_qkv[:, :heads])
+        rotate(dk, cos, -sin, d_qkv[:, heads : heads + groups])
+        d_qkv[:, heads + groups :] = dv
+        d_qkv = d_qkv.transpose(1, 2).reshape(batch * length, -1)
+        rows = [heads * width, groups * width, groups * width]
+        d_joint = weight_gradient(d_qkv, normed).float().split(rows)
+        d_bias = d_qkv.float().sum(0).split(rows) if ctx.has_bias else (None, None, None)
         dx, d_scale = norm_gradient(d_qkv @ joint, flat, inverse, scale, residual)
-        return dx.view_as(gradient), d_scale, None, *d_joint, d_output, None, None, None, None
+        return dx.view_as(gradient), d_scale, None, *d_joint, d_output, *d_bias, None, None, None, None
+
+
+def for_all_heads(states: Tensor, heads: int) -> Tensor:
+    """Keys or values [B, G, T, D] -> [B * H, T, D], repeated for the heads of each group."""
+    groups, length, width = states.shape[1:]
+    if groups == heads:
+        return states.reshape(-1, length, width)
+    return states.repeat_interleave(heads // groups, 1).view(-1, length, width)
+
+
+def sum_over_heads(gradient: Tensor, batch: int, groups: int) -> Tensor:
+    """Gradient [B * H, T, D] of what for_all_heads() repeated -> [B, G, T, D]."""
+    split = gradient.view(batch, groups, -1, *gradient.shape[1:])
+    return split[:, :, 0] if split.shape[2] == 1 else split.float().sum(2).to(gradient.dtype)
 
 
 class MlpBlock(torch.autograd.Function):
@@ -230,7 +250,8 @@ class FusedBlock:
         bias = self.bias(attention_mask, x.shape[1])
         x = AttentionBlock.apply(
             x, first.weight, first.variance_epsilon, attention.q_proj.weight, attention.k_proj.weight,
-            attention.v_proj.weight, attention.o_proj.weight, cos, sin, bias, attention.config.num_attention_heads,
+            attention.v_proj.weight, attention.o_proj.weight, attention.q_proj.bias, attention.k_proj.bias,
+            attention.v_proj.bias, cos, sin, bias, attention.head_dim,
         )  # fmt: skip
         out: Tensor = MlpBlock.apply(
             x, second.weight, second.variance_epsilon, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
@@ -239,22 +260,37 @@ class FusedBlock:
 
 
 def use_fused_blocks(model: Any) -> int:
-    """Let the plain layers of a Llama train by the functions above; returns how many layers do.
+    """Let the plain layers of a Llama, Mistral or Qwen 2 train by the functions above; returns how many layers do.
 
-    Layers with biases, grouped keys or adapters are left alone. Nothing of it is saved with the model.
+    Layers with other biases, adapters, windows or norms of queries are left alone. Nothing of it is saved with the model.
     """
     body = getattr(model, "base_model", model)
     body = getattr(body, "language_model", body)
-    if body.config.model_type != "llama" or attention_implementation(body.config) not in ("sdpa", NAME):
+    config = body.config
+    if config.model_type not in MODEL_TYPES or attention_implementation(config) not in ("sdpa", NAME):
+        return 0
+    window, layer_types = (getattr(config, name, None) for name in ("sliding_window", "layer_types"))
+    has_window = window is not None and (layer_types is None or "sliding_attention" in layer_types)
+    if config.hidden_act != "silu" or (has_window and window < MAX_FUSED_TOKENS):
         return 0
     masks: dict[str, Any] = {}
     num_fused = 0
     for layer in body.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
-        linear = (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        plain = all(type(part) is nn.Linear and part.bias is None for part in linear)
-        if plain and attention.num_key_value_groups == 1 and body.config.hidden_act == "silu":
+        if is_plain(layer):
             layer.forward = MethodType(FusedBlock(layer.forward, masks), layer)
             num_fused += 1
     return num_fused
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a layer has no other parts than the functions above compute: biases for all of queries, keys and values, or for none."""
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    without_bias = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    biases = {part.bias is None for part in projections if type(part) is nn.Linear}
+    return (
+        all(type(part) is nn.Linear for part in (*projections, *without_bias))
+        and len(biases) == 1
+        and all(part.bias is None for part in without_bias)
+        and getattr(attention, "q_norm", None) is None
+    )

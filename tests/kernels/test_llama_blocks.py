@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config
 
 from llmstage.data.encoding.collate import pack
 from llmstage.kernels import llama_blocks
@@ -22,12 +22,21 @@ ROWS = {
 }
 
 
-def model(**more: Any) -> LlamaForCausalLM:
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "grouped": (LlamaConfig, {"num_key_value_heads": 2, "head_dim": 24}),
+    "mistral": (MistralConfig, {"num_key_value_heads": 1, "sliding_window": 4096, "head_dim": 16}),
+    "qwen2": (Qwen2Config, {"num_key_value_heads": 2}),
+}
+
+
+def model(kind: str = "llama", **more: Any) -> Any:
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-    net = LlamaForCausalLM(LlamaConfig(vocab_size=64, **{**sizes, **more}))
+    config_class, keys = KINDS[kind]
+    net = AutoModelForCausalLM.from_config(config_class(vocab_size=64, **{**sizes, **keys, **more}))
     for name, weight in net.named_parameters():
-        if "norm" in name:  # ones would hide a forgotten factor
+        if "norm" in name or "bias" in name:  # ones and zeros would hide a forgotten factor
             weight.data.uniform_(0.5, 1.5)
     return net.train()
 
@@ -48,10 +57,11 @@ def learn(net: Any, inputs: dict[str, Tensor], *, bf16: bool) -> tuple[float, di
     }
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", ROWS)
-def test_the_gradient_is_that_of_transformers(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradient_is_that_of_transformers(rows: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In fp32 all through, and with blocks of queries smaller than a row."""
-    net, inputs = model(), inputs_of(ROWS[rows])
+    net, inputs = model(kind), inputs_of(ROWS[rows])
     loss, gradients = learn(net, inputs, bf16=False)
     monkeypatch.setattr(llama_blocks, "BF16", torch.float32)
     monkeypatch.setattr(llama_blocks, "QUERY_BLOCK", 16)
@@ -64,9 +74,10 @@ def test_the_gradient_is_that_of_transformers(rows: str, monkeypatch: pytest.Mon
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", ROWS)
-def test_bf16_is_as_near_to_fp32_as_theirs(rows: str) -> None:
-    net, inputs = model(), inputs_of(ROWS[rows])
+def test_bf16_is_as_near_to_fp32_as_theirs(rows: str, kind: str) -> None:
+    net, inputs = model(kind), inputs_of(ROWS[rows])
     loss, true = learn(net, inputs, bf16=False)
     use_matmul_attention(net)
     _, theirs = learn(net, inputs, bf16=True)
@@ -129,9 +140,14 @@ def test_scoring_fp32_and_dropout_are_transformers_to_the_bit() -> None:
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("other", [{"num_key_value_heads": 2}, {"attention_bias": True}, {"hidden_act": "gelu"}])
+@pytest.mark.parametrize("other", [{"attention_bias": True}, {"hidden_act": "gelu"}, {"mlp_bias": True}])
 def test_layers_that_are_not_plain_stay_as_they_are(other: dict[str, Any]) -> None:
     assert use_fused_blocks(model(**other)) == 0
+
+
+def test_layers_with_a_window_stay_as_they_are() -> None:
+    assert use_fused_blocks(model("mistral", sliding_window=512)) == 0
+    assert use_fused_blocks(model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)) == 0
 
 
 def test_nothing_of_it_is_saved(tmp_path) -> None:
