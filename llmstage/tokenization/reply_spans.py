@@ -23,6 +23,7 @@ from llmstage.tokenization.template_rendering import (
     render,
 )
 from llmstage.tokenization.tokenizer import CHAT_TEMPLATE
+from llmstage.tokenization.tool_template import without_prelude
 
 PLACEHOLDER = "\U0010fffd"
 """A text that no message has, in place of an answer."""
@@ -130,16 +131,31 @@ class ChatTemplate:
         """What the user should know about the rendering of the rows so far; the keys, in order."""
 
     def text(self, conversation: Conversation, *, prompt: bool = False) -> str:
-        messages = [
-            {key: value for key, value in message.items() if key != "learn"} for message in conversation.messages
-        ]
+        """Return the rendered conversation; with `prompt`, and the beginning of a reply. Raise TemplateRefused."""
         return render(
             self.tokenizer,
-            messages,
+            self.arguments(conversation.messages),
             tools=conversation.tools,
             template_kwargs=conversation.template_kwargs,
             generation_prompt=prompt,
         )
+
+    def arguments(self, messages: list[Message]) -> list[Message]:
+        """Return the messages as the template takes them."""
+        plain = [{key: value for key, value in message.items() if key != "learn"} for message in messages]
+        return [as_parts(message) for message in plain] if self.takes_parts else plain
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Return whether contents must be lists of parts, as in the templates of many models that see."""
+        slot = {"role": "user", "content": SLOT.format(0)}
+        written = []
+        for message in (slot, as_parts(slot)):
+            try:
+                written.append(slot["content"] in render(self.tokenizer, [message]))
+            except TemplateRefused:
+                written.append(False)
+        return written == [False, True]
 
     # Conversations of a known shape: one rendering, and a comparison.
 
@@ -172,7 +188,7 @@ class ChatTemplate:
             return []
         frames = self.frames_of(conversation)
         filled = [frame.fill(contents) for frame in frames]
-        if self.tokenizer.chat_template in VERBATIM_TEMPLATES:
+        if without_prelude(self.tokenizer.chat_template) in VERBATIM_TEMPLATES:
             return learned_only(filled, messages)
         texts = [self.text(conversation.first(frame.num_messages)) for frame in frames]
         if [part.text for part in filled] != texts:
@@ -231,11 +247,24 @@ class ChatTemplate:
         if message.get("tool_calls"):
             return self.tool_call_span(conversation, text, start, other)
         text_stop = max(start, len(text) - common_suffix(text, other))
-        end = self.controls.pattern.search(text, text_stop)
-        if end is None:
+        stop = self.end_of_turn(text, text_stop)
+        if stop is None:
             self.check_end_mark(text[text_stop:])
-        stop = end.end() if end else text_stop
-        return ReplySpan(len(conversation.messages) - 1, start, text_stop, stop, end is not None)
+        index = len(conversation.messages) - 1
+        return ReplySpan(index, start, text_stop, text_stop if stop is None else stop, stop is not None)
+
+    def end_of_turn(self, text: str, position: int) -> int | None:
+        """Return where the first control token after a position ends; None where none follows.
+
+        Where others follow it at once, and one of them is an end of text, that one ends the turn (Cohere 2).
+        """
+        first = self.controls.pattern.search(text, position)
+        if first is None:
+            return None
+        match: re.Match[str] | None = first
+        while match and self.controls.ids[match[0]] not in self.end_ids:
+            match = self.controls.pattern.match(text, match.end())
+        return (match or first).end()
 
     def reply_start(self, conversation: Conversation, text: str, header: int) -> int:
         """Return where the last message begins. `header`: where the rendering depends on it."""
@@ -303,7 +332,6 @@ class ChatTemplate:
         slots = [{"role": role, "content": SLOT.format(index)} for index, role in enumerate(roles)]
         try:
             text = self.text(Conversation(slots))
-            opening = self.text(Conversation(slots[:1]), prompt=True).removeprefix(self.text(Conversation(slots[:1])))
         except TemplateRefused:
             return set()
         before, _, rest = text.partition(SLOT.format(0))
@@ -311,9 +339,10 @@ class ChatTemplate:
         tokens = list(self.controls.pattern.finditer(gap))
         if not tokens:
             return set()
-        # A header begins as the header of the reply does, or it is all that precedes the first question.
-        first = tokens[0]
-        is_header = first[0] in opening or (len(tokens) == 1 and before.endswith(gap[first.start() :]))
+        # A header begins as the first message of a conversation does, or it is all that precedes the first question.
+        first, bos = tokens[0], self.tokenizer.bos_token
+        openings = [match[0] for match in self.controls.pattern.finditer(before) if match[0] != bos][:1]
+        is_header = first[0] in openings or (len(tokens) == 1 and before.endswith(gap[first.start() :]))
         return set() if is_header else {first[0]}
 
     # Checks.
@@ -351,9 +380,7 @@ class ChatTemplate:
 
     def apply_marks(self, conversation: Conversation, rendering: Rendering) -> None:
         """Restrict what is learned to what the template marks with `{% generation %}`, where it does."""
-        messages = [
-            {key: value for key, value in message.items() if key != "learn"} for message in conversation.messages
-        ]
+        messages = self.arguments(conversation.messages)
         marks = generation_marks(self.tokenizer, messages, conversation.tools, conversation.template_kwargs)
         if marks is None or marks[0] != rendering.text:
             return
@@ -402,6 +429,12 @@ def to_frame(rendering: Rendering) -> Frame | None:
         if len(edges[-1]) < len(pairs):
             return None
     return Frame(literals, slots, rendering.spans, edges, rendering.num_messages)
+
+
+def as_parts(message: Message) -> Message:
+    """Return the message with its content as a list of parts."""
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 def with_text(content: Any, text: str) -> Any:

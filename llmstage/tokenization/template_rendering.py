@@ -50,18 +50,21 @@ class RenderTimeout(BaseException):
 class RenderWatchdog:
     """Raises RenderTimeout in the threads that render for longer than MAX_SECONDS. Use it as a context manager.
 
-    A signal would only work in the main thread, and rows are encoded in other threads too.
+    A signal would only work in the main thread, and rows are encoded in other threads too. The time is that of the thread, where
+    the system measures it, so that a busy machine stops nothing.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.deadlines: dict[int, float] = {}
+        self.started: dict[int, float] = {}
+        """The time at which each rendering began, by thread."""
         self.expired: set[int] = set()
         self.thread: threading.Thread | None = None
 
     def __enter__(self) -> None:
         with self.lock:
-            self.deadlines[threading.get_ident()] = time.monotonic() + MAX_SECONDS
+            identity = threading.get_ident()
+            self.started[identity] = thread_seconds(identity)
             if self.thread is None:
                 self.thread = threading.Thread(target=self.watch, name="chat-template-watchdog", daemon=True)
                 self.thread.start()
@@ -69,7 +72,7 @@ class RenderWatchdog:
     def __exit__(self, *exception: object) -> None:
         identity = threading.get_ident()
         with self.lock:
-            self.deadlines.pop(identity, None)
+            self.started.pop(identity, None)
             if identity in self.expired:
                 self.expired.discard(identity)
                 # The exception may not have been raised yet; it must not be raised in the code that follows.
@@ -81,17 +84,23 @@ class RenderWatchdog:
         while True:
             time.sleep(MAX_SECONDS / 20)
             with self.lock:
-                now = time.monotonic()
-                if self.deadlines:
-                    idle_since = now
-                elif now - idle_since > 10 * MAX_SECONDS:
+                if self.started:
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > 10 * MAX_SECONDS:
                     self.thread = None
                     return
-                for identity, deadline in self.deadlines.items():
-                    if now > deadline and identity not in self.expired:
+                for identity, start in self.started.items():
+                    if thread_seconds(identity) - start > MAX_SECONDS and identity not in self.expired:
                         self.expired.add(identity)
                         timeout = ctypes.py_object(RenderTimeout)
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(identity), timeout)
+
+
+def thread_seconds(identity: int) -> float:
+    """Return the processor time of a thread; the time of day where the system does not measure it."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.monotonic()
+    return time.clock_gettime(time.pthread_getcpuclockid(identity))
 
 
 WATCHDOG = RenderWatchdog()
