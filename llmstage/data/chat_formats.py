@@ -25,6 +25,8 @@ from llmstage.data.chat_messages import (
     to_message_list,
 )
 
+RENDERED = "rendered"
+"""The role of the only message of a row that is a rendered text (data.rendered); tokenization/rendered_conversation.py reads it."""
 TURNS = ("messages", "conversations", "conversation", "dialogue", "dialog")
 """Columns that hold the turns of a conversation, in the order in which they are tried."""
 TURNS_IF_LIST = ("log", "turns", "chat")
@@ -217,6 +219,31 @@ def convert(
     return {**row, **rest}
 
 
+def to_rendered(
+    record: dict[str, Any], column: str, *, replies: bool = True, unread: Counter[str]
+) -> dict[str, Any] | str:
+    """Return a record whose text a chat template has rendered as a row, or the reason why it is none."""
+    text = record.get(column)
+    if not isinstance(text, str) or not text.strip():
+        found = "null" if text is None else "empty" if isinstance(text, str) else type(text).__name__
+        return f"'{column}' is {found}, where a rendered conversation is required (data.rendered=true)"
+    rest = {key: value for key, value in record.items() if key != column}
+    message = {"role": RENDERED, "content": text}
+    if replies:
+        try:
+            refuse_keys({key: value for key, value in rest.items() if key != "refusal"})
+            flags = {key: rest.pop(key) for key in LEARN_FLAGS if key in rest}
+            label = next((key for key in SYNONYMS["label"] if key in rest and is_verdict(rest[key])), "")
+            undesirable = bool(label) and is_undesirable(record, Layout(parts={"label": label}))
+            rest.pop(label, None)
+            if read_flags(flags) is False or undesirable:
+                message["learn"] = False  # type: ignore[assignment]
+        except BadChat as error:
+            return str(error)
+    unread.update(key for key, value in rest.items() if value is not None)
+    return {"messages": [message], **rest}
+
+
 def list_of(turns: Any, column: str) -> list[Any]:
     """Return the turns as a list; a cell of a table holds them as JSON text. An object is one message."""
     if isinstance(turns, str) and turns.lstrip()[:1] == "[":
@@ -359,7 +386,7 @@ def as_context(message: Message) -> Message:
 
 def has_target(row: Mapping[str, Any]) -> bool:
     """Return whether something of a conversation in the normal form is learned; also where it has no answer at all."""
-    answers = [message for message in row["messages"] if message["role"] == "assistant"]
+    answers = [message for message in row["messages"] if message["role"] in ("assistant", RENDERED)]
     return not answers or any(message.get("learn", True) for message in answers)
 
 

@@ -14,6 +14,7 @@ from llmstage.errors import DataError
 from llmstage.inspect.findings import Finding, graded
 from llmstage.inspect.lint import LintRow
 from llmstage.tokenization.chat_template import Conversation, TemplateRefused, chat_template, stop_ids, text_of
+from llmstage.tokenization.rendered_conversation import is_rendered
 from llmstage.tokenization.tokenizer import Processor
 from llmstage.training.components import RunComponents
 from llmstage.training.reading_notes import left_out_rows, unread_keys
@@ -219,13 +220,15 @@ def check_templates(run: RunConfig, processor: Processor, split: str, split_rows
 def conversation_of(run: RunConfig, row: dict[str, Any]) -> Conversation:
     """Return the conversation of a row, with the configured system message where it has none."""
     system, messages = getattr(run.task, "system", None), row["messages"]
-    if system and messages[0]["role"] != "system":
+    if system and messages[0]["role"] != "system" and not is_rendered(messages):
         messages = [{"role": "system", "content": system}, *messages]
     return Conversation(messages, row.get("tools") or None, row.get("chat_template_kwargs") or None)
 
 
 def rendered(processor: Processor, conversation: Conversation) -> str:
     """Return the rendered chat template, without white space at the ends."""
+    if is_rendered(conversation.messages):
+        return str(conversation.messages[0]["content"]).strip()
     try:
         return chat_template(processor).text(conversation).strip()
     except TemplateRefused as error:

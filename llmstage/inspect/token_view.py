@@ -12,6 +12,7 @@ from llmstage.inspect.lint import LintRow
 from llmstage.inspect.lint_tokens import conversation_of, decoded, end_tokens, rendered
 from llmstage.inspect.wording import sentence
 from llmstage.tasks.base import IGNORE_INDEX, Example
+from llmstage.tokenization.rendered_conversation import is_rendered
 from llmstage.training.components import RunComponents
 
 STYLES = {"learned": "bold green", "special": "magenta", "read": "default"}
@@ -159,7 +160,9 @@ def view_row(
     if learned is None:
         learned, reference = [False] * len(ids), reference_summary(example.ref)
     spans = group_tokens(components, targets if targets is not None else ids, learned)
-    text = processor.decode([token for example in examples for token in example.input_ids])
+    all_ids = [token for example in examples for token in example.input_ids]
+    keeps_marks = "messages" in row.row and is_rendered(row.row["messages"])
+    text = decoded(processor, all_ids) if keeps_marks else processor.decode(all_ids)
     is_complete = contains_texts(text, row.text.split("\n"))
     was_cut = any(example.cut for example in examples)
     # Windows of a long text overlap, so their joined text need not contain the whole text.
