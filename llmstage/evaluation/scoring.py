@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from llmstage.config import RunConfig
-from llmstage.data.encoding.order import evenly_spaced, scoring_batches
+from llmstage.data.encoding.order import evenly_spaced, of_one_length, scoring_batches
 from llmstage.data.encoding.store import ExampleStore
 from llmstage.errors import UserError
 from llmstage.evaluation.metrics.score import Score
@@ -110,7 +110,10 @@ def score_split(
     for group, generate in groups:
         if not group:
             continue
-        for batch_rows in scoring_batches(store.lengths, group, batch_tokens, packing=packing, context=task.context):
+        batches = scoring_batches(store.lengths, group, batch_tokens, packing=packing, context=task.context)
+        if task.reads_padding:
+            batches = [part for batch in batches for part in of_one_length(batch, store.lengths)]
+        for batch_rows in batches:
             batch = make_batch(task, store, batch_rows).to(machine.device)
             with machine.autocast(precision), uncompiled(model):
                 results = task.predict(model, batch, generate=generate)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llmstage.config import RunConfig
-from llmstage.data.encoding.order import Rows, scoring_batches, split_by_length
+from llmstage.data.encoding.order import Rows, of_one_length, scoring_batches, split_by_length
 from llmstage.data.file_source import open_side_tables
 from llmstage.data.image_store import ImageStore
 from llmstage.data.inference_rows import InferenceSource, open_inference_source
@@ -106,6 +106,8 @@ class InferenceSession:
             scoring_batches(lengths, range(len(examples)), batch_tokens, packing=packing, context=self.task.context)
         )
         # On a CPU, padding costs more than a further call: only examples of nearly equal length stay in one batch.
+        if self.task.reads_padding:
+            return [part for batch in batches for part in of_one_length(batch, lengths)]
         if not packing and not self.model.can_generate() and self.machine.device.type == "cpu":
             return [part for batch in batches for part in split_by_length(batch, lengths, CALL_TOKENS)]
         return batches

@@ -36,8 +36,11 @@ LEAK = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 0.01}
 have other shapes when other tokens are routed to them."""
 NARROW = 3
 """Tokens of a window during the proof."""
+SPARSE = ("index_topk", "indexer_budget", "index_topk_blocks")
+"""Names under which configs keep how many keys sparse attention reads. Which keys those are depends on rounding, where scores are equal
+(they are where a ReLU gives 0), so no form of a row that is longer can be exact."""
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "attention_window")
-"""Names under which configs keep the length of a window or a chunk of attention."""
+"""Names under which configs and modules keep the length of a window or a chunk of attention."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -83,17 +86,18 @@ PROOFS: dict[str, PackingProof] = {}
 """Proofs of this process, by what they depend on."""
 
 
-def prove_packing(model: Any, *, causal: bool, context: int, pad_id: int) -> PackingProof:
+def prove_packing(model: Any, *, causal: bool, context: int, pad_id: int, packs: bool = True) -> PackingProof:
     """Find the exact packed form of a model, let its body read packed rows in it, and return the proof.
 
-    `causal`: whether the task gives causal masks. `context`: tokens of a row, at most. The model must have gone through
+    `causal`: whether the task gives causal masks. `context`: tokens of a row, at most. `packs`: False where the task never packs; then
+    only padded batches are checked, by the hidden states of the body. The model must have gone through
     read_packed_rows(). The proof of a model with the same config is taken from this process's memory.
     """
     body = getattr(model, "base_model", model)
     config = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
-    key = f"{type(model).__name__}|{weight_dtype(model)}|{causal}|{context}|{config}"
+    key = f"{type(model).__name__}|{weight_dtype(model)}|{causal}|{packs}|{context}|{config}"
     if key not in PROOFS:
-        PROOFS[key] = Prover(model, causal=causal, context=context, pad_id=pad_id).prove()
+        PROOFS[key] = Prover(model, causal=causal, context=context, pad_id=pad_id, packs=packs).prove()
     body.packed_form = PROOFS[key].form or default_form(model)
     return PROOFS[key]
 
@@ -109,8 +113,8 @@ def weight_dtype(model: nn.Module) -> torch.dtype:
 class Prover:
     """The passes of one proof."""
 
-    def __init__(self, model: Any, *, causal: bool, context: int, pad_id: int) -> None:
-        self.model, self.causal, self.context, self.pad_id = model, causal, context, pad_id
+    def __init__(self, model: Any, *, causal: bool, context: int, pad_id: int, packs: bool) -> None:
+        self.model, self.causal, self.context, self.pad_id, self.packs = model, causal, context, pad_id, packs
         self.body = getattr(model, "base_model", model)
         self.device = next(model.parameters()).device
         self.dtype = weight_dtype(model)
@@ -127,6 +131,11 @@ class Prover:
         return replace(proof, seconds=time.perf_counter() - start)
 
     def _prove(self) -> PackingProof:
+        config = self.model.config.get_text_config()
+        sparse = [value for name in SPARSE if isinstance(value := getattr(config, name, None), int)]
+        if self.packs and any(value < self.context for value in sparse):
+            self.packs, reason = False, f"sparse attention reads {min(sparse)} keys of longer rows"
+            return replace(self._prove(), reason=reason)
         windows = short_windows(self.model, self.context)
         documents = self.documents(LENGTHS)
         with narrowed(windows):
@@ -146,6 +155,8 @@ class Prover:
         """Compare padded rows and every packed form with the documents alone; `alone` as `documents`, by row."""
         padded, sees_later = self.padded(documents, alone), self.causal and self.sees_later(documents, alone)
         closest: Difference | None = None
+        if not self.packs:
+            return PackingProof(None, None, "the task does not pack", padded, sees_later)
         reasons: dict[str, str] = {}
         for form in self.forms():
             self.body.packed_form = form
@@ -192,6 +203,9 @@ class Prover:
     def outputs(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(states, logits) of a batch, computed as losses compute them (models/lm_loss.py): states are hidden states or logits."""
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
+        if not self.packs:
+            hidden = self.body(**inputs).last_hidden_state
+            return hidden, hidden
         if getattr(self.model, "split_head", False) and self.causal:
             hidden = self.body(**inputs, use_cache=False).last_hidden_state
             return hidden, self.model.get_output_embeddings()(hidden)
@@ -331,7 +345,9 @@ class Window:
     def may_be_elsewhere(self, model: Any) -> bool:
         """Whether layers may have this window though changing it here changes nothing. Layer types tell where there are some."""
         types = getattr(model.config.get_text_config(), "layer_types", None)
-        return types is None or any("sliding" in name or "chunked" in name or "local" in name for name in types)
+        return types is None or any(
+            any(word in name for word in ("sliding", "chunked", "local", "indexed", "sparse")) for name in types
+        )
 
 
 def short_windows(model: Any, context: int) -> list[Window]:

@@ -208,6 +208,8 @@ class Task(ABC):
     packs: bool = False
     """Whether several examples may be packed into one row with a block-diagonal attention mask."""
     additive_loss: ClassVar[bool] = True
+    reads_padding: bool = False
+    """Whether padding changes what the model computes of a text, so that a batch has rows of one length; training/packing.py sets it."""
     """False: the other rows of a batch are part of the objective, and training uses embed() and pair_loss()."""
     by_length: ClassVar[bool] = True
     """Whether training batches have rows of similar length. False: rows are drawn uniformly."""

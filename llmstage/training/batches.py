@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from llmstage.data.encoding.order import BatchOrder, Rows, micro_batches
+from llmstage.data.encoding.order import BatchOrder, Rows, micro_batches, of_one_length
 from llmstage.data.encoding.store import ExampleStore
 from llmstage.evaluation.scoring import make_batch
 from llmstage.kernels.varlen_attention import with_cu_seqlens
@@ -61,8 +61,10 @@ class StepDataset(Dataset[StepBatch]):
     def collate_parts(self, epoch: int, rows: Rows) -> list[Batch]:
         """Return the micro-batches of a batch."""
         parts = [
+        groups = of_one_length(rows, self.store.lengths) if self.task.reads_padding else [rows]
             make_batch(self.task, self.store, part, (self.seed, epoch))
-            for part in micro_batches(rows, self.micro_batch_size, self.store.lengths)
+            for group in groups
+            for part in micro_batches(group, self.micro_batch_size, self.store.lengths)
         ]
         if self.cu_seqlens:
             for batch in parts:

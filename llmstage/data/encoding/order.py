@@ -149,6 +149,14 @@ def scoring_batches(
     return batches
 
 
+def of_one_length(batch: Rows, lengths: np.ndarray) -> list[Rows]:
+    """Split a batch into parts in which all rows have the same length, so that nothing is padded."""
+    parts: dict[int, Rows] = {}
+    for row in batch:
+        parts.setdefault(sum(int(lengths[index]) for index in row), []).append(row)
+    return list(parts.values())
+
+
 def split_by_length(batch: Rows, lengths: np.ndarray, call: int) -> list[Rows]:
     """Split a batch into parts of similar length so that the total cost is minimal.
 
