@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).parent))  # the tests are no package
+
+from filelock import FileLock
+from processes import fork_server, start_command  # noqa: F401  # fixtures
 
 from llmstage.cli.hydra_runs import compose_overrides
 from llmstage.cli.overrides import read_words
@@ -59,6 +67,41 @@ def capture_stays_open() -> None:
     logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks() -> Iterator[None]:
+    """No test cuts the power: what is written need not have reached the disk before a run goes on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], object]], Path]:
+    """`shared_folder("runs/dialogue", train)`: a folder that `train()` has filled, run inside it, once for all workers.
+
+    Tests read it and write elsewhere.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def fill(name: str, make: Callable[[], object]) -> Path:
+        folder = root / "shared" / name
+        done = folder.with_name(f".{folder.name}.done")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.chdir(folder)
+                    make()
+                done.touch()
+        return folder
+
+    return fill
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder as the working directory, for tests that write outputs."""
@@ -70,9 +113,15 @@ def composed(words: list[str]) -> RunConfig:
     read = read_words(words)
     assert not read.wrong, read.wrong
     wrong: list[str] = []
-    run = build_run(compose_overrides(read.for_hydra), wrong)
+    run = build_run(copy.deepcopy(composed_data(tuple(read.for_hydra))), wrong)
     assert not wrong, wrong
     return run
+
+
+@cache
+def composed_data(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Hydra takes a quarter of a second; many tests begin with the same words."""
+    return compose_overrides([*overrides])
 
 
 @pytest.fixture(scope="session")
@@ -316,11 +365,10 @@ SMALL_CLASSIFIER = [
 
 
 @pytest.fixture(scope="session")
-def stream_of_moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stream_of_moods(shared_folder: Callable[..., Path]) -> Path:
     """A folder with a run `cls`, what it says of some texts (`said.json`), and a stream `in.jsonl` with a planted surge."""
-    folder, before = tmp_path_factory.mktemp("moods"), Path.cwd()
-    os.chdir(folder)
-    try:
+
+    def make() -> None:
         from llmstage.cli.command import main
 
         assert main(["stage=finetune", "task=classification", *SMALL_CLASSIFIER, "hydra.run.dir=cls"]) == 0
@@ -330,9 +378,8 @@ def stream_of_moods(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert len(labels) >= 2, "the model has learned to tell something from something"
         Path("said.json").write_text(json.dumps({"said": said, "negative": labels[1]}), encoding="utf-8")
         write_moods(Path("in.jsonl"), said, labels[1])
-    finally:
-        os.chdir(before)
-    return folder
+
+    return shared_folder("moods", make)
 
 
 def write_moods(path: Path, said: dict[str, str], negative: str) -> None:

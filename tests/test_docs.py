@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 from llmstage.cli.overrides import read_words
@@ -67,8 +67,8 @@ def test_both_readmes_show_the_same_commands():
     assert english == chinese
 
 
-def test_the_example_of_a_task_and_a_reader_runs_as_written(tmp_path: Path):
-    """The files of docs/extend.md, written out and run by its own commands, in a process that imports nothing of the tests."""
+def test_the_example_of_a_task_and_a_reader_runs_as_written(tmp_path: Path, start_command):
+    """The files of docs/extend.md, written out and run by its own commands, each in a process of its own; in few steps."""
     page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
     for name, text in re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,14 @@ def test_the_example_of_a_task_and_a_reader_runs_as_written(tmp_path: Path):
     (tmp_path / "reviews.pipe").write_text(reviews, encoding="utf-8")
     lines = [line for block in FENCE.findall(page) for line in block.splitlines() if "PYTHONPATH=. llmstage" in line]
     assert len(lines) == 4
-    script = "set -e -o pipefail\nllmstage() { " + f'"{sys.executable}" -m llmstage "$@"; }}\n'
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    outputs = []
     for line in lines:
-        smoke = " trainer=smoke" if "stage=finetune" in line else ""
-        script += line.replace("PYTHONPATH=. llmstage", f"PYTHONPATH=.:{ROOT} llmstage") + smoke + "\n"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert '"prediction":' in done.stdout and '"text": "STOP the cat STOP"' in done.stdout
+        before, command = re.sub(r"trainer\.max_steps=\d+", "", line).split("PYTHONPATH=. llmstage ")
+        words = [*shlex.split(command), *(["trainer=smoke"] if "stage=finetune" in line else [])]
+        typed = shlex.split(before.rstrip("| "))[1:]  # what `echo` prints
+        running = start_command(words, env={**os.environ, "PYTHONPATH": "."}, cwd=tmp_path, **pipes)
+        output, errors = running.communicate("".join(f"{text}\n" for text in typed))
+        assert running.returncode == 0, errors[-3000:]
+        outputs.append(output)
+    assert '"prediction":' in outputs[2] and '"text": "STOP the cat STOP"' in outputs[2]

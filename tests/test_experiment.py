@@ -24,11 +24,14 @@ def test_a_recipe_sets_stage_and_task_itself(name, compose_run):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_trainer_preset_typed_beside_a_recipe_wins_over_its_budget(name, compose_run):
     run = compose_run([f"experiment={name}", "trainer=smoke"])
-    wanted = preset_words("smoke")
-    assert run.trainer.max_steps == wanted["trainer.max_steps"] and run.trainer.epochs is None
-    assert run.trainer.batch_size == wanted["trainer.batch_size"] and run.trainer.batch_tokens is None
-    assert run.data.limit == wanted["data.limit"]
-    assert compose_run([f"experiment={name}", "trainer=smoke", "trainer.max_steps=3"]).trainer.max_steps == 3
+    preset = preset_words("smoke")
+    assert run.trainer.max_steps == preset["trainer.max_steps"] and run.trainer.epochs is None
+    assert run.trainer.batch_size == preset["trainer.batch_size"] and run.trainer.batch_tokens is None
+    assert run.data.limit == preset["data.limit"]
+
+
+def test_a_key_typed_beside_a_recipe_and_a_preset_wins_over_both(compose_run):
+    assert compose_run(["experiment=banking77", "trainer=smoke", "trainer.max_steps=3"]).trainer.max_steps == 3
 
 
 def test_data_root_moves_the_paths(compose_run, tmp_path):

@@ -52,11 +52,15 @@ def test_the_tables_are_generated_not_typed(script):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_on_its_data(name, script, workplace, capsys):
-    """A few steps from end to end: the reader, the columns and the settings fit the real files."""
+    """A few steps from end to end: the reader, the columns and the settings fit the real files.
+
+    All rows are read and checked; few are learned and scored, by a model of one layer.
+    """
     data = ROOT.parent / "shared" / "data"
     if not data.is_dir():
         pytest.skip(f"the public data sets are not at {data}")
     small = ["trainer=smoke", "trainer.max_steps=2", "trainer.baselines=false", "trainer.threads=1", "data.max_lost=1"]
+    small += ["model.num_hidden_layers=1", "data.limit=32", "trainer.eval_every=0", "trainer.train_rows_scored=0"]
     small += [f"data_root={data}"] if script.reads_data(name) else []
     status = main([f"experiment={name}", *small, "hydra.run.dir=run"])
     assert status == 0, capsys.readouterr().err

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,25 +75,26 @@ class Planted:
         ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
+def train() -> None:
     from llmstage.cli.command import main
 
-    folder = tmp_path_factory.mktemp("planted")
-    write(folder / "train.jsonl", rows(0, 1500, 0.01))
-    write(folder / "test.jsonl", rows(1, 1200, 0.2))
-    write(folder / "new.jsonl", rows(2, 200, 1.0))
-    write(folder / "weak.jsonl", [{"slice": {"style": "slang"}, "action": "data"}])
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        status = main([
-            "stage=finetune", "task=classification", "model=bert_tiny", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2",
-            "model.intermediate_size=64", "model.vocab_size=400", "data.train=train.jsonl", "data.test=test.jsonl",
-            "data.split.validation=0", "trainer.max_steps=60", "trainer.batch_size=32", "trainer.threads=1",
-            "trainer.baselines=false", "trainer.train_rows_scored=0", "hydra.run.dir=base", "optim.lr=1e-2", "trainer.precision=fp32",
-        ])  # fmt: skip
-    finally:
-        os.chdir(before)
+    write(Path("train.jsonl"), rows(0, 1500, 0.01))
+    write(Path("test.jsonl"), rows(1, 1200, 0.2))
+    write(Path("new.jsonl"), rows(2, 200, 1.0))
+    write(Path("weak.jsonl"), [{"slice": {"style": "slang"}, "action": "data"}])
+    status = main([
+        "stage=finetune", "task=classification", "model=bert_tiny", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2",
+        "model.intermediate_size=64", "model.vocab_size=400", "data.train=train.jsonl", "data.test=test.jsonl",
+        "data.split.validation=0", "trainer.max_steps=60", "trainer.batch_size=32", "trainer.threads=1",
+        "trainer.baselines=false", "trainer.train_rows_scored=0", "hydra.run.dir=base", "optim.lr=1e-2", "trainer.precision=fp32",
+    ])  # fmt: skip
     assert status == 0
-    yield Planted(folder, folder / "base")
+
+
+@pytest.fixture(scope="session")
+def planted(shared_folder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """The run of all workers, with a folder of this worker's for what tests write."""
+    trained, folder = shared_folder("planted", train), tmp_path_factory.mktemp("planted")
+    for path in trained.glob("*.jsonl"):
+        shutil.copy(path, folder)
+    return Planted(folder, trained / "base")

@@ -26,9 +26,13 @@ def english(num_rows: int, seed: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(shared_folder):
     """Two runs, `planted` and `whole`, of which the first saw 4 of 133 refunds; and rows to score."""
-    folder = tmp_path_factory.mktemp("weak")
+    return shared_folder("weak", make)
+
+
+def make() -> None:
+    folder = Path.cwd()
     rows = english(1600, 1)
     refunds = [row for row in rows if row["label"] == "refund"]
     write(folder / "whole.jsonl", rows)
@@ -42,7 +46,8 @@ def folder(tmp_path_factory):
                  "trainer.eval_every=25", "trainer.save_every=0", f"data.train={folder / name}.jsonl", "data.split.test=0",
                  f"hydra.run.dir={folder / 'runs' / name}"]  # fmt: skip
         assert main(words) == 0
-    return folder
+    words = ["stage.diagnosis.elicit=[16]", "stage.diagnosis.elicit_steps=10"]
+    assert explore(folder, folder / "explored", "planted", *words) == 0
 
 
 def explore(folder: Path, out: Path, run: str, *words: str) -> int:
@@ -57,9 +62,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def explored(folder):
-    out = folder / "explored"
-    assert explore(folder, out, "planted", "stage.diagnosis.elicit=[16]", "stage.diagnosis.elicit_steps=10") == 0
-    return out
+    return folder / "explored"
 
 
 def test_the_planted_class_is_confirmed_named_and_diagnosed(folder, explored):

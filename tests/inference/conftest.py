@@ -29,23 +29,15 @@ SMALL = [
 
 
 @pytest.fixture(scope="session")
-def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def run_of(shared_folder: Callable[..., Path]) -> Callable[[str], Path]:
     """`run_of("dialogue")`: a run folder of a small model, trained once."""
-    folder = tmp_path_factory.mktemp("served")
 
-    def made(task: str) -> Path:
-        if not (folder / task).exists():
-            before = Path.cwd()
-            os.chdir(folder)
-            try:
-                stage = "pretrain" if task in ("causal_lm", "masked_lm", "contrastive") else "finetune"
-                more = ["task.generate_rows=1"] if task == "dialogue" else []
-                assert main([f"stage={stage}", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
-            finally:
-                os.chdir(before)
-        return folder / task
+    def train(task: str) -> None:
+        stage = "pretrain" if task in ("causal_lm", "masked_lm", "contrastive") else "finetune"
+        more = ["task.generate_rows=1"] if task == "dialogue" else []
+        assert main([f"stage={stage}", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
 
-    return made
+    return lambda task: shared_folder(f"served/{task}", lambda: train(task)) / task
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import Running
 
 from llmstage.cli.command import main
 from llmstage.errors import UserError
@@ -112,18 +113,14 @@ def test_what_cannot_converse_is_said(
     assert "stage.script=none.txt" in capsys.readouterr().err
 
 
-def test_turns_come_from_a_pipe(run_of: Callable[[str], Path], workplace: Path) -> None:
-    words = [
-        sys.executable,
-        "-m",
-        "llmstage",
-        "stage=chat",
-        f"model.path={run_of('dialogue')}",
-        "generation.max_new_tokens=4",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(words, input="Hello\n退款\n", capture_output=True, text=True, env=environment)
-    assert ran.returncode == 0 and len(ran.stdout.splitlines()) == 2, ran.stderr
+def test_turns_come_from_a_pipe(
+    run_of: Callable[[str], Path], workplace: Path, start_command: Callable[..., Running]
+) -> None:
+    words = ["stage=chat", f"model.path={run_of('dialogue')}", "generation.max_new_tokens=4"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = start_command(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
+    output, errors = running.communicate("Hello\n退款\n")
+    assert running.returncode == 0 and len(output.splitlines()) == 2, errors
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])

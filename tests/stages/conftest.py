@@ -18,17 +18,12 @@ WRITES = ("dialogue", "translation", "summarization", "captioning")
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def trained(shared_folder: Callable[..., Path]) -> Callable[[str], Path]:
     """`trained("dialogue")`: the run folder of a small model, trained once; it says little."""
-    folder = tmp_path_factory.mktemp("trained")
 
-    def made(task: str) -> Path:
-        if not (folder / task).exists():
-            stage = "pretrain" if task in ("causal_lm", "masked_lm", "contrastive") else "finetune"
-            more = ["generation.max_new_tokens=4"] if task in WRITES else []
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(folder)
-                assert main([f"stage={stage}", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
-        return folder / task
+    def train(task: str) -> None:
+        stage = "pretrain" if task in ("causal_lm", "masked_lm", "contrastive") else "finetune"
+        more = ["generation.max_new_tokens=4"] if task in WRITES else []
+        assert main([f"stage={stage}", f"task={task}", *SMALL, *more, f"hydra.run.dir={task}"]) == 0
 
-    return made
+    return lambda task: shared_folder(f"trained/{task}", lambda: train(task)) / task

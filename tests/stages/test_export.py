@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,17 @@ TEXT = "Where is my order 3051? 退款要等多久？"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(shared_folder: Callable[..., Path]) -> Path:
     """A folder with the runs lm (a decoder), cls (an encoder) and lora (an adapter that was not merged)."""
-    folder = tmp_path_factory.mktemp("runs")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+
+    def make() -> None:
         assert main(["stage=pretrain", "task=causal_lm", *SMALL, "hydra.run.dir=lm"]) == 0
         assert main(["stage=finetune", "task=classification", *SMALL, "hydra.run.dir=cls"]) == 0
         small = [word for word in SMALL if not word.startswith("model.")]
         words = ["model.path=lm", "adapter=lora", "adapter.merge=false", "hydra.run.dir=lora"]
         assert main(["stage=finetune", "task=dialogue", *small, *words]) == 0
-    finally:
-        os.chdir(before)
-    return folder
+
+    return shared_folder("export", make)
 
 
 LOGITS = """

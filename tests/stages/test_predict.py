@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Running
 
 from llmstage.cli.command import main
 from llmstage.data.inference_rows import InferenceRow
@@ -132,24 +133,26 @@ def test_a_column_that_is_called_like_a_part_of_the_prediction_goes_on(classifie
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "llmstage", "stage=predict", "trainer.threads=1", *words]
+    return ["stage=predict", "trainer.threads=1", *words]
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def test_it_stands_in_a_pipe_with_nothing_else_on_standard_output(classifier: Path, workplace: Path) -> None:
+def test_it_stands_in_a_pipe_with_nothing_else_on_standard_output(
+    classifier: Path, workplace: Path, start_command: Callable[..., Running]
+) -> None:
     rows = "".join(json.dumps({"n": n, "text": f"text {n} 订单"}, ensure_ascii=False) + "\n" for n in range(300))
     words = command(f"model.path={classifier}", "data.test=-", "stage.output=-", "stage.chunk_rows=64")
-    ran = subprocess.run(words, input=rows, capture_output=True, text=True, env=environment())
-    assert ran.returncode == 0, ran.stderr
-    said = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert [line["n"] for line in said] == list(range(300)) and "300 rows to standard output" in ran.stderr
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = start_command(words, env=environment(), **pipes)
+    output, errors = running.communicate(rows)
+    assert running.returncode == 0, errors
+    predictions = [json.loads(line) for line in output.splitlines()]
+    assert [line["n"] for line in predictions] == list(range(300)) and "300 rows to standard output" in errors
     # A reader that leaves: no traceback, and the status that says so.
-    reader = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+    reader = start_command(words, env=environment(), **pipes)
     assert reader.stdin and reader.stdout and reader.stderr
     reader.stdout.close()
     reader.stdin.write(rows)
@@ -168,11 +171,13 @@ def test_a_table_may_stand_in_the_pipe(
     assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["one", "two"]
 
 
-def test_a_killed_run_goes_on_and_writes_what_a_whole_one_writes(classifier: Path, workplace: Path) -> None:
+def test_a_killed_run_goes_on_and_writes_what_a_whole_one_writes(
+    classifier: Path, workplace: Path, start_command: Callable[..., Running]
+) -> None:
     write("rows.jsonl", [{"n": n, "text": f"text {n} of many " * (n % 9 + 1)} for n in range(3000)])
     Path("out.jsonl").write_text("what stood here before\n")
     words = command(f"model.path={classifier}", "data.test=rows.jsonl", "stage.chunk_rows=16")
-    running = subprocess.Popen([*words, "stage.output=out.jsonl"], stderr=subprocess.DEVNULL, env=environment())
+    running = start_command([*words, "stage.output=out.jsonl"], stderr=subprocess.DEVNULL, env=environment())
     place = Path(".out.jsonl.draft.json")
     until = time.monotonic() + 90
     while time.monotonic() < until and not place.exists():
@@ -183,10 +188,10 @@ def test_a_killed_run_goes_on_and_writes_what_a_whole_one_writes(classifier: Pat
     assert 0 < done < 3000 and Path("out.jsonl").read_text() == "what stood here before\n"
     with Path(".out.jsonl.draft").open("a") as file:
         file.write('{"half a li')  # what a kill in the middle of a write leaves
-    assert main([*words[3:], "stage.output=out.jsonl", "hydra.run.dir=second"]) == 0
+    assert main([*words, "stage.output=out.jsonl", "hydra.run.dir=second"]) == 0
     assert f"resumed from row {done:,}" in Path("second/run.log").read_text()
     assert not place.exists() and not Path(".out.jsonl.draft").exists()
-    assert main([*words[3:], "stage.output=whole.jsonl"]) == 0
+    assert main([*words, "stage.output=whole.jsonl"]) == 0
     assert Path("out.jsonl").read_text() == Path("whole.jsonl").read_text()
 
 

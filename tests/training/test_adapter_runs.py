@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from llmstage.cli.command import main
 from llmstage.stages.prove_resume import compare, final
 from llmstage.training import fault_injection
-from llmstage.training.optimizers import auto_lr
 
 SIZE = [
     "model.num_hidden_layers=2",
@@ -26,23 +25,21 @@ BASE = {"causal_lm": "causal_lm", "classification": "masked_lm", "masked_lm": "m
 RUN = [
     "data.demo_rows=40", "data.context=96", "trainer.max_steps=6", "trainer.batch_size=4", "trainer.micro_batch_size=2",
     "trainer.eval_every=2", "trainer.save_every=2", "trainer.eval_rows=4", "trainer.train_rows_scored=0", "trainer.threads=1",
+    "trainer.baselines=false",
 ]  # fmt: skip
 LORA = ["adapter=lora", "adapter.rank=4", "adapter.dropout=0.1"]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def base(shared_folder):
     """A pretrained model for a task."""
 
     def make(task: str) -> Path:
-        folder = run_dirs.get(BASE[task])
-        if folder is None:
-            folder = run_dirs[BASE[task]] = tmp_path_factory.mktemp(BASE[task]) / "run"
-            words = ["stage=pretrain", f"task={BASE[task]}", *SIZE, *RUN, f"hydra.run.dir={folder}"]
-            assert main(words) == 0
-        return folder
+        return shared_folder(f"adapter/{BASE[task]}", lambda: pretrain(BASE[task])) / "run"
 
-    run_dirs: dict[str, Path] = {}
+    def pretrain(task: str) -> None:
+        assert main(["stage=pretrain", f"task={task}", *SIZE, *RUN, "hydra.run.dir=run"]) == 0
+
     return make
 
 
@@ -119,7 +116,3 @@ def test_what_cannot_be_is_refused_with_its_mend(base, workplace, capsys):
     assert "adapter.rank is not read here: adapter=none trains all weights" in capsys.readouterr().err
     assert main(words("causal_lm", base("causal_lm"), "bits", "adapter.quantize=8bit", "trainer.device=cpu")) == 2
     assert "adapter.quantize=8bit needs a GPU" in capsys.readouterr().err
-
-
-def test_updates_get_ten_times_the_rate_of_whole_weights():
-    assert auto_lr(768, from_scratch=False, adapter=True) == pytest.approx(10 * auto_lr(768, from_scratch=False))

@@ -149,19 +149,20 @@ def rank(number: int, port: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(shared_folder, fork_server):
     """The folder with what two processes found, a file a case: they are started once, as importing torch takes long."""
     import socket
 
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        # A spawned process takes over sys.path, not PYTHONPATH; where the package is installed, the root is in neither.
-        patch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
-        mp.start_processes(rank, (port, str(folder)), nprocs=2, start_method="spawn")
-    return folder
+    def make():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with pytest.MonkeyPatch.context() as patch:
+            # A new process takes over sys.path, not PYTHONPATH; where the package is installed, the root is in neither.
+            patch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+            mp.start_processes(rank, (port, str(Path.cwd())), nprocs=2, start_method="forkserver")
+
+    return shared_folder("ranks", make)
 
 
 @pytest.mark.parametrize("name", CASES)

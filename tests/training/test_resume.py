@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+from processes import Running
 
 from llmstage.cli.command import main
 from llmstage.errors import UserError
@@ -25,16 +26,18 @@ SMALL = [
     "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48", "model.vocab_size=320", "model.dropout=0.1",
     "data.demo_rows=40", "data.context=96", f"trainer.max_steps={STEPS}", "trainer.batch_size=4", "trainer.micro_batch_size=2",
     "trainer.eval_every=2", "trainer.save_every=2", "trainer.eval_rows=4", "trainer.train_rows_scored=0", "trainer.threads=1",
-    "optim.lr=3e-3", "data.max_lost=1",
+    "optim.lr=3e-3", "data.max_lost=1", "trainer.baselines=false",
 ]  # fmt: skip
 
+
+WRITES = ("dialogue", "translation", "summarization", "captioning")
 
 pytestmark = pytest.mark.usefixtures("fault_dir")
 
 
 def words(task: str, run_dir: str, *more: str) -> list[str]:
     stage = "pretrain" if task == "causal_lm" else "finetune"
-    few = ["generation.max_new_tokens=4"] if task == "dialogue" else []
+    few = ["generation.max_new_tokens=4"] if task in WRITES else []
     return [f"stage={stage}", f"task={task}", *SMALL, *few, f"hydra.run.dir={run_dir}", *more]
 
 
@@ -56,15 +59,17 @@ SAVING = ("trainer.save_total_limit=2", "trainer.save_every=1", "trainer.eval_ev
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lm(shared_folder: Callable[..., Path]) -> Path:
     """Runs of a language model: `whole`; `killed`, after step 5; `saving`, one that saves after each step."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("lm"))
-        patch.setenv("LLMSTAGE_ALLOW_FAULTS", "1")
-        run("causal_lm", "whole")
-        run("causal_lm", "saving", *SAVING)
-        killed(patch, "causal_lm", "killed", "step:5")
-        return Path.cwd()
+
+    def make() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LLMSTAGE_ALLOW_FAULTS", "1")
+            run("causal_lm", "whole")
+            run("causal_lm", "saving", *SAVING)
+            killed(patch, "causal_lm", "killed", "step:5")
+
+    return shared_folder("resume", make)
 
 
 @pytest.mark.parametrize("task", options("task"))
@@ -91,12 +96,9 @@ def test_death_while_saving_loses_nothing(point: str, lm: Path, monkeypatch: pyt
     assert not list(Path("killed/checkpoints").glob(".*")), "drafts of dead processes are removed"
 
 
-def test_a_real_sigkill(lm: Path) -> None:
-    environment = {**os.environ, "LLMSTAGE_FAULT": "step:5:kill"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "llmstage", *words("causal_lm", "killed")], env=environment, check=False
-    )
-    assert ended.returncode == -signal.SIGKILL
+def test_a_real_sigkill(lm: Path, start_command: Callable[..., Running]) -> None:
+    running = start_command(words("causal_lm", "killed"), env={**os.environ, "LLMSTAGE_FAULT": "step:5:kill"})
+    assert running.wait() == -signal.SIGKILL
     assert compare(final(lm / "whole"), run("causal_lm", "killed")) is None
 
 

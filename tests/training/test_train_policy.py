@@ -18,6 +18,7 @@ SMALL = [
     "stage=pretrain", "task=causal_lm", "model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.intermediate_size=48",
     "model.vocab_size=320", "data.demo_rows=60", "data.context=64", "trainer.batch_size=4", "trainer.threads=1",
     "trainer.train_rows_scored=0", "trainer.eval_rows=4", "trainer.eval_every=0", "optim.lr=3e-3",
+    "trainer.baselines=false",
 ]  # fmt: skip
 
 

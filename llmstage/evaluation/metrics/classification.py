@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,18 +34,17 @@ def classification_scores(
     accuracy = proportion([guess == truth for guess, truth in zip(predicted, expected, strict=True)])
     if not expected:
         return {name: Score(math.nan) for name in ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "mcc")}
-    from sklearn.metrics import f1_score, matthews_corrcoef
+    from sklearn.metrics import matthews_corrcoef, precision_recall_fscore_support
 
     truth, guess = indices(expected, labels), indices(predicted, labels)
     resampled = bootstrap_confusion(truth, guess, len(labels))
-    scores = {"accuracy": accuracy}
-    for average in ("macro", "micro", "weighted"):
-        name, value = f"{average}_f1", float(f1_score(truth, guess, average=average, zero_division=0))
-        scores[name] = (
-            replace(accuracy, value=value)
-            if average == "micro"
-            else bootstrap_score(value, resampled[name], len(truth))
-        )
+    _, _, f1, support = precision_recall_fscore_support(truth, guess, zero_division=0)
+    scores = {
+        "accuracy": accuracy,
+        "macro_f1": bootstrap_score(float(f1.mean()), resampled["macro_f1"], len(truth)),
+        "micro_f1": accuracy,
+        "weighted_f1": bootstrap_score(float(np.average(f1, weights=support)), resampled["weighted_f1"], len(truth)),
+    }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A single label was found")  # sklearn returns 0, which is right here
         scores["mcc"] = bootstrap_score(float(matthews_corrcoef(truth, guess)), resampled["mcc"], len(truth))

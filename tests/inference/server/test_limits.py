@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from processes import Running
 
 from llmstage.cli.command import main
 
@@ -167,7 +167,7 @@ def test_a_model_folder_without_weights_is_told(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def memory(process: subprocess.Popen[str]) -> int:
+def memory(process: Running) -> int:
     """Bytes that a process holds."""
     told = Path(f"/proc/{process.pid}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", told)[1]) * 1024  # type: ignore[index]
@@ -175,12 +175,12 @@ def memory(process: subprocess.Popen[str]) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_a_hundred_clients_at_once_are_all_answered_and_memory_stays(
-    run_of: Callable[[str], Path], workplace: Path
+    run_of: Callable[[str], Path], workplace: Path, start_command: Callable[..., Running]
 ) -> None:
-    words = [sys.executable, "-m", "llmstage", "stage=serve", f"model.path={run_of('dialogue')}", "stage.port=0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = ["stage=serve", f"model.path={run_of('dialogue')}", "stage.port=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("LLMSTAGE_API_KEY", None)
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    running = start_command(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
     try:
         assert running.stderr
         url = re.search(r"http://\S+", next(line for line in running.stderr if "serving" in line))[0]  # type: ignore[index]

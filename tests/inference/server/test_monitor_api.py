@@ -9,7 +9,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from processes import Running
 
 from llmstage.cli.command import main
 from llmstage.config.stage import Serve
@@ -33,7 +33,8 @@ API = httpx.Client(timeout=30)  # one for all: making one takes longer than a re
 class Watched:
     """A monitor in a process of its own, on a file that the test lets grow."""
 
-    def __init__(self, moods: Path, folder: Path) -> None:
+    def __init__(self, moods: Path, folder: Path, start_command: Callable[..., Running]) -> None:
+        self.start_command = start_command
         self.folder, self.input = folder / "watch", folder / "in.jsonl"
         lines = (moods / "in.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         border = next(number for number, line in enumerate(lines) if '"2026-03-09T15' in line)
@@ -44,12 +45,11 @@ class Watched:
             f"stage.negative=[{negative}]", "stage.follow=true", "stage.poll=0.05", f"hydra.run.dir={self.folder}",
         ]  # fmt: skip
         self.input.write_text("", encoding="utf-8")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Running | None = None
 
     def start(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "llmstage", *self.words]
-        self.process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, cwd=self.input.parent)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = self.start_command(self.words, env=environment, stderr=subprocess.DEVNULL, cwd=self.input.parent)
 
     def grow(self, lines: list[str]) -> None:
         with self.input.open("a", encoding="utf-8") as file:
@@ -62,8 +62,8 @@ class Watched:
 
 
 @pytest.fixture
-def watched(stream_of_moods: Path, tmp_path: Path) -> Iterator[Watched]:
-    made = Watched(stream_of_moods, tmp_path)
+def watched(stream_of_moods: Path, tmp_path: Path, start_command: Callable[..., Running]) -> Iterator[Watched]:
+    made = Watched(stream_of_moods, tmp_path, start_command)
     made.folder.mkdir()
     yield made
     if made.process is not None and made.process.poll() is None:
@@ -321,13 +321,12 @@ def test_what_cannot_be_shown_is_told_before_anything_is_loaded(
     assert said in capsys.readouterr().err and not Path("outputs").exists()
 
 
-def test_the_command_serves_a_monitor_alone(workplace: Path) -> None:
+def test_the_command_serves_a_monitor_alone(workplace: Path, start_command: Callable[..., Running]) -> None:
     Path("watch").mkdir()
     filled(Path("watch"))
-    words = [sys.executable, "-m", "llmstage", "stage=serve", "stage.monitor=watch", "stage.port=0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("LLMSTAGE_API_KEY", None)
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    words = ["stage=serve", "stage.monitor=watch", "stage.port=0"]
+    environment = {key: value for key, value in os.environ.items() if key != "LLMSTAGE_API_KEY"}
+    running = start_command(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
     try:
         assert running.stderr
         line = next(line for line in running.stderr if "serving 'watch'" in line)

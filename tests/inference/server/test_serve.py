@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from processes import Running
 
 from llmstage.cli.command import main
 
@@ -304,19 +304,11 @@ def test_labels_are_those_of_one_forward_a_text_in_fp32_and_near_them_in_bf16(
 
 
 def test_the_command_answers_health_when_it_is_ready_and_ends_with_a_signal(
-    run_of: Callable[[str], Path], workplace: Path
+    run_of: Callable[[str], Path], workplace: Path, start_command: Callable[..., Running]
 ) -> None:
-    words = [
-        sys.executable,
-        "-m",
-        "llmstage",
-        "stage=serve",
-        f"model.path={run_of('dialogue')}",
-        "stage.port=0",
-        "stage.name_of_model=mine",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LLMSTAGE_API_KEY": "a secret"}
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    words = ["stage=serve", f"model.path={run_of('dialogue')}", "stage.port=0", "stage.name_of_model=mine"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LLMSTAGE_API_KEY": "a secret"}
+    running = start_command(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     try:
         assert running.stderr and running.stdout
         told = next(line for line in running.stderr if "serving" in line)
