@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from llmstage.config.key_conditions import DEMO, FILES, ITEMS, SEES, SHUFFLED, TIMED, TRAINING
+from llmstage.config.key_conditions import CONVERSES, DEMO, FILES, ITEMS, SEES, SHUFFLED, TIMED, TRAINING
 from llmstage.config.typed import AT_LEAST_1, POSITIVE, SHARE, Range
 
 Paths = str | list[str] | None
@@ -74,6 +74,9 @@ class DataConfig:
     conll, medquad, phrasebank, stocknet, movielens, image_folder, webdataset, nlvr, github_topics."""
     columns: Annotated[dict[str, str], FILES] = field(default_factory=dict)
     """Task column to column of the file: `data.columns.text=review`. Columns of a file without a header are 0, 1, 2, …"""
+    rendered: Annotated[bool, FILES, CONVERSES] = False
+    """task=dialogue: whether the column `text` holds conversations that the chat template of the model has rendered, with
+    its special tokens. The assistant's turns, found by the template's marks, are learned."""
     header: Annotated[Literal["auto"] | bool, FILES] = "auto"
     """CSV and TSV: whether the first line has the column names."""
     delimiter: Annotated[str, FILES] = "auto"

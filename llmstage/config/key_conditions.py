@@ -30,6 +30,8 @@ class TaskFacts(Protocol):
     def reads_images(self) -> bool: ...
     @property
     def reads_items(self) -> bool: ...
+    @property
+    def reads_conversations(self) -> bool: ...
     def writes(self) -> bool: ...
 
 
@@ -118,6 +120,10 @@ def _items(run: RunFacts) -> str | None:
     return None if run.task.reads_items else f"task={run.task.name} joins no item table"
 
 
+def _converses(run: RunFacts) -> str | None:
+    return None if run.task.reads_conversations else f"task={run.task.name} reads no conversations"
+
+
 def _sees(run: RunFacts) -> str | None:
     return None if run.task.reads_images else f"task={run.task.name} reads no images"
 
@@ -145,5 +151,6 @@ SHUFFLED = ReadBy(_shuffled)
 SERVES = ReadBy(_serves)
 ADAPTER = ReadBy(_adapter)
 ITEMS = ReadBy(_items)
+CONVERSES = ReadBy(_converses)
 SEES = ReadBy(_sees)
 NEW_TOWER = ReadBy(_new_tower)

@@ -27,6 +27,7 @@ class TaskConfig:
 
     reads_images = False  # whether its rows hold pictures; said by the class, no key
     reads_items = False  # whether the task joins its rows with data.items; said by the class, no key
+    reads_conversations = False  # whether its rows are conversations; said by the class, no key
 
     def takes(self) -> list[str]:
         """Return the supported model families under the current keys; a task whose keys decide it overrides this."""
@@ -40,6 +41,8 @@ class TaskConfig:
 @dataclass(slots=True)
 class Dialogue(TaskConfig):
     """Keys of task=dialogue."""
+
+    reads_conversations = True
 
     system: str | None = None
     """A system message for conversations that have none."""

@@ -115,6 +115,21 @@ def map_columns(samples: dict[str, Any], named: dict[str, str], columns: Columns
     return mapping
 
 
+def map_rendered(samples: dict[str, Any], named: dict[str, str], columns: Columns, file: str) -> dict[str, str]:
+    """Return the column of conversations that a chat template has rendered, under the name of the messages.
+
+    Raise DataError where there is none.
+    """
+    column = named.get("messages") or next((name for name in samples if name.casefold() in ("text", "rendered")), None)
+    if column is None or column not in samples:
+        raise DataError(
+            f"{file}: data.rendered=true needs a column of rendered texts. Name it: data.columns.messages=<column>\n"
+            f"{list_columns(samples)}"
+        )
+    optional = {name: named.get(name, name) for name in columns.optional}
+    return {"messages": column, **{name: source for name, source in optional.items() if source in samples}}
+
+
 def check_complete(mapping: dict[str, str], samples: dict[str, Any], columns: Columns, file: str) -> None:
     """Raise DataError where the mapping lacks a column that the task needs."""
     composed = {"messages"} if "prompt" in mapping else set()

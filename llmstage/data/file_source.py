@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llmstage.config.data import DataConfig, Paths
-from llmstage.data.chat_formats import PAIR_COLUMNS, has_target, to_messages
-from llmstage.data.columns import check_named, map_columns
+from llmstage.data.chat_formats import PAIR_COLUMNS, has_target, to_messages, to_rendered
+from llmstage.data.columns import check_named, map_columns, map_rendered
 from llmstage.data.files import DataFile, NamingFile, expand
 from llmstage.data.formats import detect, known_endings, load_reader
 from llmstage.data.row_checks import check_numbers, complaint, sample_columns, shorten
@@ -92,6 +92,11 @@ class CheckedSource(RowSource):
         if num_good == 0:
             raise DataError(f"data.{self.split}: no row in {self.description}. Give a file with rows.")
 
+    def _map(self, samples: dict[str, Any], name: str) -> dict[str, str]:
+        """Return the column of the file for each column of the task. `samples`: a value of each column of the file."""
+        mapped = map_rendered if self.cfg.rendered else map_columns
+        return mapped(samples, self.cfg.columns, self.columns, name)
+
     def _read_elsewhere(self) -> set[str]:
         """Return the columns beside a conversation that are read: those of the task, and those that cut the splits."""
         split = self.cfg.split
@@ -121,7 +126,7 @@ class CheckedSource(RowSource):
         # The first records show which columns the file has, and what they contain.
         peeked = list(islice(records, NUM_PEEKED))
         samples = sample_columns(peeked)
-        mapping = map_columns(samples, self.cfg.columns, self.columns, name) if samples else {}
+        mapping = self._map(samples, name) if samples else {}
         self.mapping = self.mapping or mapping
         note = check_numbers(peeked, mapping, self.cfg.columns, name)
         self.notes = (*self.notes, note) if note and note not in self.notes else self.notes
@@ -157,11 +162,14 @@ class CheckedSource(RowSource):
     def _row(self, record: dict[str, Any], mapping: dict[str, str], folder: Path | None) -> Row | Bad | LeftOut:
         """Return the record with the columns of the task, or what is wrong with it. `folder`: the folder of its images."""
         if not mapping:  # all of the first records were bad, so the columns are not known yet
-            mapping = map_columns(record, self.cfg.columns, self.columns, f"data.{self.split}")
+            mapping = self._map(record, f"data.{self.split}")
         if "messages" in self.columns.required:
             named = {column: mapping[column] for column in ("messages", *PAIR_COLUMNS) if column in self.cfg.columns}
             unread: Counter[str] = Counter()
-            chat = to_messages(record, named, replies=self.columns.replies, unread=unread)
+            if self.cfg.rendered:
+                chat = to_rendered(record, mapping["messages"], replies=self.columns.replies, unread=unread)
+            else:
+                chat = to_messages(record, named, replies=self.columns.replies, unread=unread)
             if isinstance(chat, str):
                 return Bad(chat, shorten(record))
             if self.columns.replies and not has_target(chat):
@@ -315,5 +323,5 @@ def options_of(cfg: DataConfig, columns: Columns) -> dict[str, Any]:
         "text_rows": cfg.text_rows, "on_bad_row": cfg.on_bad_row, "max_row_mb": cfg.max_row_mb,
         "marks": [cfg.split.time, cfg.split.time_format, cfg.split.group],
         "words": [columns.required, columns.optional, columns.identity],
-        **({"chat_layouts": CHAT_LAYOUTS} if "messages" in columns.required else {}),
+        **({"chat_layouts": [CHAT_LAYOUTS, cfg.rendered]} if "messages" in columns.required else {}),
     }  # fmt: skip

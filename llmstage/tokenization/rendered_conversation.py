@@ -37,8 +37,12 @@ class TurnMarks:
     """Texts that open a reply, without white space: after a question, and after the result of a tool."""
     ends: set[str] = field(default_factory=set)
     """Tokens that end a turn."""
+    closes: bool = True
+    """Whether one of them ends a reply that a question follows; else the question's mark ends it."""
     question: str = ""
     """What opens a question, without white space; empty where nothing does."""
+    space: tuple[str, str] = ("", "")
+    """White space before a question that follows a reply, and at the end of a conversation."""
     system: tuple[str, str] | None = None
     """What the template writes before and after a system message that a question follows; None where it takes none."""
     begins_with_bos: bool = False
@@ -90,11 +94,12 @@ def find_marks(template: ChatTemplate) -> TurnMarks:
     # What opens a question: what follows the end of the first reply.
     between = text[text.index(SLOT.format(1)) + len(SLOT.format(1)) : text.index(SLOT.format(2))]
     end = next((match for match in template.controls.pattern.finditer(between) if match[0] in marks.ends), None)
-    marks.question = between[end.end() if end else 0 :].strip()
+    opening = between[end.end() if end else 0 :]
+    marks.question, marks.closes = opening.strip(), end is not None
+    tail = text[span.stop :]
+    marks.space = (opening[: len(opening) - len(opening.lstrip())], "" if tail.strip() else tail)
     marks.system = system_marks(template, slots)
-    opening = opening_after_tool(template)
-    if opening and not opening.endswith(marks.openings[0]):
-        marks.openings.append(opening)
+    add_tool_marks(template, marks)
     return marks
 
 
@@ -129,9 +134,9 @@ def system_marks(template: ChatTemplate, slots: list[Message]) -> tuple[str, str
     return (before.strip(), after.strip()) if found and before.strip() else None
 
 
-def opening_after_tool(template: ChatTemplate) -> str:
-    """Return what opens a reply after the result of a tool; empty where the template takes no tools."""
-    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {}}}
+def add_tool_marks(template: ChatTemplate, marks: TurnMarks) -> None:
+    """Add what ends a tool call, and what opens a reply after the result of a tool, where the template has tools."""
+    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
     messages: list[Message] = [
         {"role": "user", "content": SLOT.format(0)},
         {"role": "assistant", "content": "", "tool_calls": [call]},
@@ -139,13 +144,21 @@ def opening_after_tool(template: ChatTemplate) -> str:
         {"role": "assistant", "content": SLOT.format(3)},
     ]
     try:
-        text = template.text(Conversation(messages))
+        renderings = template.located(Conversation(messages))
     except TemplateRefused:
-        return ""
-    _, found, rest = text.partition(SLOT.format(2))
+        return
+    for rendering in renderings:
+        marks.ends |= {rendering.text[span.text_stop : span.stop].strip() for span in rendering.spans} & {
+            *template.controls.ids
+        }
+    _, found, rest = renderings[-1].text.partition(SLOT.format(2))
     gap, followed, _ = rest.partition(SLOT.format(3))
     tokens = list(template.controls.pattern.finditer(gap)) or list(CONTROL_WORD.finditer(gap))
-    return gap[tokens[-1].start() :].strip() if found and followed and tokens else ""
+    if not (found and followed and tokens) or tokens[-1][0] in marks.ends:
+        return
+    opening = gap[tokens[-1].start() :].strip()
+    if not opening.endswith(marks.openings[0]):
+        marks.openings.append(opening)
 
 
 def parse_rendered(processor: Processor, text: str) -> RenderedConversation:
@@ -163,7 +176,10 @@ def parse_rendered(processor: Processor, text: str) -> RenderedConversation:
         messages += parse_questions(marks, text[position : opening.start()], is_first=number == 0)
         limit = openings[number + 1].start() if number + 1 < len(openings) else len(text)
         start = opening.end() + white_space(marks.reply, text[opening.end() : limit])
-        end = next((m for m in template.controls.pattern.finditer(text, start, limit) if m[0] in marks.ends), None)
+        # A reply ends before the next question: the token behind that one would make the question a part of the reply.
+        question = text.find(marks.question, start, limit) if marks.question else -1
+        before = question if question >= 0 else limit
+        end = next((m for m in template.controls.pattern.finditer(text, start, before) if m[0] in marks.ends), None)
         text_stop, position = (end.start(), end.end()) if end else unended(marks, text, start, limit)
         if position is None:
             ends = " or ".join(sorted(marks.ends)) or marks.question
@@ -190,10 +206,10 @@ def unended(marks: TurnMarks, text: str, start: int, limit: int) -> tuple[int, i
 
     It stops at the next question where the template has no token that ends a turn (GLM 4), else only at the end of the text.
     """
-    question = text.find(marks.question, start, limit) if marks.question and not marks.ends else -1
+    question = text.find(marks.question, start, limit) if marks.question and not marks.closes else -1
     if question >= 0:
-        return start + len(text[start:question].rstrip()), question
-    return start + len(text[start:limit].rstrip()), len(text) if limit == len(text) else None
+        return start + len(text[start:question].removesuffix(marks.space[0])), question
+    return start + len(text[start:limit].removesuffix(marks.space[1])), len(text) if limit == len(text) else None
 
 
 def white_space(opening: str, text: str) -> int:

@@ -464,6 +464,21 @@ def test_nulls_that_arrow_adds_are_dropped(tmp_path: Path) -> None:
     assert rows[1][1]["tool_calls"] == [call("g", {"b": "t"})] and rows[1][3] == answer("x", learn=False)
 
 
+def test_rendered_texts_stay_texts(tmp_path: Path) -> None:
+    rows = [{"text": f"<|user|>{n}<|assistant|>yes", "id": n, "topic": "x", "weight": n % 2} for n in range(8)]
+    path = write(tmp_path / "a.jsonl", rows)
+    source = opened(test=path, rendered=True)
+    found = [row for row, _ in source]
+    assert found[0] == {"messages": [{"role": "rendered", "content": rows[1]["text"]}], "id": 1, "topic": "x"}
+    assert len(found) == 4 and list(source.left_out.values()) == [4] and source.unread == {"topic": 4}
+    assert opened(test=path, rendered=True).digest() != opened(test=path, columns={"messages": "text"}).digest()
+    with pytest.raises(DataError, match=r"data\.rendered=true needs a column .*data\.columns\.messages=<column>"):
+        list(opened(test=write(tmp_path / "b.jsonl", [{"body": "x"}]), rendered=True))
+    assert len(list(opened(test=str(tmp_path / "b.jsonl"), rendered=True, columns={"messages": "body"}))) == 1
+    with pytest.raises(DataError, match=r"c\.jsonl:1: 'text' is empty"):
+        list(opened(test=write(tmp_path / "c.jsonl", [{"text": " "}]), rendered=True))
+
+
 # The files at which version 0.1.0 went wrong, and published sets.
 
 
