@@ -60,8 +60,8 @@ class StepDataset(Dataset[StepBatch]):
 
     def collate_parts(self, epoch: int, rows: Rows) -> list[Batch]:
         """Return the micro-batches of a batch."""
-        parts = [
         groups = of_one_length(rows, self.store.lengths) if self.task.reads_padding else [rows]
+        parts = [
             make_batch(self.task, self.store, part, (self.seed, epoch))
             for group in groups
             for part in micro_batches(group, self.micro_batch_size, self.store.lengths)
