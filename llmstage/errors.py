@@ -11,6 +11,12 @@ class UserError(Exception):
     status = 2
 
 
+class OwnCodeError(UserError):
+    """A task or a reader of the user's own that does not keep its contract; the message names the module and the method."""
+
+    status = 1
+
+
 class DataError(UserError):
     """A row, a file or a split that cannot be used; the message names `file:line` where there is one."""
 

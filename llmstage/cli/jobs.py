@@ -59,6 +59,9 @@ class CommandLine:
         return shlex.join(["llmstage", *self.arguments])
 
 
+OWN_MODULE = "The run uses your own module "
+
+
 def stop_for(complaints: list[str]) -> None:
     """Raise a UserError that lists all complaints; do nothing where there are none."""
     if complaints:
@@ -120,6 +123,10 @@ def run_stage(config: DictConfig, command: CommandLine, run: RunConfig | None = 
         result.status = 0
         return result.value
     except BaseException as error:
+        if run is not None and not isinstance(error, UserError):
+            for name in (run.task.name, run.data.format):
+                if "." in name:
+                    error.add_note(f"{OWN_MODULE}{name}")
         if isinstance(error, UserError) and (note := explain_inherited(str(error), command.words)):
             error.args = (f"{error}{note}",)
         result.error, result.status = error, status_of(error)
@@ -167,12 +174,23 @@ def explain_bug(error: BaseException) -> str:
     """Return a sentence that says in whose code an unexpected error was raised: in llmstage, or in a module of the user.
 
     The innermost frame that is not in a library decides: an error that torch raises for wrong arguments is the error of
-    the code that called torch.
+    the code that called torch. An error in llmstage itself may come from what a module of the user has returned.
     """
+    if isinstance(error, SyntaxError) and error.filename and not Path(error.filename).is_relative_to(PACKAGE):
+        return f"SyntaxError in {Path(error.filename).name}:{error.lineno}: {error.msg}; this is your own module"
     libraries = {Path(path).resolve() for path in sysconfig.get_paths().values()}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(PACKAGE):
+            own = [
+                note.removeprefix(OWN_MODULE) for note in getattr(error, "__notes__", ()) if note.startswith(OWN_MODULE)
+            ]
+            if own:
+                return (
+                    f"{type(error).__name__} in llmstage ({path.name}:{frame.lineno}), which used your own module "
+                    f"{' and '.join(own)}: {error}. Compare what its methods return with docs/extend.md; if that is right, this "
+                    f"is a bug of llmstage"
+                )
             break
         if not path.is_file() or any(path.resolve().is_relative_to(folder) for folder in libraries):
             continue

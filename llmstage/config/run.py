@@ -15,6 +15,7 @@ from llmstage.config.retrieval import RetrievalConfig
 from llmstage.config.stage import StageConfig
 from llmstage.config.task import TaskConfig
 from llmstage.config.typed import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Range, build
+from llmstage.errors import UserError
 from llmstage.naming import load_module
 
 Count = Annotated[int, AT_LEAST_1, TRAINING]
@@ -291,9 +292,15 @@ def stage_config(name: str) -> type[StageConfig]:
 
 def task_config(name: str, *, trusted: bool = True) -> type[TaskConfig]:
     """Return the dataclass of a task: the class with its name in CamelCase, `Config` of a module outside llmstage, or
-    the plain TaskConfig."""
+    the plain TaskConfig. Raise UserError for a Config that would lose its keys."""
     if "." in name:
         config = getattr(load_module("tasks", name, trusted=trusted), "Config", TaskConfig)
+        if not (isinstance(config, type) and issubclass(config, TaskConfig)):
+            raise UserError(
+                f"{name}.Config must be a dataclass that inherits from TaskConfig: class Config(TaskConfig)."
+            )
+        if "__dataclass_fields__" not in vars(config):  # else the class has the fields of TaskConfig alone
+            raise UserError(f"{name}.Config is no dataclass: write @dataclass(slots=True) above it.")
     else:
         config = getattr(task_schemas, camel(name), TaskConfig)
     return config if isinstance(config, type) and issubclass(config, TaskConfig) else TaskConfig

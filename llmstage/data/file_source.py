@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from llmstage.config.data import DataConfig, Paths
@@ -34,7 +35,7 @@ from llmstage.data.rows import (
 )
 from llmstage.data.split_keys import NO_KEYS, SplitKeyReader, SplitKeys, TimeRange
 from llmstage.data.text_lines import check_encoding
-from llmstage.errors import DataError
+from llmstage.errors import DataError, OwnCodeError
 
 CheckRow = Callable[[Row], str | None]
 CheckTableRow = Callable[[str, Row], str | None]
@@ -184,6 +185,12 @@ class CheckedSource(RowSource):
             except ValueError as error:
                 return Bad(str(error), shorten(record))
         reason = complaint(row, mapping, self.columns, self.cfg.max_row_mb) or self.check_row(row)
+        if not isinstance(reason, str | None):
+            owner = getattr(self.check_row, "__self__", None)
+            name = f"{type(owner).__module__}." if owner is not None else ""
+            raise OwnCodeError(
+                f"{name}check_row() returned {reason!r}; it must return None for a good row, else the reason."
+            )
         if not reason and self.keep_columns:
             used = {column for named in mapping.values() for column in named.split(" + ")}
             row[OTHER_COLUMNS] = {column: value for column, value in record.items() if column not in used}
@@ -230,7 +237,7 @@ class FileSource(CheckedSource):
 
     def opened(self) -> Iterator[tuple[str, Records]]:
         for file, name in self.files:
-            yield file.display_name, guarded(file, load_reader(name, trusted=self.trusted).read(file, self.options))
+            yield file.display_name, guarded(file, load_reader(name, trusted=self.trusted), self.options)
 
     def folder_of(self, name: str) -> Path | None:
         path = next(file.path for file, _ in self.files if file.display_name == name)
@@ -309,10 +316,19 @@ def resolve_image_paths(row: Row, columns: Sequence[str], folder: Path) -> None:
             )
 
 
-def guarded(file: DataFile, records: Records) -> Records:
-    """Yield the records; errors of reading become a DataError with the file and the last line."""
+def guarded(file: DataFile, reader: ModuleType, options: ReadOptions) -> Records:
+    """Yield the records of a reader; errors of reading become a DataError with the file and the last line."""
     with NamingFile(file.display_name) as guard:
-        for guard.line, record in records:
+        records = reader.read(file, options)
+        if not isinstance(records, Iterable):
+            raise OwnCodeError(f"{reader.__name__}.read() returned {records!r}; it must yield (line number, record).")
+        for item in records:
+            if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], (dict, Bad))):
+                raise OwnCodeError(
+                    f"{reader.__name__}.read() yielded {item!r:.80}; it must yield (line number, record), where a record is a "
+                    f"dict, or Bad(reason, text) for one that cannot be read."
+                )
+            guard.line, record = item
             yield guard.line, record
 
 

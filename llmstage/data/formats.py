@@ -48,7 +48,22 @@ def load_reader(name: str, *, trusted: bool = True) -> ModuleType:
     if "." not in name and name not in reader_names():
         raise UserError(unknown("data.format", name, ["auto", *reader_names()]))
     package = "data.readers.datasets" if name in dataset_reader_names() else "data.readers"
-    return load_module(package, name, trusted=trusted)
+    reader = load_module(package, name, trusted=trusted)
+    if "." in name:
+        check_reader(reader)
+    return reader
+
+
+def check_reader(reader: ModuleType) -> None:
+    """Raise UserError where a reader of the user's own lacks ENDINGS or read()."""
+    endings = getattr(reader, "ENDINGS", None)
+    if not isinstance(endings, (tuple, list, set, frozenset)) or not all(isinstance(ending, str) for ending in endings):
+        value = "has no ENDINGS" if endings is None else f"has ENDINGS = {endings!r}"
+        raise UserError(
+            f"The reader {reader.__name__} {value}: name the endings of its files as a tuple, ENDINGS = ('.pipe',)."
+        )
+    if not callable(getattr(reader, "read", None)):
+        raise UserError(f"The reader {reader.__name__} has no read(file, options), which yields (line number, record).")
 
 
 def known_endings(name: str = "auto", *, with_images: bool = False) -> set[str]:

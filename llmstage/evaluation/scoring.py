@@ -23,6 +23,7 @@ from llmstage.data.encoding.store import ExampleStore
 from llmstage.errors import UserError
 from llmstage.evaluation.metrics.score import Score
 from llmstage.tasks.base import UNSCORED, Batch, Example, ReportItem, Task
+from llmstage.tasks.contract import check_batch, check_predictions, check_scores
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import Machine, scoring_precision
 
@@ -60,7 +61,7 @@ def make_batch(
         for row, row_examples in zip(rows, examples, strict=True):
             for index, example in zip(row, row_examples, strict=True):
                 example.draw = (*draw, index)
-    return task.collate(examples)
+    return check_batch(task, task.collate(examples), len(rows))
 
 
 def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
@@ -117,7 +118,8 @@ def score_split(
             batch = make_batch(task, store, batch_rows).to(machine.device)
             with machine.autocast(precision), uncompiled(model):
                 results = task.predict(model, batch, generate=generate)
-            predicted.update(zip([index for row in batch_rows for index in row], results, strict=True))
+            batch_indices = [index for row in batch_rows for index in row]
+            predicted.update(zip(batch_indices, check_predictions(task, results, len(batch_indices)), strict=True))
     model.train(was_training)
 
     # 3. The scores, over rows: the examples of a long row are merged first.
@@ -128,7 +130,9 @@ def score_split(
         [int(rows[index]) for index in order],
     )
     items = task.report_items(predictions, refs) if report_items else []
-    return Scored(task.score(predictions, refs) if metrics else {}, predictions, refs, merged_rows, items)
+    return Scored(
+        check_scores(task, task.score(predictions, refs)) if metrics else {}, predictions, refs, merged_rows, items
+    )
 
 
 def score(

@@ -20,6 +20,7 @@ from llmstage.data.rows import BadRows, Row
 from llmstage.kernels.modernbert_encoder import supported_body, use_fast_encoder
 from llmstage.models.loading import max_positions
 from llmstage.tasks.base import Example, RowError, Task
+from llmstage.tasks.contract import check_examples
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import DTYPES, Machine, fast_bf16, scoring_precision
 from llmstage.training.setup import prepare_task
@@ -116,13 +117,13 @@ class InferenceSession:
 def encode_rows(task: Task, rows: Sequence[Row]) -> list[list[Example] | str]:
     """Return the examples of each row; for a row that cannot be encoded, the reason."""
     try:
-        return list(task.encode_unlabeled(list(rows)))
+        return list(check_examples(task, rows, task.encode_unlabeled(list(rows))))
     except RowError:
         pass  # at least one row is bad: encode them one by one
     results: list[list[Example] | str] = []
     for row in rows:
         try:
-            results.append(task.encode_unlabeled([row])[0])
+            results.append(check_examples(task, [row], task.encode_unlabeled([row]))[0])
         except RowError as error:
             results.append(str(error))
     return results

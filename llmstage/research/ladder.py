@@ -26,7 +26,6 @@ from llmstage.explore.probed_model import load_probed_model
 from llmstage.explore.score import score_items
 from llmstage.explore.score_cache import ScoreCache
 from llmstage.explore.stats import hierarchical
-from llmstage.naming import load_module
 from llmstage.paths import cache_dir, locate_model, read_run_yaml
 from llmstage.report.files import write_json
 from llmstage.research.checkpoints import (
@@ -44,6 +43,7 @@ from llmstage.research.score_curves import floored_standard_error
 from llmstage.research.trained_ladder import draw_items, train_ladder
 from llmstage.research.verdicts import Rules, Verdict, correct, judge
 from llmstage.research.wording import sentence, verdict_name
+from llmstage.tasks.contract import create_task
 from llmstage.training.machine import Machine, scoring_precision
 from llmstage.training.setup import open_sources
 
@@ -175,7 +175,7 @@ def corpus_of(cfg: RunConfig, checkpoints: Sequence[Checkpoint]) -> list[HeldOut
         if "." in str(saved_run.get("task", {}).get("name", "")):
             return []  # a user-defined task is code that this command did not name
         run = build_run(saved_run, [], trusted=False)
-    task = load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation)
+    task = create_task(run.task, run.generation)
     sources = open_sources(run, task, Path("."))
     split = next((name for name in ("validation", "test", "train") if name in sources), None)
     texts: list[str] = []

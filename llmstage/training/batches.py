@@ -19,6 +19,7 @@ from llmstage.data.encoding.store import ExampleStore
 from llmstage.evaluation.scoring import make_batch
 from llmstage.kernels.varlen_attention import with_cu_seqlens
 from llmstage.tasks.base import Batch, LossSum, Task
+from llmstage.tasks.contract import check_loss
 
 BatchKey = tuple[int, int, Rows]
 """(epoch, number of the batch in it, indices of the examples in each row)."""
@@ -112,7 +113,7 @@ def backward_parts(
         return
     for part in parts:
         with autocast():
-            loss = task.loss(model, part)
+            loss = check_loss(task, task.loss(model, part))
         scale(loss.total).backward()
         yield loss
 
@@ -134,7 +135,7 @@ def cached_backward(
     # 2. The loss over all embeddings gives the gradient of each embedding.
     batch_embeddings = tuple(torch.cat(tensors) for tensors in zip(*embeddings, strict=True))
     with autocast():
-        loss = task.pair_loss(model, batch_embeddings, parts)
+        loss = check_loss(task, task.pair_loss(model, batch_embeddings, parts))
     scale(loss.total).backward()
 
     # 3. Embed each micro-batch again, with the same random numbers, and pass the gradient of its embeddings on.

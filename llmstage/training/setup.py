@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
@@ -28,9 +28,9 @@ from llmstage.errors import DataError, ModelError
 from llmstage.models.families import check_class, model_family
 from llmstage.models.loading import max_positions
 from llmstage.models.presets import preset_vision_spec
-from llmstage.naming import load_module
 from llmstage.paths import ModelSource, cache_dir, explain_unloadable, locate_model
 from llmstage.tasks.base import RowError, Task
+from llmstage.tasks.contract import check_examples, check_texts, create_task
 from llmstage.tokenization.tokenizer import SAMPLE_BYTES, Processor, load_processor, train_processor
 from llmstage.tokenization.vision import tower_image_processor, vision_spec_of
 from llmstage.training.components import RunComponents
@@ -132,7 +132,7 @@ def encode(run: RunConfig, task: Task, source: RowSource, context: int, *, train
     key = {"task": run.task.name, "options": task.cache_key(), "context": context, "tokenizer": task.processor.digest()}
     return encode_split(
         source,
-        task.encode_many,
+        lambda rows: check_examples(task, rows, task.encode_many(rows)),
         task.num_targets,
         len(task.processor),
         refs_of_rows=run.trainer.train_rows_scored if source.split == "train" and training else None,
@@ -177,7 +177,7 @@ def prepare_task(
     joins no Chinese characters. Raise ModelError, DataError.
     """
     quiet_libraries(offline=run.offline)
-    task = cast(Task, load_module("tasks", run.task.name, trusted=True).TASK(run.task, run.generation))
+    task = create_task(run.task, run.generation)
     task.by_character = task.by_character or by_character
 
     # 1. The model's family. The checks before the run know the families of common local models only.
@@ -302,7 +302,7 @@ def sample_texts(task: Task, source: RowSource) -> Iterator[str]:
     for row, _ in source:
         if share < 1 and generator.random() >= share:
             continue
-        for text in task.texts(row):
+        for text in check_texts(task, task.texts(row)):
             bytes_left -= len(text.encode(errors="replace"))
             if bytes_left < 0:
                 return
