@@ -69,6 +69,9 @@ class ModelConfig:
     """Attention heads; must divide the hidden size."""
     intermediate_size: Annotated[int, AT_LEAST_1, SCRATCH] = 344
     """Inner size of the gated MLP."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights in model/, and in memory of those that are not trained; auto: that of the model in model.path,
+    and float32 from scratch. Trained weights are float32 until they are saved."""
     dropout: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.0
     """Dropout of attention, and of MLP and head where the family has it; 0 suits training from scratch."""
     projection: Annotated[int, Range(8, 65536), SCRATCH, for_family("clip")] = 128
@@ -231,6 +234,16 @@ class AdapterConfig:
     """true: model/ has the base weights with the updates merged; false: there is only adapter/, which loads its base
     model too."""
     quantize: Annotated[Literal["none", "8bit", "4bit"], ADAPTER] = "none"
+    modules_to_save: Annotated[list[str], ADAPTER] = field(default_factory=list)
+    """Modules that are trained in full beside the updates, by the ends of their names, e.g. [embed_tokens,lm_head] where
+    tokens were added. Heads of the task and weights that the model lacks always are."""
+    dora: Annotated[bool, ADAPTER] = False
+    """Train the length of each column of a weight apart from its direction (DoRA, Liu 2024)."""
+    rslora: Annotated[bool, ADAPTER] = False
+    """Scale updates by alpha / sqrt(rank), which keeps high ranks useful (rsLoRA, Kalajdzievski 2023)."""
+    init: Annotated[Literal["default", "pissa"], ADAPTER] = "default"
+    """default: an update starts as zero; pissa: as the principal part of its weight, which learns faster (PiSSA, Meng
+    2024). The saved adapter is an update of the original weights in both cases, with twice the rank for pissa."""
     """Bits of the base weights in training, which needs a GPU and bitsandbytes. Scores are computed with the updates
     on the unquantized base."""
 

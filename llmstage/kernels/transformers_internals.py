@@ -8,14 +8,17 @@ where they are used.
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 __all__ = [
     "BODY_EXCLUDED", "TASK_HEADS", "Conv1D", "GradientCheckpointingLayer", "attention_implementation", "cache_arguments",
-    "cache_parameter", "class_names", "has_cache", "mapped_types", "register_attention", "repeat_groups", "sdpa_attention",
+    "cache_parameter", "class_names", "fp32_modules", "has_cache", "loading_types", "mapped_types", "register_attention", "repeat_groups", "sdpa_attention",
     "tied_weight_names", "use_attention",
 ]  # fmt: skip
 
@@ -143,3 +146,35 @@ def class_names(auto_class: str) -> str:
 def tied_weight_names(model: Any) -> set[str]:
     """Names of weights that are another weight under a second name."""
     return set(getattr(model, "all_tied_weights_keys", None) or ())
+
+
+def fp32_modules(model: Any) -> set[str]:
+    """Names of modules that transformers keeps in fp32 whatever the type of the model, such as T5's `wo`."""
+    names: set[str] = set()
+    for key in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
+        names.update(part for name in getattr(model, key, None) or () for part in str(name).split("."))
+    return names
+
+
+@contextmanager
+def loading_types(choose: Callable[[Any], tuple[set[str], Any]]) -> Iterator[None]:
+    """Let from_pretrained() load some weights in another type than the model. `choose(model)`: their names and the type.
+
+    Where this version of transformers has no such plan, all weights are loaded in the type of the model.
+    """
+    original = getattr(PreTrainedModel, "_get_dtype_plan", None)
+    if original is None:
+        yield
+        return
+
+    def plan(self: Any, dtype: Any) -> dict[str, Any]:
+        names, other = choose(self)
+        # One pattern for the same weight of all layers: a model may have thousands.
+        patterns = {re.sub(r"\d+", r"\\d+", re.escape(name)) for name in names}
+        return {**original(self, dtype), **{f"^{pattern}$": other for pattern in sorted(patterns)}}
+
+    PreTrainedModel._get_dtype_plan = plan
+    try:
+        yield
+    finally:
+        PreTrainedModel._get_dtype_plan = original

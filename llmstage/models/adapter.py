@@ -5,8 +5,10 @@ This is the only module that imports peft, and it does so when an adapter is req
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from torch import nn
 
 from llmstage.config.run import AdapterConfig
 from llmstage.errors import ModelError, UserError
-from llmstage.kernels.transformers_internals import BODY_EXCLUDED, TASK_HEADS, Conv1D
+from llmstage.kernels.transformers_internals import BODY_EXCLUDED, Conv1D
+from llmstage.models.families import in_base, task_heads
+from llmstage.models.weight_types import called_layers, config_types, release_trained, without_numbers
 from llmstage.tokenization.tokenizer import Processor
 
 TASK_TYPES = {
@@ -28,6 +32,7 @@ TASK_TYPES = {
 }
 """peft's task type of each transformers class."""
 CONFIG, WEIGHTS, EXTRA = "adapter_config.json", "adapter_model.safetensors", "extra.safetensors"
+LOW_RANK = re.compile(r"\.lora_[AB]\.default\.weight$")
 PREFIX = "base_model.model."
 """What peft puts before the model's own names of weights."""
 
@@ -47,6 +52,11 @@ def peft() -> Any:
     return peft
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder has an adapter, whose base model is elsewhere."""
+    return (folder / CONFIG).is_file()
+
+
 def has_adapter(model: Any) -> bool:
     """Whether low-rank updates are in the model."""
     return bool(getattr(model, "peft_config", None))
@@ -57,49 +67,91 @@ def add_adapter(model: Any, cfg: AdapterConfig, auto_model: str, base: str) -> N
 
     `base`: where the frozen weights come from; it is saved with the adapter, for those who load it later.
     """
-    heads = fully_trained_modules(model)
+    full = sorted({*fully_trained_modules(model), *modules_called(model, cfg.modules_to_save)})
     config = peft().LoraConfig(
         r=cfg.rank,
         lora_alpha=cfg.alpha,
         lora_dropout=cfg.dropout,
-        target_modules=targets(model, cfg.targets),
+        target_modules=targets(model, cfg.targets, full),
         task_type=TASK_TYPES.get(auto_model),
         base_model_name_or_path=base,
+        use_dora=cfg.dora,
+        use_rslora=cfg.rslora,
+        init_lora_weights="pissa" if cfg.init == "pissa" else True,
     )
-    inject(model, config, heads)
+    inject(model, config, full)
+    if cfg.init == "pissa":
+        model.initial_updates = {
+            name: value.clone() for name, value in trained_weights(model).items() if LOW_RANK.search(name)
+        }
 
 
-def inject(model: Any, config: Any, heads: list[str]) -> None:
-    """Inject the updates that `config` describes; train these and the heads, and nothing else."""
-    config.modules_to_save = None  # peft would copy the heads; they are trained in place
+def inject(model: Any, config: Any, full: list[str]) -> None:
+    """Inject the updates that `config` describes; train these and the modules `full`, and nothing else."""
+    config.modules_to_save = None  # peft would copy these modules; they are trained in place
     peft().inject_adapter_in_model(config, model)
-    config.modules_to_save = [name for name in heads if name != "extra"] or None
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = ".lora_" in name or any(name.startswith(f"{head}.") for head in heads)
+    config.modules_to_save = [name for name in full if name != "extra"] or None
+    trained = {  # by identity, because a weight may have two names
+        id(parameter)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if ".lora_" in name or any(name.startswith(f"{module}.") for module in full)
+    }
+    for parameter in model.parameters():
+        parameter.requires_grad = id(parameter) in trained
+    release_trained(model)
 
 
 def fully_trained_modules(model: Any) -> list[str]:
     """Modules without pretrained weights, and the task's heads."""
-    names = {name for name, _ in model.named_children() if name in TASK_HEADS}
+    names = set(task_heads(model))
     for parameter in getattr(model, "new_weights", []):
-        inside = parameter.startswith(f"{model.base_model_prefix}.")  # a part of the body that the checkpoint lacks
-        names.add(parameter.rpartition(".")[0] if inside else parameter.partition(".")[0])
+        # A part of the body that the checkpoint lacks is trained alone; of a head, all is.
+        names.add(parameter.rpartition(".")[0] if in_base(model, parameter) else parameter.partition(".")[0])
     return sorted(names)
 
 
-def targets(model: Any, requested: str | list[str]) -> list[str]:
+def modules_called(model: Any, requested: list[str]) -> list[str]:
+    """Full names of the modules that adapter.modules_to_save names by their last parts, and of those that share their weights.
+
+    Raise UserError for a name that no module with weights has.
+    """
+    modules = {
+        name: module for name, module in model.named_modules() if name and any(True for _ in module.parameters())
+    }
+    chosen: set[str] = set()
+    for word in requested:
+        matches = [name for name in modules if f".{name}".endswith(f".{word}")]
+        if not matches:
+            known = ", ".join(sorted({last(name) for name in modules if not last(name).isdigit()})[:30])
+            raise UserError(f"adapter.modules_to_save: no module of this model is called {word}. Known: {known}.")
+        chosen.update(matches)
+    weights = {id(parameter) for name in chosen for parameter in modules[name].parameters()}
+    tied = {name for name, module in modules.items() if any(id(own) in weights for own in module._parameters.values())}
+    return sorted(chosen | {name for name in tied if not any(name.startswith(f"{other}.") for other in chosen)})
+
+
+def targets(model: Any, requested: str | list[str], full: Sequence[str] = ()) -> list[str]:
     """Names for peft's `target_modules`: last parts of names where these match exactly the chosen layers, else full names.
 
-    `requested`: adapter.targets, a list of layer names or `auto`. Raise UserError for names that match no layer.
+    `requested`: adapter.targets, a list of layer names or `auto`; `full`: modules that are trained as a whole. Raise UserError
+    for names that match no layer.
     """
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     output = model.get_output_embeddings()
     body = [
         name
         for name in layers
-        if not set(BODY_EXCLUDED) & set(name.split(".")) and model.get_submodule(name) is not output
+        if in_base(model, f"{name}.weight")
+        and not set(BODY_EXCLUDED) & set(name.split("."))
+        and model.get_submodule(name) is not output
+        and not any(f"{name}.".startswith(f"{module}.") for module in full)
     ]
-    chosen = body
+    if not body:
+        raise UserError(
+            f"adapter=lora: {type(model).__name__} has no linear layers in its body. Leave adapter=lora out."
+        )
+    called = called_layers(model)  # Mamba reads the weights of some layers directly: an update of these would do nothing
+    chosen = [name for name in body if without_numbers(name) in called and peft_takes(model, last(name))] or body
     if isinstance(requested, list):
         unmatched = [word for word in requested if not any(f".{name}".endswith(f".{word}") for name in body)]
         if unmatched or not requested:
@@ -110,6 +162,20 @@ def targets(model: Any, requested: str | list[str]) -> list[str]:
         chosen = [name for name in body if any(f".{name}".endswith(f".{word}") for word in requested)]
     short = sorted({last(name) for name in chosen})
     return short if [name for name in layers if last(name) in short] == chosen else chosen
+
+
+def peft_takes(model: Any, name: str) -> bool:
+    """Whether peft adapts layers of this name in this model; it refuses some of Mamba's."""
+    try:
+        from peft import LoraConfig
+        from peft.tuners.tuners_utils import _check_lora_target_modules_mamba as check
+    except ImportError:
+        return True
+    try:
+        check(LoraConfig(), model, name)
+    except ValueError:
+        return False
+    return True
 
 
 def last(name: str) -> str:
@@ -129,24 +195,48 @@ def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def save_adapter(model: Any, processor: Processor, folder: Path) -> None:
     """Write the adapter in peft's format, with the model's config and tokenizer, so that the folder says which model it is for."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = next(iter(model.peft_config.values()))
-    inference, config.inference_mode = config.inference_mode, True
+    config = copy.copy(next(iter(model.peft_config.values())))
+    config.inference_mode = True
+    # Weights that share one table are in the file under each of their names, as peft reads them.
+    trained = {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter.requires_grad
+    }
+    if hasattr(model, "initial_updates"):
+        trained = as_plain_update(config, trained, model.initial_updates)
     config.save_pretrained(str(folder))
-    config.inference_mode = inference
-    trained = trained_weights(model)
     extra = {name: value for name, value in trained.items() if name.startswith("extra.")}
     named = {
-        PREFIX + re.sub(r"\.default\.weight$", ".weight", name): value
+        PREFIX + re.sub(r"\.default(\.weight)?$", "" if ".lora_magnitude" in name else ".weight", name): value.clone()
         for name, value in trained.items()
         if name not in extra
     }
     save_file(named, folder / WEIGHTS, metadata={"format": "pt"})
     if extra:
         save_file(extra, folder / EXTRA)
-    model.config.save_pretrained(folder)
+    with config_types(model):
+        model.config.save_pretrained(folder)
     processor.save(folder)
     for path in folder.iterdir():
         path.chmod(0o644)
+
+
+def as_plain_update(
+    config: Any, trained: dict[str, torch.Tensor], initial: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return an adapter for the weights as they were before PiSSA took its initial update out of them, and adapt the config.
+
+    W - s B0 A0 + s B A = W + s [B, -B0] [A; A0]: twice the rank, with the same scale s (Meng 2024, PiSSA, appendix C).
+    """
+    converted = dict(trained)
+    for name, before in initial.items():
+        after = trained[name]
+        converted[name] = torch.cat([after, before], 0) if ".lora_A." in name else torch.cat([after, -before], 1)
+    # The scale is alpha / rank, and alpha / sqrt(rank) with rsLoRA.
+    config.lora_alpha = config.lora_alpha * (2**0.5 if config.use_rslora else 2)
+    config.r, config.init_lora_weights = 2 * config.r, True
+    return converted
 
 
 def save_checkpoint(model: Any, processor: Processor, folder: Path) -> None:
@@ -170,7 +260,9 @@ def load_adapter(model: Any, folder: Path) -> None:
     config = peft().LoraConfig.from_pretrained(str(folder))
     saved = load_file(folder / WEIGHTS)
     weights = {
-        re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", name.removeprefix(PREFIX)): value
+        re.sub(
+            r"\.(lora_[AB]|lora_magnitude_vector)(\.weight)?$", r".\1.default.weight", name.removeprefix(PREFIX)
+        ): value
         for name, value in saved.items()
     }
     inject(model, config, config.modules_to_save or [])
@@ -191,6 +283,7 @@ def merge_adapter(model: Any) -> None:
             parent = model.get_submodule(name.rpartition(".")[0])
             setattr(parent, last(name), module.get_base_layer())
     del model.peft_config
+    vars(model).pop("initial_updates", None)
     model.requires_grad_(True)
 
 

@@ -5,6 +5,8 @@ Weights are read from safetensors alone, and code that comes with a model never 
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from torch import nn
 from llmstage.config import ModelConfig
 from llmstage.errors import ModelError
 from llmstage.models.lm_loss import last_hidden, masked_head
-from llmstage.models.loading import load_extra, load_model
+from llmstage.models.loading import IsFrozen, load_extra, load_model
 from llmstage.models.packing import read_packed_rows
 from llmstage.models.presets import freeze_towers, preset_config, take_tower
+from llmstage.models.weight_types import DTYPES, saved_types
 from llmstage.paths import ModelSource
 from llmstage.tokenization.chat_template import stop_ids
 from llmstage.tokenization.tokenizer import Processor
@@ -35,11 +38,12 @@ def build_model(
     offline: bool,
     extra: Callable[[Any], nn.Module | None] = lambda config: None,
     quantized: dict[str, Any] | None = None,
+    is_frozen: IsFrozen | None = None,
 ) -> Any:
     """The model with its head, fp32, in eval mode. Weights that are not loaded are drawn from torch's generator.
 
     `extra`: builds the task's own module from the model's config; it becomes `model.extra`. `quantized`: arguments of
-    from_pretrained() that load the base weights in fewer bits. Raise ModelError.
+    from_pretrained() that load the base weights in fewer bits. `is_frozen`: see load_model(). Raise ModelError.
     """
     auto = getattr(transformers, auto_model)
     if model_source is None:
@@ -51,8 +55,11 @@ def build_model(
                 model.get_input_embeddings().weight.mul_(cfg.hidden_size**-0.5)
         if cfg.vision.path is not None:
             take_tower(model, cfg.vision)
+        model.saved_dtype = torch.float32 if cfg.dtype == "auto" else DTYPES[cfg.dtype]
     else:
-        model = load_model(auto, model_source, options, cfg.dropout, offline=offline, quantized=quantized or {})
+        model = load_model(
+            auto, model_source, options, cfg.dropout, offline=offline, quantized=quantized or {}, dtype=cfg.dtype, is_frozen=is_frozen
+        )  # fmt: skip
         rows = vocabulary_rows(model)
         if len(processor) > rows:
             raise ModelError(
@@ -80,7 +87,13 @@ def build_model(
 def vocabulary_rows(model: Any) -> int:
     """Entries of the input embedding; that of CLIP is in its text tower."""
     body = getattr(model, "text_model", model)
-    return int(body.get_input_embeddings().weight.shape[0])
+    try:
+        embedding = body.get_input_embeddings()
+    except NotImplementedError:  # CANINE hashes characters into a few tables, so that any id is one of its tokens
+        return sys.maxunicode + 1
+    if not hasattr(embedding, "weight"):  # Perceiver gives its latent vectors
+        return int(model.config.vocab_size)
+    return int(embedding.weight.shape[0])
 
 
 def set_generation(model: Any, processor: Processor) -> None:
@@ -115,9 +128,10 @@ def save_model(model: Any, processor: Processor, folder: Path, *, native_names: 
     """Write a Hugging Face directory that loads with transformers alone.
 
     For some models (LLaVA) transformers writes an older form of the names of weights, for other tools. `native_names`: write the
-    names that the model itself has, as a resumed run needs them.
+    names that the model itself has, and the weights in the type that they are trained in, as a resumed run needs them.
     """
-    model.save_pretrained(folder, save_original_format=not native_names)
+    with contextlib.nullcontext() if native_names else saved_types(model):
+        model.save_pretrained(folder, save_original_format=not native_names)
     processor.save(folder)
     for path in folder.iterdir():  # safetensors writes mode 0600 whatever the umask is
         path.chmod(0o644)

@@ -1,4 +1,4 @@
-"""The family of a pretrained model and the classes that it has, read from transformers' own mappings of model types."""
+"""The family of a pretrained model, the classes that it has, and which of its weights are the base model: as transformers says it."""
 
 from __future__ import annotations
 
@@ -66,3 +66,37 @@ def check_class(config: Any, auto_model: str, task: str, path: str) -> None:
         f"model.path={path} is a model of type {config.model_type}, and transformers has no {class_names(auto_model)} for it, "
         f"which task={task} needs. {names}"
     )
+
+
+def base_prefix(model: Any) -> str:
+    """Return what the names of the base model's weights begin with; empty where the model itself is the base model."""
+    prefix = str(model.base_model_prefix)
+    return f"{prefix}." if prefix and model.base_model is not model else ""
+
+
+def in_base(model: Any, name: str) -> bool:
+    """Return whether a weight belongs to the base model. Where the model itself is the base model (T5), its output layer does not."""
+    prefix = base_prefix(model)
+    if prefix:
+        return name.startswith(prefix)
+    head = model.get_output_embeddings()
+    return head is None or not any(
+        name.startswith(f"{part}.") for part, module in model.named_modules() if module is head
+    )
+
+
+def in_body(model: Any, name: str) -> bool:
+    """Return whether a weight is pretrained: one of the base model, or of the head of a language model, which is no head of a task."""
+    return in_base(model, name) or model.get_output_embeddings() is not None
+
+
+def task_heads(model: Any) -> list[str]:
+    """Return the modules outside the base model that belong to a task, such as `classifier`; a language model has none."""
+    heads = ["extra"] if hasattr(model, "extra") else []
+    if base_prefix(model) and model.get_output_embeddings() is None:
+        heads += [
+            name
+            for name, module in model.named_children()
+            if f"{name}." != base_prefix(model) and name != "extra" and any(True for _ in module.parameters())
+        ]
+    return sorted(heads)

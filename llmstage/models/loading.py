@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ from torch import nn
 from transformers import AutoConfig
 
 from llmstage.errors import ModelError
-from llmstage.kernels.transformers_internals import tied_weight_names
-from llmstage.models.adapter import CONFIG, adapter_base, load_adapter
+from llmstage.kernels.transformers_internals import loading_types, tied_weight_names
+from llmstage.models.adapter import adapter_base, is_adapter, load_adapter
+from llmstage.models.families import base_prefix, in_base
+from llmstage.models.weight_types import HALF, held_weights, hold, loaded_dtype
 from llmstage.paths import ModelSource, explain_unloadable
+
+IsFrozen = Callable[[Any, str], bool]
+"""(model, name of a weight) -> whether the weight is not trained."""
 
 
 def load_model(
@@ -31,24 +37,33 @@ def load_model(
     *,
     offline: bool,
     quantized: dict[str, Any],
+    dtype: str = "auto",
+    is_frozen: IsFrozen | None = None,
 ) -> Any:
-    """Return the model with loaded weights, its adapter included; `model.new_weights` lists what starts untrained.
+    """Return the model with loaded weights, its adapter included, in fp32; `model.new_weights` lists what starts untrained.
 
-    `options`: keys of the model config that the task sets. Raise ModelError.
+    `options`: keys of the model config that the task sets. `dtype`: model.dtype; `model.saved_dtype` is the type in which the
+    model will be saved. `is_frozen`: whether a weight is not trained, so that it is held in that type. Raise ModelError.
     """
     source = str(model_source.model_dir) if model_source.model_dir is not None else str(model_source.hub_id)
     adapter = (
-        model_source.model_dir
-        if model_source.model_dir is not None and (model_source.model_dir / CONFIG).is_file()
-        else None
+        model_source.model_dir if model_source.model_dir is not None and is_adapter(model_source.model_dir) else None
     )
     base = adapter_base(adapter) if adapter else source
     local = Path(base).is_dir() or offline
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
+        saved_dtype = loaded_dtype(Path(base) if Path(base).is_dir() else None, config, dtype, is_adapter=bool(adapter))
         set_options(config, options)
         set_dropout(config, dropout)
-        with quiet():
+        held: set[str] = set()
+
+        def weights_to_hold(model: Any) -> tuple[set[str], torch.dtype]:
+            if is_frozen is not None and saved_dtype in HALF and not quantized:
+                held.update(held_weights(model, partial(is_frozen, model)))
+            return held, saved_dtype
+
+        with quiet(), loading_types(weights_to_hold):
             model, report = auto.from_pretrained(
                 base,
                 config=config,
@@ -63,6 +78,9 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(explain_unloadable(model_source, str(error), offline=offline)) from None
     model.new_weights = new_weights(model, report, source, new_head="num_labels" in options or adapter is not None)
+    model.saved_dtype = saved_dtype
+    if held:
+        hold(model, saved_dtype, held)
     if adapter:
         load_adapter(model, adapter)
     return model
@@ -130,23 +148,6 @@ def new_weights(model: Any, report: dict[str, Any], source: str, *, new_head: bo
                 f"architecture than config.json names. Download or save the model again."
             )
     return sorted({*missing, *mismatched})
-
-
-def base_prefix(model: Any) -> str:
-    """Return what the names of the base model's weights begin with; empty where the model itself is the base model."""
-    prefix = str(model.base_model_prefix)
-    return f"{prefix}." if prefix and model.base_model is not model else ""
-
-
-def in_base(model: Any, name: str) -> bool:
-    """Return whether a weight belongs to the base model. Where the model itself is the base model (T5), its output layer does not."""
-    prefix = base_prefix(model)
-    if prefix:
-        return name.startswith(prefix)
-    head = model.get_output_embeddings()
-    return head is None or not any(
-        name.startswith(f"{part}.") for part, module in model.named_modules() if module is head
-    )
 
 
 def unused_parts(model: Any, missing: list[str]) -> set[str]:

@@ -20,8 +20,12 @@ from llmstage.data.encoding.store import ExampleStore
 from llmstage.data.quality.split_leakage import Leaks
 from llmstage.data.row_source import RowSource
 from llmstage.errors import ModelError
-from llmstage.models.adapter import add_adapter, has_adapter, merge_adapter, quantization
+from llmstage.models.adapter import add_adapter, has_adapter, is_adapter, merge_adapter, quantization
 from llmstage.models.build import build_model, count_parameters
+from llmstage.models.families import in_body
+from llmstage.models.loading import IsFrozen
+from llmstage.models.presets import TOWERS
+from llmstage.models.weight_types import exceeds_memory, round_weights
 from llmstage.paths import ModelSource
 from llmstage.tasks.base import Task
 from llmstage.tokenization.tokenizer import Processor
@@ -48,6 +52,11 @@ class RunComponents:
     leaks: Leaks
     """Texts and groups that are in two splits, and the first and last time of each split."""
 
+    @property
+    def weights_dir(self) -> Path | None:
+        """The folder with the weights of model.path, where there is one."""
+        return self.model_source.model_dir if self.model_source is not None else None
+
     def build(self, run: RunConfig, device: torch.device, *, training: bool) -> Any:
         """Build the model on `device`; for training, with the adapter that the config names.
 
@@ -64,6 +73,7 @@ class RunComponents:
             offline=run.offline,
             extra=self.task.extra_module,
             quantized=quantized,
+            is_frozen=frozen_weights(run, self.model_source, training=training),
         )
         untrained = getattr(model, "new_weights", [])
         if untrained and not training:
@@ -83,6 +93,26 @@ class RunComponents:
 
 def token_ledger(components: RunComponents) -> dict[str, Any]:
     """Return rows, tokens, cuts and leaks of each split, for report.json."""
+def frozen_weights(run: RunConfig, source: ModelSource | None, *, training: bool) -> IsFrozen | None:
+    """Return what says whether a weight is held in the type of the checkpoint, because it is not trained; None: no weight is.
+
+    A model that is only used is fp32, which is faster on a CPU and gives the same numbers, unless it is large for this machine or
+    model.dtype says otherwise. DoRA and PiSSA compute their initial weights from the base weights, which they need as fp32.
+    """
+    if source is None or (source.model_dir is not None and is_adapter(source.model_dir)):
+        return None  # the updates of an adapter are merged into fp32 weights
+    if not training:
+        held = run.model.dtype in ("bfloat16", "float16") or exceeds_memory(source.model_dir)
+        return in_body if held else None
+    if run.adapter.name == "lora" and run.adapter.init == "default" and not run.adapter.dora:
+        named = tuple(run.adapter.modules_to_save)
+        return lambda model, name: in_body(model, name) and not set(named) & set(name.split("."))
+    if run.model.freeze:
+        towers = {part for tower in run.model.freeze for part in TOWERS[tower]}
+        return lambda model, name: bool(towers & set(name.split(".")))
+    return None
+
+
     ledgers: dict[str, Any] = {}
     leaks = components.leaks
     for split, store in components.stores.items():

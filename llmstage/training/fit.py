@@ -26,6 +26,7 @@ from llmstage.evaluation.scoring import (
 )
 from llmstage.models.adapter import has_adapter, merge_adapter, save_adapter
 from llmstage.models.build import save_model
+from llmstage.models.weight_types import config_types, exceeds_memory, is_held, release, round_weights
 from llmstage.paths import ModelSource
 from llmstage.training.checkpoint import Checkpoints, TrainState, find_resume_point, set_aside
 from llmstage.training.components import (
@@ -83,6 +84,10 @@ def finish_training(
     # 1. The weights that are scored and saved.
     selected_step = load_best(setup.model, state, setup.training.checkpoints)
     model: Any = finish_adapter(setup) if has_adapter(setup.model) else setup.model
+    if not has_adapter(model):
+        round_weights(model)  # the scores are those of the weights that are saved
+    if is_held(model) and not exceeds_memory(components.weights_dir):
+        release(model)  # casting weights each time they are used is slow where texts are generated
     tune(run, components, model, machine)
 
     # 2. The scores, and the predictions of the split that the report shows.
@@ -93,7 +98,8 @@ def finish_training(
         write_predictions(out_dir / "predictions.jsonl", components, headline, split) if headline and split else []
     )
     if has_adapter(model):  # adapter.merge=false: adapter/ is the model
-        model.config.save_pretrained(out_dir / "adapter")
+        with config_types(model):
+            model.config.save_pretrained(out_dir / "adapter")
     else:
         save_model(model, components.processor, out_dir / "model")
 
