@@ -59,7 +59,7 @@ class CommandLine:
         return shlex.join(["llmstage", *self.arguments])
 
 
-OWN_MODULE = "The run uses your own module "
+USER_MODULE = "The run uses your own module "
 
 
 def stop_for(complaints: list[str]) -> None:
@@ -126,7 +126,7 @@ def run_stage(config: DictConfig, command: CommandLine, run: RunConfig | None = 
         if run is not None and not isinstance(error, UserError):
             for name in (run.task.name, run.data.format):
                 if "." in name:
-                    error.add_note(f"{OWN_MODULE}{name}")
+                    error.add_note(f"{USER_MODULE}{name}")
         if isinstance(error, UserError) and (note := explain_inherited(str(error), command.words)):
             error.args = (f"{error}{note}",)
         result.error, result.status = error, status_of(error)
@@ -182,13 +182,15 @@ def explain_bug(error: BaseException) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(PACKAGE):
-            own = [
-                note.removeprefix(OWN_MODULE) for note in getattr(error, "__notes__", ()) if note.startswith(OWN_MODULE)
+            modules = [
+                note.removeprefix(USER_MODULE)
+                for note in getattr(error, "__notes__", ())
+                if note.startswith(USER_MODULE)
             ]
-            if own:
+            if modules:
                 return (
                     f"{type(error).__name__} in llmstage ({path.name}:{frame.lineno}), which used your own module "
-                    f"{' and '.join(own)}: {error}. Compare what its methods return with docs/extend.md; if that is right, this "
+                    f"{' and '.join(modules)}: {error}. Compare what its methods return with docs/extend.md; if that is right, this "
                     f"is a bug of llmstage"
                 )
             break
