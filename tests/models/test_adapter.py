@@ -205,3 +205,45 @@ def test_fewer_bits_need_a_gpu():
     assert quantization("none", torch.device("cpu")) == {}
     with pytest.raises(UserError, match=r"adapter\.quantize=4bit needs a GPU; this run is on cpu"):
         quantization("4bit", torch.device("cpu"))
+
+
+VARIANTS = {
+    "dora": {"dora": True},
+    "rslora": {"rslora": True},
+    "pissa": {"init": "pissa"},
+    "pissa-rslora": {"init": "pissa", "rslora": True},
+    "embeddings": {"modules_to_save": ["embed_tokens"]},
+}
+
+
+@pytest.mark.parametrize("keys", VARIANTS.values(), ids=VARIANTS)
+def test_a_variant_starts_as_the_model_trains_and_is_loaded_by_peft_and_by_us(keys, adapted, tmp_path):
+    from peft import PeftModel
+
+    cfg = replace(LORA, **keys)
+    it, fresh, _ = adapted("causal_lm", "gpt", cfg, steps=0)
+    torch.testing.assert_close(logits(it, fresh), logits(it, it.model()), rtol=1e-4, atol=1e-5)
+    it, model, _ = adapted("causal_lm", "gpt", cfg)
+    after = logits(it, model)
+    assert not torch.allclose(after, logits(it, it.model()), atol=1e-3)
+    save_model(it.model(), it.processor, tmp_path / "base")
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    save_adapter(model, it.processor, tmp_path / "adapter")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    theirs = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        inputs = it.batch(it.features[:1]).inputs
+        torch.testing.assert_close(theirs(**inputs).logits, model(**inputs).logits, rtol=1e-4, atol=1e-5)
+    ours = it.model()
+    load_adapter(ours, tmp_path / "adapter")
+    torch.testing.assert_close(logits(it, ours), after, rtol=1e-4, atol=1e-5)
+    merge_adapter(model)
+    torch.testing.assert_close(logits(it, model), after, rtol=1e-4, atol=1e-5)
+
+
+def test_modules_to_save_are_trained_with_those_that_share_their_weights(adapted):
+    _, model, before = adapted("causal_lm", "gpt", replace(LORA, modules_to_save=["embed_tokens"]))
+    assert model.peft_config["default"].modules_to_save == ["lm_head", "model.embed_tokens"]
+    assert not torch.equal(model.state_dict()["lm_head.weight"], before["lm_head.weight"])
+    with pytest.raises(UserError, match="no module of this model is called embeddings"):
+        adapted("causal_lm", "gpt", replace(LORA, modules_to_save=["embeddings"]))
