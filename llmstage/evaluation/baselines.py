@@ -26,6 +26,8 @@ def baselines(
     """
     methods = dict(controls or {})
     if run.trainer.baselines and "train" in components.sources and split != "train":
+        if "validation" in components.sources and split != "validation":
+            components.task.validation_rows = [row for row, _ in components.sources["validation"]]
         methods |= components.task.baselines((row for row, _ in components.sources["train"]), scored.refs)
     methods = {name: scores for name, scores in methods.items() if scores}
     if not methods:

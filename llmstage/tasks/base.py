@@ -55,7 +55,8 @@ Scoring (evaluation/scoring.py):
 | `report_items`      | only for the final scores            | each split      | what `merge` returns                           |
 | `score`             | after that                           | each split      | what `merge` returns                           |
 | `records`           | for predictions.jsonl                | each prediction | what `merge` returns                           |
-| `baselines`         | if the run has training rows         | once            | training rows, refs of the split in the report |
+| `baselines`         | if the run has training rows         | once            | training rows, refs of the split in the        |
+|                     |                                      |                 | report, `validation_rows`                      |
 | `warnings`          | only for the final scores            | each split      | what `merge` returns                           |
 
 Inference (inference/inference_session.py), for rows without targets:
@@ -124,6 +125,9 @@ class Example:
     """Number of target tokens among these."""
     lost_end: bool = False
     """Whether the end token of a target was cut off."""
+    rewritten: bool = False
+    """Whether this is a turn of a conversation by itself, because the chat template writes it differently once more turns
+    follow."""
     row: int = -1
     """Index of the row in its split; the loader sets it."""
     draw: tuple[int, ...] | None = None
@@ -207,14 +211,18 @@ class Task(ABC):
     """`pipeline_tag` of the model card."""
     packs: bool = False
     """Whether several examples may be packed into one row with a block-diagonal attention mask."""
-    additive_loss: ClassVar[bool] = True
     reads_padding: bool = False
     """Whether padding changes what the model computes of a text, so that a batch has rows of one length; training/packing.py sets it."""
+    additive_loss: ClassVar[bool] = True
     """False: the other rows of a batch are part of the objective, and training uses embed() and pair_loss()."""
     by_length: ClassVar[bool] = True
     """Whether training batches have rows of similar length. False: rows are drawn uniformly."""
     lr_share: ClassVar[float] = 1.0
-    """Factor of the learning rate that optim.lr=auto computes from the width of the model."""
+    """Factor of the learning rate that optim.lr=auto computes from the width of a model that is trained from scratch."""
+    learns_text: ClassVar[bool] = False
+    """Whether every token of a text is a target, as in language models: the default batch then counts tokens, not rows."""
+    validation_rows: Iterable[Row] = ()
+    """Rows of the validation split, set before baselines() is called; none where that split itself is scored."""
     by_character: bool = False
     """Whether a new tokenizer has no entry of several Chinese characters. For tasks that predict parts of a text."""
     target_columns: tuple[str, ...] = ()
@@ -310,6 +318,10 @@ class Task(ABC):
         """Set the tokenizer and the maximum number of tokens of an example."""
         self.processor, self.context = processor, context
 
+    def needed_context(self, example: Example) -> int:
+        """Return the context that encode() needs to cut nothing of this example: data.context=auto follows it."""
+        return len(example.arrays["input_ids"])
+
     def cache_key(self) -> dict[str, Any]:
         """Return all options that encode() depends on, as a part of the key of the encoded-data cache."""
         return {}
@@ -376,7 +388,8 @@ class Task(ABC):
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         """Return scores of simple methods on the rows of `refs`, e.g. {"majority class": {"accuracy": ...}}.
 
-        The methods are fitted to `train` only. They use the score names of score(), so that the report can compare.
+        The methods are fitted to `train`; those that have settings choose them on `self.validation_rows`. They use the score
+        names of score(), so that the report can compare.
         """
         return {}
 

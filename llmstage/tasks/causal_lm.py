@@ -28,6 +28,7 @@ class CausalLM(Task):
     columns = Columns(required=("text",))
     auto_model = "AutoModelForCausalLM"
     packs = True
+    learns_text = True
     demo_size = 2000
 
     @staticmethod

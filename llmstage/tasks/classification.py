@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,9 +25,17 @@ from llmstage.demo.grading import grading_rows
 from llmstage.demo.machines import CATEGORIES, NUMBERS, rows_for
 from llmstage.errors import DataError, ModelError, UserError
 from llmstage.evaluation.metrics.score import Score
-from llmstage.evaluation.metrics.sklearn_baselines import name_with_sample, subsample
+from llmstage.evaluation.metrics.sklearn_baselines import MAX_VALIDATION_ROWS, name_with_sample, subsample
 from llmstage.models.fusion import Extra, Fusion, NgramPath
-from llmstage.models.heads import Head, HeadOptions, build_head, label_names, linear_baselines, load_head
+from llmstage.models.heads import (
+    BaselineRows,
+    Head,
+    HeadOptions,
+    build_head,
+    label_names,
+    linear_baselines,
+    load_head,
+)
 from llmstage.tasks.base import Batch, Example, LossSum, ReportItem, RowError, Task
 from llmstage.tasks.base_errors import ExampleErrors, errors_of_targets
 
@@ -368,10 +377,10 @@ class Classification(Task):
         """Return scores of a constant prediction and of linear models on the text, on the feature columns, and on both."""
         train_rows = list(train)
         rows = [train_rows[index] for index in subsample(len(train_rows))]
-        texts = [[" ".join(self.texts(row)) for row in side] for side in (rows, refs)]
-        tables = [self.table.matrix(rows), self.table.matrix(ref["features"] for ref in refs)] if self.table else None
-        targets = {head.column: [head.ref(row[head.column]) for row in rows] for head in self.heads}
-        methods = linear_baselines(self.heads, targets, texts[0], texts[1], tables)
+        validation = self.baseline_rows(list(islice(self.validation_rows, MAX_VALIDATION_ROWS)))
+        columns = self.table.matrix(ref["features"] for ref in refs) if self.table else None
+        test = BaselineRows([" ".join(self.texts(ref)) for ref in refs], columns, {})
+        methods = linear_baselines(self.heads, self.baseline_rows(rows), validation, test)
         if self.single_target:
             predictions_of = {name: by_column[self.heads[0].column] for name, by_column in methods.items()}
         else:
@@ -383,6 +392,14 @@ class Classification(Task):
             name_with_sample(name, len(train_rows)): self.score(predictions, refs)
             for name, predictions in predictions_of.items()
         }
+
+    def baseline_rows(self, rows: list[Row]) -> BaselineRows:
+        """Return rows with their targets as the linear baselines read them."""
+        texts = [" ".join(self.texts(row)) for row in rows]
+        columns = self.table.matrix(rows) if self.table and rows else None
+        return BaselineRows(
+            texts, columns, {head.column: [head.ref(row[head.column]) for row in rows] for head in self.heads}
+        )
 
 
 def config_of(cfg: TaskConfig) -> ClassificationConfig:

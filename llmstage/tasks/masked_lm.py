@@ -34,6 +34,7 @@ class MaskedLM(Task):
     auto_model = "AutoModelForMaskedLM"
     pipeline_tag = "fill-mask"
     packs = True
+    learns_text = True
     embeds = True
     demo_size = 2000
 

@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from llmstage.evaluation.metrics.composition import composition_item, group_scor
 from llmstage.evaluation.metrics.language_model import language_model_scores
 from llmstage.evaluation.metrics.score import Score, proportion
 from llmstage.evaluation.metrics.sklearn_baselines import (
+    MAX_VALIDATION_ROWS,
+    accuracy,
     logistic,
     most_frequent,
     name_with_sample,
@@ -273,9 +276,7 @@ class VisualReasoning(ImageTextTask):
     def baselines(self, train: Iterable[Row], refs: list[Any]) -> dict[str, dict[str, Score]]:
         """Return scores of methods without the image."""
         train_rows = list(train)
-        rows = [train_rows[index] for index in subsample(len(train_rows))]
-        if self.answer_mode == "truth":
-            rows = [{**row, "answer": truth} for row in rows if (truth := truth_of(answer_of(row)))]
+        rows = self.with_truths([train_rows[index] for index in subsample(len(train_rows))])
         answers = [answer_of(row) for row in rows]
         questions, requested = [row["question"] for row in rows], [ref["question"] for ref in refs]
         methods = {
@@ -289,13 +290,21 @@ class VisualReasoning(ImageTextTask):
             methods["most frequent answer of the kind"] = most_frequent(
                 question_types, answers, [str(ref["kind"]) for ref in refs]
             )
-        x_train, x = tfidf(questions, requested)
-        classes, probabilities = logistic(x_train, answers, x)
+        known = self.with_truths(list(islice(self.validation_rows, MAX_VALIDATION_ROWS)))
+        x_train, x_validation, x = tfidf(questions, [row["question"] for row in known] or [""], requested)
+        judged = (x_validation, [answer_of(row) for row in known]) if known else None
+        classes, probabilities = logistic(x_train, answers, x, judged, score=accuracy)
         linear_name = name_with_sample(
             f"{tfidf_name(questions)} of the question + logistic regression", len(train_rows)
         )
         methods[linear_name] = [classes[index] for index in probabilities.argmax(1)]
         return {name: self.answer_scores(texts, refs) for name, texts in methods.items()}
+
+    def with_truths(self, rows: list[Row]) -> list[Row]:
+        """Return rows whose answers are `true` or `false` where the task decides statements; other rows as they are."""
+        if self.answer_mode != "truth":
+            return rows
+        return [{**row, "answer": truth} for row in rows if (truth := truth_of(answer_of(row)))]
 
     def report_items(self, predictions: list[Any], refs: list[Any]) -> list[ReportItem]:
         answers, answered_refs, answered_predictions = answered(predictions, refs)

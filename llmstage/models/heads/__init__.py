@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmstage.models.heads.base import Head, HeadOptions, linear_baselines
+from llmstage.models.heads.base import BaselineRows, Head, HeadOptions, linear_baselines
 from llmstage.models.heads.multilabel import MultilabelHead
 from llmstage.models.heads.ordinal import OrdinalHead
 from llmstage.models.heads.regression import NumberHead
@@ -15,7 +15,7 @@ HEADS: dict[str, type[Head]] = {
 }  # fmt: skip
 """Head class by the value of `task.target`."""
 
-__all__ = ["HEADS", "Head", "HeadOptions", "build_head", "label_names", "linear_baselines", "load_head"]
+__all__ = ["HEADS", "BaselineRows", "Head", "HeadOptions", "build_head", "label_names", "linear_baselines", "load_head"]
 
 
 def build_head(target_type: str, column: str, options: HeadOptions) -> Head:

@@ -7,7 +7,6 @@ owns a slice of it. The subclasses are in the files beside this one, one for eac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -140,9 +139,14 @@ class Head(ABC):
         """Return (name, predictions) of a constant prediction. `train_refs`: refs of the training split."""
 
     @abstractmethod
-    def linear_baseline(self, x_train: Any, train_refs: list[Any], x: Any) -> tuple[str, list[dict[str, Any]]]:
-        """Return (name, predictions) of a linear model. `x_train`, `x`: feature matrices [rows, features]; `train_refs`: refs
-        of the training rows."""
+    def linear_baseline(
+        self, x_train: Any, train_refs: list[Any], x: Any, validation: tuple[Any, list[Any]] | None
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Return (name, predictions) of a linear model whose settings are chosen on the validation rows.
+
+        `x_train`, `x`: feature matrices [rows, features]; `train_refs`: refs of the training rows; `validation`: features and
+        refs of the validation rows, None where there are none.
+        """
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
@@ -150,37 +154,43 @@ def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax((logits if temperature == 1.0 else logits / temperature).float(), -1).cpu()
 
 
-def linear_baselines(
-    heads: list[Head],
-    train_refs: dict[str, list[Any]],
-    train_texts: Sequence[str],
-    texts: Sequence[str],
-    feature_matrices: Sequence[Any] | None,
-) -> dict[str, TargetPredictions]:
-    """Return predictions for `texts` by a constant and by linear models on text, on columns, and on both.
+@dataclass(slots=True)
+class BaselineRows:
+    """Rows of one split as the linear baselines read them."""
 
-    The result is {method: {column: predictions}}. `train_refs`: refs of the training rows by column.
-    `feature_matrices`: matrices of the feature columns, of the training rows and of the rows to predict; None without columns.
+    texts: list[str]
+    columns: Any | None
+    """Matrix of the feature columns; None without columns."""
+    refs: dict[str, list[Any]]
+    """Refs by target column."""
+
+
+def linear_baselines(
+    heads: list[Head], train: BaselineRows, validation: BaselineRows, test: BaselineRows
+) -> dict[str, TargetPredictions]:
+    """Return predictions for the rows of `test` by a constant and by linear models on text, on columns, and on both.
+
+    The result is {method: {column: predictions}}. Without validation rows the linear models hold out training rows.
     """
-    inputs: dict[str, tuple[Any, Any]] = {}
-    if any(text.strip() for text in train_texts):
-        inputs[tfidf_name(train_texts)] = tfidf(train_texts, texts)
-    if feature_matrices is not None:
-        inputs["columns"] = (feature_matrices[0], feature_matrices[1])
+    inputs: dict[str, tuple[Any, ...]] = {}  # features of the training, validation and test rows
+    if any(text.strip() for text in train.texts):
+        inputs[tfidf_name(train.texts)] = tfidf(train.texts, validation.texts or [""], test.texts)
+    if train.columns is not None:
+        inputs["columns"] = (train.columns, validation.columns, test.columns)
     if len(inputs) == 2:
-        (text_train, text_test), (columns_train, columns_test) = inputs.values()
-        inputs["text and columns"] = (
-            concat_features(text_train, columns_train),
-            concat_features(text_test, columns_test),
+        by_text, by_columns = inputs.values()
+        inputs["text and columns"] = tuple(
+            concat_features(*parts) if parts[1] is not None else None for parts in zip(by_text, by_columns, strict=True)
         )
     # With several targets, one method has a different name for each head; a common name keeps them in one row.
     single_target = len(heads) == 1
     methods: dict[str, TargetPredictions] = {}
     for head in heads:
-        name, predictions = head.prior_baseline(train_refs[head.column], len(texts))
+        name, predictions = head.prior_baseline(train.refs[head.column], len(test.texts))
         methods.setdefault(name if single_target else "most frequent or mean", {})[head.column] = predictions
-        for input_name, (x_train, x) in inputs.items():
-            name, predictions = head.linear_baseline(x_train, train_refs[head.column], x)
+        for input_name, (x_train, x_validation, x) in inputs.items():
+            judged = (x_validation, validation.refs[head.column]) if validation.texts else None
+            name, predictions = head.linear_baseline(x_train, train.refs[head.column], x, judged)
             method = f"{input_name}, {name if single_target else 'linear model'}"
             methods.setdefault(method, {})[head.column] = predictions
     return methods

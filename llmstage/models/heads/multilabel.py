@@ -200,10 +200,13 @@ class MultilabelHead(Head):
         labels = labels or [self.labels[int(probabilities.argmax())]]
         return "most frequent labels", [{"labels": labels, "p": probabilities.tolist()} for _ in range(num_rows)]
 
-    def linear_baseline(self, x_train: Any, train_refs: list[Any], x: Any) -> tuple[str, list[dict[str, Any]]]:
-        probabilities = logistic_multilabel(x_train, self.label_matrix(train_refs), x)
+    def linear_baseline(
+        self, x_train: Any, train_refs: list[Any], x: Any, validation: tuple[Any, list[Any]] | None
+    ) -> tuple[str, list[dict[str, Any]]]:
+        judged = (validation[0], self.label_matrix(validation[1])) if validation else None
+        probabilities, threshold = logistic_multilabel(x_train, self.label_matrix(train_refs), x, judged)
         label_rows = [
-            [label for label, probability in zip(self.labels, row, strict=True) if probability >= 0.5]
+            [label for label, probability in zip(self.labels, row, strict=True) if probability >= threshold]
             for row in probabilities
         ]
         rows = [{"labels": labels, "p": row.tolist()} for labels, row in zip(label_rows, probabilities, strict=True)]

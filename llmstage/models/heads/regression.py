@@ -104,8 +104,10 @@ class NumberHead(Head):
     def prior_baseline(self, train_refs: list[Any], num_rows: int) -> tuple[str, list[dict[str, Any]]]:
         return "mean of the training split", to_predictions([float(np.mean(train_refs))] * num_rows)
 
-    def linear_baseline(self, x_train: Any, train_refs: list[Any], x: Any) -> tuple[str, list[dict[str, Any]]]:
-        return "ridge regression", to_predictions(ridge(x_train, train_refs, x).tolist())
+    def linear_baseline(
+        self, x_train: Any, train_refs: list[Any], x: Any, validation: tuple[Any, list[Any]] | None
+    ) -> tuple[str, list[dict[str, Any]]]:
+        return "ridge regression", to_predictions(ridge(x_train, train_refs, x, validation).tolist())
 
 
 def to_predictions(values: list[float]) -> list[dict[str, Any]]:

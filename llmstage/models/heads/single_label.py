@@ -181,8 +181,10 @@ class LabelHead(Head):
     def prior_baseline(self, train_refs: list[Any], num_rows: int) -> tuple[str, list[dict[str, Any]]]:
         return "majority class", self.from_probabilities(*majority(train_refs, num_rows))
 
-    def linear_baseline(self, x_train: Any, train_refs: list[Any], x: Any) -> tuple[str, list[dict[str, Any]]]:
-        return "logistic regression", self.from_probabilities(*logistic(x_train, train_refs, x))
+    def linear_baseline(
+        self, x_train: Any, train_refs: list[Any], x: Any, validation: tuple[Any, list[Any]] | None
+    ) -> tuple[str, list[dict[str, Any]]]:
+        return "logistic regression", self.from_probabilities(*logistic(x_train, train_refs, x, validation))
 
     def from_probabilities(self, classes: list[str], probabilities: Any) -> list[dict[str, Any]]:
         """Return predictions from the probabilities [N, classes] of a baseline: its most probable class."""
