@@ -8,7 +8,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from llmstage.config.data import DataConfig
+from llmstage.config.data import DataConfig, Paths
 from llmstage.data.chat_messages import without_nulls
 from llmstage.data.file_source import CheckedSource, options_of
 from llmstage.data.files import DataFile
@@ -105,11 +105,46 @@ def open_tables(
     return sources
 
 
+DISK_FILES = ("dataset_dict.json", "state.json")
+"""One of these is in every folder that datasets.save_to_disk writes: of several splits, or of one table."""
+
+
+def open_saved_table(
+    split: str,
+    paths: Paths,
+    cfg: DataConfig,
+    columns: Columns,
+    check_row: Callable[[Row], str | None],
+    bad_rows: BadRows,
+) -> RowSource | None:
+    """Return the rows of a table that datasets.save_to_disk wrote and data.train, validation or test names; else None.
+
+    Raise DataError for a folder of several splits, and for one among other files.
+    """
+    named = [paths] if isinstance(paths, str) else list(paths or ())
+    saved = [path for path in named if any((Path(path).expanduser() / name).is_file() for name in DISK_FILES)]
+    if not saved:
+        return None
+    if len(named) > 1:
+        raise DataError(
+            f"data.{split} names {saved[0]}, which datasets.save_to_disk wrote, together with other files. Name it alone, or "
+            f"write its rows to a file: datasets.load_from_disk(…).to_json(…)"
+        )
+    tables = load_tables(saved[0])
+    if (Path(saved[0]).expanduser() / "dataset_dict.json").is_file():
+        raise DataError(
+            f"data.{split}={saved[0]} was written by datasets.save_to_disk and has the splits {', '.join(tables)}. Name the "
+            f"folder once, for all of them: data.path={saved[0]}"
+        )
+    (table,) = tables.values()
+    return TableSource(split, table, saved[0], cfg, columns, check_row, bad_rows)
+
+
 def load_tables(path: str) -> dict[str, Any]:
     """Return the `Dataset` of each split, by its name."""
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if not any((folder / name).is_file() for name in DISK_FILES):
             raise DataError(
                 f"data.path={path} was not written by datasets.save_to_disk (no dataset_dict.json, no state.json). "
                 f"For a folder of files: data.train={path}"

@@ -22,7 +22,7 @@ from llmstage.data.columns import check_named
 from llmstage.data.file_source import CheckedSource, CheckRow, FileSource
 from llmstage.data.files import expand
 from llmstage.data.formats import find_images, known_endings, load_reader
-from llmstage.data.hf_datasets import open_tables
+from llmstage.data.hf_datasets import open_saved_table, open_tables
 from llmstage.data.row_source import PartSource, RowSource, Sides
 from llmstage.data.row_times import Clock, check_time_format
 from llmstage.data.rows import BadRows, Columns, Row, digest_of
@@ -81,6 +81,10 @@ def open_given(
     else:
         find = getattr(load_reader(cfg.format, trusted=trusted), "find", None)
     for split, paths in cfg.sources().items():
+        table = open_saved_table(split, paths, cfg, columns, check_row, bad_rows)
+        if table is not None:
+            given[split] = table
+            continue
         files = expand(paths, f"data.{split}", endings, find)
         given[split] = FileSource(split, files, cfg, columns, check_row, bad_rows, trusted=trusted)
     # One clock for all splits notices numbers in one file and dates in another.

@@ -252,6 +252,14 @@ def test_a_folder_saved_by_datasets(tmp_path: Path) -> None:
         "train", "validation", "test",
     ]  # fmt: skip
 
+    # data.train, validation and test name a saved table too; a folder of several splits is named once.
+    found = open_splits(DataConfig(train=str(tmp_path / "e"), test=[str(tmp_path / "e")]), PAIR, lambda row: None, None)
+    assert [row for row, _ in found["test"]] == ROWS and list(found) == ["train", "validation", "test"]
+    with pytest.raises(DataError, match=r"has the splits train, dev, test.*data\.path=.*/d"):
+        open_splits(DataConfig(train=str(tmp_path / "d")), PAIR, lambda row: None, None)
+    with pytest.raises(DataError, match="together with other files"):
+        open_splits(DataConfig(train=[str(tmp_path / "e"), "more.csv"]), PAIR, lambda row: None, None)
+
     def offline(path: str) -> None:
         raise ConnectionError("no route")
 
