@@ -87,7 +87,8 @@ class DataConfig:
     """format=text: what one row (a document) is. block: up to 4,096 characters, ended at a blank line if there is one,
     else at a line end; line; or the whole file."""
     context: Annotated[Literal["auto"] | int, Range(8, 1_000_000)] = "auto"
-    """Tokens in a row of model input; auto: 256 for gpt, 128 for bert, at most what the model supports."""
+    """Tokens in a row of model input. auto: from scratch 256 for gpt and t5, 128 for bert; with model.path at least these,
+    enough for 99 % of the training rows, at most what the model and the memory take. The plan line shows it."""
     on_bad_row: Annotated[Literal["error", "quarantine"], FILES] = "error"
     """What to do with a row that cannot be used. error: stop and name it; quarantine: write it to quarantine.jsonl and
     continue."""

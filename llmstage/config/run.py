@@ -86,17 +86,19 @@ class ModelConfig:
 class TrainerConfig:
     """Budget, batches, hardware, evaluation and checkpoints."""
 
-    max_steps: Count | None = 900
+    max_steps: Annotated[Literal["auto"] | int, AT_LEAST_1, TRAINING] | None = "auto"
     """Optimizer steps. Exactly one of max_steps, epochs and max_tokens is set; setting one removes the default of
-    another."""
+    another. auto: 900 from scratch; with model.path 3 epochs, and up to 20 on a small set (5 where text is learned)."""
     epochs: Annotated[float, POSITIVE, TRAINING] | None = None
     """Passes over the training split."""
     max_tokens: Count | None = None
     """Input tokens without padding."""
     batch_size: Count | None = None
     """Rows in an optimizer step, as the model sees them: packed rows of data.context tokens where packing is on."""
-    batch_tokens: Count | None = 2048
-    """Approximate number of tokens in an optimizer step. Exactly one of batch_size and batch_tokens is set."""
+    batch_tokens: Annotated[Literal["auto"] | int, AT_LEAST_1, TRAINING] | None = "auto"
+    """Approximate number of tokens in an optimizer step. Exactly one of batch_size and batch_tokens is set. auto: 2,048
+    from scratch; with model.path 16 or 32 examples, and where text is learned 2,048 to 16,384 tokens by the size of the
+    data. The plan line shows it."""
     micro_batch_size: Annotated[Literal["auto"] | int, AT_LEAST_1, TRAINING] = "auto"
     """Rows computed at once. The gradient of a step is the same for every value."""
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], TRAINING] = "auto"
@@ -110,7 +112,7 @@ class TrainerConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, …"""
     threads: Literal["auto"] | Annotated[int, AT_LEAST_1] = "auto"
-    """CPU threads; auto: as many as the affinity mask and the cgroup quota allow."""
+    """CPU threads; auto: as many as the affinity mask, the cgroup quota and OMP_NUM_THREADS allow."""
     workers: Literal["auto"] | Annotated[int, NOT_NEGATIVE, TRAINING] = "auto"
     """Processes that prepare batches; auto: 0 on a CPU, 2 with a GPU."""
     compile: Annotated[Literal["auto", "on", "off"], TRAINING] = "auto"
@@ -171,7 +173,8 @@ class OptimConfig:
     name: str = "adamw"
     """The option of conf/optim that was chosen."""
     lr: Annotated[Literal["auto"] | float, POSITIVE, TRAINING] = "auto"
-    """Peak learning rate; auto: by hidden size, and lower for a model that is already trained. The plan line shows it."""
+    """Peak learning rate; auto: from scratch by hidden size; with model.path by family, size and adapter. The plan line
+    shows it."""
     weight_decay: Annotated[float, NOT_NEGATIVE, TRAINING] = 0.1
     """Decoupled weight decay of matrices; vectors and embeddings are not decayed."""
     beta1: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.9
@@ -183,7 +186,8 @@ class OptimConfig:
     schedule: Annotated[Literal["cosine", "linear", "wsd", "constant"], TRAINING] = "cosine"
     """Learning rate schedule after the warm-up; wsd: constant, then linear decay over the last fifth."""
     warmup_steps: Annotated[Literal["auto"] | int, NOT_NEGATIVE, TRAINING] = "auto"
-    """Steps over which the learning rate rises from 0 to its peak; auto: a twentieth of the run, at most 200."""
+    """Steps over which the learning rate rises from 0 to its peak; auto: a twentieth of the run, with model.path a
+    tenth, at most 200."""
     min_lr_share: Annotated[float, Range(0, 1), TRAINING] = 0.1
     """Final learning rate, as a share of the peak."""
     max_grad_norm: Annotated[float, POSITIVE, TRAINING] | None = 1.0

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from llmstage.config import OptimConfig
+from llmstage.models.build import count_parameters
 from llmstage.tasks.base import UNSCORED, Example, Task
+from llmstage.training.defaults import finetuning_lr
 from llmstage.training.machine import Machine
-from llmstage.training.optimizers import auto_lr, build_optimizer, scale_gradients
+from llmstage.training.optimizers import build_optimizer, scale_gradients
 
 BATCH = 32
 ROWS_SCORED = 200
@@ -73,8 +75,7 @@ def trained_copy(
 ) -> Any:
     """Return a copy trained for `steps` steps on batches of 16 examples of target rows and 16 of replay rows."""
     trained = copy.deepcopy(model).train()
-    width = int(getattr(model.config.get_text_config(), "hidden_size", 128))
-    rate = auto_lr(width, from_scratch=False) * task.lr_share
+    rate = finetuning_lr(task.model_family, count_parameters(model), adapter=False)
     optimizer = build_optimizer(trained, OptimConfig(), rate)
     rng = np.random.default_rng(seed)
     sides = [[example for examples in rows for example in examples] for rows in (target, replay)]

@@ -28,7 +28,17 @@ from llmstage.training.batch_size_finder import find_micro_batch_size, largest_b
 from llmstage.training.batches import StepDataset
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import Machine, cpu_name, matmul_rate
-from llmstage.training.plan import SHARE_OF_PEAK, Plan, check_budget, make_order, make_plan, measure_epoch, plan_line
+from llmstage.training.plan import (
+    SHARE_OF_PEAK,
+    Plan,
+    budget_warning,
+    check_budget,
+    make_order,
+    make_plan,
+    measure_epoch,
+    plan_line,
+    resolve_budget,
+)
 
 MIB = 2**20
 
@@ -54,24 +64,26 @@ def plan_run(
 
     # The plan of the run, made as training makes it.
     store, task = components.stores["train"], components.task
-    check_budget(run, store)
     rate = matmul_rate(machine)
     torch.manual_seed(run.seed)
     model = components.build(run, machine.device, training=True)
+    run = resolve_budget(run, components, {})
+    check_budget(run, store)
     order = make_order(run, store, components.context, packing=components.packing, by_length=task.by_length)
     kernels = enable(model, run.trainer, machine, {})
     fixed: dict[str, Any] = {}
     if measure and searches_micro_batch_size(run, machine, {}, additive=task.additive_loss):
         fixed["micro_batch_size"] = find_micro_batch_size(task, model, store, order, machine)
     plan = make_plan(
-        run, store, order, model, machine, rate, fixed, from_scratch=components.model_source is None, additive=task.additive_loss,
-        lr_share=task.lr_share,
-    )  # fmt: skip
+        run, store, order, model, machine, rate, fixed, task=task, from_scratch=components.model_source is None
+    )
     line = plan_line(
-        plan, machine, packing=components.packing, allocator=allocator_name(), compiled=kernels["compile"],
-        recomputed=kernels["checkpointing"], by_length=task.by_length, chance=task.chance_loss(plan.batch_rows),
+        plan, machine, components, allocator=allocator_name(), compiled=kernels["compile"],
+        recomputed=kernels["checkpointing"],
     )  # fmt: skip
     report = PlanReport(line.rpartition(" · about ")[0], model=describe_model(run, components, model))
+    if warning := budget_warning(plan, run):
+        console.warn(warning)
     # Estimate a step on the longest batch; earlier plans of this machine correct the estimate.
     rows = largest_batch(order)
     dataset = StepDataset(task, store, plan.micro_batch_size, run.seed, cu_seqlens=uses_cu_seqlens(model))

@@ -89,7 +89,8 @@ def is_finished(run: RunConfig, run_dir: Path) -> bool:
         return False
     state, saved = read_state(checkpoint)
     check_same_run(run, saved["config"], checkpoint)
-    return state.step >= (run.trainer.max_steps or 0) and (run_dir / "report.json").is_file()
+    assert isinstance(run.trainer.max_steps, int)  # checkpoint_run() sets it
+    return state.step >= run.trainer.max_steps and (run_dir / "report.json").is_file()
 
 
 def checkpoint_run(cfg: RunConfig, size: str, seed: int, train: Path, held_out: Path) -> RunConfig:

@@ -18,6 +18,7 @@ from llmstage.config.renamed_keys import present_override
 from llmstage.errors import ModelError, UserError
 from llmstage.report.files import write_json
 from llmstage.training.checkpoint import WALL_CLOCK, list_checkpoints, read_state, step_of
+from llmstage.training.defaults import SCRATCH_STEPS
 from llmstage.training.finalize import link_latest
 from llmstage.training.run_folder import write_run_yaml
 from llmstage.training.session import run_lock
@@ -93,7 +94,9 @@ def plan_kills(cfg: RunConfig) -> tuple[int, list[int]]:
     """Return the steps of a run, and after which of them it is killed. Raise UserError where they do not fit."""
     assert isinstance(cfg.stage, ProveResume)
     steps = cfg.trainer.max_steps
-    if steps is None:
+    if steps == "auto" and cfg.model.path is None:
+        steps = SCRATCH_STEPS
+    if steps is None or steps == "auto":
         raise UserError("stage=prove_resume needs trainer.max_steps, so that it knows when to kill.")
     if steps < 3:
         raise UserError(f"trainer.max_steps={steps} is too short to be killed in between; give at least 3.")

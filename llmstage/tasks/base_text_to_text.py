@@ -5,6 +5,7 @@ Encoder-decoders read the source and generate the target. Decoders continue a pr
 
 from __future__ import annotations
 
+import math
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -55,6 +56,13 @@ class TextToText(ScoredTextTask):
     def max_target_tokens(self) -> int:
         """Maximum number of tokens of a target, its end included."""
         return min(self.context - 1, max(2, int(self.context * self.cfg.target_share)))
+
+    def needed_context(self, example: Example) -> int:
+        """Return the context whose shares hold source and target."""
+        num_target = sum(example.arrays["target"])
+        num_source = len(example.arrays["target"]) - num_target
+        share = self.cfg.target_share
+        return max(math.ceil(num_target / share), math.ceil(num_source / (1 - share)))
 
     def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]

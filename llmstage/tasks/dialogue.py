@@ -19,6 +19,7 @@ from llmstage.demo.dialogue import dialogue_rows
 from llmstage.evaluation.metrics.generation import chrf, distinct_n, exact_match, most_frequent_reply, rouge_l
 from llmstage.evaluation.metrics.language_model import Unigram, language_model_scores
 from llmstage.evaluation.metrics.score import Score, proportion
+from llmstage.evaluation.metrics.tool_calls import CalledTurn, tool_call_scores
 from llmstage.models.generation import end_ids, generate_replies
 from llmstage.models.lm_loss import correct_positions, sum_by_segment, token_losses
 from llmstage.tasks.base import IGNORE_INDEX, Batch, Example, LossSum, ReportItem, RowError, Task
@@ -31,11 +32,13 @@ from llmstage.tokenization.chat_template import (
     encode_conversations,
     prepare_tools,
     reply_prompt,
+    stop_ids,
     turn_end,
 )
 from llmstage.tokenization.context_windows import Window, fit, texts_of
 from llmstage.tokenization.rendered_conversation import fit_rendered, is_rendered, parse_rendered, rendered_prompt
 from llmstage.tokenization.tokenizer import Processor
+from llmstage.tokenization.tool_calls import ReplyForm
 from llmstage.tokenization.tool_template import TAGS, uses_tools
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -48,10 +51,20 @@ class Dialogue(Task):
     auto_model = "AutoModelForCausalLM"
     packs = True
     learns_text = True
-    reference_columns = ("reference", "correct", "log_probability", "tokens", "recall", "prompt", "turn")
+    reference_columns = (
+        "reference",
+        "reference_tool_calls",
+        "correct",
+        "log_probability",
+        "tokens",
+        "recall",
+        "prompt",
+        "turn",
+    )
     demo_size = 2400
 
     cfg: DialogueConfig
+    _form: tuple[str, ReplyForm] | None = None
     has_tools = False
     """Whether the training rows have tools, so that the chat template that is saved must write them."""
 
@@ -91,7 +104,7 @@ class Dialogue(Task):
             prepare_tools(processor)
 
     def cache_key(self) -> dict[str, Any]:
-        return {"system": self.cfg.system, "encoding": 2}
+        return {"system": self.cfg.system, "ends": stop_ids(self.processor), "encoding": 3}
 
     def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]
@@ -122,7 +135,7 @@ class Dialogue(Task):
             raise RowError(str(error)) from None
         examples = self._window_examples(row, conversation, windows, uncovered)
         for example in examples if len(encoded) > 1 else []:
-            example.ref["rewritten"] = True
+            example.rewritten = True
         return examples
 
     def _rendered_examples(self, row: Row) -> list[Example]:
@@ -160,6 +173,8 @@ class Dialogue(Task):
                 item["end"] = reply.end_id
             if turn in recalls:
                 item["recall"] = recalls[turn]
+            if calls := messages[reply.message].get("tool_calls"):
+                item["tool_calls"] = [[call["function"]["name"], call["function"]["arguments"]] for call in calls]
             replies.append(item)
         ref = {
             "replies": replies,
@@ -167,6 +182,8 @@ class Dialogue(Task):
             "first": window.first - shift,
             "bytes": sum(len(reply["text"].encode()) for reply in replies),
         }
+        if uses_tools(messages, conversation.tools):
+            ref["tools"] = conversation.tools or []
         arrays = {"input_ids": window.ids, "target": window.target}
         return Example(arrays, ref, window.cut, window.cut_targets, window.cut_targets > 0)
 
@@ -195,7 +212,10 @@ class Dialogue(Task):
             )
         except TemplateRefused as error:
             raise RowError(str(error)) from None
-        return self._prompt_example(prompt, end, history)
+        example = self._prompt_example(prompt, end, history)
+        if uses_tools(history, conversation.tools):
+            example.ref["tools"] = conversation.tools or []
+        return example
 
     def _rendered_reply_example(self, text: str) -> Example:
         room = max(1, self.context - min(self.generation.max_new_tokens, self.context // 2))
@@ -254,6 +274,7 @@ class Dialogue(Task):
         decoding gives this answer (by induction). Only the other answers are generated.
         """
         assert batch.segments is not None
+        marks = self._reply_form(model).mark_ids
         ids, segments, ends = batch.inputs["input_ids"].cpu(), batch.segments.cpu(), end_ids(model)
         greedy = self.generation.temperature == 0 and self.generation.num_beams == 1
         prompts, targets_of_prompts = [], []
@@ -264,16 +285,40 @@ class Dialogue(Task):
                 stops = reply.get("end") in ends and reply["stop"] - reply["start"] <= self.generation.max_new_tokens
                 answer = range(reply["start"], reply["stop"])
                 if greedy and stops and correct_positions[number].issuperset(answer):
-                    text = self.processor.decode(example_ids[answer.start : answer.stop - 1])
+                    text = self.processor.decode(example_ids[answer.start : answer.stop - 1], marks=marks)
                     item["replies"][index] = shown_reply(text, reply["text"])
                 else:
                     prompts.append(example_ids[: reply["start"]])
                     targets_of_prompts.append((number, index))
         for (number, index), (text, ended) in zip(
-            targets_of_prompts, generate_replies(model, self.processor, prompts, self.generation), strict=True
+            targets_of_prompts,
+            generate_replies(model, self.processor, prompts, self.generation, marks=marks),
+            strict=True,
         ):
             reference = batch.refs[number]["replies"][index]["text"]
             items[number]["replies"][index], items[number]["ended"][index] = shown_reply(text, reference), ended
+        for number, (item, ref) in enumerate(zip(items, batch.refs, strict=True)):
+            if "tools" in ref:
+                example_ids = ids[segments == number].tolist()
+                item["parsed"] = [
+                    self._parse(model, text, example_ids[: reply["start"]], ref["tools"])
+                    for text, reply in zip(item["replies"], ref["replies"], strict=True)
+                ]
+
+    def _reply_form(self, model: nn.Module) -> ReplyForm:
+        """Return how the model writes replies by the present chat template."""
+        template = self.processor.tokenizer.chat_template
+        if self._form is None or self._form[0] != template:
+            self._form = (template, ReplyForm(self.processor, end_ids(model)))
+        return self._form[1]
+
+    def _parse(self, model: nn.Module, text: str, prompt_ids: list[int], tools: list[Any]) -> dict[str, Any]:
+        """Return the parts of a reply where tools were offered."""
+        reply = self._reply_form(model).parse(text, self.processor.tokenizer.decode(prompt_ids), tools)
+        parsed: dict[str, Any] = {"content": reply.content, "tool_calls": [call.to_message() for call in reply.calls]}
+        if reply.reasoning:
+            parsed["reasoning_content"] = reply.reasoning
+        return parsed | ({"malformed_tool_calls": reply.malformed} if reply.malformed else {})
 
     def score(self, predictions: list[Any], refs: list[Any]) -> dict[str, Score]:
         replies, references, recalls = answers_of(predictions, refs)
@@ -289,6 +334,7 @@ class Dialogue(Task):
                 "exact_match": exact_match(replies, references),
             }
             scores |= {"distinct_1": distinct_n(replies, 1), "distinct_2": distinct_n(replies, 2)}
+        scores |= tool_call_scores(called_turns(predictions, refs))
         return scores | language_model_scores(
             [item["nll"] for item in predictions],
             [item["tokens"] for item in predictions],
@@ -389,6 +435,12 @@ class Dialogue(Task):
                 "correct": reply_text.strip() == reply["text"].strip(),
                 "prompt": ref["messages"][:position] if position > 0 else ref["messages"],
             }
+            if "parsed" in prediction:
+                line |= prediction["parsed"][number]
+                if reply.get("tool_calls"):
+                    line["reference_tool_calls"] = [
+                        {"name": name, "arguments": arguments} for name, arguments in reply["tool_calls"]
+                    ]
             if "recall" in reply:
                 line["recall"] = {**reply["recall"], "hit": recalled(reply_text, reply["recall"])}
             lines.append(line)
@@ -442,6 +494,18 @@ def answers_of(
             if "recall" in reply:
                 recalls.append((int(reply["recall"]["distance"]), recalled(text, reply["recall"]), reply["recall"]))
     return replies, references, recalls
+
+
+def called_turns(predictions: list[Any], refs: list[Any]) -> list[CalledTurn]:
+    """Return the calls of the generated replies, and of their references, where tools were offered."""
+    turns = []
+    for prediction, ref in zip(predictions, refs, strict=True):
+        for parsed, reply in zip(prediction.get("parsed", []), ref["replies"], strict=False):
+            functions = [call["function"] for call in parsed["tool_calls"]]
+            calls = [(function["name"], function["arguments"]) for function in functions]
+            references = [(name, arguments) for name, arguments in reply.get("tool_calls", [])]
+            turns.append(CalledTurn(calls, references, parsed.get("malformed_tool_calls", 0)))
+    return turns
 
 
 TASK = Dialogue

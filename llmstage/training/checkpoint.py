@@ -57,6 +57,8 @@ class TrainState:
     """The last 128 gradient norms."""
     best: float | None = None
     best_step: int | None = None
+    last: float | None = None
+    """The selecting metric at the last validation pass."""
     stale: int = 0
     """Validation passes since the best one."""
     evaluated: int = -1

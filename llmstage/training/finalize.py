@@ -9,7 +9,7 @@ from typing import Any
 
 from llmstage import console
 from llmstage.config import RunConfig
-from llmstage.evaluation.scoring import Scored
+from llmstage.evaluation.scoring import Scored, select
 from llmstage.report.console_table import baseline_lines, finding_lines, score_table
 from llmstage.report.files import write_json
 from llmstage.report.html import write_html
@@ -18,7 +18,11 @@ from llmstage.report.thumbnails import without_pixels
 from llmstage.training.checkpoint import TrainState
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import environment
+from llmstage.training.plan import Plan, plain_number
 from llmstage.training.reading_notes import reading_notes
+
+MIN_STEPS = 20
+"""Steps of a run whose selection is judged; shorter ones are trials."""
 
 
 def finish(
@@ -69,10 +73,17 @@ def link_latest(out_dir: Path, stage: str) -> None:
 
 
 def warnings(
-    components: RunComponents, state: TrainState, comparison: dict[str, Any] | None, scored: dict[str, Scored]
+    components: RunComponents,
+    state: TrainState,
+    comparison: dict[str, Any] | None,
+    scored: dict[str, Scored],
+    plan: Plan | None = None,
 ) -> list[str]:
-    """Return what a reader of the report must know. `comparison`: of baselines()."""
+    """Return what a reader of the report must know. `comparison`: of baselines(). `plan`: of a run that trained."""
     lines = [comparison["verdict"]] if comparison and not comparison["beaten"] else []
+    if plan is not None and "validation" in scored:
+        name, score = select(components.task, scored["validation"].scores)
+        lines += selection_warnings(state, plan, name, higher_is_better=score.higher_is_better)
     lines += components.leaks.warnings
     lines += dict.fromkeys(note for source in components.sources.values() for note in source.notes)
     lines += reading_notes(components)
@@ -86,3 +97,34 @@ def warnings(
     for split, result in scored.items():
         lines += [f"{split}: {line}" for line in components.task.warnings(result.predictions, result.refs)]
     return lines
+
+
+EARLY_SHARE, FALLEN_SHARE = 0.05, 0.1
+"""A best checkpoint from the first twentieth of a run, or a last score that is a tenth worse than the best, is told."""
+
+
+def selection_warnings(state: TrainState, plan: Plan, name: str, *, higher_is_better: bool) -> list[str]:
+    """Return warnings about the checkpoint that validation selected: one from the very beginning, or long before the end.
+
+    `name`: the selecting metric.
+    """
+    if state.best is None or state.best_step is None or state.last is None or state.step < MIN_STEPS:
+        return []
+    best = f"{name} {console.number(state.best)}"
+    slower = f"a lower learning rate (now optim.lr={plan.lr:.2g})"
+    if state.best_step <= EARLY_SHARE * plan.steps:
+        selection = (
+            "the last checkpoint is kept" if state.best_step == 0 else f"the model of step {state.best_step} is kept"
+        )
+        return [
+            f"The best validation score, {best}, is from step {state.best_step} of {state.step}: training made it worse, and "
+            f"{selection}. Try {slower}, and check that the labels fit the rows."
+        ]
+    fallen = (state.best - state.last) * (1 if higher_is_better else -1)
+    if fallen > FALLEN_SHARE * abs(state.best):
+        epochs = plan.epochs * state.best_step / plan.steps
+        return [
+            f"Validation {best} at step {state.best_step} became {console.number(state.last)} at the end; the model of step "
+            f"{state.best_step} is kept. Try fewer passes (trainer.epochs={plain_number(epochs)}), or {slower}."
+        ]
+    return []

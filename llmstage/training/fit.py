@@ -135,7 +135,7 @@ def finish_training(
             "memory_bytes": plan.memory_bytes,
         },
         "plan": setup.plan_text,
-        "warnings": warnings(components, state, comparison, scored),
+        "warnings": warnings(components, state, comparison, scored, plan),
     }
     finish(run, out_dir, report, time.perf_counter() - started, updates_latest=updates_latest)
     selected = select(components.task, scored["validation"].scores)[1].value if "validation" in scored else None

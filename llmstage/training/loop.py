@@ -63,6 +63,8 @@ class Training:
     """Validate at a step; return name and score of the selecting metric, or None where there is no validation split."""
     log: Callable[[dict[str, Any]], None]
     """Write one line of metrics."""
+    select_from: int = 0
+    """First step whose validation may be selected: a new head is random until the warm-up is over, whatever it scores."""
     save_at: frozenset[int] = frozenset()
     """Steps after which a checkpoint is written, besides those of the plan."""
 
@@ -288,6 +290,9 @@ def validate(training: Training, display: console.StepDisplay) -> bool:
     display.print_line(
         f"step {state.step:>5}/{training.schedule.steps}  validation {name} {console.number(score.value)}"
     )
+    state.last = score.value
+    if state.step < min(training.select_from, training.schedule.steps):
+        return False
     better = state.best is None or (score.value > state.best if score.higher_is_better else score.value < state.best)
     if not better or not math.isfinite(score.value):
         state.stale += 1

@@ -29,7 +29,17 @@ from llmstage.training.components import RunComponents, Variant, data_digest, he
 from llmstage.training.loop import Training
 from llmstage.training.machine import Machine, environment, matmul_rate
 from llmstage.training.optimizers import build_optimizer, build_schedule
-from llmstage.training.plan import Plan, check_budget, check_disk, make_order, make_plan, plan_line
+from llmstage.training.plan import (
+    BUDGET_KEYS,
+    Plan,
+    budget_warning,
+    check_budget,
+    check_disk,
+    make_order,
+    make_plan,
+    plan_line,
+    resolve_budget,
+)
 from llmstage.training.run_folder import check_same_run, config_dict, write_run_yaml
 from llmstage.training.session import StopFlag
 from llmstage.training.setup import setup_run
@@ -74,14 +84,15 @@ def set_up_training(
     components.packing = saved_packing(resume, packing=components.packing)
     kernels = enable(model, run.trainer, machine, resume.auto_values)
 
-    # 2. The batches and the objective.
-    check_budget(run, store)
-    order = make_order(run, store, components.context, packing=components.packing, by_length=task.by_length)
+    # 2. The budget, the batches and the objective. `planned` has numbers where the config has `auto`.
+    planned = resolve_budget(run, components, resume.auto_values)
+    check_budget(planned, store)
+    order = make_order(planned, store, components.context, packing=components.packing, by_length=task.by_length)
     objective = variant.objective(components, machine) if variant.objective else task
     order = variant.order(order, store) if variant.order else order
 
     # 3. The plan, which the run announces before it starts.
-    plan, auto_values = plan_training(run, out_dir, machine, resume, components, model, order, kernels)
+    plan, auto_values = plan_training(run, planned, out_dir, machine, resume, components, model, order, kernels)
     plan_text = announce(run, out_dir, machine, resume, components, model, plan, auto_values)
 
     # 4. The optimizer, and the scores that training starts from.
@@ -101,12 +112,14 @@ def set_up_training(
     torch.manual_seed(run.seed + 1)
     if resume.checkpoint:
         load_tensors(resume.checkpoint, model, optimizer)
+    schedule = build_schedule(run.optim, plan.lr, plan.steps, from_scratch=plan.from_scratch)
     training = Training(
         model=model, task=objective, store=store, order=order, optimizer=optimizer, machine=machine,
-        schedule=build_schedule(run.optim, plan.lr, plan.steps), checkpoints=checkpoints, state=resume.state, stop=stop,
-        trainer=run.trainer, plan=plan, micro_batch_size=plan.micro_batch_size, max_grad_norm=run.optim.max_grad_norm,
+        schedule=schedule, checkpoints=checkpoints, state=resume.state, stop=stop,
+        trainer=planned.trainer, plan=plan, micro_batch_size=plan.micro_batch_size, max_grad_norm=run.optim.max_grad_norm,
         spike_policy=spike_policy(run), workers=num_workers(run, machine), matmul_rate=matmul_rate(machine),
         evaluate=lambda step: validate(run, components, model, machine, tracker, step), log=tracker, save_at=variant.save_at,
+        select_from=schedule.warmup if plan.from_scratch or new_modules(model) else 0,
     )  # fmt: skip
     return TrainingSetup(
         run, out_dir, machine, components, model, order, plan, plan_text, auto_values, untrained, tracker, training
@@ -125,10 +138,12 @@ def saved_packing(resume: ResumePoint, *, packing: bool) -> bool:
 
 
 def plan_training(
-    run: RunConfig, out_dir: Path, machine: Machine, resume: ResumePoint, components: RunComponents, model: nn.Module,
-    order: BatchOrder, kernels: dict[str, Any],
+    run: RunConfig, planned: RunConfig, out_dir: Path, machine: Machine, resume: ResumePoint, components: RunComponents,
+    model: nn.Module, order: BatchOrder, kernels: dict[str, Any],
 ) -> tuple[Plan, dict[str, Any]]:  # fmt: skip
     """Return the plan and what each `auto` resolved to, which is written to run.yaml and each checkpoint.
+
+    `planned`: the run with its budget resolved.
 
     A resumed run keeps what it resolved before. Raise ModelError where its training data has changed, DiskError.
     """
@@ -138,9 +153,8 @@ def plan_training(
         saved = {**saved, "micro_batch_size": find_micro_batch_size(task, model, store, order, machine)}
     compile_body(model, kernels)  # after the search, which tries many shapes
     plan = make_plan(
-        run, store, order, model, machine, rate, saved, from_scratch=components.model_source is None,
-        additive=task.additive_loss, lr_share=task.lr_share,
-    )  # fmt: skip
+        planned, store, order, model, machine, rate, saved, task=task, from_scratch=components.model_source is None
+    )
     check_disk(out_dir, plan.trained)
     digest = data_digest(components)
     if resume.checkpoint and saved.get("data_digest") != digest:
@@ -158,6 +172,7 @@ def plan_training(
         **kernels,
         "allocator": saved.get("allocator", allocator_name()),
         "steps": plan.steps,
+        "budget": {key: getattr(planned.trainer, key) for key in BUDGET_KEYS},
         "data_digest": digest,
     }
     write_run_yaml(out_dir, run, auto_values)
@@ -169,15 +184,15 @@ def announce(
     plan: Plan, auto_values: dict[str, Any],
 ) -> str:  # fmt: skip
     """Print what runs on what, the plan, and where the run is resumed; return the line of the plan."""
-    task = components.task
     text = plan_line(
-        plan, machine, packing=components.packing, allocator=auto_values["allocator"], compiled=auto_values["compile"],
-        recomputed=auto_values["checkpointing"], by_length=task.by_length,
-        chance=task.chance_loss(plan.batch_rows),
+        plan, machine, components, allocator=auto_values["allocator"], compiled=auto_values["compile"],
+        recomputed=auto_values["checkpointing"],
     )  # fmt: skip
     if parts := new_modules(model):
         text += f" · starts untrained: {', '.join(parts[:4])}{f' and {len(parts) - 4} more' if len(parts) > 4 else ''}"
     console.note(header(run, components, out_dir), text)
+    if warning := budget_warning(plan, run):
+        console.warn(warning)
     if resume.checkpoint:
         console.note(f"resumed from step {resume.state.step} ({resume.checkpoint})")
     return text

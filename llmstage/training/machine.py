@@ -63,7 +63,7 @@ def resolve_machine(cfg: TrainerConfig, saved: dict[str, Any] | None = None) -> 
     """
     saved = saved or {}
     device = resolve_device(cfg.device)
-    threads = saved.get("threads") or (available_threads() if cfg.threads == "auto" else int(cfg.threads))
+    threads = saved.get("threads") or (auto_threads() if cfg.threads == "auto" else int(cfg.threads))
     unit = fast_bf16(device)
     precision = saved.get("precision") or cfg.precision
     if precision == "auto":
@@ -85,6 +85,16 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"trainer.device={name}: torch sees no GPU here. Use trainer.device=auto.")
     return device
+
+
+def auto_threads() -> int:
+    """Return what trainer.threads=auto means: OMP_NUM_THREADS where it is set, but never more than the available cores.
+
+    Schedulers such as Slurm set the variable where several processes share a machine; torch and NumPy obey it too.
+    """
+    outer_level = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": 4, and 2 where nested
+    cores = available_threads()
+    return min(cores, int(outer_level)) if outer_level.isdecimal() and int(outer_level) > 0 else cores
 
 
 def available_threads() -> int:
@@ -123,6 +133,16 @@ def matmul_rate(machine: Machine) -> float:
     return 2 * size**3 / best
 
 
+def total_memory(device: torch.device) -> int:
+    """Return the memory of a device in bytes; of the CPU what is installed, at most the limit of the cgroup."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(total)
+
+
 def peak_memory() -> int:
     """Return the largest resident set of this process so far, in bytes; with a GPU, the largest allocation on it."""
     if torch.cuda.is_available():
@@ -132,6 +152,22 @@ def peak_memory() -> int:
 
 def environment() -> dict[str, Any]:
     """Return hardware and versions, for environment.json and the report."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "machine": {
+            "system": platform.platform(),
+            "cores": available_threads(),
+            "cpu": cpu_name(),
+            "bf16": fast_bf16(torch.device("cpu")),
+            "gpu": gpu,
+        },
+        "versions": dict(installed_versions()),
+    }
+
+
+@cache
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of what a run depends on most."""
     from importlib.metadata import PackageNotFoundError, version
 
     names = (
@@ -150,17 +186,7 @@ def environment() -> dict[str, Any]:
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "machine": {
-            "system": platform.platform(),
-            "cores": available_threads(),
-            "cpu": cpu_name(),
-            "bf16": fast_bf16(torch.device("cpu")),
-            "gpu": gpu,
-        },
-        "versions": versions,
-    }
+    return versions
 
 
 def cpu_name() -> str:

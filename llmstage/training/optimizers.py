@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmstage.config import OptimConfig
 from llmstage.kernels.torch_internals import scale_tensors
+from llmstage.training.defaults import warmup_steps
 
 
 def build_optimizer(model: nn.Module, cfg: OptimConfig, lr: float) -> torch.optim.AdamW:
@@ -26,15 +27,13 @@ def build_optimizer(model: nn.Module, cfg: OptimConfig, lr: float) -> torch.opti
     )
 
 
-def auto_lr(width: int, *, from_scratch: bool, adapter: bool = False) -> float:
-    """Return the peak learning rate for a model's width: 3e-3 at 128 from scratch, falling with the square root of the width.
+def scratch_lr(width: int) -> float:
+    """Return the peak learning rate from scratch: 3e-3 at a width of 128, falling with the square root of the width.
 
-    Finetuning takes 0.04 / width, at most a third of that. Wider models need smaller steps (Yang 2022, muP); the constants worked on the demo world and the small public sets used to develop this project. Low-rank
-    updates need about ten times the rate of full weights (Schulman 2025, LoRA Without Regret). The plan line gives the rate;
-    optim.lr overrides it.
+    Wider models need smaller steps (Yang 2022, muP); the constant worked on the demo world and the small public sets used to
+    develop this project.
     """
-    scratch = 3e-3 * math.sqrt(128 / width)
-    return scratch if from_scratch else min(scratch / 3, 0.04 / width) * (10 if adapter else 1)
+    return 3e-3 * math.sqrt(128 / width)
 
 
 @dataclass(slots=True, frozen=True)
@@ -64,9 +63,9 @@ class Schedule:
         return self.peak * share
 
 
-def build_schedule(cfg: OptimConfig, lr: float, steps: int) -> Schedule:
-    """Return the schedule of the config; by default 5 % of the steps warm up, at most 200."""
-    warmup = min(200, max(1, steps // 20)) if cfg.warmup_steps == "auto" else int(cfg.warmup_steps)
+def build_schedule(cfg: OptimConfig, lr: float, steps: int, *, from_scratch: bool = True) -> Schedule:
+    """Return the schedule of the config."""
+    warmup = warmup_steps(steps, from_scratch=from_scratch) if cfg.warmup_steps == "auto" else int(cfg.warmup_steps)
     return Schedule(lr, warmup, steps, cfg.schedule, cfg.min_lr_share)
 
 

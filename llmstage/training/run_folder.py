@@ -10,6 +10,7 @@ import yaml
 
 from llmstage.config import RunConfig
 from llmstage.errors import ModelError
+from llmstage.training.defaults import SCRATCH_BATCH_TOKENS, SCRATCH_STEPS
 
 MAY_CHANGE = (
     "trainer.resume", "trainer.workers", "trainer.log_every", "trainer.save_total_limit", "trainer.eval_every", "trainer.save_every",
@@ -18,6 +19,8 @@ MAY_CHANGE = (
     "generation.", "task.generate_rows", "task.control", "adapter.merge",
 )  # fmt: skip
 """Keys that do not affect the weights: a resumed run may change them."""
+OLD_DEFAULTS = {"trainer.max_steps": SCRATCH_STEPS, "trainer.batch_tokens": SCRATCH_BATCH_TOKENS}
+"""Defaults of version 0.2 and before that are `auto` now. From scratch `auto` means the same."""
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -72,6 +75,8 @@ def write_run_yaml(out_dir: Path, run: RunConfig, auto_values: dict[str, Any]) -
 def check_same_run(run: RunConfig, saved: dict[str, Any], checkpoint: Path) -> None:
     """Raise ModelError where a checkpoint was written under another config, with the keys that differ."""
     now, then = flatten(config_dict(run)), flatten(saved)
+    if run.model.path is None:
+        then |= {key: "auto" for key, old in OLD_DEFAULTS.items() if now.get(key) == "auto" and then.get(key) == old}
     changed = [
         key
         for key in sorted(now.keys() | then.keys())

@@ -26,14 +26,22 @@ from llmstage.data.rows import BadRows
 from llmstage.data.split_keys import row_hash
 from llmstage.errors import DataError, ModelError
 from llmstage.models.families import check_class, model_family
-from llmstage.models.loading import max_positions
+from llmstage.models.loading import set_rope
 from llmstage.models.presets import preset_vision_spec
 from llmstage.paths import ModelSource, cache_dir, explain_unloadable, locate_model
 from llmstage.tasks.base import RowError, Task
 from llmstage.tasks.contract import check_examples, check_texts, create_task
-from llmstage.tokenization.tokenizer import SAMPLE_BYTES, Processor, load_processor, train_processor
+from llmstage.tokenization.tokenizer import (
+    SAMPLE_BYTES,
+    Processor,
+    load_generation_end_ids,
+    load_processor,
+    read_tokens,
+    train_processor,
+)
 from llmstage.tokenization.vision import tower_image_processor, vision_spec_of
 from llmstage.training.components import RunComponents
+from llmstage.training.context import default_context, measured_context
 from llmstage.training.reading_notes import reading_notes
 
 DEMO_HELD_OUT = 200
@@ -156,9 +164,6 @@ def image_leaks(task: Task, sources: dict[str, RowSource]) -> list[str]:
     return warnings
 
 
-DEFAULT_CONTEXT = {"gpt": 256, "bert": 128, "t5": 256, "clip": 77, "vlm": 256}
-
-
 def prepare_task(
     run: RunConfig,
     open_rows: Callable[[Task], dict[str, RowSource]],
@@ -183,16 +188,19 @@ def prepare_task(
     # 1. The model's family. The checks before the run know the families of common local models only.
     model_source = locate_model(run.model.path) if run.model.path else None
     config = load_model_config(model_source, offline=run.offline) if model_source else None
+    if config is not None:
+        set_rope(config, run.model.rope_scaling, run.model.rope_factor)
     family_name = run.model.family if config is None else model_family(config, run.task.takes())
     if family_name not in run.task.takes():
         raise ModelError(explain_misfit(run.task, family_name, f"model.path={run.model.path}"))
     task.set_model_family(family_name)
-
     if config is not None:
         check_class(config, task.auto_model, run.task.name, str(run.model.path))
+
     # 2. The rows, as the task splits or joins them.
     sources = open_rows(task)
-    context = context or resolve_context(run, config)
+    is_auto = context is None and run.data.context == "auto"
+    context = context or default_context(run, task.model_family, config)
 
     # 3. What encode() must know beforehand, such as labels: from the trained model, or from the training rows.
     if config is not None and keep_labels:
@@ -204,6 +212,9 @@ def prepare_task(
     processor = choose_processor(run, task, sources, model_source, context, processor_dir)
     if run.task.reads_images and sources:
         read_images(run, task, processor, sources, training=training)
+    if is_auto and config is not None:
+        train_rows = (row for row, _ in sources["train"]) if training else None
+        context = measured_context(run, task, processor, config, train_rows, context)
     task.attach_tokenizer(processor, context)
     packing = task.packs and run.trainer.packing != "off"
     return RunComponents(task, processor, sources, {}, model_source, context, packing, Leaks())
@@ -228,19 +239,6 @@ def load_model_config(model_source: ModelSource, *, offline: bool) -> Any:
         raise ModelError(explain_unloadable(model_source, str(error), offline=offline)) from error
 
 
-def resolve_context(run: RunConfig, config: Any | None) -> int:
-    """Return data.context in tokens. `config`: of a model that is loaded; `auto` is then at most what it was made for."""
-    limit = None if config is None else max_positions(config)
-    if run.data.context != "auto":
-        if limit and int(run.data.context) > limit:
-            raise ModelError(
-                f"data.context={run.data.context} is more than the {limit} positions of {run.model.path}. Set data.context={limit}."
-            )
-        return int(run.data.context)
-    default = DEFAULT_CONTEXT[run.model.family if config is None else model_family(config)]
-    return min(default, limit or default)
-
-
 def choose_processor(
     run: RunConfig,
     task: Task,
@@ -252,10 +250,16 @@ def choose_processor(
     """Return the tokenizer of the checkpoint or of the model, or one that is trained on the training rows."""
     with_images = run.task.reads_images
     if processor_dir is not None or model_source is not None:
-        origin = ModelSource(processor_dir) if processor_dir is not None else model_source
+        # A resumed run adds the tokens again, because the rows of their pieces are those of the model's own tokenizer.
+        new_tokens = read_tokens(run.model.add_tokens) if run.model.add_tokens else []
+        origin = ModelSource(processor_dir) if processor_dir is not None and not new_tokens else model_source
         assert origin is not None
         local = run.offline or origin.model_dir is not None
-        processor = load_processor(str(origin.model_dir or origin.hub_id), local=local, sees=with_images)
+        processor = load_processor(str(origin.model_dir or origin.hub_id), local=local, sees=with_images, new_tokens=new_tokens)
+        if model_source is not None and processor_dir is not None:
+            # The checkpoint of an adapter may lack generation_config.json, which says where a reply ends.
+            base, is_local = str(model_source.model_dir or model_source.hub_id), model_source.model_dir is not None
+            processor.generation_end_ids += load_generation_end_ids(base, local=run.offline or is_local)
         if with_images:
             processor.vision = vision_spec_of(load_model_config(origin, offline=run.offline))
         return processor

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmstage.config import OptimConfig
-from llmstage.training.optimizers import Schedule, auto_lr, build_optimizer, build_schedule, scale_gradients
+from llmstage.training.optimizers import Schedule, build_optimizer, build_schedule, scale_gradients, scratch_lr
 
 
 def test_cosine_equals_transformers() -> None:
@@ -72,7 +72,6 @@ def scale_gradients_of(value: float) -> float:
     return scale_gradients([parameter], 1.0, 1.0, torch.zeros((), dtype=torch.float64))[1]
 
 
-def test_the_automatic_rate_falls_with_width_and_for_trained_models() -> None:
-    assert auto_lr(128, from_scratch=True) == pytest.approx(3e-3)
-    assert auto_lr(128, from_scratch=True) > auto_lr(768, from_scratch=True) > auto_lr(768, from_scratch=False)
-    assert auto_lr(768, from_scratch=False) == pytest.approx(0.04 / 768)
+def test_the_automatic_rate_from_scratch_falls_with_width() -> None:
+    assert scratch_lr(128) == pytest.approx(3e-3)
+    assert scratch_lr(128) > scratch_lr(768)

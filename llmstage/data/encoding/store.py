@@ -44,6 +44,8 @@ class Ledger:
     """Tokens in no example, because the row is too long."""
     lost_targets: int = 0
     """Target tokens among the cut tokens."""
+    rewritten: int = 0
+    """Examples that are turns by themselves, because the chat template writes them differently once more turns follow."""
     lost_ends: int = 0
     """Examples whose target lost its end token."""
     refused: int = 0
@@ -220,6 +222,7 @@ def encode_split(
                 ledger.cut_tokens += example.cut
                 ledger.lost_targets += example.cut_targets
                 ledger.lost_ends += int(example.lost_end)
+                ledger.rewritten += int(example.rewritten)
                 writer.add(example.arrays, number)
                 if refs_of_rows is None or number < refs_of_rows:
                     writer.refs.append(plain(example.ref))
