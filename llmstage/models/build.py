@@ -23,7 +23,6 @@ from llmstage.models.packing import read_packed_rows
 from llmstage.models.presets import freeze_towers, preset_config, take_tower
 from llmstage.models.weight_types import DTYPES, saved_types
 from llmstage.paths import ModelSource
-from llmstage.tokenization.chat_template import stop_ids
 from llmstage.tokenization.tokenizer import Processor
 
 
@@ -98,6 +97,8 @@ def vocabulary_rows(model: Any) -> int:
 
 def set_generation(model: Any, processor: Processor) -> None:
     """Let generate() end at the end of a document and at the end of a turn."""
+    from llmstage.tokenization.chat_template import stop_ids  # here: a model with a head for labels has no turns
+
     ends: list[int | None] = [*stop_ids(processor)]
     configured = model.generation_config.eos_token_id
     ends += configured if isinstance(configured, list) else [configured]
