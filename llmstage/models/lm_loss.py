@@ -5,6 +5,7 @@ The shift between a position and its target is made in one place, and the head i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,11 @@ def last_hidden(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     return decoded
 
 
+def without_cache(model: Any) -> dict[str, bool]:
+    """The argument that keeps a decoder from storing the keys and values of every layer, which no loss reads."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+
+
 def start_id(model: Any) -> int:
     """The token with which a decoder starts."""
     config = model.config
@@ -97,7 +103,7 @@ def token_losses(
         inputs = {**inputs, "decoder_input_ids": decoder_inputs(model, labels, ignore)}
     index, target = targets_of(labels, ignore)
     if not has_split_head(model):
-        logits = model(**inputs).logits
+        logits = model(**inputs, **without_cache(model)).logits
         chosen = logits.reshape(-1, logits.shape[-1]).index_select(0, index)
         return cross_entropy(chosen, target, index, smoothing)
     hidden = last_hidden(model, inputs)

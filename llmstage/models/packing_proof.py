@@ -90,7 +90,7 @@ def prove_packing(model: Any, *, causal: bool, context: int, pad_id: int, packs:
     """Find the exact packed form of a model, let its body read packed rows in it, and return the proof.
 
     `causal`: whether the task gives causal masks. `context`: tokens of a row, at most. `packs`: False where the task never packs; then
-    only padded batches are checked, by the hidden states of the body. The model must have gone through
+    only padded batches are checked. The model must have gone through
     read_packed_rows(). The proof of a model with the same config is taken from this process's memory.
     """
     body = getattr(model, "base_model", model)
@@ -196,16 +196,23 @@ class Prover:
         marks = {value for name, value in vars(config).items() if name.endswith("token_id") and isinstance(value, int)}
         plain = np.setdiff1d(np.arange(min(3, vocab_size - 1), vocab_size), [*marks, self.pad_id])
         generator = np.random.default_rng((seed, vocab_size))
-        return [[generator.choice(plain, length).tolist() for length in row] for row in lengths]
+        end = getattr(config, "eos_token_id", None)
+        ends = (
+            [end] if getattr(config, "is_encoder_decoder", False) and isinstance(end, int) else []
+        )  # T5 and BART classify a text at its end
+        return [[[*generator.choice(plain, length - len(ends)).tolist(), *ends] for length in row] for row in lengths]
 
     # passes
 
     def outputs(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(states, logits) of a batch, computed as losses compute them (models/lm_loss.py): states are hidden states or logits."""
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
-        if not self.packs:
-            hidden = self.body(**inputs).last_hidden_state
-            return hidden, hidden
+        if not self.packs and not self.causal:
+            out = self.model(**inputs)
+            logits = torch.stack([out.start_logits, out.end_logits], -1) if hasattr(out, "start_logits") else out.logits
+            if logits.ndim == 2:  # of a whole text: the same at each position
+                logits = logits[:, None].expand(-1, inputs["input_ids"].shape[1], -1)
+            return logits, logits
         if getattr(self.model, "split_head", False) and self.causal:
             hidden = self.body(**inputs, use_cache=False).last_hidden_state
             return hidden, self.model.get_output_embeddings()(hidden)

@@ -54,7 +54,7 @@ def head_is_plain(model: Any, device: torch.device) -> bool:
         with torch.autocast(device.type, torch.bfloat16, enabled=rounded), torch.compiler.set_stance("force_eager"):
             hidden = model.base_model(input_ids=ids).last_hidden_state
             return torch.allclose(head_of(model)(hidden), model(input_ids=ids).logits, atol=1e-5)
-    except (AttributeError, TypeError, NotImplementedError, RuntimeError):  # a head of another form
+    except (AttributeError, TypeError, NotImplementedError, RuntimeError, ValueError):  # a head of another form
         return False
     finally:
         model.train(was_training)

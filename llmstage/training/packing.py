@@ -27,7 +27,7 @@ def decide_packing(run: RunConfig, task: Task, model: Any, context: int, *, pack
     Also check padded batches: where padding changes the outputs, the task gets batches of rows of one length. Raise ModelError where
     trainer.packing=on and the proof fails, and where the model of a causal task sees later tokens.
     """
-    if task.auto_model not in CHECKED or model.config.is_encoder_decoder:
+    if task.auto_model not in CHECKED:
         return packs
     causal = task.auto_model in ("AutoModelForCausalLM", "AutoModelForImageTextToText")
     proof = prove_packing(model, causal=causal, context=context, pad_id=task.processor.pad_id, packs=task.packs)
