@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from llmstage.data.images import BadImage
 from llmstage.explore.items import Item, as_text
 from llmstage.explore.probed_model import ProbedModel
 from llmstage.explore.wording import sentence
-from llmstage.tokenization.chat_template import TurnFrame, turn_frame
+from llmstage.tokenization.chat_template import encode_exchanges
 
 
 @dataclass(slots=True)
@@ -47,8 +48,8 @@ class ItemEncoder:
         last = [] if ids.eos_id is None else [ids.eos_id]
         # The tokens around a prompt: those of a user's turn, of an encoder's input, or a start token.
         if probed.chat:
-            frame = self.frame(with_image=False)
-            self.before, self.after, turn_end = frame.before, frame.between, frame.after
+            (exchange,) = encode_exchanges(ids, [self.contents("", "b", with_image=False)])
+            self.before, turn_end = exchange.prompt, exchange.end
         elif probed.model_family == "t5":
             self.after = last
         elif probed.model_family == "bert":
@@ -65,9 +66,12 @@ class ItemEncoder:
         self.unknown = ids.tokenizer.unk_token_id
         self.image_store: ImageStore | None = None
 
-    def frame(self, *, with_image: bool) -> TurnFrame:
-        """Return the token ids around the question and the reply, from the chat template."""
-        return turn_frame(self.processor, image=with_image if self.probed.model_family == "vlm" else None)
+    def contents(self, prompt: str, answer: str, *, with_image: bool) -> tuple[Any, Any]:
+        """Return a question and a reply as the chat template takes them."""
+        if self.probed.model_family != "vlm":
+            return prompt, answer
+        image = [{"type": "image"}] if with_image else []
+        return [*image, {"type": "text", "text": prompt}], [{"type": "text", "text": answer}]
 
     def encode(self, items: Sequence[Item]) -> list[EncodedItem]:
         """Encode all items; the tokenizer runs once on all distinct texts."""
@@ -81,6 +85,8 @@ class ItemEncoder:
         if not joined:
             # An answer starts a turn or a decoder's text here: no text precedes it, so no space separates them.
             answers = [[text.removeprefix(" ") for text in texts] for texts in answers]
+        if self.probed.chat:
+            return self.encode_chat(items, prompts, answers, sees=sees)
         distinct = dict.fromkeys(prompts)
         for prompt, texts in zip(prompts, answers, strict=True):
             distinct.update(dict.fromkeys(prompt + text if joined else text for text in texts))
@@ -94,31 +100,45 @@ class ItemEncoder:
         """Encode one item; with `joined`, the ids of each answer begin with those of the prompt."""
         if joined:
             answers = [answer[len(prompt) :] for answer in answers]
+        prompt = [*self.before, *prompt, *(self.after if self.probed.model_family != "bert" else [])]
+        return self.finished(item, prompt or list(self.empty), answers)
+
+    def encode_chat(
+        self, items: Sequence[Item], prompts: list[str], answers: list[list[str]], *, sees: bool
+    ) -> list[EncodedItem]:
+        """Encode the items as conversations of one question and one reply."""
+        with_image = [sees and isinstance(item.image, str) for item in items]
+        pairs = [
+            self.contents(prompt, text, with_image=image)
+            for prompt, texts, image in zip(prompts, answers, with_image, strict=True)
+            for text in texts
+        ]
+        exchanges = iter(encode_exchanges(self.processor, pairs))
+        result = []
+        for item, texts in zip(items, answers, strict=True):
+            encoded = [next(exchanges) for _ in texts]
+            result.append(self.finished(item, encoded[0].prompt, [exchange.reply for exchange in encoded]))
+        return result
+
+    def finished(self, item: Item, prompt: list[int], answers: list[list[int]]) -> EncodedItem:
+        """Return the encoded item with its image, or with the reason why it cannot be scored."""
         end = [] if item.choices else self.end
-        result = EncodedItem(
-            prompt=[*self.before, *prompt, *(self.after if self.probed.model_family != "bert" else [])]
-            or list(self.empty),
-            answers=[answer + end for answer in answers],
-            ends=len(end),
-        )
+        result = EncodedItem(prompt=prompt, answers=[answer + end for answer in answers], ends=len(end))
         if isinstance(item.image, str):
             self.insert_image(item, result)
         result.unscored = result.unscored or self.complaint(item, answers, result)
         return result
 
     def insert_image(self, item: Item, result: EncodedItem) -> None:
-        """Put the image tokens before the prompt. A text-only model has read the grid of a demo scene instead."""
+        """Write the image tokens of the prompt. A text-only model has read the grid of a demo scene instead."""
         if self.probed.model_family != "vlm":
             if not str(item.image).startswith("demo:"):
                 result.unscored = sentence("item_has_picture")
             return
-        frame = self.frame(with_image=True)
         assert self.image_store is not None and self.processor.vision is not None
-        marks = [self.processor.image_id] * self.processor.vision.tokens
         # The template writes one image token; the model needs one for each patch vector.
-        before = [part for token in frame.before for part in (marks if token == self.processor.image_id else [token])]
-        plain = result.prompt[len(self.before) : len(result.prompt) - len(self.after)]
-        result.prompt = [*before, *plain, *frame.between]
+        marks = [self.processor.image_id] * self.processor.vision.tokens
+        result.prompt = [part for token in result.prompt for part in (marks if token == marks[0] else [token])]
         try:
             number = self.image_store.index(str(item.image))
         except BadImage as error:

@@ -24,7 +24,7 @@ SAMPLE_KEYS = ("id", "split", "prompt", "prediction", "reference", "correct", "p
 LEDGER = {
     "rows": "rows", "features": "features", "tokens": "tokens", "target_tokens": "target tokens",
     "masked_tokens": "masked tokens", "cut_tokens": "cut tokens", "lost_targets": "lost targets",
-    "lost_target_share": "lost target share", "lost_ends": "lost ends", "quarantined": "quarantined",
+    "lost_target_share": "lost target share", "lost_ends": "lost ends", "rewritten": "turns apart", "quarantined": "quarantined",
     "overlap_with_train": "overlap with train", "real_share": "real (unpadded) share",
 }  # fmt: skip
 """Key in `data.splits.<split>` to the name of its row in the token ledger."""

@@ -16,8 +16,7 @@ from llmstage.data.images import BadImage
 from llmstage.data.rows import Row
 from llmstage.tasks.base import Batch, Example, RowError, Task
 from llmstage.tasks.base_generation import GenerationTask
-from llmstage.tokenization.chat_template import TurnFrame, turn_frame
-from llmstage.tokenization.tokenizer import Processor
+from llmstage.tokenization.chat_template import TemplateRefused, encode_exchanges
 
 
 class ImageTask(Task):
@@ -81,7 +80,6 @@ class ImageTextTask(ImageTask, GenerationTask):
 
     blind: bool = False
     """Leave the image out, to measure what the prompt alone reveals."""
-    frame: TurnFrame
 
     def check_row(self, row: Row) -> str | None:
         if not isinstance(row["image"], str) or not row["image"].strip():
@@ -90,37 +88,47 @@ class ImageTextTask(ImageTask, GenerationTask):
             return "prompt is not text"
         return None
 
-    def attach_tokenizer(self, processor: Processor, context: int) -> None:
-        super().attach_tokenizer(processor, context)
-        self.frame = turn_frame(processor, image=not self.blind)
-
     def cache_key(self) -> dict[str, Any]:
         vision = self.processor.vision
         return {**super().cache_key(), "blind": self.blind, "tokens": vision.tokens if vision else 0}
 
-    def prompt_ids(self, prompt: list[int]) -> list[int]:
-        """Return the user turn and the opening of the assistant turn, with one image token for each image patch."""
+    def exchanges(self, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Return (prompt ids, reply ids) of prompts with an image and texts, one image token for each image patch.
+
+        Raise RowError where the chat template refuses them.
+        """
         assert self.processor.vision is not None
-        image_ids = [self.processor.image_id] * self.processor.vision.tokens
-        before = [
-            part for token in self.frame.before for part in (image_ids if token == self.processor.image_id else [token])
+        image: list[dict[str, Any]] = [] if self.blind else [{"type": "image"}]
+        contents = [
+            ([*image, {"type": "text", "text": prompt}], [{"type": "text", "text": text}]) for prompt, text in pairs
         ]
-        return [*before, *prompt, *self.frame.between]
+        try:
+            encoded = encode_exchanges(self.processor, contents)
+        except TemplateRefused as error:
+            raise RowError(str(error)) from None
+        image_ids = [self.processor.image_id] * self.processor.vision.tokens
+        return [
+            (
+                [part for token in item.prompt for part in (image_ids if token == image_ids[0] else [token])],
+                item.reply + item.end,
+            )
+            for item in encoded
+        ]
 
     def encode_text(self, row: Row, prompt: str, text: str, ref: Any, all_texts: list[str]) -> Example:
         """Return the example of an image, a prompt and the text to generate. Raise RowError for an unusable image.
 
         If both are too long, first the prompt loses its end, then the text. `all_texts`: all texts of the row about the image.
         """
-        prompt_ids, text_ids = self.processor.plain_ids([prompt, text])
-        end = self.frame.after
-        template_length = len(self.prompt_ids([]))
-        max_tokens = self.context - template_length
-        cut_prompt = prompt_ids[: max(0, max_tokens - len(text_ids) - len(end))]
-        target = [*text_ids, *end]
-        num_lost = max(0, len(target) - (max_tokens - len(cut_prompt)))
+        ((source, target),) = self.exchanges([(prompt, text)])
+        num_cut = 0
+        if len(source) + len(target) > self.context:
+            offsets = self.processor.plain_offsets([prompt])[0][1]
+            num_cut = min(len(offsets), len(source) + len(target) - self.context)
+            last = len(offsets) - num_cut
+            ((source, target),) = self.exchanges([(prompt[: offsets[last - 1][1]] if last else "", text)])
+        num_lost = min(len(target), max(0, len(source) + len(target) - self.context))
         target = target[: len(target) - num_lost]
-        source = self.prompt_ids(cut_prompt)
         arrays: dict[str, list[Any]] = {
             "input_ids": [*source, *target],
             "target": [0] * len(source) + [1] * len(target),
@@ -131,7 +139,7 @@ class ImageTextTask(ImageTask, GenerationTask):
         return Example(
             arrays,
             ref=ref,
-            cut=len(prompt_ids) - len(cut_prompt) + num_lost,
+            cut=num_cut + num_lost,
             cut_targets=num_lost,
             lost_end=num_lost > 0,
         )

@@ -15,10 +15,9 @@ from llmstage.config import GenerationConfig, TaskConfig
 from llmstage.config.task import TextToText as TextToTextConfig
 from llmstage.data.rows import Row
 from llmstage.evaluation.metrics.generation import references_of
-from llmstage.tasks.base import Example
+from llmstage.tasks.base import Example, RowError
 from llmstage.tasks.base_scored_text import ScoredTextTask
-from llmstage.tokenization.chat_template import TurnFrame, turn_frame
-from llmstage.tokenization.tokenizer import Processor
+from llmstage.tokenization.chat_template import TemplateRefused, encode_exchanges
 
 
 class TextToText(ScoredTextTask):
@@ -32,7 +31,6 @@ class TextToText(ScoredTextTask):
     def __init__(self, cfg: TaskConfig, generation: GenerationConfig) -> None:
         super().__init__(cfg, generation)
         self.smoothing = self.cfg.label_smoothing
-        self.frame: TurnFrame | None = None
 
     def check_row(self, row: Row) -> str | None:
         return self.check_texts(row, self.source, self.target)
@@ -47,15 +45,10 @@ class TextToText(ScoredTextTask):
     def cache_key(self) -> dict[str, Any]:
         return {"kind": self.model_family, "prefix": self.cfg.prefix, "target_share": self.cfg.target_share}
 
-    def attach_tokenizer(self, processor: Processor, context: int) -> None:
-        super().attach_tokenizer(processor, context)
-        if self.model_family != "t5":
-            self.frame = turn_frame(processor)
-
     @property
     def max_target_tokens(self) -> int:
         """Maximum number of tokens of a target, its end included."""
-        return min(self.context - 1, max(2, int(self.context * self.cfg.target_share)))
+        return int(min(self.context - 1, max(2, self.context * self.cfg.target_share)))
 
     def needed_context(self, example: Example) -> int:
         """Return the context whose shares hold source and target."""
@@ -96,14 +89,23 @@ class TextToText(ScoredTextTask):
         self, sources: list[str], targets: list[str], max_source_tokens: int
     ) -> tuple[list[tuple[list[int], int]], list[list[int]]]:
         """Return the same for a decoder, with the source as the user turn and the target as the assistant turn."""
-        assert self.frame is not None
-        prefix, suffix = self.frame.before, self.frame.between
-        max_text_tokens = max(0, max_source_tokens - len(prefix) - len(suffix))
-        prompts = [
-            ((prefix + ids[:max_text_tokens] + suffix)[-max_source_tokens:], max(0, len(ids) - max_text_tokens))
-            for ids in self.processor.plain_ids(sources)
-        ]
-        return prompts, [ids + self.frame.after for ids in self.processor.plain_ids(targets)]
+        num_cut = [0] * len(sources)
+        try:
+            exchanges = encode_exchanges(self.processor, list(zip(sources, targets, strict=True)))
+            for index, source in enumerate(sources):
+                excess = len(exchanges[index].prompt) - max_source_tokens
+                offsets = self.processor.plain_offsets([source])[0][1] if excess > 0 else []
+                # A source that is too long loses its end; the ids at the new end may differ, so it may take several rounds.
+                while excess > 0 and num_cut[index] < len(offsets):
+                    num_cut[index] = min(len(offsets), num_cut[index] + excess)
+                    last = len(offsets) - num_cut[index]
+                    shorter = source[: offsets[last - 1][1]] if last else ""
+                    exchanges[index] = encode_exchanges(self.processor, [(shorter, targets[index])])[0]
+                    excess = len(exchanges[index].prompt) - max_source_tokens
+        except TemplateRefused as error:
+            raise RowError(str(error)) from None
+        prompts = [(part.prompt[-max_source_tokens:], cut) for part, cut in zip(exchanges, num_cut, strict=True)]
+        return prompts, [part.reply + part.end for part in exchanges]
 
     def _build_example(self, row: Row, source: list[int], cut: int, target: list[int]) -> Example:
         num_lost = max(0, len(target) - self.max_target_tokens)

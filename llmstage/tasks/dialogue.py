@@ -168,7 +168,7 @@ class Dialogue(Task):
         for reply in window.replies:
             text = reply_text(reply, messages[reply.message])
             turn = reply.message - shift
-            item = {"turn": turn, "start": reply.start, "stop": reply.stop, "text": text}
+            item: dict[str, Any] = {"turn": turn, "start": reply.start, "stop": reply.stop, "text": text}
             if reply.end_id is not None:
                 item["end"] = reply.end_id
             if turn in recalls:

@@ -157,8 +157,8 @@ class VisualReasoning(ImageTextTask):
             raise DataError(
                 "There are no training rows to determine the answer mode. Set data.train, or task.answer=generate."
             )
-        end = self.turns[1].after
-        self.tree = AnswerTree.of([[*ids, *end] for ids in processor.plain_ids(self.answers)]) if self.answers else None
+        replies = [reply for _, reply in self.exchanges([("a", answer) for answer in self.answers])]
+        self.tree = AnswerTree.of(replies) if self.answers else None
         self.known = {normalize_answer(answer) for answer in self.answers}
 
     def cache_key(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmstage import console
 from llmstage.errors import ModelError
-from llmstage.tokenization.reply_spans import SLOT, ChatTemplate, Conversation, Rendering
+from llmstage.tokenization.reply_spans import ChatTemplate, Conversation, Rendering
 from llmstage.tokenization.template_rendering import PLAIN_TEMPLATE, Message, TemplateRefused
 from llmstage.tokenization.tokenizer import Processor
 from llmstage.tokenization.tool_template import enable_tools, uses_tools
@@ -278,29 +278,29 @@ def text_of(content: Any) -> str:
 
 
 @dataclass(slots=True)
-class TurnFrame:
-    """The ids around a question and its reply in a conversation of one turn."""
+class Exchange:
+    """A question and its reply as ids. `end`: the ids that end the reply."""
 
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    """The end of the turn."""
+    prompt: list[int]
+    reply: list[int]
+    end: list[int]
 
 
-def turn_frame(processor: Processor, *, image: bool | None = None) -> TurnFrame:
-    """Return the ids around a question and a reply that are encoded apart. Raise TemplateRefused.
+def encode_exchanges(processor: Processor, pairs: Sequence[tuple[Any, Any]]) -> list[Exchange]:
+    """Return the ids of each (question, reply), each pair as a conversation of its own. Raise TemplateRefused.
 
-    `image`: whether an image precedes the text of the question; None for contents that are no lists of parts.
+    Contents are texts, or lists of parts as transformers takes them.
     """
-    contents: list[Any] = [SLOT.format(0), SLOT.format(1)]
-    if image is not None:
-        contents = [[{"type": "text", "text": content}] for content in contents]
-        contents[0] = [*([{"type": "image"}] if image else []), *contents[0]]
-    messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), contents, strict=True)]
-    rendering = chat_template(processor).renderings(Conversation(messages))[-1]
-    before, _, rest = rendering.text.partition(SLOT.format(0))
-    between, _, after = rest.partition(SLOT.format(1))
-    (span,) = rendering.spans
-    after = after[: span.stop - span.text_stop]
-    ids = [processor.markup_ids(text) for text in (before, between, after)]
-    return TurnFrame(ids[0], ids[1], ids[2] if span.ends or processor.eos_id is None else [*ids[2], processor.eos_id])
+    conversations = [
+        Conversation([{"role": "user", "content": question}, {"role": "assistant", "content": reply}])
+        for question, reply in pairs
+    ]
+    result = []
+    for encoded in encode_conversations(processor, conversations):
+        if isinstance(encoded, TemplateRefused):
+            raise encoded
+        part = encoded[-1]
+        (reply,) = part.replies
+        stop = reply.stop - (reply.end_id is not None)
+        result.append(Exchange(part.ids[: reply.start], part.ids[reply.start : stop], part.ids[stop : reply.stop]))
+    return result

@@ -41,46 +41,45 @@ def fit(
     `encoded`: the conversation by encode_conversations().
     """
     result: list[Window] = []
-    uncovered = 0
+    lengths: dict[int, int] = {}
     for part in encoded:
         if len(part.ids) <= context:
             result.append(Window(part.ids, part.target, part.replies, 0, part.num_messages - 1))
         else:
-            part_windows, num_tokens = split(processor, conversation.first(part.num_messages), part, context)
+            part_windows, part_lengths = split(processor, conversation.first(part.num_messages), part, context)
             result += part_windows
-            uncovered += num_tokens
-    return result, uncovered
+            lengths |= dict(enumerate(part_lengths))
+    covered = {index for window in result for index in range(window.first, window.last + 1)}
+    if conversation.messages[0]["role"] == "system":
+        covered.add(0)  # every window begins with it
+    return result, sum(length for index, length in lengths.items() if index not in covered)
 
 
 def split(
     processor: Processor, conversation: Conversation, encoded: EncodedConversation, context: int
-) -> tuple[list[Window], int]:
-    """Return fit() for one encoded conversation that is longer than the context."""
+) -> tuple[list[Window], list[int]]:
+    """Return (the windows of one encoded conversation that is longer than the context, the tokens of each message)."""
     messages = conversation.messages
     answers = {reply.message for reply in encoded.replies}
     lengths = message_lengths(processor, messages, len(encoded.ids))
-    has_system = messages[0]["role"] == "system"
-    reserve = lengths[0] if has_system else 0
+    reserve = lengths[0] if messages[0]["role"] == "system" else 0
     is_start = [message["role"] == "user" for message in messages]
     # The lengths are estimates: what the template writes around a message may depend on the messages beside it.
-    for attempt in range(MAX_PLANS):
+    result: list[Window] = []
+    for _ in range(MAX_PLANS):
         plan = windows(lengths, [index in answers for index in range(len(messages))], context, reserve, is_start)
         result = [
             window
             for first, last, targets in plan
             for window in render_window(processor, conversation, first, last, set(targets), context)
         ]
-        excess = max(
-            (window.cut for window in result if len(window.replies) > 1 or window.first < window.last - 1), default=0
-        )
-        if not excess or attempt == MAX_PLANS - 1:
+        # A window of one question and its answer cannot be made shorter.
+        excess = max((part.cut for part in result if len(part.replies) > 1 or part.first < part.last - 1), default=0)
+        if not excess:
             break
         reserve += excess
         lengths = [lengths[0] + excess, *lengths[1:]]
-    covered = {index for window in result for index in range(window.first, window.last + 1)}
-    return result, sum(
-        length for index, length in enumerate(lengths) if index not in covered and not (has_system and index == 0)
-    )
+    return result, lengths
 
 
 def message_lengths(processor: Processor, messages: list[Message], num_tokens: int) -> list[int]:
@@ -142,11 +141,6 @@ def cut_to(context: int, window: Window) -> Window:
         cut=cut,
         cut_targets=sum(target[context:]),
     )
-
-
-def is_rewritten(encoded: list[EncodedConversation]) -> bool:
-    """Return whether the template writes earlier turns differently, so that a conversation became several examples."""
-    return len(encoded) > 1
 
 
 def texts_of(message: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from llmstage.tokenization.template_rendering import (
     generation_marks,
     render,
 )
-from llmstage.tokenization.tokenizer import CHAT_TEMPLATE
+from llmstage.tokenization.tokenizer import CHAT_TEMPLATE, IMAGE_TEMPLATE
 from llmstage.tokenization.tool_template import without_prelude
 
 PLACEHOLDER = "\U0010fffd"
@@ -30,7 +30,7 @@ PLACEHOLDER = "\U0010fffd"
 SLOT = "\U0010fffb{}\U0010fffc"
 SLOT_PATTERN = re.compile("\U0010fffb([0-9]+)\U0010fffc")
 """In place of the content of message number {}, while the frame of conversations of the same shape is rendered."""
-VERBATIM_TEMPLATES = (CHAT_TEMPLATE, PLAIN_TEMPLATE)
+VERBATIM_TEMPLATES = (CHAT_TEMPLATE, IMAGE_TEMPLATE, PLAIN_TEMPLATE)
 """Templates that write every content as it is. No rendering is compared with those."""
 MAX_FRAMES = 10_000
 """Shapes of conversations whose frames are cached."""
@@ -180,9 +180,9 @@ class ChatTemplate:
     def by_frames(self, conversation: Conversation) -> list[Rendering]:
         """Return renderings() from the frames of the shape, where they give the text that the template writes; else []."""
         messages = conversation.messages
-        contents = [message["content"] for message in messages]
+        contents = [single_text(message["content"]) for message in messages]
         if conversation.tools or not all(
-            isinstance(text, str) and text and not text.isspace() and message.keys() <= {"role", "content", "learn"}
+            text and not text.isspace() and message.keys() <= {"role", "content", "learn"}
             for text, message in zip(contents, messages, strict=True)
         ):
             return []
@@ -197,13 +197,19 @@ class ChatTemplate:
         return learned_only(filled, messages) if [part.text for part in filled] == texts else []
 
     def frames_of(self, conversation: Conversation) -> list[Frame]:
-        """Return the frames of all conversations with these roles; [] where there are none."""
-        roles = tuple(message["role"] for message in conversation.messages)
-        key = (roles, str(conversation.template_kwargs or ""))
+        """Return the frames of all conversations with these roles and parts; [] where there are none."""
+        messages = conversation.messages
+        key = (
+            *((message["role"], part_types(message["content"])) for message in messages),
+            str(conversation.template_kwargs),
+        )
         if key not in self.frames:
             if len(self.frames) >= MAX_FRAMES:
                 self.frames.clear()
-            slots = [{"role": role, "content": SLOT.format(index)} for index, role in enumerate(roles)]
+            slots = [
+                {"role": message["role"], "content": with_text(message["content"], SLOT.format(index))}
+                for index, message in enumerate(messages)
+            ]
             frames = [to_frame(part) for part in self.located(replace(conversation, messages=slots))]
             self.frames[key] = [frame for frame in frames if frame is not None] if all(frames) else []
         return self.frames[key]
@@ -435,6 +441,20 @@ def as_parts(message: Message) -> Message:
     """Return the message with its content as a list of parts."""
     content = message["content"]
     return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def single_text(content: Any) -> str:
+    """Return the text of a content, of which a list of parts has one; empty for others."""
+    if isinstance(content, str):
+        return content
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    is_plain = len(texts) == 1 and all(part.keys() <= {"type", "text"} for part in content)
+    return str(texts[0]) if is_plain else ""
+
+
+def part_types(content: Any) -> Any:
+    """Return what contents of the same shape have in common."""
+    return None if isinstance(content, str) else tuple(part["type"] for part in content)
 
 
 def with_text(content: Any, text: str) -> Any:

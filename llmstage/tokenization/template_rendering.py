@@ -10,6 +10,7 @@ import ctypes
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -153,7 +154,7 @@ def generation_marks(
     return bounded(tokenizer, messages, rendered), spans
 
 
-def bounded(tokenizer: Any, messages: list[Message], call: Any) -> str:
+def bounded(tokenizer: Any, messages: list[Message], call: Callable[[], str]) -> str:
     """Return the text of one rendering, within the limits of time and size."""
     name = f"The chat template of {getattr(tokenizer, 'name_or_path', '') or 'this tokenizer'}"
     remedy = "Use another model.path, or mend chat_template.jinja in its folder."

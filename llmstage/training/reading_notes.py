@@ -44,4 +44,5 @@ def reading_notes(components: RunComponents) -> list[str]:
     if unread:
         keys = ", ".join(f"{key} ({count:,})" for key, count in sorted(unread.items()))
         notes.append(f"Columns not read: {keys}.")
-    return notes
+    templates = components.processor.chat_templates.values()
+    return notes + [f"{warning[0].upper()}{warning[1:]}." for template in templates for warning in template.warnings]

@@ -25,6 +25,7 @@ from llmstage.data.row_source import ListSource, RowSource
 from llmstage.data.rows import BadRows
 from llmstage.data.split_keys import row_hash
 from llmstage.errors import DataError, ModelError
+from llmstage.models.adapter import config_folder
 from llmstage.models.families import check_class, model_family
 from llmstage.models.loading import set_rope
 from llmstage.models.presets import preset_vision_spec
@@ -231,8 +232,8 @@ def quiet_libraries(*, offline: bool) -> None:
 
 def load_model_config(model_source: ModelSource, *, offline: bool) -> Any:
     """Return the transformers config of a model. Raise ModelError where there is none."""
-    path = str(model_source.model_dir or model_source.hub_id)
-    is_local = model_source.model_dir is not None
+    path = str(model_source.hub_id) if model_source.model_dir is None else config_folder(model_source.model_dir)
+    is_local = Path(path).is_dir()
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=offline or is_local)
     except (OSError, ValueError, KeyError) as error:
@@ -255,7 +256,10 @@ def choose_processor(
         origin = ModelSource(processor_dir) if processor_dir is not None and not new_tokens else model_source
         assert origin is not None
         local = run.offline or origin.model_dir is not None
-        processor = load_processor(str(origin.model_dir or origin.hub_id), local=local, sees=with_images, new_tokens=new_tokens)
+        path = str(origin.model_dir or origin.hub_id)
+        if origin.model_dir is not None and not (origin.model_dir / "tokenizer_config.json").is_file():
+            path = config_folder(origin.model_dir)  # an adapter from elsewhere may come without its tokenizer
+        processor = load_processor(path, local=local, sees=with_images, new_tokens=new_tokens)
         if model_source is not None and processor_dir is not None:
             # The checkpoint of an adapter may lack generation_config.json, which says where a reply ends.
             base, is_local = str(model_source.model_dir or model_source.hub_id), model_source.model_dir is not None

@@ -18,9 +18,9 @@ from llmstage.tokenization.chat_template import (
     TemplateRefused,
     chat_template,
     encode_conversations,
+    encode_exchanges,
     reply_prompt,
     stop_ids,
-    turn_frame,
 )
 from llmstage.tokenization.reply_spans import as_parts
 from llmstage.tokenization.tokenizer import Processor
@@ -284,12 +284,20 @@ def test_a_long_prompt_drops_the_oldest_turns_and_is_rendered_again():
     assert len(ids) <= 30 and text.count("Be brief.") == 1 and "last [/INST]" in text
 
 
-def test_the_frame_of_a_turn_is_what_the_template_writes_around_the_texts():
-    processor = Processor(tokenizer_of("byte_level", BY_NAME["parts"].template))
-    frame = turn_frame(processor, image=True)
-    decode = processor.tokenizer.decode
-    assert decode(frame.before) == "<|start|>user\n<image>"
-    assert decode(frame.between) == "<|stop|>\n<|start|>assistant\n" and decode(frame.after) == "<|stop|>"
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind != "unigram"]
+)  # it joins the header's line end with the reply
+def test_a_question_with_an_image_and_its_reply(kind: str):
+    tokenizer = tokenizer_of(kind, BY_NAME["parts"].template)
+    question = [{"type": "image"}, {"type": "text", "text": "Where is it?"}]
+    (exchange,) = encode_exchanges(Processor(tokenizer), [(question, [{"type": "text", "text": "Here."}])])
+    user = {"role": "user", "content": question}
+    prompt = tokenizer.apply_chat_template([user], add_generation_prompt=True, return_dict=False)
+    full = tokenizer.apply_chat_template(
+        [user, {"role": "assistant", "content": [{"type": "text", "text": "Here."}]}], return_dict=False
+    )
+    assert exchange.prompt == prompt and exchange.end == tokenizer.convert_tokens_to_ids(["<|stop|>"])
+    assert [*exchange.prompt, *exchange.reply, *exchange.end] == full[: full.index(exchange.end[0], len(prompt)) + 1]
 
 
 def test_generation_stops_at_every_token_that_ends_a_turn():
