@@ -100,7 +100,7 @@ def locate_model(path: str) -> ModelSource:
                 f"Resume that run, or name one of its checkpoints: {path}/checkpoints/step_NNNNNN"
             )
         return ModelSource(model, folder)
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         names = sorted(item.name for item in folder.iterdir())[:5] if folder.is_dir() else ["it is a file"]
         raise ModelError(
             f"model.path={path} is not a model: there is no config.json in it ({', '.join(names) or 'it is empty'}). "

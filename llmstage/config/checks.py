@@ -194,6 +194,16 @@ def check_adapter(run: RunConfig) -> list[str]:
         return [
             f"adapter={run.adapter.name}: stage={run.stage.name} does not train; model.path=<run> brings its own adapter."
         ]
+    if run.model.add_tokens and not run.adapter.merge:
+        return [
+            "adapter.merge=false saves updates of the base model, which has no rows for model.add_tokens. Leave adapter.merge out."
+        ]
+    if run.adapter.init == "pissa" and run.adapter.quantize != "none":
+        return [
+            f"adapter.init=pissa takes its start from the weights, which adapter.quantize={run.adapter.quantize} rounds. Leave one out."
+        ]
+    if run.adapter.init == "pissa" and run.adapter.dora:
+        return ["adapter.init=pissa and adapter.dora start from different parts of a weight. Leave one of them out."]
     if run.model.path is None:
         return [
             f"adapter={run.adapter.name} trains small updates to weights that stay as they are, and random weights are not "

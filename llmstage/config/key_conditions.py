@@ -87,6 +87,10 @@ def _scratch(run: RunFacts) -> str | None:
     return "model.path is given, so no preset is built" if run.model.path else None
 
 
+def _pretrained(run: RunFacts) -> str | None:
+    return None if run.model.path else "it changes a pretrained model; give model.path"
+
+
 def _generates(run: RunFacts) -> str | None:
     if run.stage.writes and not run.task.name:
         return "there is no model to write"
@@ -145,6 +149,7 @@ TRAINING = ReadBy(_training)
 FILES = ReadBy(_files)
 DEMO = ReadBy(_demo)
 SCRATCH = ReadBy(_scratch)
+PRETRAINED = ReadBy(_pretrained)
 GENERATES = ReadBy(_generates)
 TIMED = ReadBy(_timed)
 SHUFFLED = ReadBy(_shuffled)

@@ -9,7 +9,17 @@ from llmstage.config import stage as stage_schemas
 from llmstage.config import task as task_schemas
 from llmstage.config.data import DataConfig
 from llmstage.config.explore import Explore
-from llmstage.config.key_conditions import ADAPTER, GENERATES, NEW_TOWER, ROOTED, SCRATCH, SEES, TRAINING, for_family
+from llmstage.config.key_conditions import (
+    ADAPTER,
+    GENERATES,
+    NEW_TOWER,
+    PRETRAINED,
+    ROOTED,
+    SCRATCH,
+    SEES,
+    TRAINING,
+    for_family,
+)
 from llmstage.config.monitor import Monitor
 from llmstage.config.retrieval import RetrievalConfig
 from llmstage.config.stage import StageConfig
@@ -72,6 +82,16 @@ class ModelConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights in model/, and in memory of those that are not trained; auto: that of the model in model.path,
     and float32 from scratch. Trained weights are float32 until they are saved."""
+    add_tokens: Annotated[str, TRAINING, PRETRAINED] | None = None
+    """A text file with a token on each line that the tokenizer is to have as one token. Its row in the embeddings starts
+    as the mean of the rows of its present pieces; with adapter=lora the embeddings are trained in full."""
+    resize_embeddings: Annotated[bool, TRAINING, PRETRAINED] = False
+    """Give entries of the tokenizer for which the model has no row in its embeddings new rows, which start as the mean of
+    all rows. Without it such a model is refused, because its tokenizer may be that of another model."""
+    rope_scaling: Annotated[Literal["none", "linear", "dynamic", "yarn"], TRAINING, PRETRAINED] = "none"
+    """Stretch rotary positions so that the model reads texts longer than it was made for, by rope_factor."""
+    rope_factor: Annotated[float, Range(1, 1024, open_low=True), TRAINING, PRETRAINED] = 2.0
+    """How many times longer than the model's own the context becomes with rope_scaling."""
     dropout: Annotated[float, Range(0, 1, open_high=True), TRAINING] = 0.0
     """Dropout of attention, and of MLP and head where the family has it; 0 suits training from scratch."""
     projection: Annotated[int, Range(8, 65536), SCRATCH, for_family("clip")] = 128

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,7 +151,9 @@ def targets(model: Any, requested: str | list[str], full: Sequence[str] = ()) ->
         raise UserError(
             f"adapter=lora: {type(model).__name__} has no linear layers in its body. Leave adapter=lora out."
         )
-    called = called_layers(model)  # Mamba reads the weights of some layers directly: an update of these would do nothing
+    called = called_layers(
+        model
+    )  # Mamba reads the weights of some layers directly: an update of these would do nothing
     chosen = [name for name in body if without_numbers(name) in called and peft_takes(model, last(name))] or body
     if isinstance(requested, list):
         unmatched = [word for word in requested if not any(f".{name}".endswith(f".{word}") for name in body)]
@@ -250,9 +253,19 @@ def adapter_base(folder: Path) -> str:
     base = str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
     if not base:
         raise ModelError(f"{folder / CONFIG} does not say which model it was trained on (base_model_name_or_path).")
-    if base.startswith("/") and not Path(base).is_dir():
-        raise ModelError(f"{folder} is an adapter for the model in {base}, which is not there any more.")
+    if not Path(base).is_dir() and (
+        base.startswith(("/", ".", "~")) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    ):
+        raise ModelError(
+            f"{folder} is an adapter for the model {base}, which is not here. Write where it is now into "
+            f"base_model_name_or_path of {folder / CONFIG}, or download it there."
+        )
     return base
+
+
+def config_folder(folder: Path) -> str:
+    """The folder or hub id with the config of the model: of an adapter from elsewhere, which has none, that of its base."""
+    return adapter_base(folder) if is_adapter(folder) and not (folder / "config.json").is_file() else str(folder)
 
 
 def load_adapter(model: Any, folder: Path) -> None:

@@ -21,6 +21,7 @@ from llmstage.models.lm_loss import last_hidden, masked_head
 from llmstage.models.loading import IsFrozen, load_extra, load_model
 from llmstage.models.packing import read_packed_rows
 from llmstage.models.presets import freeze_towers, preset_config, take_tower
+from llmstage.models.vocabulary import extend_embeddings
 from llmstage.models.weight_types import DTYPES, saved_types
 from llmstage.paths import ModelSource
 from llmstage.tokenization.tokenizer import Processor
@@ -57,13 +58,17 @@ def build_model(
         model.saved_dtype = torch.float32 if cfg.dtype == "auto" else DTYPES[cfg.dtype]
     else:
         model = load_model(
-            auto, model_source, options, cfg.dropout, offline=offline, quantized=quantized or {}, dtype=cfg.dtype, is_frozen=is_frozen
+            auto, model_source, options, cfg.dropout, offline=offline, quantized=quantized or {}, dtype=cfg.dtype, is_frozen=is_frozen,
+            rope=(cfg.rope_scaling, cfg.rope_factor),
         )  # fmt: skip
         rows = vocabulary_rows(model)
-        if len(processor) > rows:
+        if processor.new_tokens or (cfg.resize_embeddings and len(processor) > rows):
+            extend_embeddings(model, max(rows, len(processor)), processor.new_tokens)
+        elif len(processor) > rows:
             raise ModelError(
                 f"The tokenizer has {len(processor)} entries but the model at {cfg.path} has embeddings for {rows}. "
-                f"They do not belong together: save the model with its own tokenizer."
+                f"Do they belong together? If so, model.resize_embeddings=true adds the missing rows; if not, save the model with its own "
+                f"tokenizer."
             )
     module = extra(model.config)
     if module is not None:

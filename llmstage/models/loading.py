@@ -20,7 +20,7 @@ from transformers import AutoConfig
 
 from llmstage.errors import ModelError
 from llmstage.kernels.transformers_internals import loading_types, tied_weight_names
-from llmstage.models.adapter import adapter_base, is_adapter, load_adapter
+from llmstage.models.adapter import adapter_base, config_folder, is_adapter, load_adapter
 from llmstage.models.families import base_prefix, in_base
 from llmstage.models.weight_types import HALF, held_weights, hold, loaded_dtype
 from llmstage.paths import ModelSource, explain_unloadable
@@ -39,11 +39,13 @@ def load_model(
     quantized: dict[str, Any],
     dtype: str = "auto",
     is_frozen: IsFrozen | None = None,
+    rope: tuple[str, float] = ("none", 1.0),
 ) -> Any:
     """Return the model with loaded weights, its adapter included, in fp32; `model.new_weights` lists what starts untrained.
 
     `options`: keys of the model config that the task sets. `dtype`: model.dtype; `model.saved_dtype` is the type in which the
-    model will be saved. `is_frozen`: whether a weight is not trained, so that it is held in that type. Raise ModelError.
+    model will be saved. `is_frozen`: whether a weight is not trained, so that it is held in that type. `rope`: see
+    set_rope(). Raise ModelError.
     """
     source = str(model_source.model_dir) if model_source.model_dir is not None else str(model_source.hub_id)
     adapter = (
@@ -52,10 +54,13 @@ def load_model(
     base = adapter_base(adapter) if adapter else source
     local = Path(base).is_dir() or offline
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=local)
+        config = AutoConfig.from_pretrained(
+            config_folder(adapter) if adapter else source, trust_remote_code=False, local_files_only=local
+        )
         saved_dtype = loaded_dtype(Path(base) if Path(base).is_dir() else None, config, dtype, is_adapter=bool(adapter))
         set_options(config, options)
         set_dropout(config, dropout)
+        set_rope(config, *rope)
         held: set[str] = set()
 
         def weights_to_hold(model: Any) -> tuple[set[str], torch.dtype]:
@@ -76,6 +81,8 @@ def load_model(
                 **quantized,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if adapter and not Path(base).is_dir():  # the base on the hub is what cannot be loaded
+            model_source = ModelSource(None, hub_id=base)
         raise ModelError(explain_unloadable(model_source, str(error), offline=offline)) from None
     model.new_weights = new_weights(model, report, source, new_head="num_labels" in options or adapter is not None)
     model.saved_dtype = saved_dtype
@@ -115,6 +122,28 @@ def set_dropout(config: Any, dropout: float) -> None:
         raise ModelError(f"model.dropout={dropout}: a model of type {config.model_type} has no dropout. Leave it out.")
     for part, name in names:
         setattr(part, name, dropout)
+
+
+def set_rope(config: Any, kind: str, factor: float) -> None:
+    """Stretch the rotary positions of a config so that they cover `factor` times the context it was made for; kind `none` keeps them.
+
+    Where layers of different types have positions of their own (Gemma 3), those with full attention are stretched. Raise
+    ModelError where the model has no rotary positions.
+    """
+    if kind == "none":
+        return
+    text = config.get_text_config()
+    rope, limit = getattr(text, "rope_parameters", None), max_positions(config)
+    if not rope or limit is None:
+        raise ModelError(
+            f"model.rope_scaling={kind}: a model of type {config.model_type} has no rotary positions. Leave it out."
+        )
+    by_layer = "full_attention" in rope
+    present = rope["full_attention"] if by_layer else rope
+    original = int(present.get("original_max_position_embeddings") or limit)
+    scaled = {**present, "rope_type": kind, "factor": float(factor), "original_max_position_embeddings": original}
+    text.rope_parameters = {**rope, "full_attention": scaled} if by_layer else scaled
+    text.max_position_embeddings = int(original * factor)
 
 
 def is_dropout(config: Any, name: str) -> bool:

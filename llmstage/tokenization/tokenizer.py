@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-from llmstage.errors import ModelError
+from llmstage.errors import ModelError, UserError
 from llmstage.tokenization.cached_encoding import GPT2, CachedEncoder, is_large, splits_at_spaces
 from llmstage.tokenization.vision import VisionSpec, combined_processor, load_image_processor
 
@@ -63,6 +63,8 @@ class Processor:
         self.images = images
         self.vision: VisionSpec | None = None
         backend = getattr(tokenizer, "backend_tokenizer", None)
+        self.new_tokens: dict[int, list[int]] = {}
+        """Ids of tokens that this run adds, each with the ids of its pieces before."""
         if backend is None:
             raise ModelError(
                 f"{type(tokenizer).__name__} has no fast tokenizer. Save the model with its tokenizer.json."
@@ -272,10 +274,33 @@ def special_tokens(model_family: str) -> list[str]:
     return list(SPECIAL)
 
 
-def load_processor(path: str, *, local: bool, sees: bool = False) -> Processor:
+def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> dict[int, list[int]]:
+    """Add tokens to a tokenizer; return the id of each new one with the ids of its present pieces."""
+    known = tokenizer.get_vocab()
+    new = [token for token in dict.fromkeys(tokens) if token not in known]
+    pieces = [list(tokenizer(token, add_special_tokens=False)["input_ids"]) for token in new]
+    tokenizer.add_tokens(new)
+    return dict(zip(tokenizer.convert_tokens_to_ids(new), pieces, strict=True)) if new else {}
+
+
+def read_tokens(path: str) -> list[str]:
+    """Return the tokens of a file, one on each line. Raise UserError where it cannot be read or has none."""
+    try:
+        tokens = [line.strip() for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"model.add_tokens={path} cannot be read: {error}. Give a UTF-8 text file with a token on each line."
+        ) from None
+    tokens = [token for token in tokens if token]
+    if not tokens:
+        raise UserError(f"model.add_tokens={path} has no token. Give a text file with a token on each line.")
+    return tokens
+
+
+def load_processor(path: str, *, local: bool, sees: bool = False, new_tokens: Sequence[str] = ()) -> Processor:
     """The tokenizer of a model folder or hub id, with its image processor where the model reads images (`sees`).
 
-    Code that comes with a model never runs. Raise ModelError.
+    `new_tokens`: tokens that are added to its vocabulary. Code that comes with a model never runs. Raise ModelError.
     """
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     try:
@@ -289,7 +314,9 @@ def load_processor(path: str, *, local: bool, sees: bool = False) -> Processor:
 
 def load_generation_end_ids(path: str, *, local: bool) -> tuple[int, ...]:
     """The tokens at which generation stops, from generation_config.json; none where there is no such file."""
+        pieces = add_tokens(tokenizer, new_tokens)
     try:
+        processor.new_tokens = pieces
         ends = GenerationConfig.from_pretrained(path, local_files_only=local).eos_token_id
     except (OSError, ValueError):
         return ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,21 @@ class RunComponents:
             merge_adapter(model)  # the adapter of an earlier run becomes part of the base model
         if training and run.adapter.name == "lora" and self.model_source is not None:
             base = self.model_source.model_dir
-            add_adapter(model, run.adapter, self.task.auto_model, str(base or self.model_source.hub_id))
+            cfg = run.adapter
+            if run.model.add_tokens or run.model.resize_embeddings:
+                cfg = replace(cfg, modules_to_save=sorted({*cfg.modules_to_save, *embedding_names(model)}))
+            add_adapter(model, cfg, self.task.auto_model, str(base or self.model_source.hub_id))
         model = model if quantized else model.to(device)  # quantized weights are on the device already
         self.packing = decide_packing(run, self.task, model, self.context, packs=self.packing)
         return model
 
 
-def token_ledger(components: RunComponents) -> dict[str, Any]:
-    """Return rows, tokens, cuts and leaks of each split, for report.json."""
+def embedding_names(model: Any) -> list[str]:
+    """Return the names of the input embedding and of the output layer of a language model."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [name for name, module in model.named_modules() if module in tables]
+
+
 def frozen_weights(run: RunConfig, source: ModelSource | None, *, training: bool) -> IsFrozen | None:
     """Return what says whether a weight is held in the type of the checkpoint, because it is not trained; None: no weight is.
 

@@ -212,3 +212,94 @@ def test_dropout_is_set_by_the_names_of_each_architecture(save_checkpoint: SaveC
         assert kept.to_dict() == before.to_dict()
     with pytest.raises(ModelError, match="has no dropout"):
         set_dropout(transformers.AutoConfig.for_model("mamba"), 0.25)
+
+
+# New tokens, missing rows, and stretched positions
+
+
+def run_words(*words: str) -> list[str]:
+    return ["stage=finetune", "model.path=checkpoint", *SMOKE, "data.demo_rows=20", *words]
+
+
+@pytest.mark.parametrize("adapter", [[], ["adapter=lora", "adapter.rank=2"]], ids=["full", "lora"])
+def test_added_tokens_start_as_the_mean_of_their_pieces_and_are_saved(
+    adapter: list[str], save_checkpoint: SaveCheckpoint, workplace: Path
+) -> None:
+    processor = save_checkpoint(Path("checkpoint"), "llama", "gpt", "AutoModelForCausalLM", dtype=torch.bfloat16)
+    tokens = [f"<tool{number}>" for number in range(20)]
+    Path("tokens.txt").write_text("\n".join([*tokens, tokens[0], ""]), encoding="utf-8")
+    pieces = processor.tokenizer(tokens[3], add_special_tokens=False)["input_ids"]
+    before = load_file("checkpoint/model.safetensors")["model.embed_tokens.weight"].float()
+    words = run_words(
+        "task=causal_lm", "model.add_tokens=tokens.txt", *adapter, "optim.lr=1e-12", "optim.weight_decay=0"
+    )
+    assert main([*words, "hydra.run.dir=run"]) == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained("run/model")
+    (index,) = tokenizer(tokens[3], add_special_tokens=False)["input_ids"]
+    model = transformers.AutoModelForCausalLM.from_pretrained("run/model", dtype=torch.float32)
+    rows = model.get_input_embeddings().weight
+    assert index < len(rows) == model.config.vocab_size and len(pieces) > 1
+    torch.testing.assert_close(rows[index], before[pieces].mean(0), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(rows[5], before[5], rtol=1e-2, atol=1e-3)
+    again = ["stage=evaluate", "task=causal_lm", "model.path=run/model", "trainer=smoke", "data.demo_rows=20", "data.context=96", "data.max_lost=1"]  # fmt: skip
+    assert main([*again, "trainer.threads=1", "trainer.baselines=false", "hydra.run.dir=again"]) == 0
+    assert scores_of("again")["test"] == pytest.approx(scores_of("run")["test"], rel=1e-6)
+
+
+def test_a_tokenizer_that_is_larger_than_the_embeddings_is_refused_or_given_rows(
+    save_checkpoint: SaveCheckpoint, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processor = save_checkpoint(Path("checkpoint"), "bert", "bert")
+    processor.tokenizer.add_tokens([f"<new{number}>" for number in range(40)])
+    processor.save(Path("checkpoint"))
+    words = run_words("task=classification", "trainer.max_steps=1")
+    assert main([*words, "hydra.run.dir=refused"]) == 4
+    assert "model.resize_embeddings=true adds the missing rows" in capsys.readouterr().err
+    assert main([*words, "model.resize_embeddings=true", "hydra.run.dir=run"]) == 0
+    assert len(load_file("run/model/model.safetensors")["bert.embeddings.word_embeddings.weight"]) >= len(processor)
+
+
+def test_rope_scaling_stretches_the_context_as_transformers_does(
+    save_checkpoint: SaveCheckpoint, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(Path("checkpoint"), "llama", "gpt", "AutoModelForCausalLM")
+    words = run_words("task=causal_lm", "data.context=256", "trainer.max_steps=1")
+    assert main([*words, "hydra.run.dir=short"]) == 4  # 160 positions
+    assert main([*words, "model.rope_scaling=yarn", "model.rope_factor=2", "hydra.run.dir=run"]) == 0
+    config = json.loads(Path("run/model/config.json").read_text())
+    assert config["max_position_embeddings"] == 320
+    assert config["rope_parameters"] | {"rope_theta": 0} == {
+        "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 160, "rope_theta": 0,
+    }  # fmt: skip
+    save_checkpoint(Path("checkpoint"), "gpt2", "gpt", "AutoModelForCausalLM")
+    capsys.readouterr()
+    assert main([*words, "data.context=96", "model.rope_scaling=linear", "hydra.run.dir=none"]) == 4
+    assert "a model of type gpt2 has no rotary positions" in capsys.readouterr().err
+
+
+def test_an_adapter_from_elsewhere_is_loaded_with_its_base_and_refused_without(
+    save_checkpoint: SaveCheckpoint, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peft = pytest.importorskip("peft")
+    save_checkpoint(Path("base"), "llama", "gpt", "AutoModelForCausalLM")
+    model = transformers.AutoModelForCausalLM.from_pretrained("base")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", base_model_name_or_path="base")
+    peft.get_peft_model(model, config).save_pretrained("adapter")
+    assert not Path("adapter/config.json").exists()
+    words = [
+        "stage=evaluate",
+        "task=causal_lm",
+        "trainer=smoke",
+        "data.demo_rows=20",
+        "data.context=96",
+        "data.max_lost=1",
+    ]
+    words += ["trainer.threads=1", "trainer.baselines=false"]
+    assert main([*words, "model.path=adapter", "hydra.run.dir=one"]) == 0
+    assert main([*words, "model.path=base", "hydra.run.dir=two"]) == 0
+    assert scores_of("one")["test"] == pytest.approx(scores_of("two")["test"], rel=1e-6)  # it starts as zero
+    capsys.readouterr()
+    shutil.move("base", "moved")
+    assert main([*words, "model.path=adapter", "hydra.run.dir=three"]) == 4
+    error = capsys.readouterr().err
+    assert "is an adapter for the model base, which is not here" in error and "base_model_name_or_path" in error
