@@ -156,8 +156,9 @@ class Serve(StageConfig):
     """Texts that are generated at the same time."""
     queue: Annotated[int, AT_LEAST_1, SERVES] = 128
     """Requests that may wait; further requests are answered with status 429."""
-    max_tokens: Annotated[int, AT_LEAST_1, SERVES] = 1024
-    """Most tokens that one request may generate, and the default of a request that sets no limit."""
+    max_tokens: Annotated[int, AT_LEAST_1, SERVES] | None = None
+    """Most tokens that one request may generate, and the default of a request that sets no limit; null: as many as the
+    model's context leaves behind the prompt."""
     max_body_mb: Annotated[float, POSITIVE] = 1.0
     """Largest request body in megabytes."""
     read_timeout: Annotated[float, POSITIVE] = 10.0
@@ -190,6 +191,9 @@ class Chat(StageConfig):
     """The system message of every conversation; null: the task's, where it has one."""
     save: str | None = None
     """A JSON Lines file to which the conversation is appended at the end; /save <file> does it at any time."""
+    tools: str | None = None
+    """A JSON file with a list of function schemas that the model may call. Calls are shown, and the next turn is the
+    result: what is typed, or in a script a line that begins with `tool:`."""
 
     inherits: ClassVar[bool] = True
     leaves: ClassVar[tuple[str, ...]] = OF_FILES

@@ -12,14 +12,20 @@ from typing import Any
 
 from llmstage import console
 from llmstage.config import GenerationConfig
+from llmstage.data.chat_formats import read_tools
+from llmstage.data.chat_messages import BadChat
 from llmstage.data.row_checks import lone_surrogate
-from llmstage.errors import DataError, UserError
+from llmstage.errors import DataError, ModelError, UserError
 from llmstage.inference.retrieval.grounding import Grounding
 from llmstage.inference.retrieval.retriever import SearchResult
 from llmstage.inference.server.generation_worker import GenerationWorker, Job, TextDelta
 from llmstage.tokenization.chat_template import TemplateRefused, reply_prompt
 from llmstage.tokenization.tokenizer import Processor
+from llmstage.tokenization.tool_calls import ReplyDelta, ToolCall, reply_form
 
+RESULT_PREFIX = "tool:"
+"""How a turn begins that is the result of a call."""
+CALL_SIGN = "→"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 HELP = (
     "/reset starts a new conversation · /system <text> sets the system message and starts a new conversation · "
@@ -29,13 +35,19 @@ HELP = (
 
 class Conversation:
     """The messages so far, and the model that replies. `seed`: each reply samples with a seed derived from it; `grounding`:
-    searches passages for each turn; None turns retrieval off."""
+    searches passages for each turn; None turns retrieval off; `tools`: what the model may call, as chat templates take it."""
 
     def __init__(
         self, worker: GenerationWorker, processor: Processor, generation: GenerationConfig, system: str | None, seed: int,
-        grounding: Grounding | None = None,
+        grounding: Grounding | None = None, tools: list[dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         self.worker, self.processor, self.generation = worker, processor, generation
+        self.tools = tools
+        self.reply_form, refused = reply_form(processor, worker.eos_token_ids)
+        if tools and refused:
+            raise ModelError(f"stage.tools cannot be used with this model: {refused}.")
+        self.waiting_calls: list[ToolCall] = []
+        """The calls of the last reply that have no result yet."""
         self.system, self.seed, self.grounding = system, seed, grounding
         self.messages: list[dict[str, Any]] = []
         self.sources: list[SearchResult] = []
@@ -44,15 +56,26 @@ class Conversation:
 
     def reset(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
+        self.waiting_calls = []
 
-    def reply(self, text: str, write: Callable[[str], None]) -> None:
-        """Reply to a text and add both to the conversation. `write` gets each part of the reply once it is generated.
+    def add_result(self, text: str, write: Callable[[str], None]) -> None:
+        """Take a text as the result of the first call that has none, and reply once all calls have one."""
+        call = self.waiting_calls.pop(0)
+        result = {"role": "tool", "tool_call_id": call.id, "name": call.name, "content": text}
+        if self.waiting_calls:
+            self.messages.append(result)
+        else:
+            self.reply(result, write)
+
+    def reply(self, message: dict[str, Any], write: Callable[[str], None]) -> None:
+        """Reply to a message and add both to the conversation. `write` gets each part of the reply once it is generated.
 
         Of a long conversation the model reads the system message and the latest turns. Ctrl-C ends the reply; its text so far
         stays in the conversation.
         """
         # Build the prompt, or take the answer from the retrieval.
-        messages = [*self.messages, {"role": "user", "content": text}]
+        messages = [*self.messages, message]
+        self.waiting_calls = []
         max_new_tokens = min(self.generation.max_new_tokens, self.worker.max_length // 2)
         max_prompt_tokens = self.worker.max_length - max_new_tokens
         try:
@@ -63,27 +86,42 @@ class Conversation:
                 write(prompt)
                 self.messages = [*messages, {"role": "assistant", "content": prompt}]
                 return
-            prompt_ids, _ = reply_prompt(self.processor, prompt, max_prompt_tokens)
+            prompt_ids, _ = reply_prompt(self.processor, prompt, max_prompt_tokens, tools=self.tools)
         except TemplateRefused as error:
             raise DataError(f"{error}.") from None
         # Generate. The seed differs for each turn, so that the same question can get another reply.
         deltas: queue.Queue[TextDelta] = queue.Queue()
         seed = self.seed + len(self.messages)
-        job = Job(prompt_ids, max_new_tokens, deltas.put, self.generation.temperature, self.generation.top_p, seed)
+        job = Job(
+            prompt_ids, max_new_tokens, deltas.put, self.generation.temperature, self.generation.top_p, seed,
+            marks=self.reply_form.mark_ids,
+        )  # fmt: skip
+        parser = self.reply_form.parser(self.processor.tokenizer.decode(prompt_ids), self.tools)
         self.worker.submit(job)
-        parts: list[str] = []
         try:
             while True:
                 delta = deltas.get()
                 if delta.error:
                     raise UserError(delta.error)
-                parts.append(delta.text)
-                write(delta.text)
+                self.show(parser.feed(delta.text), write)
                 if delta.finish_reason:
                     break
         except KeyboardInterrupt:
             job.cancelled = True
-        self.messages = [*messages, {"role": "assistant", "content": "".join(parts)}]
+        self.show(parser.finish(), write)
+        if parser.reply.malformed:
+            console.warn(f"{parser.reply.malformed} calls have arguments that are no JSON; they stay text")
+        self.waiting_calls = list(parser.reply.calls)
+        self.messages = [*messages, parser.reply.to_message()]
+
+    def show(self, deltas: list[ReplyDelta], write: Callable[[str], None]) -> None:
+        """Write the text of a reply, and each call in a line of its own. Reasoning is not a part of the reply."""
+        for delta in deltas:
+            if delta.call is not None:
+                arguments = json.dumps(delta.call.arguments, ensure_ascii=False)
+                write(f"\n{CALL_SIGN} {delta.call.name} {arguments}")
+            elif delta.content:
+                write(delta.content)
 
     def grounded_prompt(
         self, grounding: Grounding, messages: list[dict[str, Any]], max_prompt_tokens: int
@@ -102,7 +140,8 @@ class Conversation:
         """Append the conversation to a file, as a row of task=dialogue. Raises UserError."""
         try:
             with Path(path).expanduser().open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n")
+                row = {"messages": self.messages, **({"tools": self.tools} if self.tools else {})}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}).") from None
 
@@ -130,6 +169,30 @@ def read_script(path: str) -> list[str]:
         return Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"stage.script={path} cannot be read ({error}).") from None
+
+
+def read_tools_file(path: str) -> list[dict[str, Any]]:
+    """Return the tools of stage.tools, a JSON list of function schemas. Raises UserError."""
+    try:
+        return read_tools(Path(path).expanduser().read_text(encoding="utf-8"), "stage.tools")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"stage.tools={path} cannot be read ({error}).") from None
+    except BadChat as error:
+        raise UserError(f"stage.tools={path} is no list of function schemas: {error}.") from None
+
+
+def answer(conversation: Conversation, text: str, write: Callable[[str], None], *, typed: bool) -> None:
+    """Reply to a line: the result of a call, or a message of the user. Raises DataError.
+
+    `typed`: the line comes from a keyboard. While calls wait, it is a result then; elsewhere a result begins with `tool:`.
+    """
+    is_result = text.startswith(RESULT_PREFIX) or (typed and bool(conversation.waiting_calls))
+    if not is_result:
+        conversation.reply({"role": "user", "content": text}, write)
+    elif conversation.waiting_calls:
+        conversation.add_result(text.removeprefix(RESULT_PREFIX).strip(), write)
+    else:
+        raise DataError(f"The turn '{text[:60]}' is a result, and the model has called nothing that waits for one.")
 
 
 def run_conversation(conversation: Conversation, turns: Iterable[str], *, echo: bool) -> None:
@@ -169,7 +232,9 @@ def run_conversation(conversation: Conversation, turns: Iterable[str], *, echo: 
         elif text.startswith("/"):
             console.note(HELP)
         else:
-            conversation.reply(text, write)
+            answer(conversation, text, write, typed=not echo and sys.stdin.isatty())
             write("\n")
+            for call in conversation.waiting_calls[:1]:
+                console.note(f"the result of {call.name}:")
             for number, source in enumerate(conversation.sources, start=1):
                 console.note(f"[{number}] {source.title or source.id} ({source.path}, {source.score:.2f})")

@@ -7,7 +7,7 @@ kernels/llama_decode.py. Prompts of which one begins with another are read once 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -35,11 +35,12 @@ def generate_replies(
     cfg: GenerationConfig,
     seed: int = 0,
     model_inputs: dict[str, Tensor] | None = None,
+    marks: Collection[int] = (),
 ) -> list[tuple[str, bool]]:
     """(text, whether it ended with an end token) for each prompt (ids), in the order given. Sampling is seeded.
 
     For an encoder-decoder a prompt is what the encoder reads, its special tokens included. `model_inputs`: what the model reads
-    with the prompts, one row each, e.g. pixel_values [N, 3, H, W].
+    with the prompts, one row each, e.g. pixel_values [N, 3, H, W]. `marks`: special tokens that are a part of the text.
     """
     device = next(model.parameters()).device
     ends = end_ids(model)
@@ -62,7 +63,7 @@ def generate_replies(
                 written = searched_ids(model, processor, ids.to(device), mask.to(device), ends, cfg, rows)
             for index, new in zip(chosen, written, strict=True):
                 reply_ids, ended = cut_at_end(new, ends)
-                replies[index] = (processor.decode(reply_ids), ended)
+                replies[index] = (processor.decode(reply_ids, marks=marks), ended)
     return replies
 
 

@@ -12,7 +12,14 @@ from llmstage.errors import ModelError
 from llmstage.inference.inference_session import load_session
 from llmstage.inference.retrieval.grounding import make_grounding
 from llmstage.inference.server.generation_worker import GenerationWorker
-from llmstage.inference.terminal_chat import HELP, Conversation, read_script, run_conversation, typed_lines
+from llmstage.inference.terminal_chat import (
+    HELP,
+    Conversation,
+    read_script,
+    read_tools_file,
+    run_conversation,
+    typed_lines,
+)
 from llmstage.report.files import write_json
 from llmstage.tasks.base import Task
 from llmstage.training.finalize import link_latest
@@ -25,6 +32,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
     stage = cfg.stage
     assert isinstance(stage, Chat)
     turns = read_script(stage.script) if stage.script else typed_lines()
+    tools = read_tools_file(stage.tools) if stage.tools else None
     with run_lock(out_dir):
         machine = resolve_machine(cfg.trainer)
         with session(cfg.seed, machine.threads, deterministic=False):
@@ -36,7 +44,7 @@ def run(cfg: RunConfig, out_dir: Path, about: dict[str, str]) -> float | None:
             )
             system = stage.system or getattr(cfg.task, "system", None)
             try:
-                conversation = Conversation(worker, processor, cfg.generation, system, cfg.seed, grounding)
+                conversation = Conversation(worker, processor, cfg.generation, system, cfg.seed, grounding, tools)
                 console.note(HELP)
                 run_conversation(conversation, turns, echo=bool(stage.script))
             finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ class Processor:
     def __init__(self, tokenizer: Any, images: Any = None) -> None:
         self.images = images
         self.vision: VisionSpec | None = None
-        backend = getattr(tokenizer, "backend_tokenizer", None)
         self.new_tokens: dict[int, list[int]] = {}
         """Ids of tokens that this run adds, each with the ids of its pieces before."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ModelError(
                 f"{type(tokenizer).__name__} has no fast tokenizer. Save the model with its tokenizer.json."
@@ -169,8 +170,16 @@ class Processor:
         parts = [body, *body.overflowing]
         return [self._plain.post_process(head, part) for part in parts], cut
 
-    def decode(self, ids: Iterable[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    def decode(self, ids: Iterable[int], *, marks: Collection[int] = ()) -> str:
+        """Return the text of ids without special tokens, except for those in `marks`."""
+        dropped = self.special_token_ids.difference(marks)
+        texts = [index for index in ids if index not in dropped]
+        return str(self.tokenizer.decode(texts, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    @cached_property
+    def special_token_ids(self) -> frozenset[int]:
+        """The ids of all special tokens, named or not."""
+        return frozenset(index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special)
 
     def digest(self) -> str:
         """sha256 of everything that determines ids."""
@@ -305,7 +314,9 @@ def load_processor(path: str, *, local: bool, sees: bool = False, new_tokens: Se
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        pieces = add_tokens(tokenizer, new_tokens)
         processor = Processor(tokenizer, load_image_processor(path, local=local) if sees else None)
+        processor.new_tokens = pieces
         processor.generation_end_ids = load_generation_end_ids(path, local=local)
         return processor
     except (OSError, ValueError, KeyError) as error:
@@ -314,9 +325,7 @@ def load_processor(path: str, *, local: bool, sees: bool = False, new_tokens: Se
 
 def load_generation_end_ids(path: str, *, local: bool) -> tuple[int, ...]:
     """The tokens at which generation stops, from generation_config.json; none where there is no such file."""
-        pieces = add_tokens(tokenizer, new_tokens)
     try:
-        processor.new_tokens = pieces
         ends = GenerationConfig.from_pretrained(path, local_files_only=local).eos_token_id
     except (OSError, ValueError):
         return ()

@@ -25,6 +25,7 @@ from llmstage.tokenization.call_form import (
     new_call_id,
     written_calls,
 )  # fmt: skip
+from llmstage.tokenization.chat_template import TemplateRefused, chat_template
 from llmstage.tokenization.tokenizer import Processor
 
 PYTHON_TAG = "<|python_tag|>"
@@ -116,13 +117,13 @@ class ReplyForm:
     ) -> ReplyParser:
         """Return a parser for one reply.
 
-        `prompt`: the text that the model continues; `tools`: without them no text is a call; `forced`: the beginning of the reply
+        `prompt`: the text that the model continues; `tools`: what may be called; None: no text is a call; `forced`: the beginning of the reply
         that was put into the model's mouth; `max_calls`: what the model writes after so many calls is dropped.
         """
         if self.response_template:
             return TemplateParser(self.tokenizer, prompt + forced, tools, max_calls)
         opened = self.think is not None and prompt.rstrip().endswith(self.think[0])
-        form = self.calls if tools else None
+        form = None if tools is None else self.calls
         parser = MarkParser(form, self.think, tools or [], max_calls, in_reasoning=opened and not forced)
         parser.feed(forced)
         return parser
@@ -141,6 +142,16 @@ class ReplyForm:
         text = self.calls.forced(name)
         opened = self.think is not None and prompt.rstrip().endswith(self.think[0])
         return f"{self.think[1]}\n\n{text}" if opened and self.think else text
+
+
+def reply_form(processor: Processor, end_ids: set[int]) -> tuple[ReplyForm, str | None]:
+    """Return the form of replies, and why the chat template takes no tools; None where it takes them, or was made to."""
+    refused = None
+    try:
+        chat_template(processor, tools=True)
+    except TemplateRefused as error:
+        refused = str(error)
+    return ReplyForm(processor, end_ids), refused
 
 
 def reads_back(form: CallForm, tokenizer: Any, think: tuple[str, str] | None) -> bool:
@@ -196,6 +207,16 @@ class ReplyParser:
         return taken
 
 
+class TextParser(ReplyParser):
+    """For texts that have no parts."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def read(self, text: str, *, final: bool) -> list[ReplyDelta]:
+        return [ReplyDelta(text)]
+
+
 class TemplateParser(ReplyParser):
     """The parser of transformers, with the response template of the tokenizer."""
 
@@ -228,7 +249,7 @@ class TemplateParser(ReplyParser):
         self.region = "" if event_type == "region_open" else self.region + text
         if event_type != "region_close":
             return []
-        if not self.tools:
+        if self.tools is None:
             return [ReplyDelta(self.region)]
         values = event["value"] if isinstance(event["value"], list) else [event["value"]]
         calls = [call_from(*call_of(value)) for value in values]

@@ -1,7 +1,7 @@
 // The views for chat and for continuing a text. Replies are streamed, and the user can stop them.
 
-import { streamed } from "./api.js";
-import { autoGrow, make, sendOnEnter, sourceList } from "./elements.js";
+import { Problem, streamed } from "./api.js";
+import { autoGrow, callBox, make, sendOnEnter, sourceList } from "./elements.js";
 import { translate } from "./labels.js";
 
 const byId = (id) => document.getElementById(id);
@@ -18,6 +18,29 @@ function settings() {
   return out;
 }
 
+/** The tools that the user has given. Throws a Problem where they are no JSON list. */
+function givenTools() {
+  const text = byId("tools").value.trim();
+  if (!text) return [];
+  let list = null;
+  try {
+    list = JSON.parse(text);
+  } catch { /* the same message as for JSON that is no list */ }
+  if (!Array.isArray(list)) throw new Problem(`${translate("tools_wrong")} ${text.slice(0, 60)}`);
+  return list.map((tool) => (tool.function ? tool : { type: "function", function: tool }));
+}
+
+/** Add the pieces of calls in an event to the calls so far, as OpenAI's clients do. */
+function addCalls(calls, pieces) {
+  for (const piece of pieces ?? []) {
+    calls[piece.index] ??= { id: "", type: "function", function: { name: "", arguments: "" } };
+    const call = calls[piece.index];
+    call.id += piece.id ?? "";
+    call.function.name += piece.function?.name ?? "";
+    call.function.arguments += piece.function?.arguments ?? "";
+  }
+}
+
 /** The line under a reply: why it ended, tokens, seconds. */
 function noteOf(finish, usage, first, total) {
   const parts = [];
@@ -30,13 +53,13 @@ function noteOf(finish, usage, first, total) {
 }
 
 /**
- * Display a streamed reply in `container` while it arrives. Returns {text, finish, usage, sources}, also of a stopped reply.
+ * Display a streamed reply in `container` while it arrives. Returns {text, finish, usage, sources, calls, reasoning}, also of a stopped reply.
  * `textOf`: the text in a choice; `scroller`: the element that scrolls.
  */
 async function follow(container, path, body, textOf, controller, scroller) {
   const text = document.createTextNode("");
   container.append(text);
-  const reply = { finish: null, usage: null, sources: [] };
+  const reply = { finish: null, usage: null, sources: [], calls: [], reasoning: "" };
   const begun = performance.now();
   let first = null;
   try {
@@ -48,6 +71,8 @@ async function follow(container, path, body, textOf, controller, scroller) {
         first ??= performance.now() - begun;
         text.appendData(more);
       }
+      addCalls(reply.calls, choice?.delta?.tool_calls);
+      reply.reasoning += choice?.delta?.reasoning_content ?? "";
       reply.finish = choice?.finish_reason ?? reply.finish;
       reply.usage = part.usage ?? reply.usage;
       if (Array.isArray(part.sources)) reply.sources = part.sources;
@@ -80,6 +105,11 @@ export function startChat(modelInfo, problem) {
   let firstSent = 0; // the turns before this index are no longer sent
   let lastTokens = 0; // tokens of the last request and its reply
   let stopping = null;
+  let waiting = []; // calls without a result; the next messages are their results
+
+  function expectResult() {
+    box.placeholder = waiting.length ? `${translate("result_of")} ${waiting[0].function.name}` : translate("message_hint");
+  }
 
   function bubble(role, text) {
     const body = make("p", "text", text);
@@ -110,6 +140,8 @@ export function startChat(modelInfo, problem) {
     stopping?.abort();
     turns = [];
     firstSent = lastTokens = 0;
+    waiting = [];
+    expectResult();
     log.replaceChildren(empty);
     problem("");
     byId("told").textContent = translate("begun");
@@ -124,8 +156,12 @@ export function startChat(modelInfo, problem) {
     box.value = "";
     fit();
     const conversation = turns;
+    const call = waiting.shift();
     const question = { role: "user", content: text, element: bubble("user", text) };
+    if (call) Object.assign(question, { role: "tool", tool_call_id: call.id });
     conversation.push(question);
+    expectResult();
+    if (waiting.length) return; // further calls need their results
     if (modelInfo.max_model_len && lastTokens > MAX_FILL * modelInfo.max_model_len) dropOldestTurn();
     const element = bubble("assistant", "");
     const body = element.querySelector(".text");
@@ -137,11 +173,22 @@ export function startChat(modelInfo, problem) {
     try {
       for (;;) {
         const system = byId("system").value.trim();
-        const messages = conversation.slice(firstSent).map(({ role, content }) => ({ role, content }));
+        const messages = conversation.slice(firstSent).map(({ element: _, ...message }) => message);
+        const tools = givenTools();
         if (system) messages.unshift({ role: "system", content: system });
         try {
-          const reply = await follow(body, "v1/chat/completions", { messages, ...settings() }, (choice) => choice.delta?.content ?? "", controller, log);
-          conversation.push({ role: "assistant", content: reply.text, element });
+          const reply = await follow(body, "v1/chat/completions", { messages, ...(tools.length ? { tools } : {}), ...settings() }, (choice) => choice.delta?.content ?? "", controller, log);
+          const calls = reply.calls.length ? { tool_calls: reply.calls } : {};
+          const reasoning = reply.reasoning ? { reasoning_content: reply.reasoning } : {};
+          conversation.push({ role: "assistant", content: reply.text, ...reasoning, ...calls, element });
+          if (reply.reasoning) {
+            const details = make("details", "reasoning", make("summary", "", translate("reasoning")), make("p", "", reply.reasoning));
+            body.before(details);
+          }
+          body.hidden = !reply.text && reply.calls.length > 0;
+          element.append(...reply.calls.map(callBox));
+          waiting = [...reply.calls];
+          expectResult();
           lastTokens = reply.usage?.total_tokens ?? lastTokens;
           if (reply.sources.length) element.append(sourceList(reply.sources));
           element.append(make("p", "note", reply.note));
@@ -158,6 +205,8 @@ export function startChat(modelInfo, problem) {
         conversation.push({ role: "assistant", content: error.partialText, element });
       } else { // no text arrived: the question goes back into the text box
         conversation.pop();
+        if (call) waiting.unshift(call);
+        expectResult();
         question.element.remove();
         element.remove();
         if (!box.value) box.value = text;

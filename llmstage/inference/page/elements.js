@@ -55,6 +55,12 @@ export function marked(text, spans) {
   return out;
 }
 
+/** A call of a tool: {function: {name, arguments}}. */
+export function callBox(call) {
+  const title = make("h4", "", `${translate("call")} `, make("code", "", call.function.name));
+  return make("section", "call", title, make("pre", "", call.function.arguments));
+}
+
 /** The passages of a reply: [{id, title, text, score, path}]. */
 export function sourceList(sources) {
   const list = make("ol");

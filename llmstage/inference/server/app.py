@@ -18,10 +18,10 @@ from llmstage.config.stage import Serve
 from llmstage.errors import UserError
 from llmstage.inference.failures import ModelFailed, QueueFull
 from llmstage.inference.server.chat_routes import CompletionHandler
+from llmstage.inference.server.chat_schemas import ChatCompletionRequest
 from llmstage.inference.server.monitor_api import MonitorReader, add_monitor_route
 from llmstage.inference.server.row_routes import RowHandler
 from llmstage.inference.server.schemas import (
-    ChatCompletionRequest,
     CompletionRequest,
     EmbeddingRequest,
     RowsRequest,

@@ -42,6 +42,8 @@ class Job:
     timeout: float = 60.0
     streamed: bool = True
     """A delta for every token; else one delta at the end. A delta for every token costs the server as much as a small model does."""
+    marks: frozenset[int] = frozenset()
+    """The special tokens that are a part of the text."""
     output_ids: list[int] = field(default_factory=list)
     """The generated tokens, the end token included."""
     cancelled: bool = False
@@ -121,7 +123,7 @@ class GenerationWorker:
             if job.cancelled:
                 continue
             job.deadline = time.monotonic() + job.timeout
-            job.decoder = DecodeStream(skip_special_tokens=True)
+            job.decoder = DecodeStream(skip_special_tokens=False)
             if job.temperature > 0:
                 job.generator = torch.Generator()
                 job.generator.manual_seed(job.seed) if job.seed is not None else job.generator.seed()
@@ -156,7 +158,8 @@ class GenerationWorker:
         self.num_tokens += 1
         if token in self.eos_token_ids:
             return self.finish(job, "stop")
-        job.text += job.decoder.step(self.processor.tokenizer.backend_tokenizer, token) or ""
+        if token in job.marks or token not in self.processor.special_token_ids:
+            job.text += job.decoder.step(self.processor.tokenizer.backend_tokenizer, token) or ""
         stop_positions = [position for stop in job.stop if (position := job.text.find(stop)) >= 0]
         if stop_positions:
             job.text = job.text[: min(stop_positions)]
@@ -176,7 +179,7 @@ class GenerationWorker:
     def finish(self, job: Job, finish_reason: str, *, stop_string: bool = False) -> bool:
         """Send the rest of the text. Returns True."""
         if not stop_string:  # the decoder holds back a character of which some bytes are missing; decode() shows it
-            text = self.processor.decode(job.output_ids)
+            text = self.processor.decode(job.output_ids, marks=job.marks.difference(self.eos_token_ids))
             job.text = text if text.startswith(job.text) else job.text
         job.on_delta(TextDelta(job.text[job.num_sent :], finish_reason=finish_reason))
         return True

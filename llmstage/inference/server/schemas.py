@@ -34,24 +34,6 @@ class RequestBody(StrictModel):
         return value
 
 
-class TextPart(StrictModel):
-    """A part of a message. Only text parts are accepted."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(StrictModel):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the message for a chat template: one string as content, and `system` for OpenAI's role `developer`."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
 class StreamOptions(StrictModel):
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -63,7 +45,7 @@ Count = Annotated[int, Field(ge=1)]
 class SamplingParams(RequestBody):
     """Fields that chat and text completions share.
 
-    Fields that the server does not implement (`n`, the penalties) accept only the value that changes nothing.
+    Fields that the server does not implement (`n`, the penalties) accept only the values that change nothing, null among them.
     """
 
     max_tokens: Count | None = None
@@ -77,17 +59,12 @@ class SamplingParams(RequestBody):
     user: str | None = None
     presence_penalty: Literal[0] | None = 0
     frequency_penalty: Literal[0] | None = 0
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
     def stop_strings(self) -> list[str]:
         """Return the stop strings as a list, without empty ones."""
         strings = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [string for string in strings if string]
-
-
-class ChatCompletionRequest(SamplingParams):
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Count | None = None
-    logprobs: Literal[False] | None = False
 
 
 class CompletionRequest(SamplingParams):

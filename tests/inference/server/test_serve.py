@@ -127,7 +127,6 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("chat/completions", b'{"messages": [', 400, "not JSON"),
     ("chat/completions", {"messages": HELLO, "max_tokenz": 3}, 400, "max_tokenz"),
     ("chat/completions", {"messages": HELLO, "n": 1000}, 400, "n"),
-    ("chat/completions", {"messages": HELLO, "max_tokens": 10**9}, 400, "stage.max_tokens"),
     ("chat/completions", {"messages": HELLO, "max_tokens": 0}, 400, "max_tokens"),
     ("chat/completions", {"messages": HELLO, "temperature": -1}, 400, "temperature"),
     ("chat/completions", {"messages": []}, 400, "messages"),
