@@ -24,8 +24,7 @@ from llmstage.kernels.varlen_attention import uses_cu_seqlens
 from llmstage.paths import cache_dir
 from llmstage.report import formatting
 from llmstage.tasks.base import Batch, Task
-from llmstage.training.batch_size_finder import find_micro_batch_size, largest_batch, searches_micro_batch_size
-from llmstage.training.batches import StepDataset
+from llmstage.training.batches import StepDataset, find_micro_batch_size, largest_batch, searches_micro_batch_size
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import Machine, cpu_name, matmul_rate
 from llmstage.training.plan import (

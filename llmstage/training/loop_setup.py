@@ -23,7 +23,7 @@ from llmstage.models.build import save_model
 from llmstage.models.loading import new_modules
 from llmstage.report.files import write_json
 from llmstage.tokenization.tokenizer import Processor
-from llmstage.training.batch_size_finder import find_micro_batch_size, searches_micro_batch_size
+from llmstage.training.batches import find_micro_batch_size, searches_micro_batch_size
 from llmstage.training.checkpoint import Checkpoints, ResumePoint, load_tensors
 from llmstage.training.components import RunComponents, Variant, data_digest, header
 from llmstage.training.loop import Training

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from llmstage.data.encoding.order import BatchOrder
-from llmstage.training import batch_size_finder
-from llmstage.training.batch_size_finder import (
+from llmstage.training import batches
+from llmstage.training.batches import (
     find_micro_batch_size,
     largest_batch,
     largest_micro_batch_size,
@@ -63,7 +63,7 @@ def test_measuring_leaves_the_model_as_it_was(task_and_store, monkeypatch: pytes
     tiny, store = task_and_store
     model = tiny.model()
     monkeypatch.setattr(
-        batch_size_finder,
+        batches,
         "make_batch",
         lambda task, store, rows, key: tiny.batch([tiny.features[row[0]] for row in rows]),
     )
@@ -97,9 +97,9 @@ def test_the_card_and_the_moments_bound_it(task_and_store, monkeypatch: pytest.M
     trained = sum(parameter.numel() for parameter in model.parameters())
     machine = Machine(torch.device("cuda"), 1, "bf16", "")
     for limit, expected in ((1_000, 9), (250, 2)):
-        total = (limit + batch_size_finder.OPTIMIZER_BYTES * trained) / batch_size_finder.USABLE_SHARE
+        total = (limit + batches.OPTIMIZER_BYTES * trained) / batches.USABLE_SHARE
         card = SimpleNamespace(total_memory=total)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
-        monkeypatch.setattr(batch_size_finder, "step_memory", lambda *args: lambda size: 100 * size)
+        monkeypatch.setattr(batches, "step_memory", lambda *args: lambda size: 100 * size)
         result = find_micro_batch_size(tiny.task, model, SimpleNamespace(), order, machine)
         assert result == max(len(batch) for batch in order.epoch(0)) if expected == 9 else result == expected

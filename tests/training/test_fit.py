@@ -16,7 +16,7 @@ from llmstage.cli.command import main
 from llmstage.config import TrainerConfig
 from llmstage.errors import UserError
 from llmstage.kernels.enable import choose_kernels
-from llmstage.training.batch_size_finder import searches_micro_batch_size
+from llmstage.training.batches import searches_micro_batch_size
 from llmstage.training.loop_setup import num_workers, spike_policy
 from llmstage.training.machine import Machine, fast_bf16, resolve_machine
 from llmstage.training.plan import resolve_micro_batch_size
