@@ -225,8 +225,8 @@ def to_rendered(
     """Return a record whose text a chat template has rendered as a row, or the reason why it is none."""
     text = record.get(column)
     if not isinstance(text, str) or not text.strip():
-        found = "null" if text is None else "empty" if isinstance(text, str) else type(text).__name__
-        return f"'{column}' is {found}, where a rendered conversation is required (data.rendered=true)"
+        given = "null" if text is None else "empty" if isinstance(text, str) else type(text).__name__
+        return f"'{column}' is {given}, where a rendered conversation is required (data.rendered=true)"
     rest = {key: value for key, value in record.items() if key != column}
     message = {"role": RENDERED, "content": text}
     if replies:

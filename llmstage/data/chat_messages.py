@@ -116,13 +116,13 @@ def to_message(turn: Any, unread: Counter[str]) -> list[Message]:
         raise BadChat(f"a {type(turn).__name__}, where an object with role and content is required")
     turn = {key: value for key, value in turn.items() if value is not None}
     role_key, content_key = find_key(turn, ROLE_KEYS), find_key(turn, CONTENT_KEYS)
-    said = turn.get(role_key)
-    name = str(said.get("role") if isinstance(said, dict) else said).lower()
+    speaker = turn.get(role_key)
+    name = str(speaker.get("role") if isinstance(speaker, dict) else speaker).lower()
     role = "assistant" if name in CALL_ROLES else ROLE_OF.get(name)
     if role_key == "speaker" and name == "system":  # the system of a dialogue between user and system, as in MultiWOZ
         role = "assistant"
     if role is None:
-        raise BadChat(f"unknown role {said!r}; known: {', '.join((*ROLE_OF, *CALL_ROLES))}")
+        raise BadChat(f"unknown role {speaker!r}; known: {', '.join((*ROLE_OF, *CALL_ROLES))}")
     refuse_keys(turn)
     message: Message = {"role": role, "content": ""}
     results: list[Message] = []
@@ -308,7 +308,8 @@ def to_call(call: Any) -> Message:
         call = parse_json(call, "a tool call")
     if not isinstance(call, dict):
         raise BadChat(f"a tool call is {type(call).__name__}, where an object with name and arguments is required")
-    function = call.get("function") if isinstance(call.get("function"), dict) else call
+    inner = call.get("function")
+    function: Message = inner if isinstance(inner, dict) else call
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise BadChat("a tool call has no name")

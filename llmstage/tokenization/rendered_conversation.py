@@ -127,11 +127,11 @@ def system_marks(template: ChatTemplate, slots: list[Message]) -> tuple[str, str
         text = template.text(Conversation(messages))
     except TemplateRefused:
         return None
-    before, found, rest = text.partition(SLOT.format(9))
+    before, slot, rest = text.partition(SLOT.format(9))
     after = rest.partition(SLOT.format(0))[0]
     if begins_with_bos(template, text):
         before = before.removeprefix(template.tokenizer.bos_token)
-    return (before.strip(), after.strip()) if found and before.strip() else None
+    return (before.strip(), after.strip()) if slot and before.strip() else None
 
 
 def add_tool_marks(template: ChatTemplate, marks: TurnMarks) -> None:
@@ -151,10 +151,10 @@ def add_tool_marks(template: ChatTemplate, marks: TurnMarks) -> None:
         marks.ends |= {rendering.text[span.text_stop : span.stop].strip() for span in rendering.spans} & {
             *template.controls.ids
         }
-    _, found, rest = renderings[-1].text.partition(SLOT.format(2))
+    _, slot, rest = renderings[-1].text.partition(SLOT.format(2))
     gap, followed, _ = rest.partition(SLOT.format(3))
     tokens = list(template.controls.pattern.finditer(gap)) or list(CONTROL_WORD.finditer(gap))
-    if not (found and followed and tokens) or tokens[-1][0] in marks.ends:
+    if not (slot and followed and tokens) or tokens[-1][0] in marks.ends:
         return
     opening = gap[tokens[-1].start() :].strip()
     if not opening.endswith(marks.openings[0]):
@@ -180,10 +180,11 @@ def parse_rendered(processor: Processor, text: str) -> RenderedConversation:
         question = text.find(marks.question, start, limit) if marks.question else -1
         before = question if question >= 0 else limit
         end = next((m for m in template.controls.pattern.finditer(text, start, before) if m[0] in marks.ends), None)
-        text_stop, position = (end.start(), end.end()) if end else unended(marks, text, start, limit)
-        if position is None:
+        text_stop, following = (end.start(), end.end()) if end else unended(marks, text, start, limit)
+        if following is None:
             ends = " or ".join(sorted(marks.ends)) or marks.question
             raise TemplateRefused(f"reply {number + 1} of the text is not ended by {ends}")
+        position = following
         if text[start:text_stop].strip():  # else an opening without a reply: the prompt of the next one
             stop = position if end else text_stop
             spans.append(ReplySpan(len(messages), start, text_stop, stop, end is not None, [(start, stop)]))
@@ -223,8 +224,8 @@ def parse_questions(marks: TurnMarks, text: str, *, is_first: bool) -> list[Mess
     messages: list[Message] = []
     if is_first and marks.system is not None:
         before, after = marks.system
-        _, found, rest = text.partition(before)
-        if found and after and after in rest:
+        _, slot, rest = text.partition(before)
+        if slot and after and after in rest:
             content, _, text = rest.partition(after)
             messages.append({"role": "system", "content": content.strip()})
             text = marks.question + text
