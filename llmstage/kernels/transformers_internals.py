@@ -168,13 +168,13 @@ def loading_types(choose: Callable[[Any], tuple[set[str], Any]]) -> Iterator[Non
         return
 
     def plan(self: Any, dtype: Any) -> dict[str, Any]:
-        names, other = choose(self)
+        names, held_dtype = choose(self)
         # One pattern for the same weight of all layers: a model may have thousands.
         patterns = {re.sub(r"\d+", r"\\d+", re.escape(name)) for name in names}
-        return {**original(self, dtype), **{f"^{pattern}$": other for pattern in sorted(patterns)}}
+        return {**original(self, dtype), **{f"^{pattern}$": held_dtype for pattern in sorted(patterns)}}
 
-    PreTrainedModel._get_dtype_plan = plan
+    PreTrainedModel._get_dtype_plan = plan  # type: ignore[method-assign]
     try:
         yield
     finally:
-        PreTrainedModel._get_dtype_plan = original
+        PreTrainedModel._get_dtype_plan = original  # type: ignore[method-assign]

@@ -127,8 +127,8 @@ def modules_called(model: Any, requested: list[str]) -> list[str]:
             raise UserError(f"adapter.modules_to_save: no module of this model is called {word}. Known: {known}.")
         chosen.update(matches)
     weights = {id(parameter) for name in chosen for parameter in modules[name].parameters()}
-    tied = {name for name, module in modules.items() if any(id(own) in weights for own in module._parameters.values())}
-    return sorted(chosen | {name for name in tied if not any(name.startswith(f"{other}.") for other in chosen)})
+    tied = {name for name, module in modules.items() if any(id(parameter) in weights for parameter in module._parameters.values())}
+    return sorted(chosen | {name for name in tied if not any(name.startswith(f"{parent}.") for parent in chosen)})
 
 
 def targets(model: Any, requested: str | list[str], full: Sequence[str] = ()) -> list[str]:

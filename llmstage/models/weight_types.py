@@ -108,7 +108,7 @@ class HeldProduct(torch.autograd.Function):
         return x @ matrix if transposed else F.linear(x, matrix)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         matrix = ctx.saved_tensors[0].to(gradient.dtype)
         return F.linear(gradient, matrix) if ctx.transposed else gradient @ matrix, None, None
 
@@ -121,7 +121,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool)
     if weight.requires_grad and torch.is_grad_enabled():
         result = x @ weight.float() if transposed else F.linear(x, weight.float())
     else:
-        result = HeldProduct.apply(x, weight, transposed)  # type: ignore[no-untyped-call]
+        result = HeldProduct.apply(x, weight, transposed)
     return result if bias is None else result + bias
 
 
@@ -252,7 +252,7 @@ def hold(model: nn.Module, dtype: torch.dtype, names: set[str]) -> None:
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if f"{name}.weight" in names and id(weight) not in shared:
-            module.weight.data = module.weight.data.to(dtype)  # type: ignore[union-attr, operator]
+            module.weight.data = module.weight.data.to(dtype)
             module.__class__ = HELD[type(module)]
     for name, parameter in model.named_parameters():
         if parameter.dtype in HALF and (name not in names or id(parameter) in shared):
@@ -289,13 +289,13 @@ def release(model: nn.Module, chosen: Callable[[nn.Module], bool] = lambda modul
     """Make the weights of held layers fp32 and the layers plain, in place; no number changes."""
     for module in model.modules():
         if type(module) in PLAIN and chosen(module):
-            module.weight.data = module.weight.data.float()  # type: ignore[union-attr, operator]
+            module.weight.data = module.weight.data.float()
             module.__class__ = PLAIN[type(module)]
 
 
 def release_trained(model: nn.Module) -> None:
     """Make all weights that are trained fp32."""
-    release(model, lambda module: bool(module.weight.requires_grad))  # type: ignore[union-attr]
+    release(model, lambda module: bool(module.weight.requires_grad))
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in HALF:
             parameter.data = parameter.data.float()
@@ -304,7 +304,7 @@ def release_trained(model: nn.Module) -> None:
 def round_weights(model: nn.Module) -> None:
     """Round the weights to the type in which the model is saved, so that it is scored as it is saved."""
     for parameter in saved_parameters(model):
-        parameter.data = parameter.data.to(model.saved_dtype).to(parameter.dtype)  # type: ignore[arg-type, call-overload]
+        parameter.data = parameter.data.to(model.saved_dtype).to(parameter.dtype)  # type: ignore[arg-type]
 
 
 def saved_parameters(model: Any) -> list[nn.Parameter]:

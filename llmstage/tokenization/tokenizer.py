@@ -64,7 +64,7 @@ class Processor:
         self.images = images
         self.vision: VisionSpec | None = None
         self.new_tokens: dict[int, list[int]] = {}
-        """Ids of tokens that this run adds, each with the ids of its pieces before."""
+        """Ids of tokens that this run adds, each with the ids of its subwords before."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ModelError(
@@ -284,12 +284,12 @@ def special_tokens(model_family: str) -> list[str]:
 
 
 def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> dict[int, list[int]]:
-    """Add tokens to a tokenizer; return the id of each new one with the ids of its present pieces."""
+    """Add tokens to a tokenizer; return the id of each new one with the ids of its present subwords."""
     known = tokenizer.get_vocab()
     new = [token for token in dict.fromkeys(tokens) if token not in known]
-    pieces = [list(tokenizer(token, add_special_tokens=False)["input_ids"]) for token in new]
+    subwords = [list(tokenizer(token, add_special_tokens=False)["input_ids"]) for token in new]
     tokenizer.add_tokens(new)
-    return dict(zip(tokenizer.convert_tokens_to_ids(new), pieces, strict=True)) if new else {}
+    return dict(zip(tokenizer.convert_tokens_to_ids(new), subwords, strict=True)) if new else {}
 
 
 def read_tokens(path: str) -> list[str]:
@@ -314,9 +314,9 @@ def load_processor(path: str, *, local: bool, sees: bool = False, new_tokens: Se
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        pieces = add_tokens(tokenizer, new_tokens)
+        subwords = add_tokens(tokenizer, new_tokens)
         processor = Processor(tokenizer, load_image_processor(path, local=local) if sees else None)
-        processor.new_tokens = pieces
+        processor.new_tokens = subwords
         processor.generation_end_ids = load_generation_end_ids(path, local=local)
         return processor
     except (OSError, ValueError, KeyError) as error:
