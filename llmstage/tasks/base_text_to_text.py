@@ -55,7 +55,7 @@ class TextToText(ScoredTextTask):
         num_target = sum(example.arrays["target"])
         num_source = len(example.arrays["target"]) - num_target
         share = self.cfg.target_share
-        return max(math.ceil(num_target / share), math.ceil(num_source / (1 - share)))
+        return int(max(math.ceil(num_target / share), math.ceil(num_source / (1 - share))))
 
     def encode(self, row: Row) -> list[Example]:
         return self.encode_many([row])[0]

@@ -15,14 +15,9 @@ from typing import Any
 
 from llmstage.errors import ModelError
 from llmstage.tokenization.control_tokens import CONTROL_WORD, ControlTokens
-from llmstage.tokenization.template_rendering import (
-    PLAIN_TEMPLATE,
-    Message,
-    TemplateRefused,
-    generation_marks,
-    render,
-)
-from llmstage.tokenization.tokenizer import CHAT_TEMPLATE, IMAGE_TEMPLATE
+from llmstage.tokenization.template_analysis import writes_contents_verbatim
+from llmstage.tokenization.template_rendering import Message, TemplateRefused, generation_marks, render
+from llmstage.tokenization.tokenizer import IMAGE_TEMPLATE
 from llmstage.tokenization.tool_template import without_prelude
 
 PLACEHOLDER = "\U0010fffd"
@@ -30,8 +25,6 @@ PLACEHOLDER = "\U0010fffd"
 SLOT = "\U0010fffb{}\U0010fffc"
 SLOT_PATTERN = re.compile("\U0010fffb([0-9]+)\U0010fffc")
 """In place of the content of message number {}, while the frame of conversations of the same shape is rendered."""
-VERBATIM_TEMPLATES = (CHAT_TEMPLATE, IMAGE_TEMPLATE, PLAIN_TEMPLATE)
-"""Templates that write every content as it is. No rendering is compared with those."""
 MAX_FRAMES = 10_000
 """Shapes of conversations whose frames are cached."""
 
@@ -157,6 +150,12 @@ class ChatTemplate:
                 written.append(False)
         return written == [False, True]
 
+    @cached_property
+    def is_verbatim(self) -> bool:
+        """Return whether the template writes every content as it is, so that no rendering has to be compared."""
+        template = without_prelude(self.tokenizer.get_chat_template())
+        return template == IMAGE_TEMPLATE or writes_contents_verbatim(template)
+
     # Conversations of a known shape: one rendering, and a comparison.
 
     def renderings(self, conversation: Conversation) -> list[Rendering]:
@@ -188,7 +187,7 @@ class ChatTemplate:
             return []
         frames = self.frames_of(conversation)
         filled = [frame.fill(contents) for frame in frames]
-        if without_prelude(self.tokenizer.chat_template) in VERBATIM_TEMPLATES:
+        if frames and self.is_verbatim:
             return learned_only(filled, messages)
         texts = [self.text(conversation.first(frame.num_messages)) for frame in frames]
         if [part.text for part in filled] != texts:
