@@ -270,8 +270,9 @@ def use_fused_blocks(model: Any) -> int:
     if config.model_type not in MODEL_TYPES or attention_implementation(config) not in ("sdpa", NAME):
         return 0
     window, layer_types = (getattr(config, name, None) for name in ("sliding_window", "layer_types"))
-    has_window = window is not None and (layer_types is None or "sliding_attention" in layer_types)
-    if config.hidden_act != "silu" or (has_window and window < MAX_FUSED_TOKENS):
+    if window is not None and (layer_types is None or "sliding_attention" in layer_types) and window < MAX_FUSED_TOKENS:
+        return 0
+    if config.hidden_act != "silu":
         return 0
     masks: dict[str, Any] = {}
     num_fused = 0

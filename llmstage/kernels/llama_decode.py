@@ -50,12 +50,12 @@ class DecoderLayer:
         """x [N, W] and angles [N, 1, D] (rotation_angles()) -> queries [N, H, D], keys and values [N, G, D]."""
         heads, groups = self.heads, self.groups
         states = self.joint(self.norm(self.first, x)).view(len(x), heads + 2 * groups, -1)
-        turned, values = states[:, : heads + groups].float(), states[:, heads + groups :]
+        rotated, values = states[:, : heads + groups].float(), states[:, heads + groups :]
         if self.query_norm is not None and self.key_norm is not None:
-            queries, keys = turned.split([heads, groups], 1)
-            turned = torch.cat([self.norm(self.query_norm, queries), self.norm(self.key_norm, keys)], 1).float()
-        turned = turned * cos + turned.roll(turned.shape[-1] // 2, -1) * sin
-        return turned[:, :heads].to(self.dtype), turned[:, heads:].to(self.dtype), values
+            queries, keys = rotated.split([heads, groups], 1)
+            rotated = torch.cat([self.norm(self.query_norm, queries), self.norm(self.key_norm, keys)], 1).float()
+        rotated = rotated * cos + rotated.roll(rotated.shape[-1] // 2, -1) * sin
+        return rotated[:, :heads].to(self.dtype), rotated[:, heads:].to(self.dtype), values
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Queries [B, H, D] of one token a row over keys and values [B, G, T, D], bias [B, 1, 1, T] -> [B, H * D].

@@ -69,7 +69,8 @@ class PromptBatch:
             **self.model_inputs,
         ).last_hidden_state  # fmt: skip
         starts = self.width - self.mask.sum(-1)
-        return hidden[self.hosts, starts[self.hosts] + self.lengths - 1]
+        last: Tensor = hidden[self.hosts, starts[self.hosts] + self.lengths - 1]
+        return last
 
     def copy_rows(self, states: Tensor, out: Tensor) -> None:
         """Write keys or values [N, G, T, D] of the prompts that were read into those of each prompt, [B, G, T, D]."""

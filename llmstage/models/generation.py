@@ -88,17 +88,17 @@ def prompt_batches(lengths: Sequence[int], hosts: Sequence[int], max_new_tokens:
 
     `hosts`: for each prompt, the prompt that it is the beginning of; both are in the same batch.
     """
-    families: dict[int, list[int]] = {}
+    groups: dict[int, list[int]] = {}
     for index, host in enumerate(hosts):
-        families.setdefault(host, []).append(index)
+        groups.setdefault(host, []).append(index)
     batches: list[list[int]] = []
-    for host in sorted(families, key=lambda item: lengths[item]):
+    for host in sorted(groups, key=lambda item: lengths[item]):
         # Sorted upwards, so this prompt is the longest of its batch.
-        family = families[host]
-        if batches and (len(batches[-1]) + len(family)) * (lengths[host] + max_new_tokens) <= MAX_BATCH_TOKENS:
-            batches[-1] += family
+        members = groups[host]
+        if batches and (len(batches[-1]) + len(members)) * (lengths[host] + max_new_tokens) <= MAX_BATCH_TOKENS:
+            batches[-1] += members
         else:
-            batches.append(list(family))
+            batches.append(list(members))
     return batches
 
 

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ class Variant:
 def gguf_package() -> Any:
     """Return the package gguf. Raise UserError where it, or accelerate, is missing."""
     try:
-        import accelerate  # noqa: F401 - transformers reads GGUF files with it
-        import gguf
+        import_module("accelerate")  # transformers reads GGUF files with it
+        gguf = import_module("gguf")
     except ImportError as error:
         raise UserError(f"stage.format=gguf needs the package {error.name}: pip install 'llmstage[gguf]'") from None
     return gguf
@@ -198,12 +199,12 @@ def add_rope(gguf: Any, writer: Any, config: Any, variant: Variant) -> None:
         writer.add_rope_dimension_count(variant.head_dim)
     if variant.local_theta is not None:
         writer.add_rope_freq_base_swa(variant.local_theta)
-    kind = rope.get("rope_type", "default")
-    if kind in ("linear", "yarn"):
-        scaling = gguf.RopeScalingType.LINEAR if kind == "linear" else gguf.RopeScalingType.YARN
+    rope_type = rope.get("rope_type", "default")
+    if rope_type in ("linear", "yarn"):
+        scaling = gguf.RopeScalingType.LINEAR if rope_type == "linear" else gguf.RopeScalingType.YARN
         writer.add_rope_scaling_type(scaling)
         writer.add_rope_scaling_factor(float(rope["factor"]))
-    if kind == "yarn":
+    if rope_type == "yarn":
         original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
         writer.add_rope_scaling_orig_ctx_len(int(original))
 
@@ -271,10 +272,10 @@ def interleave_halves(weight: Tensor, heads: int) -> Tensor:
 def write_tensors(gguf: Any, writer: Any, model: Any, variant: Variant, outtype: str) -> None:
     """Write the file: first the table of all tensors, then one tensor after the other, so that one at a time is in memory."""
     for name, tensor in tensors_of(gguf, model, variant):
-        kind = tensor_type(gguf, tensor, outtype)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        stored_type = tensor_type(gguf, tensor, outtype)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[stored_type]
         size = tensor.numel() // block * block_bytes
-        writer.add_tensor_info(name, tuple(tensor.shape), np.dtype(np.float32), size, raw_dtype=kind)
+        writer.add_tensor_info(name, tuple(tensor.shape), np.dtype(np.float32), size, raw_dtype=stored_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -322,8 +323,7 @@ def compare_with_llama_cpp(
     """
     if importlib.util.find_spec("llama_cpp") is None or not prompts:
         return None
-    import llama_cpp
-
+    llama_cpp: Any = import_module("llama_cpp")
     runtime = llama_cpp.Llama(str(path), n_ctx=512, verbose=False, logits_all=False)
     same = 0
     for ids, mask in prompts:

@@ -75,7 +75,7 @@ def write_model(file: Path, folder: Path) -> None:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         add_missing(config, fields, set(tensors), file)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, config=config, dtype=weight_type(tensors), **dequantized()
         )
     except (OSError, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
@@ -86,7 +86,7 @@ def write_model(file: Path, folder: Path) -> None:
             f"Take the original Hugging Face directory of the model."
         ) from None
     set_split(tokenizer, fields, file)
-    stops = {fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")} - {None}
+    stops = {fields[key] for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id") if key in fields}
     model.generation_config.eos_token_id = sorted(int(stop) for stop in stops) or None
     # The weights are plain now; save_pretrained() refuses models that came from a quantizer.
     model.hf_quantizer = None
@@ -117,10 +117,10 @@ def check_tensors(model: Any, tensors: dict[str, str], architecture: str, file: 
         return
     tied = model.config.tie_word_embeddings
     expected = len([name for name in model.state_dict() if not (tied and name.startswith("lm_head."))])
-    found = len(set(tensors) - {"rope_freqs.weight"})
-    if found != expected:
+    num_tensors = len(set(tensors) - {"rope_freqs.weight"})
+    if num_tensors != expected:
         raise ModelError(
-            f"model.path={file} has {found} tensors, and transformers' {type(model).__name__} has {expected}: some would be left "
+            f"model.path={file} has {num_tensors} tensors, and transformers' {type(model).__name__} has {expected}: some would be left "
             f"out. Take the original Hugging Face directory of the model."
         )
 

@@ -80,7 +80,7 @@ def export_model(model_session: InferenceSession, stage: Export, target: Path) -
     """
     processor, model = model_session.components.processor, model_session.model.cpu()
     outtype = "f16" if stage.outtype == "auto" else stage.outtype
-    kind = outtype if stage.format == "gguf" else stage.format
+    written_type = outtype if stage.format == "gguf" else stage.format
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -98,10 +98,10 @@ def export_model(model_session: InferenceSession, stage: Export, target: Path) -
             run_export = export_onnx(model, processor, draft, int8=stage.format == "int8")
         export_logits = run_export(prompts)
         largest_difference = difference(model_logits, export_logits) if prompts else 0.0
-        tolerance = TOLERANCE[kind] if stage.tolerance == "auto" else float(stage.tolerance)
+        tolerance = TOLERANCE[written_type] if stage.tolerance == "auto" else float(stage.tolerance)
         if not largest_difference <= tolerance:  # also where the difference is NaN
             raise ModelError(
-                f"The {kind} export differs from its model by {largest_difference:.2g} of the logits' spread on "
+                f"The {written_type} export differs from its model by {largest_difference:.2g} of the logits' spread on "
                 f"{len(prompts)} prompts, more than {tolerance:g}, so nothing was written. "
                 f"stage.tolerance={largest_difference * 1.1:.1g} would accept it."
             )
@@ -111,7 +111,7 @@ def export_model(model_session: InferenceSession, stage: Export, target: Path) -
             for logits, exported in zip(batch, exported_batch, strict=True)
         ]
         agreement = float(sum(part.sum() for part in same) / max(1, sum(part.numel() for part in same)))
-        details = {
+        details: dict[str, Any] = {
             "difference": largest_difference, "tolerance": tolerance, "prompts": len(prompts),
             "same_likeliest": agreement if prompts else None,
         }  # fmt: skip
