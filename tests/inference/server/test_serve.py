@@ -87,11 +87,13 @@ def test_sampling_is_seeded_and_stop_texts_stop(talking: Any) -> None:
     hot: dict[str, Any] = {"model": "dialogue", "messages": HELLO, "max_tokens": 12, "temperature": 1.5}
     texts = [api.chat.completions.create(**hot, seed=seed).choices[0].message.content for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
-    plain = api.completions.create(model="dialogue", prompt="Hello", max_tokens=20).choices[0].text
+    warm: dict[str, Any] = {"model": "dialogue", "prompt": "Hello", "max_tokens": 20, "temperature": 1, "seed": 1}
+    plain = api.completions.create(**warm).choices[0].text
     stop = plain[3:5]
-    cut = api.completions.create(model="dialogue", prompt="Hello", max_tokens=20, stop=[stop])
+    assert len(stop) == 2
+    cut = api.completions.create(**warm, stop=[stop])
     assert cut.choices[0].text == plain[: plain.find(stop)] and cut.choices[0].finish_reason == "stop"
-    parts = api.completions.create(model="dialogue", prompt="Hello", max_tokens=20, stop=stop, stream=True)
+    parts = api.completions.create(**warm, stop=stop, stream=True)
     assert "".join(part.choices[0].text for part in parts) == cut.choices[0].text
 
 
