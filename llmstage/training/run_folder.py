@@ -75,12 +75,16 @@ def write_run_yaml(out_dir: Path, run: RunConfig, auto_values: dict[str, Any]) -
 def check_same_run(run: RunConfig, saved: dict[str, Any], checkpoint: Path) -> None:
     """Raise ModelError where a checkpoint was written under another config, with the keys that differ."""
     now, then = flatten(config_dict(run)), flatten(saved)
+    # A key that is newer than the checkpoint had its default then.
+    defaults = flatten(config_dict(RunConfig(stage=type(run.stage)(), task=type(run.task)())))
+    then = {**{key: value for key, value in defaults.items() if key not in then and now.get(key) == value}, **then}
     if run.model.path is None:
         then |= {key: "auto" for key, old in OLD_DEFAULTS.items() if now.get(key) == "auto" and then.get(key) == old}
     changed = [
         key
         for key in sorted(now.keys() | then.keys())
-        if (now.get(key) or None) != (then.get(key) or None) and not key.startswith(MAY_CHANGE)
+        if (now.get(key) or None) != (then.get(key) or None)
+        and not key.startswith((*MAY_CHANGE, "task.model_families"))  # a fact of the task, which grows
     ]
     # What the run is comes first: another task changes many keys.
     changed.sort(key=lambda key: not key.startswith(("stage.name", "task.name", "model.name", "model.path")))
