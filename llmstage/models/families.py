@@ -53,7 +53,7 @@ def model_families(config: Any) -> list[ModelFamily]:
 def model_family(config: Any, takes: Sequence[str] = ()) -> ModelFamily:
     """Return the family of the model that a transformers config describes: the first that the task takes, else the usual one."""
     families = model_families(config)
-    return next((family for family in families if family in takes), families[0])
+    return next((name for name in families if name in takes), families[0])
 
 
 def check_class(config: Any, auto_model: str, task: str, path: str) -> None:

@@ -124,24 +124,24 @@ def set_dropout(config: Any, dropout: float) -> None:
         setattr(part, name, dropout)
 
 
-def set_rope(config: Any, kind: str, factor: float) -> None:
-    """Stretch the rotary positions of a config so that they cover `factor` times the context it was made for; kind `none` keeps them.
+def set_rope(config: Any, rope_type: str, factor: float) -> None:
+    """Stretch the rotary positions of a config so that they cover `factor` times the context it was made for; `none` keeps them.
 
     Where layers of different types have positions of their own (Gemma 3), those with full attention are stretched. Raise
     ModelError where the model has no rotary positions.
     """
-    if kind == "none":
+    if rope_type == "none":
         return
     text = config.get_text_config()
     rope, limit = getattr(text, "rope_parameters", None), max_positions(config)
     if not rope or limit is None:
         raise ModelError(
-            f"model.rope_scaling={kind}: a model of type {config.model_type} has no rotary positions. Leave it out."
+            f"model.rope_scaling={rope_type}: a model of type {config.model_type} has no rotary positions. Leave it out."
         )
     by_layer = "full_attention" in rope
     present = rope["full_attention"] if by_layer else rope
     original = int(present.get("original_max_position_embeddings") or limit)
-    scaled = {**present, "rope_type": kind, "factor": float(factor), "original_max_position_embeddings": original}
+    scaled = {**present, "rope_type": rope_type, "factor": float(factor), "original_max_position_embeddings": original}
     text.rope_parameters = {**rope, "full_attention": scaled} if by_layer else scaled
     text.max_position_embeddings = int(original * factor)
 

@@ -65,7 +65,7 @@ def loaded_dtype(folder: Path | None, config: Any, requested: str, *, is_adapter
     stated = DTYPES.get(stated) if isinstance(stated, str) else stated
     sizes = file_types(folder) if folder is not None else Counter()
     # By the number of weights, not of bytes. A few weights may have another type, such as the router of a mixture.
-    found = max(sizes, key=lambda dtype: sizes[dtype] / dtype.itemsize) if sizes else None
+    file_dtype = max(sizes, key=lambda dtype: sizes[dtype] / dtype.itemsize) if sizes else None
     if requested != "auto":
         return DTYPES[requested]
     if getattr(config, "quantization_config", None) is not None:
@@ -73,13 +73,13 @@ def loaded_dtype(folder: Path | None, config: Any, requested: str, *, is_adapter
     is_checkpoint = (
         folder is not None and (folder / "MANIFEST.json").is_file()
     )  # of a run: trained weights are fp32 in it
-    if stated is not None and found is not None and stated != found and not is_checkpoint:
+    if stated is not None and file_dtype is not None and stated != file_dtype and not is_checkpoint:
         raise ModelError(
-            f"{folder}: config.json says that the weights are {dtype_name(stated)}, and most of them are {dtype_name(found)} in the "
-            f"files. Say which type the model is to have: model.dtype={dtype_name(found)} keeps the weights as they are, "
+            f"{folder}: config.json says that the weights are {dtype_name(stated)}, and most of them are {dtype_name(file_dtype)} in the "
+            f"files. Say which type the model is to have: model.dtype={dtype_name(file_dtype)} keeps the weights as they are, "
             f"model.dtype={dtype_name(stated)} rounds them."
         )
-    dtype = found or stated or torch.float32
+    dtype = file_dtype or stated or torch.float32
     return dtype if dtype in HALF else torch.float32
 
 
