@@ -243,9 +243,9 @@ def test_replies_taken_over_from_teacher_forcing_are_those_of_full_generation(it
     batch = it.task.collate([it.features[:2], it.features[2:3], *([item] for item in unseen)])
     asked: list[int] = []
 
-    def counting(model, processor, prompts, cfg, seed=0):
+    def counting(model, processor, prompts, cfg, seed=0, **options):
         asked.append(len(prompts))
-        return generate_replies(model, processor, prompts, cfg, seed)
+        return generate_replies(model, processor, prompts, cfg, seed, **options)
 
     monkeypatch.setattr("llmstage.tasks.dialogue.generate_replies", counting)
     short = it.task.predict(half_learned, batch, generate=True)
