@@ -61,7 +61,7 @@ MARKS: WeakKeyDictionary[ChatTemplate, TurnMarks] = WeakKeyDictionary()
 
 def is_rendered(messages: list[Message]) -> bool:
     """Return whether the messages of a row are a rendered text instead."""
-    return bool(messages) and messages[0].get("role") == RENDERED
+    return bool(messages) and isinstance(messages[0], dict) and messages[0].get("role") == RENDERED
 
 
 def turn_marks(processor: Processor) -> TurnMarks:

@@ -242,16 +242,16 @@ class ChatTemplate:
         message = conversation.messages[-1]
         plain = {key: value for key, value in message.items() if key not in ("reasoning_content", "tool_calls")}
         plain["content"] = with_text(message.get("content") or "", PLACEHOLDER)
-        other = self.text(conversation.with_last(plain))
-        if PLACEHOLDER not in other:
+        changed = self.text(conversation.with_last(plain))
+        if PLACEHOLDER not in changed:
             raise TemplateRefused(f"the chat template leaves out message {len(conversation.messages)} (assistant)")
-        start = self.reply_start(conversation, text, common_prefix(text, other))
+        start = self.reply_start(conversation, text, common_prefix(text, changed))
         reasoning = message.get("reasoning_content")
         if reasoning and reasoning.strip() not in text[start:]:
             self.warnings["the chat template does not write reasoning_content, so it is not learned"] = None
         if message.get("tool_calls"):
-            return self.tool_call_span(conversation, text, start, other)
-        text_stop = max(start, len(text) - common_suffix(text, other))
+            return self.tool_call_span(conversation, text, start, changed)
+        text_stop = max(start, len(text) - common_suffix(text, changed))
         stop = self.end_of_turn(text, text_stop)
         if stop is None:
             self.check_end_mark(text[text_stop:])
@@ -287,7 +287,7 @@ class ChatTemplate:
         # assistant's, as an empty block of thinking. A template without a generation prompt has headers there.
         return len(prompt) if prompt != self.text(before) else header
 
-    def tool_call_span(self, conversation: Conversation, text: str, start: int, other: str) -> ReplySpan:
+    def tool_call_span(self, conversation: Conversation, text: str, start: int, plain: str) -> ReplySpan:
         """Return the span of a last message with tool calls, whose syntax may have control tokens of its own."""
         message = conversation.messages[-1]
         calls = [
@@ -299,7 +299,7 @@ class ChatTemplate:
             raise TemplateRefused(
                 f"the chat template leaves out the tool calls of message {len(conversation.messages)}"
             )
-        plain_end = self.controls.pattern.search(other, other.rindex(PLACEHOLDER))
+        plain_end = self.controls.pattern.search(plain, plain.rindex(PLACEHOLDER))
         ends = list(self.controls.pattern.finditer(text, len(text) - common_suffix(text, changed)))
         end = next(
             (
