@@ -68,7 +68,7 @@ class ModelConfig:
     """Model family: gpt is a decoder (Llama), bert an encoder (ModernBERT), t5 an encoder-decoder (T5), clip two
     towers for images and texts (CLIP), vlm a decoder with a vision tower (LLaVA)."""
     path: str | None = None
-    """A Hugging Face directory, a run folder, or a hub id; the preset is then not used."""
+    """A Hugging Face directory, a run folder, a GGUF file, or a hub id; the preset is then not used."""
     vocab_size: Annotated[int, Range(300, 1_000_000), SCRATCH] = 2048
     """Size of the byte-level BPE vocabulary that is trained on the training split."""
     num_hidden_layers: Annotated[int, AT_LEAST_1, SCRATCH] = 4
@@ -254,10 +254,6 @@ class AdapterConfig:
     targets: Annotated[Literal["auto"] | list[str], ADAPTER] = "auto"
     """Linear layers that get an update, by the ends of their names, e.g. [q_proj,v_proj]; auto: all of the body. Heads
     are trained in full."""
-    merge: Annotated[bool, ADAPTER] = True
-    """true: model/ has the base weights with the updates merged; false: there is only adapter/, which loads its base
-    model too."""
-    quantize: Annotated[Literal["none", "8bit", "4bit"], ADAPTER] = "none"
     modules_to_save: Annotated[list[str], ADAPTER] = field(default_factory=list)
     """Modules that are trained in full beside the updates, by the ends of their names, e.g. [embed_tokens,lm_head] where
     tokens were added. Heads of the task and weights that the model lacks always are."""
@@ -268,6 +264,10 @@ class AdapterConfig:
     init: Annotated[Literal["default", "pissa"], ADAPTER] = "default"
     """default: an update starts as zero; pissa: as the principal part of its weight, which learns faster (PiSSA, Meng
     2024). The saved adapter is an update of the original weights in both cases, with twice the rank for pissa."""
+    merge: Annotated[bool, ADAPTER] = True
+    """true: model/ has the base weights with the updates merged; false: there is only adapter/, which loads its base
+    model too."""
+    quantize: Annotated[Literal["none", "8bit", "4bit"], ADAPTER] = "none"
     """Bits of the base weights in training, which needs a GPU and bitsandbytes. Scores are computed with the updates
     on the unquantized base."""
 

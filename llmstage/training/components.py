@@ -48,7 +48,7 @@ class RunComponents:
     context: int
     """Tokens of an example, at most."""
     packing: bool
-    """Whether several examples share a row of a batch."""
+    """Whether several examples share a row of a batch; build() proves on the model that it may be so."""
     leaks: Leaks
     """Texts and groups that are in two splits, and the first and last time of each split."""
 
@@ -58,7 +58,7 @@ class RunComponents:
         return self.model_source.model_dir if self.model_source is not None else None
 
     def build(self, run: RunConfig, device: torch.device, *, training: bool) -> Any:
-        """Build the model on `device`; for training, with the adapter that the config names.
+        """Build the model on `device`; for training, with the adapter that the config names. Decide whether its rows are packed.
 
         Raise ModelError where a model that is to be scored has a head without trained weights.
         """
@@ -75,6 +75,8 @@ class RunComponents:
             quantized=quantized,
             is_frozen=frozen_weights(run, self.model_source, training=training),
         )
+        if not training and run.model.dtype != "auto":
+            round_weights(model)
         untrained = getattr(model, "new_weights", [])
         if untrained and not training:
             raise ModelError(
@@ -120,6 +122,8 @@ def frozen_weights(run: RunConfig, source: ModelSource | None, *, training: bool
     return None
 
 
+def token_ledger(components: RunComponents) -> dict[str, Any]:
+    """Return rows, tokens, cuts and leaks of each split, for report.json."""
     ledgers: dict[str, Any] = {}
     leaks = components.leaks
     for split, store in components.stores.items():
