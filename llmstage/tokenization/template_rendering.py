@@ -145,9 +145,10 @@ def generation_marks(
     spans: list[tuple[int, int]] = []
 
     def rendered() -> str:
-        texts, marks = render_jinja_template(
+        result: Any = render_jinja_template(
             [chat], tools=tools, chat_template=template, return_assistant_tokens_mask=True, **arguments
         )
+        texts, marks = result
         spans.extend(marks[0])
         return str(texts[0])
 
