@@ -464,8 +464,12 @@ INTRODUCTION = """# Architectures
 <!-- Written by `python tests/models/architectures.py`. Do not edit: run it again. -->
 
 What llmstage does with each model type that transformers maps to a class of a task. Each cell was measured on a tiny model of
-this type with random weights, loaded as `model.path=` loads it. Our loss of a training batch was compared with transformers' own
-loss on each text alone. A cell is exact where they differ by less than 1e-4 nats for a token or a text.
+this type with random weights, loaded as `model.path=` loads it. Our loss of a training batch was compared with that of
+transformers' forward on each text alone: its own loss for masked_lm, classification and token_classification; for the others the
+cross-entropy of its logits (the own loss of some classes has other terms, does not shift, or starts the decoder with another token
+than `generate()`; positions at which no answer can be are left out). A cell is exact where they differ by less than 1e-4 nats for a
+token or a text. Most cells were measured once; those that were not exact were measured again after changes. A type whose class fails
+on this tiny model or tokenizer counts as refused, too, though a run with a real checkpoint may get further.
 
 | in a cell | meaning |
 |---|---|
