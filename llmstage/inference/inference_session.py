@@ -106,9 +106,9 @@ class InferenceSession:
         batches = list(
             scoring_batches(lengths, range(len(examples)), batch_tokens, packing=packing, context=self.task.context)
         )
-        # On a CPU, padding costs more than a further call: only examples of nearly equal length stay in one batch.
         if self.task.reads_padding:
             return [part for batch in batches for part in of_one_length(batch, lengths)]
+        # On a CPU, padding costs more than a further call: only examples of nearly equal length stay in one batch.
         if not packing and not self.model.can_generate() and self.machine.device.type == "cpu":
             return [part for batch in batches for part in split_by_length(batch, lengths, CALL_TOKENS)]
         return batches

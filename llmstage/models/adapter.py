@@ -127,7 +127,11 @@ def modules_called(model: Any, requested: list[str]) -> list[str]:
             raise UserError(f"adapter.modules_to_save: no module of this model is called {word}. Known: {known}.")
         chosen.update(matches)
     weights = {id(parameter) for name in chosen for parameter in modules[name].parameters()}
-    tied = {name for name, module in modules.items() if any(id(parameter) in weights for parameter in module._parameters.values())}
+    tied = {
+        name
+        for name, module in modules.items()
+        if any(id(parameter) in weights for parameter in module._parameters.values())
+    }
     return sorted(chosen | {name for name in tied if not any(name.startswith(f"{parent}.") for parent in chosen)})
 
 

@@ -76,7 +76,11 @@ def without_cache(model: Any) -> dict[str, bool]:
 def start_id(model: Any) -> int:
     """The token with which a decoder starts."""
     config = model.config
-    names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")  # which of them a config has depends on the model
+    names = (
+        "decoder_start_token_id",
+        "bos_token_id",
+        "pad_token_id",
+    )  # which of them a config has depends on the model
     return next((int(token) for name in names if (token := getattr(config, name, None)) is not None), 0)
 
 
