@@ -12,7 +12,6 @@ from llmstage.inspect.lint import LintRow
 from llmstage.inspect.lint_tokens import conversation_of, decoded, end_tokens, rendered
 from llmstage.inspect.wording import sentence
 from llmstage.tasks.base import IGNORE_INDEX, Example
-from llmstage.tokenization.rendered_conversation import is_rendered
 from llmstage.training.components import RunComponents
 
 STYLES = {"learned": "bold green", "special": "magenta", "read": "default"}
@@ -161,16 +160,16 @@ def view_row(
         learned, reference = [False] * len(ids), reference_summary(example.ref)
     spans = group_tokens(components, targets if targets is not None else ids, learned)
     all_ids = [token for example in examples for token in example.input_ids]
-    keeps_marks = "messages" in row.row and is_rendered(row.row["messages"])
-    text = decoded(processor, all_ids) if keeps_marks else processor.decode(all_ids)
-    is_complete = contains_texts(text, row.text.split("\n"))
-    was_cut = any(example.cut for example in examples)
-    # Windows of a long text overlap, so their joined text need not contain the whole text.
-    restores_text = None if was_cut or (len(examples) > 1 and not is_complete) else is_complete
     template, contents = "", []
     if "messages" in row.row:
         template = rendered(processor, conversation_of(run, row.row))
         contents = conversation_contents(row.row, template)
+    # The ids of a conversation are those of its rendering, special tokens included.
+    text = decoded(processor, all_ids) if template else processor.decode(all_ids)
+    is_complete = contains_texts(text, [template] if template else row.text.split("\n"))
+    was_cut = any(example.cut for example in examples)
+    # Windows of a long text overlap, so their joined text need not contain the whole text.
+    restores_text = None if was_cut or (len(examples) > 1 and not is_complete) else is_complete
     ends = end_tokens(components)
     return TokenView(
         row.location, spans, len(ids), sum(learned), any(token in ends for token, is_target in zip(ids, learned, strict=True) if is_target),
