@@ -23,15 +23,18 @@ from llmstage.tasks.base import Batch, Example, LossSum, Task
 def create_task(cfg: TaskConfig, generation: GenerationConfig) -> Task:
     """Return the task that `task.name` names. Raise UserError for a module that does not define one."""
     module = load_module("tasks", cfg.name, trusted=True)
-    task_class = getattr(module, "TASK", None)
-    if not (isinstance(task_class, type) and issubclass(task_class, Task)):
-        value = "has no TASK" if task_class is None else f"has TASK = {task_class!r}"
+    factory = getattr(module, "TASK", None)
+    is_class = isinstance(factory, type)
+    if not callable(factory) or (is_class and not issubclass(factory, Task)):
+        value = "has no TASK" if factory is None else f"has TASK = {factory!r}"
         raise UserError(f"{module.__name__} {value}: its last line must be TASK = <the class>, a subclass of Task.")
-    name = f"{module.__name__}.{task_class.__name__}"
-    if task_class.__abstractmethods__:
-        missing = ", ".join(f"{method}()" for method in sorted(task_class.__abstractmethods__))
+    name = f"{module.__name__}.{factory.__name__ if is_class else 'TASK'}"
+    if is_class and factory.__abstractmethods__:
+        missing = ", ".join(f"{method}()" for method in sorted(factory.__abstractmethods__))
         raise UserError(f"{name} does not implement {missing}, which every task needs. docs/extend.md shows them.")
-    task = task_class(cfg, generation)
+    task = factory(cfg, generation)  # a function that chooses between classes by an option is a TASK too
+    if not isinstance(task, Task):
+        raise UserError(f"{name} returned {type_name(task)}; it must return a Task.")
     if not isinstance(getattr(task, "columns", None), Columns):
         raise UserError(f"{name} has no `columns`: write columns = Columns(required=(…)), the columns of its rows.")
     auto_model = getattr(task, "auto_model", None)
