@@ -23,7 +23,7 @@ from llmstage.data.encoding.store import ExampleStore
 from llmstage.errors import UserError
 from llmstage.evaluation.metrics.score import Score
 from llmstage.tasks.base import UNSCORED, Batch, Example, ReportItem, Task
-from llmstage.tasks.contract import check_batch, check_predictions, check_scores
+from llmstage.tasks.base_contract import check_batch, check_predictions, check_scores
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import Machine, scoring_precision
 

@@ -20,7 +20,7 @@ from llmstage.data.rows import BadRows, Row
 from llmstage.kernels.modernbert_encoder import supported_body, use_fast_encoder
 from llmstage.models.loading import max_positions
 from llmstage.tasks.base import Example, RowError, Task
-from llmstage.tasks.contract import check_examples
+from llmstage.tasks.base_contract import check_examples
 from llmstage.training.components import RunComponents
 from llmstage.training.machine import DTYPES, Machine, fast_bf16, scoring_precision
 from llmstage.training.setup import prepare_task

@@ -220,9 +220,9 @@ class Prover:
         return logits, logits
 
     def alone(self, documents: list[list[list[int]]]) -> list[list[Outputs]]:
-        return [[self.one(ids) for ids in row] for row in documents]
+        return [[self.output_alone(ids) for ids in row] for row in documents]
 
-    def one(self, ids: list[int]) -> Outputs:
+    def output_alone(self, ids: list[int]) -> Outputs:
         inputs = {"input_ids": torch.tensor([ids])}
         if not self.causal:  # as encoders are given them, also one by one
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -232,17 +232,20 @@ class Prover:
     def packed(self, documents: list[list[list[int]]], alone: list[list[Outputs]]) -> Difference:
         """Compare packed rows with `alone`, and with packed rows in which every other document is replaced."""
         result = self.packed_outputs(documents)
-        pairs = [pair for one, two in zip(result, alone, strict=True) for pair in zip(one, two, strict=True)]
-        difference = largest([compared.difference(exact, self.dtype) for compared, exact in pairs])
+        pairs = [pair for rows in zip(result, alone, strict=True) for pair in zip(*rows, strict=True)]
+        difference = largest([outputs.difference(exact, self.dtype) for outputs, exact in pairs])
         others = self.documents(tuple(tuple(len(ids) for ids in row) for row in documents), seed=1)
         leak = 0.0
-        for kept in (1,) if self.causal else (0, 1):  # under causal masks, no document sees the next one
+        for retained in (1,) if self.causal else (0, 1):  # under causal masks, no document sees the next one
             changed = [
-                [ids if index == kept else other for index, (ids, other) in enumerate(zip(row, new, strict=True))]
+                [
+                    ids if index == retained else substitute
+                    for index, (ids, substitute) in enumerate(zip(row, new, strict=True))
+                ]
                 for row, new in zip(documents, others, strict=True)
             ]
             for before, after in zip(result, self.packed_outputs(changed), strict=True):
-                leak = max(leak, after[kept].difference(before[kept], self.dtype).states)
+                leak = max(leak, after[retained].difference(before[retained], self.dtype).states)
         return replace(difference, leak=leak)
 
     def packed_outputs(self, documents: list[list[list[int]]]) -> list[list[Outputs]]:
@@ -273,13 +276,15 @@ class Prover:
         results = [
             Outputs.of(states[index, : len(ids)], logits[index, : len(ids)], ids) for index, ids in enumerate(flat)
         ]
-        return largest([one.difference(two, self.dtype) for one, two in zip(results, exact, strict=True)])
+        return largest(
+            [outputs.difference(expected, self.dtype) for outputs, expected in zip(results, exact, strict=True)]
+        )
 
     def sees_later(self, documents: list[list[list[int]]], alone: list[list[Outputs]]) -> bool:
         """Whether the first tokens of a document change when the document goes on in another way."""
-        ids, other = documents[0][0], self.documents(LENGTHS, seed=1)[0][0]
+        ids, substitute = documents[0][0], self.documents(LENGTHS, seed=1)[0][0]
         half = len(ids) // 2
-        continued = self.one([*ids[:half], *other[: len(ids) - half]])
+        continued = self.output_alone([*ids[:half], *substitute[: len(ids) - half]])
         return continued.first(half).difference(alone[0][0].first(half), self.dtype).states > LEAK[self.dtype]
 
     def narrowing_matters(
@@ -287,7 +292,7 @@ class Prover:
     ) -> bool:
         """Whether the output of a document depends on the narrowed windows."""
         with restored(windows):
-            wide = self.one(documents[0][0])
+            wide = self.output_alone(documents[0][0])
         return alone[0][0].difference(wide, self.dtype).states > LEAK[self.dtype]
 
 

@@ -43,7 +43,7 @@ from llmstage.research.score_curves import floored_standard_error
 from llmstage.research.trained_ladder import draw_items, train_ladder
 from llmstage.research.verdicts import Rules, Verdict, correct, judge
 from llmstage.research.wording import sentence, verdict_name
-from llmstage.tasks.contract import create_task
+from llmstage.tasks.base_contract import create_task
 from llmstage.training.machine import Machine, scoring_precision
 from llmstage.training.setup import open_sources
 

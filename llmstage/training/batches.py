@@ -24,7 +24,7 @@ from llmstage.evaluation.scoring import make_batch
 from llmstage.kernels.varlen_attention import uses_cu_seqlens, with_cu_seqlens
 from llmstage.models.build import count_parameters
 from llmstage.tasks.base import Batch, LossSum, Task
-from llmstage.tasks.contract import check_loss
+from llmstage.tasks.base_contract import check_loss
 from llmstage.training.machine import Machine
 
 BatchKey = tuple[int, int, Rows]

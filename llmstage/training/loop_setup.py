@@ -119,7 +119,7 @@ def set_up_training(
         trainer=planned.trainer, plan=plan, micro_batch_size=plan.micro_batch_size, max_grad_norm=run.optim.max_grad_norm,
         spike_policy=spike_policy(run), workers=num_workers(run, machine), matmul_rate=matmul_rate(machine),
         evaluate=lambda step: validate(run, components, model, machine, tracker, step), log=tracker, save_at=variant.save_at,
-        select_from=schedule.warmup if plan.from_scratch or new_modules(model) else 0,
+        select_from=schedule.warmup if not plan.from_scratch and new_modules(model) else 0,
     )  # fmt: skip
     return TrainingSetup(
         run, out_dir, machine, components, model, order, plan, plan_text, auto_values, untrained, tracker, training

@@ -31,7 +31,7 @@ from llmstage.models.loading import set_rope
 from llmstage.models.presets import preset_vision_spec
 from llmstage.paths import ModelSource, cache_dir, explain_unloadable, locate_model
 from llmstage.tasks.base import RowError, Task
-from llmstage.tasks.contract import check_examples, check_texts, create_task
+from llmstage.tasks.base_contract import check_examples, check_texts, create_task
 from llmstage.tokenization.tokenizer import (
     SAMPLE_BYTES,
     Processor,

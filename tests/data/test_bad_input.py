@@ -195,7 +195,9 @@ def test_words_of_the_user(tmp_path: Path) -> None:
     assert unknown.value.status == 2
     with pytest.raises(DataError, match="Did you mean 'reviews_body'"):
         read(test=str(path), columns={"text": "review_body"})
-    with pytest.raises(DataError, match=r"data\.columns\.text=<column>(.|\n)*reviews_body: 'x'\n  points: 3"):
+    with pytest.raises(
+        DataError, match=r"data\.columns\.text=<one of: reviews_body, points>(.|\n)*reviews_body: 'x'\n  points: 3"
+    ):
         read(test=str(path))
     with pytest.raises(UserError, match=r"data.encoding=utf-88.*Did you mean 'utf-8'") as codec:
         read(test=str(path), encoding="utf-88")

@@ -283,9 +283,9 @@ def test_training_batches_are_even_draws_of_one_size():
 def test_auto_micro_batches_are_as_large_as_memory_allows_and_count_patches(it, compose_run):
     run, machine = compose_run(["stage=pretrain", "task=contrastive"]), Machine(torch.device("cpu"), 1, "fp32", "")
     model = it.model()
-    assert image_tokens(model) == 17 and bytes_per_token(model) == 40 * 2 * 32
+    assert image_tokens(model) == 17 and bytes_per_token(model.config) == 40 * 2 * 32
     assert resolve_micro_batch_size(run, machine, 256, 100.0) == 40  # where parts simply add up
-    assert resolve_micro_batch_size(run, machine, 256, 100.0, token_bytes=bytes_per_token(model)) == 256
+    assert resolve_micro_batch_size(run, machine, 256, 100.0, token_bytes=bytes_per_token(model.config)) == 256
     assert resolve_micro_batch_size(run, machine, 256, 300.0, token_bytes=40.0 * 12 * 768) == 19
     typed = compose_run(["stage=pretrain", "task=contrastive", "trainer.micro_batch_size=8"])
     assert resolve_micro_batch_size(typed, machine, 256, 100.0, token_bytes=1.0) == 8

@@ -174,5 +174,6 @@ def test_a_bart_by_path_is_trained_and_a_classifier_is_refused(workplace, capsys
     assert run("task=translation", "model.path=bart", "hydra.run.dir=run") == 0, capsys.readouterr().err
     assert report("run")["status"] == "completed"
     transformers.AutoModelForSeq2SeqLM.from_pretrained("run/model")
-    assert main(["stage=evaluate", "task=classification", "model.path=bart", "data.test=x.csv"]) == 2
-    assert "family t5" in capsys.readouterr().err
+    assert main(["stage=evaluate", "task=token_classification", "model.path=bart", "data.test=x.csv"]) == 4
+    err = capsys.readouterr().err
+    assert "token_classification" in err and "bart" in err and "translation" in err, err

@@ -25,6 +25,7 @@ class Made:
     cut: int = 0
     cut_targets: int = 0
     lost_end: bool = False
+    rewritten: bool = False
 
 
 @dataclass
