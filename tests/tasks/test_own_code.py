@@ -12,7 +12,7 @@ from llmstage.cli.command import main
 from llmstage.config.run import task_config
 from llmstage.errors import OwnCodeError, UserError
 from llmstage.naming import load_module
-from llmstage.tasks import contract
+from llmstage.tasks import base_contract as contract
 
 EXTEND = Path(__file__).parents[2] / "docs" / "extend.md"
 RETURNED_BATCH = "return Batch(inputs, labels, [example.ref for example in examples], num_tokens=int(mask.sum()))"
