@@ -19,9 +19,10 @@ from llmstage.errors import DataError, ModelError, UserError
 from llmstage.inference.retrieval.grounding import Grounding
 from llmstage.inference.retrieval.retriever import SearchResult
 from llmstage.inference.server.generation_worker import GenerationWorker, Job, TextDelta
+from llmstage.tokenization.call_reader import ToolCall
 from llmstage.tokenization.chat_template import TemplateRefused, reply_prompt
 from llmstage.tokenization.tokenizer import Processor
-from llmstage.tokenization.tool_calls import ReplyDelta, ToolCall, reply_form
+from llmstage.tokenization.tool_calls import ReplyDelta, reply_form
 
 RESULT_PREFIX = "tool:"
 """How a turn begins that is the result of a call."""

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from llmstage import console
 from llmstage.errors import ModelError
 from llmstage.models.gguf_export import ARCHITECTURES, dequantized, gguf_package, rope_factors_of
 from llmstage.models.gguf_tokenizer import PROBES, split_patterns
+from llmstage.models.loading import quiet
 from llmstage.paths import gguf_folder
 from llmstage.tokenization.tokenizer import load_processor
 
@@ -44,26 +43,13 @@ def convert_gguf(path: str | None) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        with quiet():
+        with quiet(), contextlib.redirect_stderr(io.StringIO()):  # transformers' progress bars
             write_model(file, draft)
         with contextlib.suppress(OSError):  # another process may have written the same folder meanwhile
             draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     console.note(f"{file.name} was written as a Hugging Face directory: {folder}")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and warnings of transformers, which concern its own reading of the file."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 def write_model(file: Path, folder: Path) -> None:

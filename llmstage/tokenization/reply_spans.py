@@ -491,11 +491,4 @@ def common_prefix(first: str, second: str) -> int:
 
 def common_suffix(first: str, second: str) -> int:
     """Return the number of characters that two texts have in common at their ends."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if first[len(first) - middle :] == second[len(second) - middle :]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return common_prefix(first[::-1], second[::-1])

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from llmstage.data.chat_messages import BadChat, to_message_list
 from llmstage.inference.server.schemas import Count, SamplingParams, StrictModel
+from llmstage.tokenization.call_reader import FUNCTION_NAME
 from llmstage.tokenization.template_rendering import RESERVED
-from llmstage.tokenization.tool_calls import FUNCTION_NAME
 
 Empty = Annotated[list[Any], Field(max_length=0)]
 

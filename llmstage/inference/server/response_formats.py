@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from typing import Any
 
 from llmstage.tokenization.tool_calls import Reply, ReplyDelta
 
 
-class ResponseFormat:
+class ResponseFormat(ABC):
     """One of OpenAI's two reply forms. `extra_fields`: fields that OpenAI lacks, in the full reply or its last event."""
 
     object_name: str
@@ -25,17 +26,17 @@ class ResponseFormat:
     def head(self, object_name: str) -> dict[str, Any]:
         return {"id": self.id, "object": object_name, "created": self.created, "model": self.model_name}
 
+    @abstractmethod
     def choice(self, index: int, reply: Reply, finish_reason: str | None) -> dict[str, Any]:
         """Return the choice of a complete reply."""
-        raise NotImplementedError
 
+    @abstractmethod
     def deltas(self, delta: ReplyDelta, call_index: int) -> list[dict[str, Any]]:
         """Return the choices of events with more of a reply. `call_index`: the number of calls before it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def last(self, reply: Reply, finish_reason: str) -> dict[str, Any]:
         """Return the choice of the last event."""
-        raise NotImplementedError
 
 
 class ChatFormat(ResponseFormat):
