@@ -7,7 +7,10 @@ every architecture and tokenizer below.
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,7 +25,7 @@ from llmstage.paths import locate_model
 from llmstage.tokenization.tokenizer import Processor, load_processor, train_processor
 
 gguf = pytest.importorskip("gguf")
-from llmstage.models.gguf_export import export_gguf, interleave_halves  # noqa: E402
+from llmstage.models.gguf_export import compare_with_llama_cpp, export_gguf, interleave_halves  # noqa: E402
 from llmstage.models.gguf_import import convert_gguf  # noqa: E402
 
 TEXTS = [
@@ -232,3 +235,40 @@ def test_a_damaged_or_unknown_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="another tokenizer than the file has"):
         convert_gguf(str(other))
     assert not list(tmp_path.glob("cache/llmstage/gguf/*"))
+
+
+def test_where_llama_cpp_is_installed_its_tokens_and_texts_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in with the interface of llama-cpp-python, which reads and writes as the model does, or not."""
+    processor = Processor(byte_level())
+    model = tiny("qwen2", processor)
+    prompts = list(comparison_prompts(processor, 3))
+    assert compare_with_llama_cpp(model, processor, tmp_path / "model.gguf", prompts) is None
+
+    class Llama:
+        shift, text_end = 0, ""
+
+        def __init__(self, path: str, **options: Any) -> None:
+            assert path.endswith("model.gguf") and options["n_ctx"] == 512
+
+        def tokenize(self, text: bytes, *, add_bos: bool, special: bool) -> list[int]:
+            assert not add_bos and not special
+            return [token + self.shift for token in processor.plain_ids([text.decode()])[0]]
+
+        def create_completion(self, ids: list[int], *, max_tokens: int, **options: Any) -> dict[str, Any]:
+            written = model.generate(torch.tensor([ids]), max_new_tokens=max_tokens, do_sample=False)[0, len(ids) :]
+            return {"choices": [{"text": processor.decode(written.tolist()) + self.text_end}]}
+
+    module: Any = ModuleType("llama_cpp")
+    module.Llama, module.__spec__ = Llama, ModuleSpec("llama_cpp", None)
+    monkeypatch.setitem(sys.modules, "llama_cpp", module)
+    path = tmp_path / "model.gguf"
+    assert str(compare_with_llama_cpp(model, processor, path, prompts)).endswith(
+        "the same greedy text on 3 of 3 prompts"
+    )
+    monkeypatch.setattr(Llama, "text_end", "!")
+    assert "on 0 of 3 prompts" in str(compare_with_llama_cpp(model, processor, path, prompts))
+    monkeypatch.setattr(Llama, "shift", 1)
+    with pytest.raises(ModelError, match=r"llama\.cpp reads the text"):
+        compare_with_llama_cpp(model, processor, path, prompts)
