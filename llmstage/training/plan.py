@@ -132,12 +132,14 @@ def make_plan(
         run, machine, batch_rows, tokens_per_row, token_bytes=None if task.additive_loss else token_bytes
     )
 
-    # 2. Arithmetic: 6 FLOPs a parameter and token (Kaplan 2020), and attention: 12 * layers * width * context.
+    # 2. Arithmetic: 6 FLOPs a parameter and token (Kaplan 2020), of which 2 are the gradient of a trained weight, and attention:
+    # 12 * layers * width * context.
     config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
     parameters, trained = count_parameters(model), count_parameters(model, trained=True)
     vision_parameters = count_vision(model)
     attention_flops = 12 * config.num_hidden_layers * config.hidden_size * order.context
-    flops_per_token = 6 * (parameters - vision_parameters) + attention_flops
+    text_parameters = parameters - vision_parameters
+    flops_per_token = 4 * text_parameters + 2 * min(trained, text_parameters) + attention_flops
     flops = (flops_per_token * tokens_per_batch + image_flops(model, vision_parameters) * len(store) / batches) * steps
 
     # 3. Memory of a micro-batch.

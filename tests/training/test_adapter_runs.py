@@ -63,6 +63,10 @@ def test_merged_and_unmerged_runs_repeat_their_scores(task, base, workplace, cap
     assert " of them trained" in capsys.readouterr().err
     base_report = report("merged")
     assert 0 < base_report["train"]["plan"]["trained"] < base_report["train"]["plan"]["parameters"]
+    # A frozen weight takes 4 FLOPs a token, a trained one 6; attention takes 12 * layers * width * context.
+    plan, attention = base_report["train"]["plan"], 12 * 2 * 32 * 96
+    per_token = 4 * plan["parameters"] + 2 * plan["trained"] + attention
+    assert plan["flops"] / plan["tokens"] == pytest.approx(per_token, rel=1e-3)
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {
         item.name for item in Path("merged/adapter").iterdir()
     }
